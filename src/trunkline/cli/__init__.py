@@ -1,0 +1,47 @@
+"""The command line: one file a command. Each parses its flags, loads the settings and calls one room.
+
+Exit codes: 0 done, 1 failed what it was asked to prove, 2 bad usage or settings. Errors that Trunkline raises on purpose are
+one line on standard error; anything else is a fault of ours and shows its trace.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from trunkline import __version__
+from trunkline.cli.config import app as config_app
+from trunkline.cli.publish import publish
+from trunkline.cli.serve import serve
+from trunkline.cli.up import up
+from trunkline.errors import SettingsError, StartError
+
+app = typer.Typer(
+    name="trunkline",
+    help="Production WebSockets for Python.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve)
+app.command()(up)
+app.command()(publish)
+app.add_typer(config_app, name="config")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the `trunkline` command."""
+    try:
+        app()
+    except (SettingsError, StartError) as error:
+        print(f"trunkline: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,47 @@
+"""`trunkline serve --reload`: run the server as a child and start it anew when a source file changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trunkline.errors import StartError
+
+
+def run_reloading(argv: Sequence[str]) -> int:
+    """Watch the working directory and run `argv` without `--reload`; returns the exit code.
+
+    Raises:
+        StartError: the package that watches files is not installed.
+    """
+    try:
+        from watchfiles import PythonFilter, watch
+    except ImportError:
+        raise StartError(
+            "--reload needs the package watchfiles", "Install it: pip install 'trunkline[reload]'."
+        ) from None
+    command = [sys.executable, "-m", "trunkline", *(word for word in argv[1:] if word != "--reload")]
+    child = subprocess.Popen(command)  # noqa: S603 - our own command line, once more
+    try:
+        for changes in watch(Path.cwd(), watch_filter=PythonFilter(), raise_interrupt=False):
+            names = ", ".join(sorted({Path(path).name for _, path in changes}))
+            print(f"trunkline: {names} changed, restarting", file=sys.stderr)
+            _stop(child)
+            child = subprocess.Popen(command)  # noqa: S603
+    finally:
+        code = _stop(child)
+    return code
+
+
+def _stop(child: subprocess.Popen[bytes]) -> int:
+    """End the child at once: in development nobody waits for a drain."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(0.5)
+        except subprocess.TimeoutExpired:
+            child.terminate()
+            child.wait()
+    return child.returncode or 0

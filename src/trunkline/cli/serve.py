@@ -1,0 +1,54 @@
+"""`trunkline serve`: one node."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trunkline import config, lifecycle
+from trunkline import log as log_setup
+from trunkline.cli.reload import run_reloading
+from trunkline.config import Settings
+from trunkline.server.load_app import load_app
+from trunkline.server.node import Node
+
+
+def serve(
+    app: Annotated[
+        str | None, typer.Argument(help="The application as module:attribute; without it, the stock app.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any free one.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of this node.")] = None,
+    colour: Annotated[str | None, typer.Option(help="Deploy group: blue, green, …")] = None,
+    bus: Annotated[str | None, typer.Option(help="memory, nats://… or tls://…")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Restart when a source file changes; for development.")
+    ] = False,
+) -> None:
+    """Run one node until SIGTERM or Ctrl-C, which drain it; a second one ends it at once."""
+    if reload:
+        raise typer.Exit(run_reloading(sys.argv))
+    flags = {
+        "server.app": app, "server.host": host, "server.port": port, "server.name": name, "server.colour": colour,
+        "bus.url": bus,
+    }  # fmt: skip
+    settings = config.load(config_file, os.environ, flags).settings
+    log_setup.configure(settings.log)
+    raise typer.Exit(lifecycle.run(lambda: run_node(settings)))
+
+
+async def run_node(settings: Settings) -> int:
+    """Run a node in this process until it is told to stop."""
+    signals = lifecycle.Signals()
+    node = Node(settings, load_app(settings.server.app))
+    await node.start()
+    await lifecycle.serve_until_stopped(signals, node.stop)
+    return 0

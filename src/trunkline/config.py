@@ -1,0 +1,555 @@
+"""Typed settings, one struct a room, and `load`, which lays file, environment and flags over the defaults.
+
+Rules:
+
+- A setting is declared once: type, range, default and one line of help stand at the field. The reference page, `config
+  show`, error texts and the environment names are all made from it.
+- The end of a name is its unit: `_ms`, `_s`, `_bytes`; a bare number is in that unit, text such as "30s" or "64KiB"
+  is converted.
+- Settings are frozen. A node reads them at its start and never again.
+- What depends on this machine (open-file limit, cgroup, whether a port is free) is checked where it is used.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from trunkline import settings_source
+from trunkline.errors import SettingsError
+from trunkline.settings_source import MASK, Secret, Value
+
+DEFAULT_FILE = "trunkline.toml"
+MIB = 1024 * 1024
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+PRIVATE = (
+    *LOOPBACK, "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10",
+)  # fmt: skip
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
+PositiveMilliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
+Size = Annotated[int, Meta(ge=0)]
+Rate = Annotated[float, Meta(ge=0, le=1_000_000)]
+Burst = Annotated[float, Meta(ge=1, le=1_000_000)]
+Network = Annotated[str, Meta(extra={"allowed": 'an address or network such as "10.0.0.0/8" or "fd00::/8"'})]
+Label = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", extra={"allowed": "1 to 63 letters, digits, '.', '_' and '-'"}),
+]
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://(\*\.)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:(\d+|\*))?)$",
+        extra={"allowed": '"*" or an origin such as "https://app.example.org" or "https://*.example.org"'},
+    ),
+]
+Token = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", extra={"allowed": "a subprotocol name"})]
+Pattern = Annotated[
+    str,
+    Meta(
+        pattern=r"^(([A-Za-z0-9_~:@=+-]+|\*|\{[A-Za-z0-9_-]+\})\.)*([A-Za-z0-9_~:@=+-]+|\*\*?|\{[A-Za-z0-9_-]+\})$",
+        max_length=400,
+        extra={
+            "allowed": "tokens joined by dots: names of A-Z a-z 0-9 _ ~ : @ = + -, '*' for one token, '{claim}', "
+            "and '**' at the end for the rest"
+        },
+    ),
+]
+# Not `Annotated[str, Meta(pattern=...)] | tuple[...]`: msgspec 0.22 corrupts memory on a union of text with a pattern
+# and a list. `check` looks at the words instead.
+Access = str | tuple[str, ...]
+
+
+def _help(text: str) -> Meta:
+    return Meta(description=text)
+
+
+class ServerSettings(msgspec.Struct, frozen=True):
+    """[server]: a node, its data port and what one connection may use."""
+
+    host: Annotated[str, _help("Address the data port listens on.")] = "0.0.0.0"
+    port: Annotated[Port, _help("The data port; 0 takes any free one.")] = 3001
+    name: Annotated[Label | None, _help("Name of this node; by default host name and process id.")] = None
+    colour: Annotated[Label, _help("Deploy group of this node.")] = "blue"
+    app: Annotated[str, _help("The application as module:attribute; empty runs the stock app.")] = ""
+    max_connections: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        _help("Connections this node takes; by default computed from the memory limit."),
+    ] = None
+    memory_base_bytes: Annotated[Size, _help("Memory set aside for the process itself in that computation.")] = (
+        128 * MIB
+    )
+    memory_per_connection_bytes: Annotated[
+        Annotated[int, Meta(ge=1024)], _help("Memory reckoned for one connection in that computation.")
+    ] = 180 * 1024
+    memory_limit_bytes: Annotated[
+        Annotated[int, Meta(ge=16 * MIB)] | None, _help("Memory limit to use instead of the one of the cgroup.")
+    ] = None
+    heartbeat_interval_ms: Annotated[
+        Annotated[int, Meta(ge=10, le=86_400_000)], _help("Time between two heartbeats to a client.")
+    ] = 30_000
+    connection_timeout_ms: Annotated[
+        Annotated[int, Meta(ge=10, le=86_400_000)], _help("Silence of a client after which it is closed with 4008.")
+    ] = 300_000
+    handshake_timeout_ms: Annotated[PositiveMilliseconds, _help("Time a client has for its whole handshake.")] = 10_000
+    close_timeout_ms: Annotated[Milliseconds, _help("Time to wait for the peer's close frame.")] = 2_000
+    message_bytes: Annotated[
+        Annotated[int, Meta(ge=128, le=64 * MIB)], _help("Longest message a client may send; above it: 1009.")
+    ] = 65_536
+    header_bytes: Annotated[
+        Annotated[int, Meta(ge=1024, le=MIB)], _help("Longest request head (request line and headers) of a handshake.")
+    ] = 16_384
+    drain_ms: Annotated[Milliseconds, _help("Time over which a drain asks its clients to move.")] = 10_000
+    shutdown_deadline_ms: Annotated[Milliseconds, _help("Time a stop may take before the rest is cut off.")] = 30_000
+    echo: Annotated[bool, _help("Serve /ws/echo, which has no message rate limit.")] = True
+    chat: Annotated[bool, _help("Serve the chat and match endpoints of the stock app.")] = True
+    deflate: Annotated[bool, _help("Offer permessage-deflate compression.")] = True
+    deflate_min_bytes: Annotated[Size, _help("Messages shorter than this are sent uncompressed.")] = 1024
+    origins: Annotated[
+        tuple[Origin, ...],
+        _help(
+            'Browser origins that may connect; empty: the same host only, "*": any. Without an Origin header: always.'
+        ),
+    ] = ()
+    trusted_proxies: Annotated[
+        tuple[Network, ...], _help("Proxies whose forwarding headers are believed; by default none.")
+    ] = ()
+    metrics_networks: Annotated[tuple[Network, ...], _help("Networks that may read /metrics with no token.")] = PRIVATE
+    subprotocols: Annotated[
+        tuple[Token, ...], _help("Subprotocols the server speaks, best first; the first one offered is chosen.")
+    ] = ()
+    match_players: Annotated[Annotated[int, Meta(ge=1, le=100_000)], _help("Players one match may hold.")] = 100
+    pod_name: Annotated[str | None, _help("Name of the pod in the load report.")] = None
+    pod_ip: Annotated[str | None, _help("Address of the pod in the load report.")] = None
+    node_name: Annotated[str | None, _help("Name of the machine in the load report.")] = None
+
+
+class AdminSettings(msgspec.Struct, frozen=True):
+    """[admin]: the admin port of a node."""
+
+    port: Annotated[Port | None, _help("Admin port; by default the data port + 1, 0 switches it off.")] = None
+    host: Annotated[str, _help("Address the admin port listens on.")] = "127.0.0.1"
+    token: Annotated[Secret | None, _help("Bearer token for the admin port; by default made at start.")] = None
+    token_file: Annotated[Path | None, _help("File that holds the bearer token.")] = None
+
+
+class LimitsSettings(msgspec.Struct, frozen=True):
+    """[limits]: what one client, one address and the whole node may do."""
+
+    rate_burst: Annotated[Burst, _help("Messages a client may send at once.")] = 100.0
+    rate_per_s: Annotated[Rate, _help("Messages a client may send per second in the long run; 0: no limit.")] = 10.0
+    handshake_burst: Annotated[Burst, _help("Handshakes an address may make at once.")] = 10.0
+    handshake_per_s: Annotated[
+        Rate, _help("Handshakes an address may make per second in the long run; 0: no limit.")
+    ] = 5.0
+    http_burst: Annotated[Burst, _help("Plain HTTP requests an address may make at once.")] = 20.0
+    http_per_s: Annotated[
+        Rate, _help("Plain HTTP requests an address may make per second in the long run; 0: no limit.")
+    ] = 10.0
+    exempt: Annotated[tuple[Network, ...], _help("Networks that the limits per address do not hold for.")] = LOOPBACK
+    outbox_bytes: Annotated[
+        Annotated[int, Meta(ge=4096)], _help("Bytes that may wait for one client; above it publications are dropped.")
+    ] = MIB
+    outbox_grace_ms: Annotated[Milliseconds, _help("Time above that bound until a client is closed with 1008.")] = 5_000
+    channels_per_client: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)], _help("Channels a client may be subscribed to.")
+    ] = 100
+    channel_name_bytes: Annotated[Annotated[int, Meta(ge=1, le=1024)], _help("Longest channel name.")] = 200
+    accept_per_s: Annotated[
+        Annotated[float, Meta(gt=0, le=1_000_000)] | None,
+        _help("Handshakes this node takes per second before it answers 503; by default no fixed rate."),
+    ] = None
+    loop_lag_shed_ms: Annotated[
+        PositiveMilliseconds, _help("Event-loop lag above which new handshakes are answered with 503.")
+    ] = 500
+
+
+class ChannelRule(msgspec.Struct, frozen=True):
+    """One entry of [[channels.rules]]: who may use the channels of a pattern, and what is kept of them.
+
+    What is not written is denied: a rule without `publish` lets nobody publish (the application itself always may).
+    """
+
+    pattern: Annotated[Pattern, _help("Channels the rule is for.")]
+    subscribe: Annotated[
+        Access,
+        _help(
+            'Who may subscribe: "anyone", "authenticated", "nobody", or claims such as "role=admin", any one enough.'
+        ),
+    ] = "nobody"
+    publish: Annotated[Access, _help("Which clients may publish, in the same words.")] = "nobody"
+    history: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000_000)] | None, _help("Publications kept; 0: fire and forget.")
+    ] = None
+    history_age_s: Annotated[Annotated[float, Meta(gt=0)] | None, _help("Age up to which they are kept.")] = None
+
+
+DEFAULT_RULES: tuple[ChannelRule, ...] = (
+    ChannelRule("public.**", subscribe="anyone", publish="anyone"),
+    ChannelRule("chat.**", subscribe="anyone", publish="anyone"),
+    ChannelRule("match.**", subscribe="anyone", publish="anyone"),
+    ChannelRule("presence.**", history=0),
+    ChannelRule("**"),
+)
+"""Hold after the operator's own rules. The last one says what is true of every other channel: nobody."""
+
+
+class ChannelsSettings(msgspec.Struct, frozen=True):
+    """[channels]: history of all channels, and rules by pattern; the first rule that matches counts."""
+
+    history: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000_000)], _help("Publications kept of a channel; 0: fire and forget.")
+    ] = 1000
+    history_age_s: Annotated[Annotated[float, Meta(gt=0)], _help("Age up to which publications are kept.")] = 300.0
+    rules: Annotated[
+        tuple[ChannelRule, ...], _help("Rules by pattern, before the built-in ones; in the environment as JSON.")
+    ] = ()
+
+
+Algorithm = Literal["HS256", "RS256", "ES256"]
+
+
+class AuthSettings(msgspec.Struct, frozen=True):
+    """[auth]: tokens (JWT). Without algorithms no token is read and every client is anonymous."""
+
+    algorithms: Annotated[tuple[Algorithm, ...], _help("Signature algorithms that are accepted; none: no tokens.")] = ()
+    secret: Annotated[Secret | None, _help("Key of HS256, at least 32 bytes.")] = None
+    secret_file: Annotated[Path | None, _help("File with the key of HS256; a line end at its end is left out.")] = None
+    public_key_file: Annotated[Path | None, _help("PEM file with the public key of RS256 or ES256.")] = None
+    jwks_url: Annotated[str | None, _help("HTTPS address of a JSON Web Key Set with the public keys.")] = None
+    issuer: Annotated[str | None, _help("What a token's iss must be.")] = None
+    audience: Annotated[str | None, _help("What a token's aud must hold.")] = None
+    leeway_s: Annotated[Annotated[float, Meta(ge=0, le=300)], _help("Clock difference forgiven in exp and nbf.")] = 5.0
+    required: Annotated[bool, _help("Refuse handshakes without a valid token.")] = False
+
+
+class BusSettings(msgspec.Struct, frozen=True):
+    """[bus]: what carries publications between nodes."""
+
+    url: Annotated[
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^(memory|((nats|tls|redis|rediss)://[^\s,]+)(,(nats|tls)://[^\s,]+)*)$",
+                extra={"allowed": '"memory", or a URL that begins with nats://, tls://, redis:// or rediss://'},
+            ),
+        ],
+        _help("The bus; several NATS servers are joined by commas."),
+    ] = "memory"
+    prefix: Annotated[
+        Annotated[
+            str,
+            Meta(pattern=r"^[a-z0-9_-]{1,32}$", extra={"allowed": "1 to 32 of a-z, 0-9, '_' and '-'"}),
+        ],
+        _help("First part of every subject and stream name, so that fleets can share a bus."),
+    ] = "trunkline"
+    replicas: Annotated[Annotated[int, Meta(ge=1, le=5)], _help("Copies JetStream keeps of a publication.")] = 1
+    keep_s: Annotated[Annotated[float, Meta(ge=1)], _help("Longest time the stream keeps any publication.")] = 86_400.0
+    max_bytes: Annotated[Annotated[int, Meta(ge=MIB)], _help("Longest the stream may grow.")] = 1024 * MIB
+    publish_timeout_s: Annotated[
+        Annotated[float, Meta(ge=0.05, le=60)], _help("Time to wait for the bus to acknowledge a publication.")
+    ] = 2.0
+    tls_ca_file: Annotated[Path | None, _help("PEM file of the authority that signed the bus's certificate.")] = None
+
+
+class LogSettings(msgspec.Struct, frozen=True):
+    """[log]: what is logged, how and where."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error", "critical"], _help("Least level that is logged.")] = (
+        "info"
+    )
+    format: Annotated[
+        Literal["auto", "json", "console"], _help("JSON lines or text for people; auto: text on a terminal.")
+    ] = "auto"
+    directory: Annotated[Path | None, _help("Directory for log files besides standard output; by default none.")] = None
+    access: Annotated[bool, _help("Log handshakes and HTTP requests.")] = True
+    rotate_bytes: Annotated[Annotated[int, Meta(ge=1024)], _help("Size at which a file is rotated.")] = 20_000_000
+    keep_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], _help("Days that rotated log files are kept.")] = 14
+    error_keep_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], _help("Days that error logs are kept.")] = 30
+
+
+class MetricsSettings(msgspec.Struct, frozen=True):
+    """[metrics]: what /metrics shows."""
+
+    aliases: Annotated[
+        tuple[Literal["websocket"], ...], _help("Further name families for existing dashboards: websocket.")
+    ] = ()
+
+
+class UpSettings(msgspec.Struct, frozen=True):
+    """[up]: the fleet that `trunkline up` starts on this machine."""
+
+    nodes: Annotated[Annotated[int, Meta(ge=1, le=64)], _help("How many nodes.")] = 2
+    port: Annotated[Port, _help("The port clients connect to.")] = 8080
+    data_dir: Annotated[Path, _help("Directory for what the parts store.")] = Path(".trunkline")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """All sections."""
+
+    server: ServerSettings = ServerSettings()
+    admin: AdminSettings = AdminSettings()
+    limits: LimitsSettings = LimitsSettings()
+    channels: ChannelsSettings = ChannelsSettings()
+    auth: AuthSettings = AuthSettings()
+    bus: BusSettings = BusSettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    up: UpSettings = UpSettings()
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "server": ServerSettings,
+    "admin": AdminSettings,
+    "limits": LimitsSettings,
+    "channels": ChannelsSettings,
+    "auth": AuthSettings,
+    "bus": BusSettings,
+    "log": LogSettings,
+    "metrics": MetricsSettings,
+    "up": UpSettings,
+}
+
+PLAIN_ENVIRONMENT: dict[str, str] = {
+    "server.port": "PORT",
+    "server.host": "HOST",
+    "server.max_connections": "MAX_CONNECTIONS",
+    "server.heartbeat_interval_ms": "HEARTBEAT_INTERVAL",
+    "server.connection_timeout_ms": "CONNECTION_TIMEOUT",
+    "server.pod_name": "POD_NAME",
+    "server.pod_ip": "POD_IP",
+    "server.node_name": "NODE_NAME",
+    "log.level": "LOG_LEVEL",
+}
+"""Settings whose environment name needs no prefix; the prefixed name works too and wins over the plain one."""
+
+_NETWORK_LISTS = ("server.trusted_proxies", "server.metrics_networks", "limits.exempt")
+_MIN_SECRET_BYTES = 32
+
+
+class ShownSetting(NamedTuple):
+    """A row of `config show`: full name, value ready for JSON (secrets masked), source."""
+
+    key: str
+    value: object
+    source: str
+
+
+class SettingHelp(NamedTuple):
+    """A row of the settings reference: full name, what is allowed, default as text, environment names, help."""
+
+    key: str
+    allowed: str
+    default: str
+    environment: tuple[str, ...]
+    help: str
+
+
+class Loaded(NamedTuple):
+    """Settings, and where each that is not a default came from.
+
+    Attributes:
+        settings: the values.
+        sources: the source of each setting by full name, `default` when none set it.
+        file: the TOML file that was read, None for none.
+    """
+
+    settings: Settings
+    sources: Mapping[str, str]
+    file: Path | None
+
+    def rows(self) -> list[ShownSetting]:
+        """Every setting with its value and source, secrets masked."""
+        return [
+            ShownSetting(key, _presentable(getattr(getattr(self.settings, variable.section), variable.name)), source)
+            for key, variable in settings_source.variables(SECTIONS, {}).items()
+            for source in [self.sources[key]]
+        ]
+
+
+def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
+    """Read the settings: defaults, then the TOML file, then the environment, then flags; the later wins.
+
+    Args:
+        file: the TOML file; None reads the one that `TRUNKLINE_CONFIG` names or else `trunkline.toml` of the working
+            directory if there is one.
+        environ: the environment.
+        flags: values of the command line by full name, e.g. `{"server.port": 3002}`; None means not given.
+
+    Raises:
+        SettingsError: a file that cannot be read, an unknown name, a bad value, or values that exclude each other.
+    """
+    path = _file_to_read(file, environ)
+    values: dict[str, Value] = {}
+    if path is not None:
+        values |= settings_source.from_toml(_read(path), str(path), SECTIONS)
+    values |= settings_source.from_environment(environ, SECTIONS, PLAIN_ENVIRONMENT)
+    values |= settings_source.from_flags(flags, SECTIONS)
+    settings = _build(values)
+    known = settings_source.variables(SECTIONS, PLAIN_ENVIRONMENT)
+    sources = {key: values[key].source if key in values else "default" for key in known}
+    try:
+        check(settings)
+    except SettingsError as error:
+        error.source = error.source or sources.get(error.key.partition("[")[0], "")
+        raise
+    return Loaded(settings, sources, path)
+
+
+def describe() -> list[SettingHelp]:
+    """Every setting with what it takes, its default and its help; the settings reference is made from it."""
+    rows: list[SettingHelp] = []
+    for key, variable in settings_source.variables(SECTIONS, PLAIN_ENVIRONMENT).items():
+        struct = SECTIONS[variable.section]
+        declared = settings_source.type_of(struct, variable.name)
+        default = _presentable(getattr(struct(), variable.name))
+        rows.append(
+            SettingHelp(
+                key,
+                settings_source.allowed_text(variable.name, declared),
+                "" if default is None else msgspec.json.encode(default).decode(),
+                variable.environment,
+                settings_source.help_of(declared),
+            )
+        )
+    return rows
+
+
+def check(settings: Settings) -> None:
+    """Check what one field cannot say alone.
+
+    Raises:
+        SettingsError: the first thing that does not hold.
+    """
+    for key in _NETWORK_LISTS:
+        section, _, name = key.partition(".")
+        for text in getattr(getattr(settings, section), name):
+            _check_network(key, text)
+    for index, rule in enumerate(settings.channels.rules):
+        _check_access(f"channels.rules[{index}].subscribe", rule.subscribe)
+        _check_access(f"channels.rules[{index}].publish", rule.publish)
+    server, admin = settings.server, settings.admin
+    if server.app and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", server.app):
+        raise SettingsError("server.app", value=server.app, allowed="allowed: module:attribute, e.g. shop.live:app")
+    if admin.port and admin.port == server.port:
+        allowed = "it must differ from server.port (0 switches the admin port off)"
+        raise SettingsError("admin.port", value=str(admin.port), allowed=allowed)
+    if admin.port is None and server.port == 65_535:
+        raise SettingsError("admin.port", allowed="server.port + 1 is no port; set admin.port, or 0 to switch it off")
+    if admin.token is not None and admin.token_file is not None:
+        raise SettingsError("admin.token_file", value=str(admin.token_file), allowed="admin.token is set too; keep one")
+    if admin.token is not None and len(admin.token.reveal()) < 16:
+        raise SettingsError("admin.token", allowed="it needs at least 16 characters")
+    _check_auth(settings.auth)
+
+
+def _check_network(key: str, text: str) -> None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        raise SettingsError(
+            key, value=text, allowed=f'allowed: addresses and networks such as "10.0.0.0/8" ({error})'
+        ) from None
+
+
+_CLAIM = re.compile(r"[A-Za-z0-9_.:/-]+=.+")
+
+
+def _check_access(key: str, access: Access) -> None:
+    words = (access,) if isinstance(access, str) else access
+    for word in words:
+        if word not in ("anyone", "authenticated", "nobody") and not _CLAIM.fullmatch(word):
+            allowed = (
+                'allowed: "anyone", "authenticated", "nobody", or claims such as "role=admin" ("role=*": any value)'
+            )
+            near = settings_source.nearest(word, ("anyone", "authenticated", "nobody"))
+            raise SettingsError(key, value=word, allowed=allowed, nearest=near)
+
+
+def _check_auth(auth: AuthSettings) -> None:
+    keyed = {
+        "auth.secret": auth.secret,
+        "auth.secret_file": auth.secret_file,
+        "auth.public_key_file": auth.public_key_file,
+        "auth.jwks_url": auth.jwks_url,
+    }
+    if not auth.algorithms:
+        given = next((key for key, value in keyed.items() if value is not None), None)
+        if given is not None:
+            raise SettingsError("auth.algorithms", value="[]", allowed=f"{given} is set, so name the algorithms")
+        if auth.required:
+            raise SettingsError("auth.required", value="true", allowed="auth.algorithms must name at least one")
+        return
+    if auth.secret is not None and auth.secret_file is not None:
+        raise SettingsError("auth.secret_file", value=str(auth.secret_file), allowed="auth.secret is set too; keep one")
+    if auth.public_key_file is not None and auth.jwks_url is not None:
+        raise SettingsError("auth.jwks_url", value=auth.jwks_url, allowed="auth.public_key_file is set too; keep one")
+    shared = "HS256" in auth.algorithms
+    if shared and auth.secret is None and auth.secret_file is None:
+        raise SettingsError("auth.algorithms", value="HS256", allowed="it needs auth.secret or auth.secret_file")
+    public = [name for name in auth.algorithms if name != "HS256"]
+    if public and auth.public_key_file is None and auth.jwks_url is None:
+        allowed = "it needs auth.public_key_file or auth.jwks_url"
+        raise SettingsError("auth.algorithms", value=public[0], allowed=allowed)
+    if auth.secret is not None and len(auth.secret.reveal().encode()) < _MIN_SECRET_BYTES:
+        # RFC 7518 section 3.2: a key of the same size as the hash output or larger must be used.
+        raise SettingsError("auth.secret", allowed=f"HS256 needs at least {_MIN_SECRET_BYTES} bytes")
+    if auth.jwks_url is not None:
+        parts = urlsplit(auth.jwks_url)
+        local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if not (parts.hostname and (parts.scheme == "https" or local)):
+            raise SettingsError(
+                "auth.jwks_url",
+                value=settings_source.mask_url(auth.jwks_url),
+                allowed="allowed: an https:// address (http:// only on this machine)",
+            )
+
+
+def _file_to_read(file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if file is not None:
+        return file
+    named = environ.get(settings_source.CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    default = Path(DEFAULT_FILE)
+    return default if default.is_file() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SettingsError(str(path), allowed="it is not UTF-8 text; TOML must be") from None
+    except OSError as error:
+        raise SettingsError(str(path), allowed=f"the file cannot be read: {error.strerror}") from None
+
+
+def _build(values: Mapping[str, Value]) -> Settings:
+    sections: dict[str, Any] = {}
+    for section, struct in SECTIONS.items():
+        given = {key.partition(".")[2]: value.value for key, value in values.items() if key.startswith(f"{section}.")}
+        sections[section] = struct(**given)
+    return Settings(**sections)
+
+
+def _presentable(value: object) -> object:
+    if isinstance(value, Secret):
+        return MASK
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, str):
+        return settings_source.mask_url(value)
+    if isinstance(value, tuple):
+        return [_presentable(item) for item in value]
+    if isinstance(value, msgspec.Struct):
+        return {name: _presentable(getattr(value, name)) for name in value.__struct_fields__}
+    return value

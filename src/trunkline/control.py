@@ -1,0 +1,216 @@
+"""Messages between our own processes and to operators: load report, health, stats, admin orders.
+
+Rules: field names on the wire are a contract (dashboards, balancer and foreign backends use them). Readers ignore
+unknown fields and need only those without a default, so that a backend which sends `agentsConnections` alone can be
+placed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+
+class LoadReport(msgspec.Struct, frozen=True):
+    """`GET /metric`: how full a backend is. The first four names are those that foreign backends use.
+
+    Attributes:
+        agentsConnections: open WebSocket connections.
+        podName: name of the pod, None outside of one.
+        podIP: address of the pod.
+        nodeName: name of the machine.
+        state: `draining` takes no new connections.
+        colour: deploy group.
+        capacity: most connections it takes.
+        accept_per_s: handshakes per second it can take now.
+        loop_lag_ms: how late its event loop is.
+    """
+
+    agentsConnections: Annotated[int, msgspec.Meta(ge=0)]
+    podName: str | None = None
+    podIP: str | None = None
+    nodeName: str | None = None
+    state: Literal["up", "draining"] = "up"
+    colour: str | None = None
+    capacity: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    accept_per_s: float | None = None
+    loop_lag_ms: float | None = None
+
+
+# --- health and statistics --------------------------------------------------------------------------------------------
+
+HealthStatus = Literal["healthy", "degraded", "unhealthy"]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One check of /health; which fields it has depends on what is checked.
+
+    Attributes:
+        status: of a bus, `connected` or `disconnected`.
+        current: connections now.
+        max: connections at most.
+        used_mb: resident memory in MiB.
+        limit_mb: memory limit in MiB, None for none.
+        percentage: how much of what may be used is in use, None without a limit.
+        healthy: false when this check makes the node unhealthy.
+    """
+
+    status: str | msgspec.UnsetType = msgspec.UNSET
+    current: int | msgspec.UnsetType = msgspec.UNSET
+    max: int | msgspec.UnsetType = msgspec.UNSET
+    used_mb: float | msgspec.UnsetType = msgspec.UNSET
+    limit_mb: float | msgspec.UnsetType | None = msgspec.UNSET
+    percentage: float | msgspec.UnsetType | None = msgspec.UNSET
+    healthy: bool = True
+
+
+class Health(msgspec.Struct, frozen=True):
+    """`GET /health`.
+
+    Attributes:
+        status: the worst of the checks.
+        healthy: false when unhealthy; then the answer is 503.
+        checks: `capacity`, `memory`, `cpu`, and the bus under its own name.
+        warnings: what is near a limit.
+        errors: what is over one or broken.
+        uptime: seconds since the start.
+    """
+
+    status: HealthStatus
+    healthy: bool
+    checks: dict[str, Check]
+    warnings: list[str]
+    errors: list[str]
+    uptime: float
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Three percentiles of one quantity; None while nothing was measured."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """`GET /api/stats`: counts since the start; `last_error_time` in ms since 1970."""
+
+    active_connections: int
+    total_connections: int
+    messages_received: int
+    messages_sent: int
+    connection_duration_seconds: Percentiles
+    last_error: str | None = None
+    last_error_time: int | None = None
+
+
+class Instance(msgspec.Struct, frozen=True):
+    """`GET /api/instance`: which process answers.
+
+    Attributes:
+        name: of the node.
+        colour: its deploy group.
+        version: of Trunkline.
+        pid: of the process.
+        started: seconds since 1970.
+        state: what it is doing: `starting`, `up`, `draining` or `stopped`.
+        bus: the bus's name.
+        app: the application's name.
+        endpoints: paths of its WebSocket endpoints.
+    """
+
+    name: str
+    colour: str
+    version: str
+    pid: int
+    started: float
+    state: str
+    bus: str
+    app: str
+    endpoints: list[str]
+
+
+# --- admin port -------------------------------------------------------------------------------------------------------
+
+
+class PublishOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/publish`: put `data` (any JSON) into a channel."""
+
+    channel: str
+    data: msgspec.Raw
+
+
+class PublishReceipt(msgspec.Struct, frozen=True):
+    """Answer to it: where the publication landed, both None without history."""
+
+    channel: str
+    epoch: str | None
+    offset: int | None
+
+
+class DrainOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/drain`: move all clients away over `over_ms`; None takes the setting `server.drain_ms`."""
+
+    over_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] | None = None
+
+
+class DrainState(msgspec.Struct, frozen=True):
+    """Answer to it and to `DELETE /api/drain`: the state now, and how many connections there are."""
+
+    state: Literal["up", "draining"]
+    connections: int
+    over_ms: int | None = None
+
+
+class ConnectionInfo(msgspec.Struct, frozen=True):
+    """A row of `GET /api/connections`.
+
+    Attributes:
+        id: of the connection.
+        session: what it keeps over reconnects.
+        path: the endpoint it came to, without the query.
+        address: the client's address, as far as it can be trusted.
+        subject: who its token speaks for, None without a token.
+        age_s: seconds since it was opened.
+        idle_s: seconds since the client was last heard.
+        channels: names of the channels it follows.
+        bytes_in: received from it.
+        bytes_out: sent to it.
+        waiting_bytes: waiting for it in its outbox.
+    """
+
+    id: str
+    session: str
+    path: str
+    address: str
+    subject: str | None
+    age_s: float
+    idle_s: float
+    channels: list[str]
+    bytes_in: int
+    bytes_out: int
+    waiting_bytes: int
+
+
+class ChannelInfo(msgspec.Struct, frozen=True):
+    """A row of `GET /api/channels`, as this node sees it; `offset` is the newest it delivered, None without history."""
+
+    name: str
+    subscribers: int
+    epoch: str | None
+    offset: int | None
+
+
+class Disconnected(msgspec.Struct, frozen=True):
+    """Answer to `POST /api/connections/{id}/disconnect`: how many connections of that id were closed."""
+
+    disconnected: int
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of an admin answer that refuses: a fixed word for programs, a sentence for people."""
+
+    error: str
+    message: str
+    retry_after_s: float | None = None

@@ -1,0 +1,1 @@
+"""A node: connections, channels, outboxes, limits and HTTP endpoints. `node.py` puts it together."""

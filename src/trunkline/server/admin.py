@@ -1,0 +1,239 @@
+"""The admin port: publish, look at channels and connections, disconnect, drain. HTTP by aiohttp, on loopback.
+
+Rules: every request needs the bearer token, compared in constant time. Nothing here is reachable through the data port, so an
+edge cannot expose it by mistake. Answers never contain message bodies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from trunkline import codes
+from trunkline.bus import BusUnavailable
+from trunkline.control import (
+    ChannelInfo,
+    ConnectionInfo,
+    Disconnected,
+    DrainOrder,
+    DrainState,
+    Problem,
+    PublishOrder,
+    PublishReceipt,
+)
+from trunkline.errors import StartError
+from trunkline.server.connection import OPEN
+from trunkline.server.rules import check_channel_name
+
+if TYPE_CHECKING:
+    from trunkline.server.node import Node
+
+log = structlog.get_logger("trunkline.admin")
+T = TypeVar("T")
+
+LISTED = 1000
+"""Connections that one answer lists at most."""
+
+
+def token_path(port: int) -> Path:
+    """Where the token of the admin port on this machine is kept when the settings name none."""
+    state = os.environ.get("XDG_STATE_HOME")
+    base = Path(state) if state else Path.home() / ".local" / "state"
+    return base / "trunkline" / f"admin-{port}.token"
+
+
+def keep_token(port: int) -> tuple[str, Path]:
+    """Make a token and keep it in a file that only this user can read; raises StartError."""
+    path = token_path(port)
+    token = secrets.token_urlsafe(24)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token)
+    except OSError as error:
+        raise StartError(
+            f"cannot keep the admin token in {path}: {error.strerror}",
+            "Set admin.token or admin.token_file, or switch the admin port off with admin.port = 0.",
+        ) from None
+    return token, path
+
+
+class Admin:
+    """The admin server of a node.
+
+    Args:
+        node: the node it speaks for.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._runner: web.AppRunner | None = None
+        self._kept: Path | None = None
+        self.token = ""
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen, unless the settings switch the port off; raises StartError."""
+        settings = self._node.settings.admin
+        if settings.port == 0:
+            return
+        port = settings.port if settings.port is not None else self._node.port + 1
+        app = web.Application(middlewares=[self._guard], client_max_size=2 << 20)
+        app.add_routes(
+            [
+                web.post("/api/publish", self._publish),
+                web.get("/api/channels", self._channels),
+                web.get("/api/connections", self._connections),
+                web.post("/api/connections/{id}/disconnect", self._disconnect),
+                web.post("/api/drain", self._drain),
+                web.delete("/api/drain", self._end_drain),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, settings.host, port).start()
+        except OSError as error:
+            await self.stop()
+            raise StartError(
+                f"cannot listen on the admin port {settings.host}:{port}: {error.strerror or error}",
+                "Choose another with admin.port (TRUNKLINE_ADMIN_PORT), or 0 to switch it off.",
+            ) from None
+        self.port = port
+        if settings.token is not None:
+            self.token = str(settings.token)
+        elif settings.token_file is not None:
+            self.token = _read_token(settings.token_file)
+        else:
+            self.token, self._kept = keep_token(port)
+
+    async def stop(self) -> None:
+        """Close the port and forget the token that was made for it."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        if self._kept is not None:
+            with contextlib.suppress(OSError):
+                self._kept.unlink()
+            self._kept = None
+
+    def allows(self, authorization: str | None) -> bool:
+        """Whether an Authorization header carries the admin token."""
+        if not self.token or authorization is None:
+            return False
+        scheme, _, given = authorization.partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode())
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not self.allows(request.headers.get("Authorization")):
+            return _json(Problem("unauthorized", "the admin token is missing or wrong"), status=401)
+        return await handler(request)
+
+    async def _publish(self, request: web.Request) -> web.Response:
+        order = await _read(request, PublishOrder)
+        problem = check_channel_name(order.channel)
+        if problem is not None:
+            raise _bad(problem)
+        try:
+            position = await self._node.runtime.hub.publish(order.channel, bytes(order.data))
+        except BusUnavailable:
+            return _json(Problem("unavailable", "the bus is not reachable now; try again", 1.0), status=503)
+        epoch, offset = (position.epoch, position.offset) if position is not None else (None, None)
+        return _json(PublishReceipt(order.channel, epoch, offset))
+
+    async def _channels(self, request: web.Request) -> web.Response:
+        return _json(
+            [
+                ChannelInfo(
+                    name=channel.name,
+                    subscribers=len(channel.subscribers),
+                    epoch=channel.epoch,
+                    offset=channel.last if channel.epoch is not None else None,
+                )
+                for channel in self._node.runtime.hub.channels.values()
+            ]
+        )
+
+    async def _connections(self, request: web.Request) -> web.Response:
+        now = self._node.runtime.clock.now
+        found = []
+        for connection in list(self._node.runtime.connections)[:LISTED]:
+            client = connection.client
+            found.append(
+                ConnectionInfo(
+                    id=client.id,
+                    session=client.session,
+                    path=client.path,
+                    address=client.address,
+                    subject=client.subject,
+                    age_s=round(now - connection.opened_at, 3),
+                    idle_s=round(max(now - connection.last_seen, 0.0), 3),
+                    channels=[channel.name for channel in connection.channels],
+                    bytes_in=connection.bytes_in,
+                    bytes_out=connection.bytes_out,
+                    waiting_bytes=connection.waiting_bytes,
+                )
+            )
+        return _json(found)
+
+    async def _disconnect(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["id"]
+        ended = 0
+        for connection in list(self._node.runtime.connections):
+            if connection.client.id == wanted and connection.state == OPEN:
+                connection.end(codes.NORMAL.code, "disconnected by an operator")
+                ended += 1
+        if not ended:
+            return _json(Problem("not_found", f"no connection {wanted[:100]!r} on this node"), status=404)
+        return _json(Disconnected(ended))
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        order = await _read(request, DrainOrder) if request.can_read_body else DrainOrder()
+        over_ms = order.over_ms if order.over_ms is not None else self._node.settings.server.drain_ms
+        asked = self._node.begin_drain(over_ms)
+        return _json(DrainState("draining", asked, over_ms))
+
+    async def _end_drain(self, request: web.Request) -> web.Response:
+        self._node.end_drain()
+        return _json(DrainState("up", len(self._node.runtime.connections)))
+
+
+def _read_token(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise StartError(
+            f"cannot read the admin token from {path}: {error.strerror}", "Check admin.token_file."
+        ) from None
+    if not token:
+        raise StartError(
+            f"the admin token file {path} is empty", "Write a token into it, or leave admin.token_file out."
+        )
+    return token
+
+
+async def _read(request: web.Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise _bad(str(error)) from None
+
+
+def _bad(text: str) -> web.HTTPBadRequest:
+    return web.HTTPBadRequest(body=msgspec.json.encode(Problem("bad_request", text)), content_type="application/json")
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")

@@ -1,0 +1,380 @@
+"""One WebSocket: a thin asyncio Protocol between the frame layer and the client object above it.
+
+Rules of this hot path:
+
+- No task, no timer, no future and no `await` belongs to a connection. Time-outs stand in the node's wheel.
+- While the kernel takes our bytes, a frame goes straight to it with one `os.write`. The transport's buffer is used
+  only for what the kernel left over; behind that waits the bounded outbox, and `blocked` says so.
+- Writes made while a read is being handled are joined and written once, after it.
+- The file descriptor is ours to write to until `connection_lost` or our own close, whichever is first; it is set to -1
+  there, for the kernel gives the same number to the next connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from trunkline import codes, wire
+from trunkline.server import frames
+from trunkline.server.outbox import Outbox
+
+if TYPE_CHECKING:
+    from trunkline.server.channel import Channel
+    from trunkline.server.client import Client
+    from trunkline.server.runtime import Runtime
+
+OPEN: Final = 0
+CLOSING: Final = 1
+CLOSED: Final = 2
+
+READ_PAUSE_BYTES: Final = 1 << 20
+"""A client that has more than this waiting for it is not read from, so what it asks for cannot pile up."""
+
+FLUSH_BYTES: Final = 1 << 18
+_encode = msgspec.json.encode
+_write = os.write
+
+
+class Connection(asyncio.Protocol):
+    """A WebSocket after its handshake.
+
+    Args:
+        runtime: what all connections of the node share.
+        transport: the TCP connection, or a TLS one.
+        reader: the frame reader, with this endpoint's limits.
+        deflate_bits: window for compressed answers, 0 when permessage-deflate was not negotiated.
+        outbox_bytes: the bound of the outbox.
+    """
+
+    __slots__ = (
+        "_cork", "_outbox", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels", "client",
+        "close_code", "close_reason", "deflate_bits", "due", "ended_by_us", "expires_at", "fd", "last_seen", "opened_at",
+        "outbox_bytes", "reader", "runtime", "slot", "state",
+    )  # fmt: skip
+
+    client: Client
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        transport: asyncio.Transport,
+        reader: frames.FrameReader,
+        deflate_bits: int,
+        outbox_bytes: int,
+    ) -> None:
+        now = runtime.clock.now
+        self.runtime = runtime
+        self.reader = reader
+        self.deflate_bits = deflate_bits
+        self.outbox_bytes = outbox_bytes
+        self.state = OPEN
+        self.blocked = False
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.channels: tuple[Channel, ...] = ()
+        self.close_code = codes.ABNORMAL
+        self.close_reason = ""
+        self.ended_by_us = False
+        self.opened_at = now
+        self.last_seen = now
+        self.beat_at = now + runtime.heartbeat_s
+        self.expires_at: float | None = None
+        self.slot = -1
+        self.due = 0.0
+        self._cork: list[bytes] | None = None
+        self._outbox: Outbox | None = None
+        self._reading = True
+        self._transport = transport
+        sock = transport.get_extra_info("socket")
+        # A TLS transport has no descriptor that plain bytes may be written to.
+        self.fd = sock.fileno() if transport.get_extra_info("ssl_object") is None else -1
+
+    def open(self, response: bytes) -> None:
+        """Answer the handshake; everything after it is frames."""
+        if self._transport.get_write_buffer_size():
+            # Answers to earlier requests on this connection still wait there.
+            self.blocked = True
+            self._transport.write(response)
+        else:
+            self._send_now(response)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Handle one read."""
+        if self.state == CLOSED:
+            return
+        started = perf_counter()
+        runtime = self.runtime
+        self.last_seen = runtime.clock.now
+        self.bytes_in += len(data)
+        meter = runtime.meter
+        meter.bytes_received += len(data)
+        cork: list[bytes] = []
+        self._cork = cork
+        count = 0
+        reader = self.reader
+        receive = self.client.receive
+        for opcode, payload in reader.feed(data):
+            if opcode <= 2:
+                if self.state == OPEN:
+                    count += 1
+                    receive(self.client, opcode, payload)
+            else:
+                self._control(opcode, payload)
+        if reader.violation is not None and self.state == OPEN:
+            self.end(reader.violation.code, reader.violation.reason)
+        if self._cork is not cork:
+            cork = self._cork or []
+        self._cork = None
+        if cork:
+            self._put(cork[0] if len(cork) == 1 else b"".join(cork))
+        if count:
+            meter.messages_received += count
+            meter.message_latency.observe((perf_counter() - started) / count, count)
+
+    def _control(self, opcode: int, payload: bytes) -> None:
+        if opcode == frames.PING:
+            if self.state == OPEN:
+                self.send_bytes(frames.pong(payload))
+        elif opcode == frames.CLOSE:
+            code, reason = frames.read_close(payload)
+            if self.state == OPEN:
+                self.state = CLOSING
+                self.close_code, self.close_reason = code, reason
+                self.send_bytes(frames.close(code))
+            self._finish()
+
+    def _finish(self) -> None:
+        """The closing handshake is complete: close once everything is written."""
+        if self._cork:
+            cork, self._cork = self._cork, None
+            self._put(b"".join(cork))
+        self.state = CLOSED
+        outbox = self._outbox
+        if outbox:
+            self._transport.write(outbox.take(1 << 62))
+        self.fd = -1
+        self._transport.close()
+
+    def pause_reading(self) -> None:
+        """Take no more from this client until `resume_reading`; TCP tells it to wait."""
+        if self._reading and self.state != CLOSED:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        if not self._reading and self.state != CLOSED and not self.client.held_back:
+            self._reading = True
+            self._transport.resume_reading()
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def send_message(self, message: msgspec.Struct) -> None:
+        """Send a message of the protocol; it is never dropped."""
+        self.send_bytes(frames.text(_encode(message)))
+        self.runtime.meter.messages_sent += 1
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send whole frames; they are never dropped."""
+        if self.state == CLOSED:
+            return
+        if self._cork is not None:
+            self._cork.append(data)
+        else:
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        self.bytes_out += len(data)
+        self.runtime.meter.bytes_sent += len(data)
+        if not self.blocked:
+            self._send_now(data)
+            return
+        outbox = self._outbox
+        if outbox is None:
+            outbox = self._new_outbox()
+        if not outbox.put(data, self._transport.get_write_buffer_size(), self.runtime.clock.now):
+            self._too_slow()
+        elif outbox.size > READ_PAUSE_BYTES or outbox.over_since is not None:
+            self.pause_reading()
+
+    def push(self, data: bytes, channel: Channel, prev: int | None, last: int | None) -> bool:
+        """Write publications of one channel; returns False when they were dropped because the client is slow.
+
+        Args:
+            data: the frames of a tick, joined.
+            channel: their channel.
+            prev: the offset before the first of them.
+            last: the offset of the last of them.
+        """
+        if self.state != OPEN:
+            return False
+        if self._cork:
+            # Sent while this client's own read is handled: what it was answered so far goes first.
+            cork, self._cork = self._cork, []
+            self._put(b"".join(cork))
+        if not self.blocked:
+            self.bytes_out += len(data)
+            self._send_now(data)
+            return True
+        outbox = self._outbox
+        if outbox is None:
+            outbox = self._new_outbox()
+        in_flight = self._transport.get_write_buffer_size()
+        now = self.runtime.clock.now
+        if outbox.put_publications(data, channel.name, channel.epoch, prev, last, in_flight, now):
+            self.bytes_out += len(data)
+            return True
+        return False
+
+    def _send_now(self, data: bytes) -> None:
+        if self.fd < 0:
+            self._transport.write(data)
+            return
+        try:
+            sent = _write(self.fd, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # The peer is gone; the transport learns it by its own read and calls connection_lost.
+            self._transport.abort()
+            self.fd = -1
+            self.state = CLOSED
+            return
+        if sent != len(data):
+            # The transport's high-water mark is 0, so this calls pause_writing at once.
+            self._transport.write(data[sent:] if sent else data)
+
+    def _new_outbox(self) -> Outbox:
+        outbox = self._outbox = Outbox(self.outbox_bytes, self.runtime.outbox_grace_s)
+        self.runtime.slow.add(self)
+        return outbox
+
+    def pause_writing(self) -> None:
+        """The transport holds bytes that the kernel did not take."""
+        self.blocked = True
+        if self._transport.get_write_buffer_size() > self.outbox_bytes:
+            outbox = self._outbox or self._new_outbox()
+            if outbox.over_since is None:
+                outbox.over_since = self.runtime.clock.now
+            self.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The kernel took everything the transport held; write what waited."""
+        self.blocked = False
+        outbox = self._outbox
+        if outbox is None:
+            self.resume_reading()
+            return
+        while not self.blocked:
+            for gap in outbox.gaps_due(0):
+                outbox.put(frames.text(_encode(self._gap(gap.channel, gap.epoch, gap.after, gap.before))), 0, 0.0)
+            data = outbox.take(FLUSH_BYTES)
+            if not data:
+                self._outbox = None
+                self.runtime.slow.discard(self)
+                self.resume_reading()
+                self.client.drained()
+                return
+            self._send_now(data)
+            if self.state == CLOSED:
+                return
+
+    def _gap(self, channel: str, epoch: str | None, after: int | None, before: int | None) -> wire.Gap:
+        return wire.Gap(channel, epoch, after, before, "slow_client", self.runtime.clock.wall_ms)
+
+    def forget(self, channel: str) -> None:
+        """The client left `channel`: no gap of it need be told."""
+        if self._outbox is not None:
+            self._outbox.forget(channel)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that this client has not taken yet."""
+        return self._transport.get_write_buffer_size() + (self._outbox.size if self._outbox is not None else 0)
+
+    # --- time and ending ------------------------------------------------------------------------------------------------
+
+    def on_time(self, now: float) -> float | None:
+        """The wheel came by.
+
+        Returns:
+            When to come by next, in seconds of the node's clock; None for never.
+        """
+        runtime = self.runtime
+        if self.state != OPEN:
+            self.abort()
+            return None
+        if self.expires_at is not None and now >= self.expires_at:
+            self.end(codes.UNAUTHORIZED.code, "token has expired")
+            return now + runtime.close_timeout_s
+        idle_at = self.last_seen + runtime.connection_timeout_s
+        if now >= idle_at:
+            self.end(codes.IDLE.code, codes.IDLE.reason)
+            return now + runtime.close_timeout_s
+        if now >= self.beat_at:
+            self.beat_at = now + runtime.heartbeat_s
+            self.client.beat()
+        due = min(self.beat_at, idle_at)
+        return due if self.expires_at is None else min(due, self.expires_at)
+
+    def check_slow(self, now: float) -> None:
+        """Close the client if its grace time is over."""
+        outbox = self._outbox
+        if outbox is not None and self.state == OPEN and outbox.too_slow(now):
+            self._too_slow()
+
+    def _too_slow(self) -> None:
+        if self.state != OPEN:
+            return
+        self.runtime.meter.slow_clients_disconnected += 1
+        if self._outbox is not None:
+            self._outbox.clear()
+        self.end(codes.TOO_SLOW.code, codes.TOO_SLOW.reason)
+
+    def end(self, code: int, reason: str, reconnect_after_ms: int | None = None) -> None:
+        """Say goodbye, send a close frame and wait for the client's; the wheel ends the wait.
+
+        Args:
+            code: a close code.
+            reason: at most 123 bytes of UTF-8 reach the client.
+            reconnect_after_ms: when the client should come back, for codes that allow it.
+        """
+        if self.state != OPEN:
+            return
+        farewell = self.client.farewell(code, reason, reconnect_after_ms)
+        self.send_bytes(farewell + frames.close(code, reason))
+        self.state = CLOSING
+        self.ended_by_us = True
+        self.close_code, self.close_reason = code, reason
+        self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.close_timeout_s)
+
+    def abort(self) -> None:
+        """Cut the TCP connection without another word."""
+        if self.state != CLOSED:
+            self.state = CLOSED
+            self.fd = -1
+            self._transport.abort()
+
+    def eof_received(self) -> bool:
+        """The client will send no more; without a close frame that is the end."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The TCP connection has ended."""
+        self.fd = -1
+        self.state = CLOSED
+        runtime = self.runtime
+        runtime.wheel.cancel(self)
+        runtime.slow.discard(self)
+        self._outbox = None
+        runtime.hub.drop(self)
+        runtime.connections.discard(self)
+        self.client.ended()
+        runtime.on_closed(self)

@@ -1,0 +1,102 @@
+"""From the bytes of a client's text message to a typed one, pure, with the error a client can act on.
+
+Order: what is not JSON, or nests too deep, is INVALID_JSON; JSON with an unknown `type` is UNKNOWN_TYPE; JSON of the wrong
+shape is INVALID_MESSAGE, with the field named.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from trunkline import wire
+from trunkline.errors import MessageError
+
+MAX_DEPTH: Final = 64
+"""How deep objects and arrays may nest."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[][{}]")
+
+
+class _Head(msgspec.Struct):
+    id: wire.MessageId = None
+
+
+class _Typed(msgspec.Struct):
+    type: str | None = None
+
+
+_head = msgspec.json.Decoder(_Head)
+_typed = msgspec.json.Decoder(_Typed)
+_any = msgspec.json.Decoder()
+_raw = msgspec.json.Decoder(msgspec.Raw)
+
+
+def too_deep(payload: bytes) -> bool:
+    """Whether the JSON text nests deeper than MAX_DEPTH; it need not be valid."""
+    if payload.count(b"{") + payload.count(b"[") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for match in _BRACKET.finditer(_STRING.sub(b"", payload)):
+        if match.group() in b"{[":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        else:
+            depth -= 1
+    return False
+
+
+def message_id(payload: bytes) -> wire.MessageId:
+    """The `id` of a message that could not be decoded as a whole, if it has a usable one."""
+    try:
+        return _head.decode(payload).id
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def message_type(payload: bytes) -> str | None:
+    """The `type` of a message, None when it has none; raises MessageError for what is not JSON."""
+    check_json(payload)
+    try:
+        return _typed.decode(payload).type
+    except msgspec.ValidationError:
+        return None
+
+
+def check_json(payload: bytes) -> None:
+    """Raise MessageError INVALID_JSON unless `payload` is JSON of bearable depth."""
+    if too_deep(payload):
+        raise MessageError(wire.INVALID_JSON, f"message nests deeper than {MAX_DEPTH}")
+    try:
+        _raw.decode(payload)
+    except (msgspec.DecodeError, RecursionError):
+        raise MessageError(wire.INVALID_JSON, "message is not valid JSON") from None
+
+
+def decode(decoder: msgspec.json.Decoder[Any], payload: bytes) -> Any:
+    """Decode one message.
+
+    Args:
+        decoder: for the messages that this endpoint takes.
+        payload: JSON text.
+
+    Raises:
+        MessageError: INVALID_JSON, UNKNOWN_TYPE or INVALID_MESSAGE, in this order.
+    """
+    if too_deep(payload):
+        raise MessageError(wire.INVALID_JSON, f"message nests deeper than {MAX_DEPTH}")
+    try:
+        return decoder.decode(payload)
+    except msgspec.ValidationError as error:
+        # The decoder stops at the first misfit; what comes after it may not even be JSON.
+        check_json(payload)
+        text = str(error)
+        if text.startswith("Invalid value") and text.endswith("`$.type`"):
+            raise MessageError(wire.UNKNOWN_TYPE, f"unknown message type: {text[14:].partition(' - at')[0]}") from None
+        raise MessageError(wire.INVALID_MESSAGE, f"message has the wrong shape: {text}") from None
+    except (msgspec.DecodeError, RecursionError):
+        raise MessageError(wire.INVALID_JSON, "message is not valid JSON") from None

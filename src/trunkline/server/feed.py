@@ -1,0 +1,329 @@
+"""Channels as a client uses them: subscribe with recovery, unsubscribe, publish, replay.
+
+Rules:
+
+- Shape is checked before permission, permission before subscription state. A request is served whole or not at all.
+- Recovery is decided before the acknowledgement is written: `recovered: true` is a promise that everything missed
+  follows, in order, before any live publication of that channel.
+- A long replay is written in pieces that the client takes, so it can neither fill the outbox nor delay anyone else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from trunkline import wire
+from trunkline.bus import BusUnavailable
+from trunkline.errors import MessageError
+from trunkline.server.channel import Channel
+from trunkline.server.publications import Outgoing
+from trunkline.server.rules import check_channel_name
+from trunkline.server.window import Window
+
+if TYPE_CHECKING:
+    from trunkline.server.client import Client
+
+PIECE_BYTES: Final = 1 << 17
+"""Replays are written in pieces of about this size."""
+
+_TRIES: Final = 5
+
+
+def handle(client: Client, request: wire.ChannelRequest) -> Coroutine[Any, Any, None] | None:
+    """Serve a channel request at once, or return the work that has to be awaited. Raises MessageError."""
+    match request:
+        case wire.Subscribe():
+            return begin_subscribe(client, request)
+        case wire.Unsubscribe():
+            unsubscribe(client, request)
+            return None
+        case wire.Publish():
+            return publish(client, request)
+        case wire.Replay():
+            return replay(client, request)
+
+
+# --- subscribe --------------------------------------------------------------------------------------------------------
+
+
+def begin_subscribe(client: Client, request: wire.Subscribe) -> Coroutine[Any, Any, None] | None:
+    """Subscribe without waiting when every channel is live here and nothing is to be recovered."""
+    _check_subscribe(client, request, check_rules=True)
+    hub = client.connection.runtime.hub
+    if not request.recover and all(hub.ready(name) is not None for name in request.channels):
+        _acknowledge(client, request, [hub.channels[name] for name in request.channels], {})
+        return None
+    return _subscribe(client, request)
+
+
+async def subscribe(client: Client, request: wire.Subscribe, *, check_rules: bool) -> None:
+    """Subscribe a client; raises MessageError and BusUnavailable."""
+    _check_subscribe(client, request, check_rules=check_rules)
+    await _subscribe(client, request)
+
+
+def _check_subscribe(client: Client, request: wire.Subscribe, *, check_rules: bool) -> None:
+    runtime = client.connection.runtime
+    _check_names(request.channels)
+    request.channels = list(dict.fromkeys(request.channels))
+    for name in request.recover or ():
+        if name not in request.channels:
+            raise MessageError(wire.INVALID_MESSAGE, f"recover names {name!r}, which is not in channels")
+    if check_rules:
+        for name in request.channels:
+            if not runtime.rules.may_subscribe(name, client.claims):
+                raise MessageError(wire.FORBIDDEN, f"subscribing to {name!r} is not allowed")
+    held = {channel.name for channel in client.connection.channels}
+    count = len(held.union(request.channels))
+    if count > runtime.max_channels:
+        raise MessageError(
+            wire.CHANNEL_LIMIT, f"channels: {count} would exceed the limit of {runtime.max_channels} for one client"
+        )
+
+
+async def _subscribe(client: Client, request: wire.Subscribe) -> None:
+    hub = client.connection.runtime.hub
+    recover = request.recover or {}
+    for _ in range(_TRIES):
+        windows: dict[str, Window] = {}
+        for name in request.channels:
+            channel = await hub.attach(name)
+            wanted = recover.get(name)
+            if wanted is None or channel.epoch is None or wanted.epoch != channel.epoch:
+                continue
+            if wanted.offset > channel.last:
+                await hub.reach(channel, wanted.offset)
+            if wanted.offset != channel.last:
+                windows[name] = await hub.window(channel)
+        # While one channel was awaited, another may have lost its window or gone to catch up: look again.
+        channels = [hub.ready(name) for name in request.channels]
+        live = [channel for channel in channels if channel is not None]
+        if len(live) == len(channels) and all(hub.channels[name].window is window for name, window in windows.items()):
+            break
+    else:
+        raise BusUnavailable("channels did not settle")
+    if not client.connected:
+        return
+    missed = _acknowledge(client, request, live, windows)
+    for channel, window, after in missed:
+        await _replay_and_join(client, channel, window, after)
+
+
+def _acknowledge(
+    client: Client, request: wire.Subscribe, channels: list[Channel], windows: dict[str, Window]
+) -> list[tuple[Channel, Window, int]]:
+    """Write the ack and make the client live in every channel of which it missed little; returns the others."""
+    connection = client.connection
+    hub = connection.runtime.hub
+    recover = request.recover or {}
+    positions: dict[str, wire.AckPosition] = {}
+    missed: list[tuple[Channel, Window, list[Outgoing]]] = []
+    for channel in channels:
+        wanted = recover.get(channel.name)
+        if wanted is not None and connection in channel.subscribers:
+            # It asks to begin again from a place of its own.
+            hub.remove(channel, connection)
+        reason: wire.RecoverReason | None = None
+        items: list[Outgoing] = []
+        window = windows.get(channel.name)
+        if wanted is not None:
+            if channel.epoch is None:
+                reason = "no_history"
+            elif wanted.epoch != channel.epoch or wanted.offset > channel.last:
+                reason = "epoch_changed"
+            elif wanted.offset != channel.last:
+                if window is None or not window.covers(wanted.offset):
+                    reason = "expired"
+                else:
+                    items = window.since(wanted.offset)
+            connection.runtime.meter.replay_requests.add("recovered" if reason is None else reason)
+        if wanted is not None and reason is None:
+            positions[channel.name] = wire.AckPosition(channel.epoch, wanted.offset, True, len(items))
+            if items and window is not None:
+                missed.append((channel, window, items))
+        else:
+            last = None if channel.epoch is None else channel.last
+            ack = wire.AckPosition(channel.epoch, last, False, 0)
+            positions[channel.name] = ack if reason is None else wire.AckPosition(channel.epoch, last, False, 0, reason)
+    held = {channel.name for channel in connection.channels}.union(request.channels)
+    connection.send_message(
+        wire.SubscriptionAck(request.id, request.channels, len(held), positions, connection.runtime.clock.wall_ms)
+    )
+    late: list[tuple[Channel, Window, int]] = []
+    waiting = {channel.name for channel, _, _ in missed}
+    for channel in channels:
+        if channel.name not in waiting:
+            hub.add(channel, connection)
+    for channel, window, items in missed:
+        after = recover[channel.name].offset
+        if not connection.blocked and sum(len(item.frame) for item in items) <= PIECE_BYTES:
+            _write(client, items, after)
+            hub.add(channel, connection)
+        else:
+            late.append((channel, window, after))
+    return late
+
+
+async def _replay_and_join(client: Client, channel: Channel, window: Window, after: int) -> None:
+    """Write what was missed piece by piece, and join the live stream at the moment nothing is left."""
+    connection = client.connection
+    hub = connection.runtime.hub
+    while client.connected:
+        if hub.channels.get(channel.name) is not channel or channel.window is not window:
+            try:
+                channel = await hub.attach(channel.name)
+                window = await hub.window(channel)
+            except BusUnavailable:
+                # The rest was promised and cannot be had: say so, and go on live.
+                connection.send_message(
+                    wire.Gap(channel.name, channel.epoch, after, None, "unavailable", connection.runtime.clock.wall_ms)
+                )
+                hub.add(channel, connection)
+                return
+        # A paced replay reads the window as it is now; publications that came meanwhile are in it.
+        window.used_at = connection.runtime.clock.now
+        if not window.covers(after):
+            connection.send_message(
+                wire.Gap(
+                    channel.name, channel.epoch, after, window.floor + 1, "expired", connection.runtime.clock.wall_ms
+                )
+            )
+            after = window.floor
+        piece = _cut(window.since(after))
+        if piece:
+            _write(client, piece, after)
+            after = piece[-1].publication.offset or after
+        if not window.since(after):
+            hub.add(channel, connection)
+            return
+        await client.room()
+
+
+def _cut(items: list[Outgoing]) -> list[Outgoing]:
+    size = 0
+    for index, item in enumerate(items):
+        size += len(item.frame)
+        if size > PIECE_BYTES and index:
+            return items[:index]
+    return items
+
+
+def _write(client: Client, items: list[Outgoing], after: int | None) -> None:
+    """Write publications; the first one's `prev` is made the offset that this client stands at."""
+    frames = [item.frame for item in items]
+    if after is not None and items[0].prev != after:
+        frames[0] = Outgoing(items[0].publication, after).frame
+    client.connection.send_bytes(b"".join(frames))
+    client.connection.runtime.meter.messages_sent += len(frames)
+
+
+def unsubscribe(client: Client, request: wire.Unsubscribe) -> None:
+    """End subscriptions; channels that were not subscribed are left out of the answer."""
+    _check_names(request.channels)
+    connection = client.connection
+    hub = connection.runtime.hub
+    left = []
+    for name in dict.fromkeys(request.channels):
+        channel = hub.channels.get(name)
+        if channel is not None and connection in channel.subscribers:
+            hub.remove(channel, connection)
+            left.append(name)
+    connection.send_message(
+        wire.UnsubscriptionAck(request.id, left, len(connection.channels), connection.runtime.clock.wall_ms)
+    )
+
+
+# --- publish and replay -----------------------------------------------------------------------------------------------
+
+
+def publish(client: Client, request: wire.Publish) -> Coroutine[Any, Any, None]:
+    """Check a publish and return the work of it; raises MessageError."""
+    _check_names([request.channel])
+    if not client.connection.runtime.rules.may_publish(request.channel, client.claims):
+        raise MessageError(wire.FORBIDDEN, f"publishing to {request.channel!r} is not allowed")
+    return _publish(client, request)
+
+
+async def _publish(client: Client, request: wire.Publish) -> None:
+    runtime = client.connection.runtime
+    position = await runtime.hub.publish(request.channel, bytes(request.data))
+    epoch, offset = (position.epoch, position.offset) if position is not None else (None, None)
+    client.connection.send_message(wire.PublishAck(request.id, request.channel, epoch, offset, runtime.clock.wall_ms))
+
+
+def replay(client: Client, request: wire.Replay) -> Coroutine[Any, Any, None]:
+    """Check a replay and return the work of it; raises MessageError."""
+    _check_names([request.channel])
+    ranged = request.start is not None and request.to is not None and request.since is None
+    after = request.since is not None and request.start is None and request.to is None
+    if not ranged and not after:
+        raise MessageError(wire.INVALID_MESSAGE, "replay takes either from and to, or since")
+    if request.start is not None and request.to is not None and request.start > request.to:
+        raise MessageError(wire.INVALID_MESSAGE, f"from: {request.start} is greater than to: {request.to}")
+    runtime = client.connection.runtime
+    if not runtime.rules.may_subscribe(request.channel, client.claims):
+        raise MessageError(wire.FORBIDDEN, f"reading {request.channel!r} is not allowed")
+    if not runtime.hub.is_subscribed(client.connection, request.channel):
+        raise MessageError(wire.NOT_SUBSCRIBED, f"channel {request.channel!r} is not subscribed")
+    return _replay(client, request)
+
+
+async def _replay(client: Client, request: wire.Replay) -> None:
+    connection = client.connection
+    runtime = connection.runtime
+    channel = await runtime.hub.attach(request.channel)
+    start = request.start if request.start is not None else (request.since or 0) + 1
+    if channel.epoch is None or (request.epoch is not None and request.epoch != channel.epoch):
+        reason = "no_history" if channel.epoch is None else "epoch_changed"
+        _incomplete(client, request, channel, 0, start, request.to, reason)
+        return
+    window = await runtime.hub.window(channel)
+    to = channel.last if request.to is None else min(request.to, channel.last)
+    sent = 0
+    at = start
+    while client.connected:
+        piece = _cut(window.between(at, to))
+        if not piece:
+            break
+        _write(client, piece, None)
+        sent += len(piece)
+        at = (piece[-1].publication.offset or at) + 1
+        await client.room()
+    first_here = window.floor + 1
+    if start < first_here and to >= start:
+        _incomplete(client, request, channel, sent, start, min(to, window.floor), "expired")
+        return
+    runtime.meter.replay_requests.add("complete")
+    connection.send_message(
+        wire.ReplayComplete(
+            request.id, request.channel, channel.epoch, start, max(to, start - 1), sent, runtime.clock.wall_ms
+        )
+    )
+
+
+def _incomplete(
+    client: Client,
+    request: wire.Replay,
+    channel: Channel,
+    sent: int,
+    missing_from: int,
+    missing_to: int | None,
+    reason: str,
+) -> None:
+    runtime = client.connection.runtime
+    runtime.meter.replay_requests.add(reason)
+    client.connection.send_message(
+        wire.ReplayIncomplete(
+            request.id, request.channel, channel.epoch, sent, missing_from, missing_to, reason, runtime.clock.wall_ms
+        )
+    )
+
+
+def _check_names(names: list[str]) -> None:
+    if not names:
+        raise MessageError(wire.INVALID_MESSAGE, "channels is empty; name at least one")
+    for name in names:
+        problem = check_channel_name(name)
+        if problem is not None:
+            raise MessageError(wire.INVALID_MESSAGE, problem)

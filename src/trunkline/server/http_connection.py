@@ -1,0 +1,242 @@
+"""A connection before it is a WebSocket: plain HTTP requests, then perhaps the upgrade; a thin Protocol.
+
+Rules: requests of one connection are answered in order. A head that is not complete within the handshake time-out ends
+the connection with 408, whatever arrives meanwhile. After the upgrade nothing of this object is kept: the transport gets a
+`Connection` for its protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Awaitable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import structlog
+
+from trunkline.errors import Refused
+from trunkline.server.addresses import origin_of
+from trunkline.server.admission import Admitted, request_id, retry_after_header
+from trunkline.server.client import Client
+from trunkline.server.connection import Connection
+from trunkline.server.frames import FrameReader
+from trunkline.server.http import BadRequest, Request, RequestReader, Response, render, text_response
+
+if TYPE_CHECKING:
+    from trunkline.server.node import Node
+
+log = structlog.get_logger("trunkline.http")
+
+PIPELINE_LIMIT: Final = 64
+EARLY_FRAMES_LIMIT: Final = 1 << 16
+"""Bytes a client may send behind its handshake before it was answered."""
+
+
+class HttpConnection(asyncio.Protocol):
+    """One TCP connection of the data port, until it is upgraded.
+
+    Args:
+        node: the node it came to.
+    """
+
+    __slots__ = ("_early", "_node", "_peer", "_queue", "_reader", "_task", "_transport", "due", "slot")
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._reader: RequestReader | None = None
+        self._queue: deque[Request] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._early: bytes | None = None
+        self._peer = ""
+        self.slot = -1
+        self.due = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=0)
+        peername = transport.get_extra_info("peername")
+        self._peer = peername[0] if peername else ""
+        node = self._node
+        if not node.open_door(self):
+            transport.abort()
+            return
+        node.runtime.wheel.schedule(self, node.runtime.clock.now + node.handshake_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The TCP connection has ended before an upgrade."""
+        self._node.close_door(self)
+        if self._task is not None:
+            self._task.cancel()
+
+    def abort(self) -> None:
+        """Cut the TCP connection."""
+        self._transport.abort()
+
+    def eof_received(self) -> bool:
+        """The client sends no more; close when everything is written."""
+        return False
+
+    def on_time(self, now: float) -> float | None:
+        """The handshake time-out is over."""
+        if self._task is not None:
+            return now + self._node.handshake_timeout_s
+        if self._reader is not None and self._reader.mid_request:
+            self._node.runtime.meter.connections_failed.add("handshake_timeout")
+            self._close_with(text_response(408, "the request was not complete in time"))
+        else:
+            self._transport.close()
+        return None
+
+    def data_received(self, data: bytes) -> None:
+        """Handle one read."""
+        if self._transport.is_closing():
+            return
+        if self._early is not None:
+            self._early += data
+            if len(self._early) > EARLY_FRAMES_LIMIT:
+                self._transport.abort()
+            return
+        if self._reader is None:
+            self._reader = RequestReader(self._node.settings.server.header_bytes)
+        try:
+            requests, tail = self._reader.feed(data)
+        except BadRequest as bad:
+            self._node.runtime.meter.connections_failed.add("bad_request")
+            self._close_with(text_response(bad.status, bad.text))
+            return
+        if tail is not None:
+            self._early = tail
+        self._queue.extend(requests)
+        if len(self._queue) > PIPELINE_LIMIT:
+            self._close_with(text_response(429, f"more than {PIPELINE_LIMIT} requests wait on one connection"))
+            return
+        self._work()
+
+    def _work(self) -> None:
+        while self._queue and self._task is None and not self._transport.is_closing():
+            request = self._queue.popleft()
+            origin = origin_of(self._peer, request.headers, self._node.trusted_proxies)
+            request.peer, request.address, request.secure = self._peer, origin.address, origin.secure
+            upgrade = self._early is not None and not self._queue
+            if upgrade and request.wants_websocket:
+                self._admit(request)
+                return
+            self._answer(request, self._node.answer(request, origin.stranger), close=upgrade)
+
+    def _answer(self, request: Request, response: Response, *, close: bool = False) -> None:
+        keep_alive = request.keep_alive and not close
+        self._transport.write(
+            render(
+                response,
+                head_only=request.method == "HEAD",
+                keep_alive=keep_alive,
+                request_id=request_id(request.headers) or secrets.token_hex(8),
+            )
+        )
+        if keep_alive:
+            runtime = self._node.runtime
+            runtime.wheel.schedule(self, runtime.clock.now + self._node.handshake_timeout_s)
+        else:
+            self._transport.close()
+
+    def _close_with(self, response: Response) -> None:
+        self._transport.write(render(response, keep_alive=False, request_id=secrets.token_hex(8)))
+        self._transport.close()
+
+    # --- the upgrade ----------------------------------------------------------------------------------------------------
+
+    def _admit(self, request: Request) -> None:
+        started = perf_counter()
+        try:
+            decided = self._node.admission.decide(request)
+        except Exception as error:
+            self._refuse(request, error)
+            return
+        if isinstance(decided, Admitted):
+            self._upgrade(request, decided, started)
+        else:
+            loop = asyncio.get_running_loop()
+            self._task = self._node.runtime.spawn(loop, self._decide(request, decided, started))
+
+    async def _decide(self, request: Request, decided: Awaitable[Admitted], started: float) -> None:
+        try:
+            admitted = await decided
+        except Exception as error:
+            self._refuse(request, error)
+            return
+        finally:
+            self._task = None
+        if not self._transport.is_closing():
+            self._upgrade(request, admitted, started)
+
+    def _refuse(self, request: Request, error: Exception) -> None:
+        if self._transport.is_closing():
+            return
+        if not isinstance(error, Refused):
+            log.error("admission_failed", path=request.path, exc_info=error)
+            error = Refused(500, "the server could not decide on this handshake", label="internal")
+        self._node.runtime.meter.connections_failed.add(error.label)
+        log.info(
+            "handshake_refused", path=request.path, address=request.address, status=error.status, reason=error.label
+        )
+        headers: list[tuple[str, str]] = retry_after_header(error.retry_after_s)
+        if error.status == 426:
+            headers.append(("Sec-WebSocket-Version", "13"))
+        if error.status == 401:
+            headers.append(("WWW-Authenticate", "Bearer"))
+        self._answer(request, text_response(error.status, error.reason, headers), close=True)
+
+    def _upgrade(self, request: Request, admitted: Admitted, started: float) -> None:
+        node = self._node
+        runtime = node.runtime
+        route = admitted.route
+        reader = FrameReader(route.limits.message_bytes, admitted.deflate is not None)
+        bits = admitted.deflate.server_bits if admitted.deflate is not None else 0
+        connection = Connection(runtime, self._transport, reader, bits, route.limits.outbox_bytes)
+        session = _session(request)
+        client = Client(
+            connection,
+            route,
+            id=admitted.params.get("connection_id") or secrets.token_urlsafe(9),
+            session=session or secrets.token_urlsafe(12),
+            resumed=session is not None,
+            target=_without_token(request.target),
+            params=admitted.params,
+            claims=admitted.claims,
+            address=request.address,
+        )
+        connection.client = client
+        connection.expires_at = node.monotonic(admitted.expires_at)
+        node.close_door(self)
+        self._transport.set_protocol(connection)
+        connection.open(admitted.response)
+        runtime.connections.add(connection)
+        runtime.meter.connections += 1
+        runtime.wheel.schedule(connection, connection.on_time(runtime.clock.now) or runtime.clock.now)
+        node.on_opened(connection)
+        route.begin(client)
+        runtime.meter.handshake.observe(perf_counter() - started)
+        early, self._early = self._early, None
+        if early:
+            connection.data_received(early)
+
+
+def _session(request: Request) -> str | None:
+    """The session that a reconnecting client brings along, if it is well formed."""
+    if "session=" not in request.target:
+        return None
+    given: Any = request.query.get("session")
+    if given and 16 <= len(given) <= 64 and given.replace("-", "").replace("_", "").isalnum() and given.isascii():
+        return str(given)
+    return None
+
+
+def _without_token(target: str) -> str:
+    """The target as it is kept: a token in it has done its work, and must reach neither logs nor memory dumps."""
+    path, mark, query = target.partition("?")
+    if "token=" not in query:
+        return target
+    return path + mark + "&".join(part for part in query.split("&") if not part.startswith("token="))

@@ -1,0 +1,414 @@
+"""The hub of a node: channels, their place on the bus, and the fan-out of each loop tick.
+
+Rules:
+
+- A channel is attached to the bus when somebody here follows it and let go `LINGER_S` after nobody does, so that a wave
+  of reconnects finds it warm.
+- History is read once a channel, however many clients recover: reads of the same channel share one request, and its
+  answer stays as a window that live publications extend.
+- After the bus was away, every channel is compared with history before it goes on; subscribers get what was missed, in order,
+  or one `gap` that says what they will not get.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+
+from trunkline import wire
+from trunkline.bus import Bus, BusUnavailable, HistoryPage, Publication, RetentionOf
+from trunkline.metrics import Meter
+from trunkline.server.channel import Channel, Listener, State
+from trunkline.server.clock import Clock
+from trunkline.server.connection import Connection
+from trunkline.server.deflate import SHARED_WINDOW_BITS
+from trunkline.server.publications import Outgoing
+from trunkline.server.window import Window, merge
+
+log = structlog.get_logger("trunkline.hub")
+T = TypeVar("T")
+
+LINGER_S: Final = 15.0
+"""How long an unfollowed channel stays attached."""
+
+WINDOW_IDLE_S: Final = 30.0
+"""How long a window that nobody reads is kept."""
+
+MAX_PARALLEL_READS: Final = 16
+PAGE: Final = 1000
+
+
+class Hub:
+    """All channels of a node.
+
+    Args:
+        bus: a started bus.
+        retention: how much the bus keeps of a channel.
+        meter: where to count.
+        clock: the node's coarse clock.
+        deflate_min_bytes: frames below this go out uncompressed.
+    """
+
+    def __init__(self, bus: Bus, retention: RetentionOf, meter: Meter, clock: Clock, deflate_min_bytes: int) -> None:
+        self.bus = bus
+        self.channels: dict[str, Channel] = {}
+        self._retention = retention
+        self._meter = meter
+        self._clock = clock
+        self._deflate_min_bytes = deflate_min_bytes
+        self._dirty: list[Channel] = []
+        self._senders: dict[str, tuple[Connection, wire.MessageId]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._attaching: dict[str, asyncio.Task[None]] = {}
+        self._windows: dict[str, asyncio.Task[Window]] = {}
+        self._reads = asyncio.Semaphore(MAX_PARALLEL_READS)
+        self._catching: dict[str, asyncio.Task[None]] = {}
+        self._name = secrets.token_hex(6)
+        self._origin = 0
+
+    # --- publishing ---------------------------------------------------------------------------------------------------
+
+    async def publish(self, channel: str, data: bytes) -> wire.Position | None:
+        """Put JSON text into a channel; returns its position, None without history. Raises BusUnavailable."""
+        published = await self.bus.publish(channel, data)
+        if published.epoch is None or published.offset is None:
+            return None
+        return wire.Position(published.epoch, published.offset)
+
+    async def publish_to_others(self, channel: str, data: bytes, sender: Connection, id: wire.MessageId) -> None:
+        """Publish for everyone but `sender`, who gets a `publish_ack` with `prev` in the publication's place.
+
+        The ack stands in the channel's order, so the sender's position stays without holes. Raises BusUnavailable.
+        """
+        self._origin += 1
+        origin = f"{self._name}.{self._origin}"
+        follows = self.is_subscribed(sender, channel)
+        if follows:
+            self._senders[origin] = (sender, id)
+        try:
+            published = await self.bus.publish(channel, data, origin=origin)
+        except BaseException:
+            self._senders.pop(origin, None)
+            raise
+        if not follows:
+            sender.send_message(wire.PublishAck(id, channel, published.epoch, published.offset, self._clock.wall_ms))
+
+    # --- subscribing --------------------------------------------------------------------------------------------------
+
+    def is_subscribed(self, connection: Connection, name: str) -> bool:
+        """Whether `connection` follows the channel."""
+        channel = self.channels.get(name)
+        return channel is not None and connection in channel.subscribers
+
+    def ready(self, name: str) -> Channel | None:
+        """The channel when it can be joined at once, else None: `attach` it first."""
+        channel = self.channels.get(name)
+        return channel if channel is not None and channel.state is State.LIVE else None
+
+    async def attach(self, name: str) -> Channel:
+        """Make the channel live on this node; raises BusUnavailable."""
+        while True:
+            channel = self.channels.get(name)
+            if channel is not None and channel.state is State.LIVE:
+                return channel
+            if channel is not None and channel.state is State.CATCHING_UP:
+                await asyncio.shield(self._catch_up(channel))
+            else:
+                await self._once(self._attaching, name, self._bring_up(name))
+
+    def add(self, channel: Channel, connection: Connection) -> None:
+        """Make `connection` a subscriber from here on; what is waiting in this tick goes out to the others first."""
+        if connection in channel.subscribers:
+            return
+        if channel.pending:
+            self._flush_one(channel)
+        channel.subscribers.add(connection)
+        channel.idle_since = None
+        connection.channels = (*connection.channels, channel)
+
+    def remove(self, channel: Channel, connection: Connection) -> None:
+        """End a subscription."""
+        channel.subscribers.discard(connection)
+        connection.channels = tuple(other for other in connection.channels if other is not channel)
+        connection.forget(channel.name)
+        self._maybe_idle(channel)
+
+    def drop(self, connection: Connection) -> None:
+        """The connection has ended: end all its subscriptions."""
+        for channel in connection.channels:
+            channel.subscribers.discard(connection)
+            self._maybe_idle(channel)
+        connection.channels = ()
+
+    async def listen(self, name: str, listener: Listener) -> None:
+        """Call `listener` for each publication, for server-side code; raises BusUnavailable."""
+        channel = await self.attach(name)
+        channel.listeners.append(listener)
+        channel.idle_since = None
+
+    def unlisten(self, name: str, listener: Listener) -> None:
+        """End what `listen` began."""
+        channel = self.channels.get(name)
+        if channel is not None and listener in channel.listeners:
+            channel.listeners.remove(listener)
+            self._maybe_idle(channel)
+
+    async def reach(self, channel: Channel, offset: int) -> bool:
+        """Bring the channel up to `offset` when a client has seen more than this node; False when nobody has it."""
+        if channel.last < offset and channel.epoch is not None:
+            await asyncio.shield(self._catch_up(channel))
+        return channel.last >= offset
+
+    async def window(self, channel: Channel) -> Window:
+        """The channel's recent publications, read from the bus at most once at a time; raises BusUnavailable."""
+        found = channel.window
+        if found is None:
+            found = await self._once(self._windows, channel.name, self._read_window(channel))
+        found.used_at = self._clock.now
+        found.expire(self._clock.wall_ms - int(channel.retention.age_s * 1000))
+        return found
+
+    # --- what the bus says --------------------------------------------------------------------------------------------
+
+    def deliver(self, publication: Publication) -> None:
+        """Take a publication from the bus."""
+        self._meter.bus_messages_received += 1
+        channel = self.channels.get(publication.channel)
+        if channel is None:
+            return
+        if channel.state is not State.LIVE:
+            channel.waiting.append(publication)
+            return
+        self._accept(channel, publication)
+
+    def _accept(self, channel: Channel, publication: Publication) -> None:
+        before = len(channel.pending)
+        if not channel.accept(publication):
+            channel.waiting.append(publication)
+            self._catch_up(channel)
+            return
+        if len(channel.pending) == before:
+            return
+        if before == 0:
+            if not self._dirty:
+                asyncio.get_running_loop().call_soon(self.flush)
+            self._dirty.append(channel)
+        for listener in channel.listeners:
+            listener(publication)
+        if publication.origin is not None and publication.origin in self._senders:
+            self._answer_sender(channel, publication.origin)
+
+    def _answer_sender(self, channel: Channel, origin: str) -> None:
+        """Write this publication to all but its sender, who gets the ack instead, at the same place in the order."""
+        sender, id = self._senders.pop(origin)
+        outgoing = channel.pending.pop()
+        self._flush_one(channel)
+        channel.pending.append(outgoing)
+        follows = sender in channel.subscribers
+        channel.subscribers.discard(sender)
+        self._flush_one(channel)
+        if follows:
+            channel.subscribers.add(sender)
+            publication = outgoing.publication
+            sender.send_message(
+                wire.PublishAck(
+                    id, channel.name, publication.epoch, publication.offset, self._clock.wall_ms, outgoing.prev
+                )
+            )
+
+    def flush(self) -> None:
+        """End of a loop tick: write each channel's publications once to each subscriber."""
+        dirty, self._dirty = self._dirty, []
+        for channel in dirty:
+            self._flush_one(channel)
+
+    def _flush_one(self, channel: Channel) -> None:
+        if not channel.pending:
+            return
+        oldest = channel.pending[0].publication.ts
+        delivered, size, dropped = channel.flush(self._deflate_min_bytes, SHARED_WINDOW_BITS)
+        meter = self._meter
+        meter.messages_sent += delivered
+        meter.bytes_sent += size
+        if delivered:
+            meter.delivery_latency.observe(max(self._clock.precise_wall_ms() - oldest, 0) / 1000, delivered)
+        if dropped:
+            meter.publications_dropped.add("slow_client", times=dropped)
+
+    async def bus_state(self, connected: bool) -> None:
+        """The bus went away or came back; after it came back, compare every channel with history."""
+        if connected:
+            live = [channel for channel in self.channels.values() if channel.state is State.LIVE]
+            await asyncio.gather(*(self._catch_up(channel) for channel in live), return_exceptions=True)
+
+    # --- attaching and catching up --------------------------------------------------------------------------------------
+
+    async def _bring_up(self, name: str) -> None:
+        channel = self.channels.get(name)
+        if channel is None:
+            channel = Channel(name, self._retention(name))
+            channel.idle_since = self._clock.now
+            self.channels[name] = channel
+        try:
+            if channel.subscription is None:
+                channel.subscription = await self.bus.subscribe(name, self.deliver)
+            if channel.retention.kept:
+                page = await self._read(name, wire.MAX_OFFSET, 1)
+                channel.epoch, channel.last = page.epoch, page.top
+            channel.state = State.LIVE
+            self._take_waiting(channel)
+        except BaseException:
+            if self.channels.get(name) is channel and channel.state is State.ATTACHING:
+                del self.channels[name]
+                await self._detach(channel)
+            raise
+
+    def _catch_up(self, channel: Channel) -> asyncio.Task[None]:
+        """Begin to compare the channel with history, or join the comparison that is under way."""
+        task = self._catching.get(channel.name)
+        if task is None:
+            if channel.state is State.LIVE:
+                channel.state = State.CATCHING_UP
+            task = self._catching[channel.name] = self._spawn(self._compare(channel))
+            task.add_done_callback(lambda _: self._catching.pop(channel.name, None))
+        return task
+
+    async def _compare(self, channel: Channel) -> None:
+        channel.suspect = False
+        try:
+            while channel.retention.kept:
+                page = await self._read(channel.name, channel.last, PAGE)
+                self._apply(channel, page)
+                if not page.more:
+                    break
+        except BusUnavailable:
+            # What waits stands in history too; `tick` tries again.
+            log.info("catch_up_postponed", channel=channel.name)
+            channel.suspect = True
+            channel.waiting.clear()
+        finally:
+            channel.state = State.LIVE
+        self._take_waiting(channel)
+
+    def _apply(self, channel: Channel, page: HistoryPage) -> None:
+        """Put history that the subscribers missed into their stream, or tell them what they will not get."""
+        if page.epoch != channel.epoch:
+            self._tell_gap(channel, page.epoch, None, None, "epoch_changed")
+            channel.epoch, channel.last, channel.window = page.epoch, page.top, None
+            return
+        if page.floor > channel.last:
+            first = page.publications[0].offset if page.publications else page.top + 1
+            self._tell_gap(channel, channel.epoch, channel.last, first, "expired")
+            channel.window = None
+            channel.last = page.floor
+        for publication in merge(channel.last, page.publications, ()).publications:
+            # History is without holes by contract, but its `prev` may name an offset that this chain never had.
+            self._accept(channel, msgspec.structs.replace(publication, prev=channel.last))
+
+    def _take_waiting(self, channel: Channel) -> None:
+        waiting, channel.waiting = channel.waiting, []
+        for publication in waiting:
+            if publication.epoch != channel.epoch:
+                continue
+            prev = publication.prev or 0
+            if publication.offset is not None and prev > channel.last:
+                # History was just read and does not have it: it will not come any more.
+                self._tell_gap(channel, channel.epoch, channel.last, publication.offset, "missed")
+                channel.last, channel.window = prev, None
+            self._accept(channel, publication)
+
+    def _tell_gap(
+        self, channel: Channel, epoch: str | None, after: int | None, before: int | None, reason: str
+    ) -> None:
+        self._flush_one(channel)
+        gap = wire.Gap(channel.name, epoch, after, before, reason, self._clock.wall_ms)
+        log.warning("gap", channel=channel.name, reason=reason, after=after, before=before)
+        self._meter.publications_dropped.add(reason)
+        for connection in tuple(channel.subscribers):
+            connection.send_message(gap)
+
+    async def _read_window(self, channel: Channel) -> Window:
+        while True:
+            recording: list[Outgoing] = []
+            channel.recording = recording
+            try:
+                page = await self._read(channel.name, 0, channel.retention.count)
+                if page.epoch != channel.epoch or page.top > channel.last:
+                    # History has what was not delivered here yet: bring subscribers there first, in order.
+                    await asyncio.shield(self._catch_up(channel))
+                await self.attach(channel.name)
+            finally:
+                channel.recording = None
+            if page.epoch != channel.epoch:
+                continue
+            window = Window(page, channel.retention.count, self._clock.now)
+            for outgoing in recording:
+                if (outgoing.publication.offset or 0) > window.top:
+                    window.append(outgoing)
+            if window.top == channel.last or not page.publications:
+                window.top = channel.last
+                channel.window = window
+                return window
+
+    async def _read(self, name: str, after: int, limit: int) -> HistoryPage:
+        async with self._reads:
+            return await self.bus.history(name, after, limit)
+
+    # --- housekeeping -------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Let go of what nobody needs; call it about once a second."""
+        for channel in list(self.channels.values()):
+            window = channel.window
+            if window is not None and now - window.used_at > WINDOW_IDLE_S:
+                channel.window = None
+            if channel.suspect and self.bus.connected:
+                self._catch_up(channel)
+            idle = channel.idle_since
+            if idle is not None and now - idle > LINGER_S and channel.state is State.LIVE and not channel.followed:
+                del self.channels[channel.name]
+                self._spawn(self._detach(channel))
+
+    async def close(self) -> None:
+        """Write what waits in this tick and end the hub's tasks."""
+        self.flush()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _maybe_idle(self, channel: Channel) -> None:
+        if not channel.followed:
+            channel.idle_since = self._clock.now
+
+    async def _detach(self, channel: Channel) -> None:
+        if channel.subscription is not None:
+            with contextlib.suppress(BusUnavailable):
+                await channel.subscription.close()
+            channel.subscription = None
+
+    async def _once(self, running: dict[str, asyncio.Task[T]], name: str, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work`, or the same work already running for `name`; one waiter's cancellation does not end it."""
+        task = running.get(name)
+        if task is None:
+            task = running[name] = self._spawn(work)
+            task.add_done_callback(lambda _: running.pop(name, None))
+        else:
+            work.close()
+        return await asyncio.shield(task)
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, BusUnavailable):
+            log.error("hub_task_failed", error=repr(error))

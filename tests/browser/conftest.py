@@ -1,0 +1,66 @@
+"""Fixtures of the browser tests: one headless browser a process, and for each test a peer and a page.
+
+Without a browser, Playwright or websockets on the machine these tests are skipped with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+    from scripted_peer import Client, Peer
+
+BROWSER_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One headless Chromium for all tests of the process."""
+    path = os.environ.get("TRUNKLINE_TEST_BROWSER") or next(filter(None, map(shutil.which, BROWSER_NAMES)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSER_NAMES)} is on PATH, nor is TRUNKLINE_TEST_BROWSER set")
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=BROWSER_ARGS)
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def peer() -> AsyncIterator[Peer]:
+    """A scripted peer on a free port."""
+    from scripted_peer import Peer
+
+    peer = Peer()
+    await peer.start()
+    yield peer
+    await peer.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def client(browser: Browser, peer: Peer) -> AsyncIterator[Client]:
+    """The client module in a fresh blank page."""
+    from scripted_peer import Client
+
+    context = await browser.new_context(bypass_csp=True)
+    page = await context.new_page()
+    await page.goto(f"{peer.origin}/blank")
+    yield Client(page, peer)
+    await context.close()
