@@ -1,17 +1,28 @@
-"""Signals and the order in which a long-running command ends.
+"""Signals, the order in which a long-running command ends, and child processes.
 
 The first SIGTERM or SIGINT asks for an orderly stop, the second ends it at once. Both are futures, so a command awaits them
 beside its own work and no handler runs application code.
+
+A child has a session of its own, so that an interrupt on the terminal reaches the parent alone, which stops things in order;
+and on Linux it dies with its parent, even when the parent is killed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
 
 import uvloop
+
+_PR_SET_PDEATHSIG: Final = 1
+_CHUNK: Final = 65_536
+_LAST_WORDS_S: Final = 1.0
 
 
 class Signals:
@@ -58,3 +69,103 @@ def run(main: Callable[[], Awaitable[int]]) -> int:
         return await main()
 
     return uvloop.run(entry())
+
+
+# --- child processes --------------------------------------------------------------------------------------------------
+
+
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> Callable[[], None] | None:
+    """What a child does between fork and exec: ask the kernel for a signal when its parent ends; None if it cannot.
+
+    Args:
+        number: the signal; SIGKILL for a child that may take its time over SIGTERM.
+    """
+    if sys.platform != "linux":
+        return None
+    # Loaded before the fork: between fork and exec as little as possible may happen.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+    wanted = int(number)
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, wanted)
+        if os.getppid() != parent:  # it ended before the request
+            os._exit(1)
+
+    return ask
+
+
+class Child:
+    """A running child process whose output is read as it comes; made by `Child.start`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, on_output: Callable[[bytes, bool], None]) -> None:
+        self._process = process
+        # Read from the first moment on: a full pipe would stop the child.
+        self._readers = [
+            asyncio.create_task(self._read(stream, on_output, is_error))
+            for stream, is_error in ((process.stdout, False), (process.stderr, True))
+            if stream is not None
+        ]
+
+    @classmethod
+    async def start(
+        cls, command: Sequence[str], environ: Mapping[str, str], on_output: Callable[[bytes, bool], None]
+    ) -> Child:
+        """Start `command`.
+
+        Args:
+            command: program and arguments.
+            environ: its whole environment.
+            on_output: gets what it prints in chunks that need not end at a line, and whether it was standard error.
+
+        Raises:
+            OSError: the program cannot be run.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(environ),
+            start_new_session=True,
+            # SIGKILL: nobody would be left to end a child that hangs in its orderly stop.
+            preexec_fn=die_with_parent(signal.SIGKILL),
+        )
+        return cls(process, on_output)
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is also that of its group."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.returncode is None
+
+    async def wait(self) -> int:
+        """Wait until it has ended and its output was read; returns the exit code, negative for a signal."""
+        code = await self._process.wait()
+        if self._readers:
+            # A process that it started may hold the pipes open for ever.
+            _, unread = await asyncio.wait(self._readers, timeout=_LAST_WORDS_S)
+            for reader in unread:
+                reader.cancel()
+        return code
+
+    def terminate(self) -> None:
+        """Ask it to end in order."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+
+    def kill(self) -> None:
+        """End it and whatever it started in its group."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    @staticmethod
+    async def _read(stream: asyncio.StreamReader, on_output: Callable[[bytes, bool], None], is_error: bool) -> None:
+        while chunk := await stream.read(_CHUNK):
+            on_output(chunk, is_error)

@@ -5,8 +5,8 @@ Rules:
 - Everything goes one way: our own events (structlog) and those of libraries (standard logging) pass the same redaction,
   which masks tokens, authorization headers, passwords and whatever stands in for them in URLs.
 - Logging never raises into its caller. What cannot be written is dropped, and standard error says so once a minute.
-- Files are JSON. They are rotated at midnight UTC and at a size; rotated ones are compressed in a thread of their own, as
-  that takes longer than an event loop may pause. Errors also go to a file apart, which is kept longer.
+- Files are JSON. They are rotated at midnight UTC and at a size; rotated ones are compressed in a thread of their own,
+  as that takes longer than an event loop may pause. Errors also go to a file apart, which is kept longer.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ _SECRETS_IN_TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"(?i)\b((?:access_|refresh_|id_|admin_)?token|password|passwd|secret|api_?key)=[^&\s\"'#;,]+"),
         rf"\1={MASK}",
     ),
-    (re.compile(r"(?i)\b(bearer|basic)([ .]+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1\2{MASK}"),
+    (re.compile(r"(?i)\b(bearer[ .]+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{MASK}"),
+    (re.compile(r"\b(Basic +)(?=\S*[A-Z0-9+/=])[A-Za-z0-9+/=]{8,}"), rf"\1{MASK}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), MASK),
 )
 _MAX_DEPTH = 4
@@ -142,7 +143,10 @@ def _redacted(key: object, value: Any, depth: int) -> Any:
         return {name: _redacted(name, item, depth + 1) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_redacted(None, item, depth + 1) for item in value]
-    return redact_text(repr(value))
+    try:
+        return redact_text(repr(value))
+    except Exception:
+        return f"<{type(value).__name__} that cannot be shown>"
 
 
 def _formatter(renderer: Processor) -> logging.Formatter:
@@ -207,8 +211,8 @@ class _StreamHandler(logging.StreamHandler[TextIO]):
 class RotatingFile(logging.Handler):
     """A log file that starts anew each day (UTC) and at a size.
 
-    The file is `<stem>.log`; rotated ones are `<stem>.<date>.<number>.log.gz` and are deleted once the date is more than
-    `keep_days` ago.
+    The file is `<stem>.log`; rotated ones are `<stem>.<date>.<number>.log.gz` and are deleted once the date is more
+    than `keep_days` ago.
 
     Args:
         directory: where, must exist.

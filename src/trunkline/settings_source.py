@@ -126,16 +126,18 @@ def variables(sections: Sections, plain: Mapping[str, str]) -> dict[str, Variabl
 def nearest(wrong: str, known: Iterable[str]) -> str | None:
     """The known name that `wrong` was most likely meant to be, or None when nothing is close."""
     names = list(known)
-    last = wrong.rpartition(".")[2]
+    section, _, last = wrong.rpartition(".")
     same_name = [name for name in names if name.rpartition(".")[2] == last]
-    section = wrong.rpartition(".")[0]
-    # A slip within the right section is likelier than the same word elsewhere, which is likelier than any look-alike.
-    siblings = [name for name in names if section and name.startswith(f"{section}.")]
-    for candidates in (siblings, same_name, names):
-        close = difflib.get_close_matches(wrong, candidates, n=1, cutoff=0.6)
+    if same_name:
+        return same_name[0]
+    # A slip within the right section is likelier than a similar word elsewhere. There only the names are compared, for
+    # the section they share would make any two of them look alike.
+    siblings = {name.removeprefix(f"{section}."): name for name in names if section and name.startswith(f"{section}.")}
+    for candidates, word in ((siblings, last), ({name: name for name in names}, wrong)):
+        close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
         if close:
-            return close[0]
-    return same_name[0] if same_name else None
+            return candidates[close[0]]
+    return None
 
 
 # --- one value --------------------------------------------------------------------------------------------------------

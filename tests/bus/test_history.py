@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trunkline.bus import Retention
@@ -18,6 +18,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps=STEPS, count=st.integers(1, 8), age_ms=st.integers(1, 100), start=st.sampled_from([0, 7]))
 def test_pages_agree_with_a_list_that_forgets_nothing(
     steps: list[tuple[object, ...]], count: int, age_ms: int, start: int

@@ -47,7 +47,7 @@ class Stream:
 EVENTS = st.lists(st.sampled_from(["c", "c", "other", "evict"]), max_size=8)
 
 
-@settings(max_examples=1500)
+@settings(max_examples=1500, deadline=None)
 @given(
     before=st.lists(st.sampled_from(["c", "c", "other", "evict"]), max_size=14),
     during=st.lists(EVENTS, max_size=12),

@@ -60,7 +60,8 @@ class HistoryPage(msgspec.Struct, frozen=True):
         epoch: the life of the history; None for a channel without retention.
         floor: every publication of the channel with `floor` < offset <= `top` is in `publications` (as far as it is after the
             `after` that was asked for). A client at a position below `floor` may have missed something that is gone.
-        top: the newest offset in this page or, with none, the newest offset the bus knows for the channel (0: none).
+        top: the newest offset in this page or, with none, an offset that the channel is known to have nothing beyond (at the
+            time of asking); a subscriber that starts there has missed nothing.
         more: true when the limit cut the page and newer publications exist.
         publications: oldest first.
     """

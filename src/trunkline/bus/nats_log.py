@@ -2,9 +2,9 @@
 
 Rules:
 
-- Reading is one request with many replies (direct get with `batch`), then one that asks what the oldest message is
-  **now**. Whatever was evicted in between cannot be missed unseen: everything after a message that is still held is
-  held too.
+- Reading is one request with many replies (direct get with `batch`), then one that asks the leader what the oldest
+  message is **now**. Whatever was evicted in between cannot be missed unseen: everything after a message that is still
+  held is held too.
 - The stream's own first sequence is asked for only when the channel's messages do not prove enough, and after they were
   read.
 - A replica may answer a direct get before it has what the leader has. With more than one, an answer that ends before
@@ -179,12 +179,14 @@ class StreamLog:
         if oldest is not None and first is None and oldest.seq > after:
             return None  # published between the two readings
         first_seq = None
+        last_seq = 0
         if needs_first_seq(seen, after, self._retention.count):
             reply = await self._api(wire, "INFO", b"")
             if reply.error is not None or epoch_of(reply.created) != epoch:
                 self.stale = True
                 raise BusUnavailable(f"stream {self.name} was made anew while channel {channel} was read")
-            first_seq = (reply.state or StreamState(0, 0)).first_seq
+            state = reply.state or StreamState(0, 0)
+            first_seq, last_seq = state.first_seq, state.last_seq
         floor = max(floor_of(seen, count=self._retention.count, first_seq=first_seq), too_old)
         served = [each for each in stored if each.seq > max(after, floor) and each.ts >= oldest_served]
         more = pending > 0 or len(served) > limit
@@ -197,8 +199,10 @@ class StreamLog:
             return None  # all that was read has been pushed out meanwhile
         else:
             last = await self._one(wire, DirectGet(last_by_subj=subject))
-            top = last.seq if last is not None else 0
-            if not stored and top > after:
+            # A channel that holds nothing stands where the whole stream stood a moment ago: a client that starts from there can
+            # be told later that it missed nothing, when a lower offset would have fallen below the stream's first one.
+            top = last.seq if last is not None else last_seq
+            if not stored and last is not None and top > after:
                 return None  # published after the reading: it must not be passed over
         if not more and top < delivered:
             if self._config.num_replicas > 1 and oldest is not None:
@@ -240,7 +244,7 @@ class StreamLog:
         return stored, pending
 
     async def _one(self, wire: Wire, request: DirectGet) -> Stored | None:
-        """One message, as the leader has it, which is never behind the replica that was read; None when there is none."""
+        """One message as the leader has it, who is never behind the replica that was read; None for none."""
         msg = await wire.ask(
             f"$JS.API.STREAM.MSG.GET.{self.name}", msgspec.json.encode(request), timeout_s=self._timeout_s
         )

@@ -14,22 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
 import re
 import shutil
-import signal
-import sys
 from collections import deque
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import structlog
 
 from trunkline.errors import StartError
+from trunkline.lifecycle import die_with_parent
 
 log = structlog.get_logger("trunkline.bus")
 
@@ -37,7 +34,6 @@ READY_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 MAX_PAYLOAD = 1 << 20
 _LISTENING = re.compile(r"Listening for client connections on \S+:(\d+)")
-_PR_SET_PDEATHSIG = 1
 
 
 class NatsServer:
@@ -100,7 +96,7 @@ class NatsServer:
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent(),
+                    preexec_fn=die_with_parent(),
                 )
             except OSError as error:
                 raise StartError(
@@ -270,19 +266,3 @@ def _write_config(store_dir: Path, host: str, port: int, token: str | None, max_
 def _quoted(text: str) -> str:
     # NATS reads the escapes of JSON that can occur in a path.
     return json.dumps(text, ensure_ascii=False)
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child does before it becomes nats-server: ask the kernel for SIGTERM when its parent ends."""
-    if sys.platform != "linux":
-        return None
-    # Loaded before the fork: between fork and exec as little as possible may happen.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before the request
-            os._exit(1)
-
-    return ask

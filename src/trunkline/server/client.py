@@ -119,7 +119,7 @@ class Client:
             first, payload = 0x82, message
         else:
             first, payload = 0x81, _encode(message)
-        if connection.deflate_bits and len(payload) >= connection.runtime.deflate_min_bytes:
+        if connection.deflate_bits and len(payload) >= self._route.limits.deflate_min_bytes:
             first, payload = first | 0x40, deflate(payload, connection.deflate_bits)
         connection.send_bytes(frames.build(first, payload))
         connection.runtime.meter.messages_sent += 1

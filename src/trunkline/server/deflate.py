@@ -5,6 +5,7 @@ Rules:
 - Never with context takeover, in either direction: each message is compressed alone, so one compressed frame serves
   every subscriber, and no window stays in memory between messages.
 - Inflation stops at the message limit: a bomb costs the limit, not its size.
+- A message whose deflate data is cut short, or goes on behind its final block, is refused, never delivered in part.
 - An offer that asks for what we do not do is passed over for the client's next one; none left means no compression.
 """
 
@@ -16,10 +17,15 @@ from typing import Final, NamedTuple
 from trunkline import codes
 from trunkline.errors import ProtocolViolation
 
+LEVEL: Final = 3
+"""zlib's effort: most of what higher levels save, at a third of their time."""
+
 SHARED_WINDOW_BITS: Final = 15
 """The window that shared frames are compressed with; a client that demands a smaller one gets them uncompressed."""
 
 _TAIL = b"\x00\x00\xff\xff"
+_END = b"\x03\x00"
+"""A final empty block: the decompressor reaches its end exactly when the message before it was whole."""
 
 
 class Negotiated(NamedTuple):
@@ -52,16 +58,17 @@ def _accept(params: list[str]) -> Negotiated | None:
     bits = SHARED_WINDOW_BITS
     seen: set[str] = set()
     for param in params:
-        name, _, value = (part.strip() for part in param.partition("="))
-        value = value.strip('"')
+        name, equals, value = (part.strip() for part in param.partition("="))
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
         if name in seen:
             return None
         seen.add(name)
         if name in ("server_no_context_takeover", "client_no_context_takeover"):
-            if value:
+            if equals:
                 return None
         elif name == "client_max_window_bits":
-            if value and not _window_bits(value, lowest=8):
+            if equals and not _window_bits(value, lowest=8):
                 return None
         elif name == "server_max_window_bits":
             # zlib cannot make raw deflate with a window of 8 bits, so such an offer is passed over.
@@ -75,10 +82,11 @@ def _accept(params: list[str]) -> Negotiated | None:
 
 
 def _window_bits(value: str, lowest: int) -> bool:
-    return value.isascii() and value.isdigit() and not value.startswith("0") and lowest <= int(value) <= 15
+    # At most two digits, for int() refuses thousands of them with an exception of its own.
+    return len(value) <= 2 and value.isascii() and value.isdigit() and value[0] != "0" and lowest <= int(value) <= 15
 
 
-def deflate(payload: bytes, bits: int = SHARED_WINDOW_BITS, level: int = 6) -> bytes:
+def deflate(payload: bytes, bits: int = SHARED_WINDOW_BITS, level: int = LEVEL) -> bytes:
     """Compress one message alone (RFC 7692 section 7.2.1).
 
     Args:
@@ -91,6 +99,14 @@ def deflate(payload: bytes, bits: int = SHARED_WINDOW_BITS, level: int = 6) -> b
     return out[:-4] if out.endswith(_TAIL) else out
 
 
+def deflate_overhead(size: int) -> int:
+    """How many bytes more than `size` a compressor may need for data that does not compress.
+
+    Stored blocks cost 5 bytes each; zlib's smallest memory level makes one of every 128 bytes or so.
+    """
+    return (size >> 4) + 64
+
+
 def inflate(payload: bytes, limit: int) -> bytes:
     """Decompress one message (RFC 7692 section 7.2.2).
 
@@ -99,13 +115,20 @@ def inflate(payload: bytes, limit: int) -> bytes:
         limit: the largest result in bytes.
 
     Raises:
-        ProtocolViolation: 1009 when the result would exceed `limit`, 1002 when the data is not deflate.
+        ProtocolViolation: 1009 when the result would exceed `limit`, 1002 when the data is not deflate, is cut short, or
+            goes on behind a final block.
     """
+    if not payload:
+        # Section 7.2.3.6 wants one zero byte for an empty message; senders that leave it out are understood.
+        return b""
     decompressor = zlib.decompressobj(-15)
     try:
-        out = decompressor.decompress(payload + _TAIL, limit + 1)
+        out = decompressor.decompress(payload + _TAIL + _END, limit + 1)
     except zlib.error:
         raise ProtocolViolation(codes.PROTOCOL_ERROR.code, "compressed message cannot be inflated") from None
     if len(out) > limit:
         raise ProtocolViolation(codes.TOO_BIG.code, f"message inflates beyond the limit of {limit} bytes")
+    # After a message that sets the final bit itself (section 7.2.3.4) our tail is left over, with or without padding.
+    if not decompressor.eof or decompressor.unused_data not in (b"", _TAIL + _END, b"\x00" + _TAIL + _END):
+        raise ProtocolViolation(codes.PROTOCOL_ERROR.code, "compressed message is not whole")
     return out

@@ -17,7 +17,7 @@ from typing import Final
 
 from trunkline import codes
 from trunkline.errors import ProtocolViolation
-from trunkline.server.deflate import inflate
+from trunkline.server.deflate import deflate_overhead, inflate
 
 try:
     from websockets.speedups import apply_mask
@@ -71,16 +71,18 @@ class FrameReader:
     """Reads the frames of one client.
 
     Args:
-        max_message: the largest message in bytes, fragments added up and inflated.
+        max_message: the largest message in bytes, fragments added up and inflated. A compressed one may take a little
+            more on the wire, since what cannot be compressed grows.
         deflate: whether permessage-deflate was negotiated, so that RSV1 has a meaning.
     """
 
-    __slots__ = ("_assembly", "_deflate", "_frame", "_tail", "max_message", "violation")
+    __slots__ = ("_assembly", "_deflate", "_ended", "_frame", "_tail", "max_message", "violation")
 
     def __init__(self, max_message: int, deflate: bool = False) -> None:
         self.max_message = max_message
         self.violation: ProtocolViolation | None = None
         self._deflate = deflate
+        self._ended = False
         self._tail = b""
         self._frame: _Frame | None = None
         self._assembly: _Assembly | None = None
@@ -100,7 +102,7 @@ class FrameReader:
             The messages and control frames that are complete now, in order. Look at `violation` afterwards.
         """
         messages: list[Message] = []
-        if self._tail or self._frame is not None or self._assembly is not None or self.violation is not None:
+        if self._tail or self._frame is not None or self._assembly is not None or self._ended:
             self._stream(data, messages)
             return messages
         at = 0
@@ -138,12 +140,16 @@ class FrameReader:
 
     def _break(self, code: int, reason: str) -> None:
         self.violation = ProtocolViolation(code, reason)
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
         self._tail = b""
         self._frame = None
         self._assembly = None
 
     def _stream(self, data: bytes, messages: list[Message]) -> None:
-        if self.violation is not None:
+        if self._ended:
             return
         if self._tail:
             data = self._tail + data
@@ -172,7 +178,8 @@ class FrameReader:
                 self._frame = None
                 self._finish(frame, messages)
                 if frame.opcode == CLOSE:
-                    # Bytes after a close frame mean nothing (RFC 6455 section 5.5.1).
+                    # Bytes after a close frame mean nothing (RFC 6455 section 5.5.1), in this read and in later ones.
+                    self._end()
                     return
         except ProtocolViolation as violation:
             self._break(violation.code, violation.reason)
@@ -200,9 +207,15 @@ class FrameReader:
             size += width
             if length < 126 or (width == 8 and length < 65536):
                 raise ProtocolViolation(codes.PROTOCOL_ERROR.code, "frame length is not in its shortest form")
+            if length >> 63:
+                raise ProtocolViolation(codes.PROTOCOL_ERROR.code, "frame length has its highest bit set")
         if opcode < CLOSE:
-            held = len(self._assembly.payload) if self._assembly is not None else 0
-            if held + length > self.max_message:
+            assembly = self._assembly
+            held = len(assembly.payload) if assembly is not None else 0
+            most = self.max_message
+            if first & _RSV1 or (assembly is not None and assembly.compressed):
+                most += deflate_overhead(most)
+            if held + length > most:
                 raise ProtocolViolation(
                     codes.TOO_BIG.code, f"message is larger than the limit of {self.max_message} bytes"
                 )

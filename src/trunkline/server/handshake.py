@@ -37,7 +37,7 @@ def check(request: Request) -> str:
         raise Refused(426, "this endpoint speaks WebSocket; send an upgrade request", label="not_an_upgrade")
     if "upgrade" not in tokens_of(headers.get("connection", "")):
         raise Refused(400, "header Connection must contain Upgrade", label="bad_handshake")
-    if request.method != "GET" or request.http_version == "1.0":
+    if request.method != "GET" or request.http_version < "1.1":
         raise Refused(400, "a WebSocket handshake is a GET over HTTP/1.1", label="bad_handshake")
     if headers.get("sec-websocket-version") != "13":
         raise Refused(426, "only WebSocket version 13 is spoken here", label="bad_version")
@@ -64,7 +64,10 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> boo
     """
     if origin is None or "*" in allowed:
         return True
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
     if parts.scheme not in ("http", "https") or not parts.netloc:
         return False
     netloc = parts.netloc.lower()
@@ -101,6 +104,6 @@ def response(
         head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
     if extensions is not None:
         head += f"Sec-WebSocket-Extensions: {extensions}\r\n"
-    if request_id:
+    if request_id and request_id.isprintable():
         head += f"X-Request-ID: {request_id}\r\n"
     return (head + "\r\n").encode("latin-1")

@@ -66,9 +66,9 @@ class Request(msgspec.Struct):
 
     @property
     def query(self) -> dict[str, str]:
-        """The query's parameters; of a repeated one the last."""
+        """The query's parameters, of a repeated one the last; what comes behind the first 100 is not looked at."""
         _, _, query = self.target.partition("?")
-        return dict(parse_qsl(query, keep_blank_values=True, max_num_fields=100)) if query else {}
+        return dict(parse_qsl("&".join(query.split("&", 100)[:100]), keep_blank_values=True)) if query else {}
 
     @property
     def wants_websocket(self) -> bool:
@@ -94,14 +94,14 @@ def render(
         response: what to say.
         head_only: leave the body out, as HEAD wants it; its length is told all the same.
         keep_alive: whether the connection stays open.
-        request_id: goes out as X-Request-ID.
+        request_id: goes out as X-Request-ID, unless it holds what would end a header.
     """
     lines = [
         f"HTTP/1.1 {response.status} {_phrase(response.status)}\r\nContent-Type: {response.content_type}\r\n"
         f"Content-Length: {len(response.body)}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n"
     ]
     lines.extend(f"{name}: {value}\r\n" for name, value in response.headers)
-    if request_id:
+    if request_id and request_id.isprintable():
         lines.append(f"X-Request-ID: {request_id}\r\n")
     head = "".join(lines).encode("latin-1", "replace") + _SECURITY_BYTES + b"\r\n"
     return head if head_only else head + response.body
@@ -143,6 +143,7 @@ class RequestReader:
     def __init__(self, max_head: int) -> None:
         self._max_head = max_head
         self._pending = 0
+        self._begun = False
         self._requests: list[Request] = []
         self._begin()
         self._parser = httptools.HttpRequestParser(self)
@@ -150,7 +151,7 @@ class RequestReader:
     @property
     def mid_request(self) -> bool:
         """Whether a request has begun and not ended."""
-        return self._pending > 0
+        return self._begun or self._pending > 0
 
     def feed(self, data: bytes) -> tuple[list[Request], bytes | None]:
         """Take what one read returned.
@@ -159,8 +160,8 @@ class RequestReader:
             The complete requests, and what followed an upgrade request (None: there was none).
 
         Raises:
-            BadRequest: 400 for what is no HTTP, 413 for a body, 431 when the head is too long. The requests before
-                it are lost, for an answer out of turn would be worse.
+            BadRequest: 400 for what is no HTTP, 413 for a body, 431 when the head is too long, 505 for another version. The
+                requests before it are lost, for an answer out of turn would be worse.
         """
         done = len(self._requests)
         tail: bytes | None = None
@@ -177,7 +178,9 @@ class RequestReader:
                 raise cause from None
             raise BadRequest(400, "malformed request") from None
         except httptools.HttpParserError:
-            raise BadRequest(400, "malformed request") from None
+            # What follows a request that closes the connection is not read (RFC 9112 section 9.6).
+            if self._begun or not self._requests or self._requests[-1].keep_alive:
+                raise BadRequest(400, "malformed request") from None
         requests, self._requests = self._requests, []
         if len(requests) > done:
             self._pending = 0
@@ -194,6 +197,7 @@ class RequestReader:
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        self._begun = True
         self._begin()
 
     def on_url(self, url: bytes) -> None:
@@ -220,6 +224,10 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """The request has ended."""
+        self._begun = False
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
         try:
             target = self._url.decode("ascii")
         except UnicodeDecodeError:
@@ -233,7 +241,7 @@ class RequestReader:
                 target=target,
                 path=unquote(target.partition("?")[0]),
                 headers=self._headers,
-                http_version=parser.get_http_version(),
+                http_version=version,
                 keep_alive=parser.should_keep_alive(),
             )
         )

@@ -310,6 +310,8 @@ class Hub:
         for publication in merge(channel.last, page.publications, ()).publications:
             # History is without holes by contract, but its `prev` may name an offset that this chain never had.
             self._accept(channel, msgspec.structs.replace(publication, prev=channel.last))
+        if not page.more:
+            channel.last = max(channel.last, page.top)
 
     def _take_waiting(self, channel: Channel) -> None:
         waiting, channel.waiting = channel.waiting, []
@@ -351,10 +353,10 @@ class Hub:
             for outgoing in recording:
                 if (outgoing.publication.offset or 0) > window.top:
                     window.append(outgoing)
-            if window.top == channel.last or not page.publications:
-                window.top = channel.last
-                channel.window = window
-                return window
+            # The page holds all there was when it was read, the recording all since; the rest of the way to `last` is empty.
+            window.top = max(window.top, channel.last)
+            channel.window = window
+            return window
 
     async def _read(self, name: str, after: int, limit: int) -> HistoryPage:
         async with self._reads:

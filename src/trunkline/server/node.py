@@ -92,7 +92,6 @@ class Node:
             close_timeout_s=server.close_timeout_ms / 1000,
             outbox_grace_s=settings.limits.outbox_grace_ms / 1000,
             max_channels=settings.limits.channels_per_client,
-            deflate_min_bytes=server.deflate_min_bytes,
             tick_s=TICK_S,
             rng=self._rng,
         )

@@ -108,7 +108,8 @@ class Pages:
     def _health(self, request: Request) -> Response:
         node = self._node
         found = assess(
-            bus_name=node.bus.name,
+            # The memory check has that name already.
+            bus_name="bus" if node.bus.name == "memory" else node.bus.name,
             bus_connected=node.bus.connected,
             connections=len(node.runtime.connections),
             max_connections=node.max_connections,

@@ -41,7 +41,11 @@ class Roster:
 
     def enter(self, player: str, tag: str) -> str:
         """A player joins here; returns the name to go by, with `tag` added when the name is taken."""
-        name = f"{player}-{tag}" if player in self.players else player
+        taken = set(self.players)
+        name, count = player, 1
+        while name in taken:
+            name = f"{player}-{tag}" if count == 1 else f"{player}-{tag}{count}"
+            count += 1
         self._local.append(name)
         return name
 

@@ -41,12 +41,14 @@ class Limits(msgspec.Struct, frozen=True):
         rate_burst: messages a client may send at once.
         rate_per_s: messages a second it may go on with; 0 switches the limit off.
         outbox_bytes: bytes that may wait for a client that reads slowly.
+        deflate_min_bytes: answers below this go out uncompressed.
     """
 
     message_bytes: int | None = None
     rate_burst: float | None = None
     rate_per_s: float | None = None
     outbox_bytes: int | None = None
+    deflate_min_bytes: int | None = None
 
 
 class EffectiveLimits(msgspec.Struct, frozen=True):
@@ -56,6 +58,7 @@ class EffectiveLimits(msgspec.Struct, frozen=True):
     rate_burst: float
     rate_per_s: float
     outbox_bytes: int
+    deflate_min_bytes: int
 
 
 class Route:
@@ -82,7 +85,7 @@ class Route:
         self.envelope = envelope
         self.channels = channels
         self.setting = setting
-        self.limits = EffectiveLimits(65536, 100, 10, 1 << 20)
+        self.limits = EffectiveLimits(65536, 100, 10, 1 << 20, 1024)
         self._declared = limits
         self._endpoint = endpoint
         self._function = function
@@ -120,6 +123,7 @@ class Route:
             limits.rate_burst if declared.rate_burst is None else declared.rate_burst,
             limits.rate_per_s if declared.rate_per_s is None else declared.rate_per_s,
             limits.outbox_bytes if declared.outbox_bytes is None else declared.outbox_bytes,
+            server.deflate_min_bytes if declared.deflate_min_bytes is None else declared.deflate_min_bytes,
         )
         direct = not self.envelope and self._endpoint is not None and not self._async_message
         if direct and self._decoder is None and self.limits.rate_per_s == 0 and self._endpoint is not None:

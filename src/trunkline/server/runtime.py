@@ -39,7 +39,6 @@ class Runtime:
         close_timeout_s: seconds a client has to answer our close frame.
         outbox_grace_s: seconds a client may stay over its outbox.
         max_channels: channels one client may follow.
-        deflate_min_bytes: messages below this go out uncompressed.
         tick_s: grain of time-outs in seconds.
         rng: source of jitter.
     """
@@ -57,7 +56,6 @@ class Runtime:
         close_timeout_s: float,
         outbox_grace_s: float,
         max_channels: int,
-        deflate_min_bytes: int,
         tick_s: float,
         rng: random.Random,
     ) -> None:
@@ -67,7 +65,6 @@ class Runtime:
         self.close_timeout_s = close_timeout_s
         self.outbox_grace_s = outbox_grace_s
         self.max_channels = max_channels
-        self.deflate_min_bytes = deflate_min_bytes
         self.rng = rng
         self.clock = Clock()
         self.meter = Meter()

@@ -66,7 +66,7 @@ class Wheel(Generic[T]):
             self._slots[self._at] = set()
             for entry in slot:
                 entry.slot = -1
-                if entry.due <= self._time + self._tick:
+                if entry.due <= now:
                     due.append(entry)
                 else:
                     self.schedule(entry, entry.due)

@@ -1,0 +1,73 @@
+"""`python -m bench [names] [--quick] [--runs N] [--json FILE] [--write]`."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import accept, autobahn_perf, echo, fanout, memory, recover, report, ten_thousand
+from bench.errors import BenchError
+from bench.rows import Options, Result
+
+BENCHMARKS: dict[str, tuple[str, Callable[[Options], Result]]] = {
+    "autobahn_perf": ("Autobahn's performance cases against /ws/echo.", autobahn_perf.run),
+    "echo": ("100 connections, 64 B of text, one message in flight each.", echo.run),
+    "fanout_single": (
+        "1,000 subscribers, 64 B of data, the next publication once all have the one before.",
+        fanout.run_single,
+    ),
+    "fanout_burst": ("1,000 subscribers, publications sent back to back in one write.", fanout.run_burst),
+    "memory": ("Memory of 10,000 idle subscribed connections: after minus before.", memory.run),
+    "accept": ("TCP connect, WebSocket handshake and clean close, 50 at a time.", accept.run),
+    "ten_thousand": ("10,000 subscribers of one channel, 10 publications a second for 15 s.", ten_thousand.run),
+    "recover": ("1,000 clients come back at once and recover 100 publications each, over NATS.", recover.run),
+}
+
+
+def main() -> int:
+    """Run the named benchmarks; returns 1 when one of them could not be completed."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Ours and its peers, side by side.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run of a few seconds each; its figures mean little"
+    )
+    parser.add_argument("--runs", type=int, help="rounds for each contender (5; quick: 1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as JSON")
+    parser.add_argument("--write", action="store_true", help=f"write them into {report.RESULTS.name}")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    options = Options(arguments.quick, arguments.runs or (1 if arguments.quick else 5))
+    gc.disable()
+    results: dict[str, Result] = {}
+    failed = 0
+    for name in arguments.names or BENCHMARKS:
+        began = time.monotonic()
+        try:
+            results[name] = BENCHMARKS[name][1](options)
+        except BenchError as error:
+            failed = 1
+            print(f"\n{name}\n  not completed: {error}", file=sys.stderr)
+            continue
+        report.show(name, results[name])
+        print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
+        gc.collect()
+    if arguments.json is not None:
+        shown = {
+            name: {"rows": [row.as_dict() for row in each.rows], "notes": each.notes} for name, each in results.items()
+        }
+        arguments.json.write_text(json.dumps(shown, indent=2) + "\n")
+    if arguments.write:
+        sections = {name: report.section(name, BENCHMARKS[name][0], each, options) for name, each in results.items()}
+        report.write(sections, list(BENCHMARKS))
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

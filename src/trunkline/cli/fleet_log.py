@@ -1,0 +1,192 @@
+"""What a child prints: all of it into its log file, warnings and errors also to the fleet's own output.
+
+Rules:
+
+- Output is handled by the chunk; only a chunk that may hold something serious is taken apart line by line.
+- The file of the run before is kept once as `<name>.log.1`; a file that grows beyond its size takes that place too.
+- A flood of warnings is cut: the file holds all of them, the terminal a few and the count of the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+
+from trunkline.errors import StartError
+
+KEPT_LINES: Final = 8
+SHOWN_LENGTH: Final = 300
+QUOTA_LINES: Final = 20
+QUOTA_S: Final = 10.0
+_LONGEST_LINE: Final = 65_536
+
+_SERIOUS: Final = re.compile(rb"warning|error|critical|exception|traceback", re.IGNORECASE)
+_TEXT_LEVEL: Final = re.compile(r"(?:\[|\b)(warning|error|critical)\s*(?:\]|:)", re.IGNORECASE)
+_LEVELS: Final = ("warning", "error", "critical", "exception")
+_OWN_NAME: Final = "trunkline: "
+
+
+class _Line(msgspec.Struct):
+    """The fields of a JSON log line that say whether it matters."""
+
+    level: str
+    event: str
+    logger: str = ""
+    exception: str = ""
+    text: str = ""
+    error: str = ""
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
+def serious(line: str, is_error: bool) -> str | None:
+    """What the fleet's own output says of a line, None for nothing.
+
+    Args:
+        line: one line of a child.
+        is_error: it came on standard error, where a child says only what cannot be logged any more.
+    """
+    try:
+        entry = _decoder.decode(line)
+    except (msgspec.DecodeError, ValueError):
+        if is_error or _TEXT_LEVEL.search(line[:120]):
+            return _cut(line) if line.strip() else None
+        return None
+    if entry.level.lower() not in _LEVELS:
+        return None
+    last = entry.exception.strip().rpartition("\n")[2]
+    details = ", ".join(part for part in (entry.text, entry.error, last) if part)
+    return _cut(f"{entry.level} {entry.event}" + (f": {details}" if details else ""))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 1] + "…"
+
+
+class Quota:
+    """How many lines of a child are shown: so many in a span of time, then only the count of the rest."""
+
+    def __init__(self, lines: int = QUOTA_LINES, span_s: float = QUOTA_S) -> None:
+        self._lines = lines
+        self._span_s = span_s
+        self._since = float("-inf")
+        self._shown = 0
+        self._left_out = 0
+
+    def take(self, now: float) -> bool:
+        """Whether a line may be shown at `now`."""
+        if now - self._since >= self._span_s:
+            self._since, self._shown = now, 0
+        if self._shown < self._lines:
+            self._shown += 1
+            return True
+        self._left_out += 1
+        return False
+
+    def left_out(self, now: float) -> int:
+        """Once a span is over, how many of its lines were not shown; then 0 again."""
+        if not self._left_out or now - self._since < self._span_s:
+            return 0
+        count, self._left_out = self._left_out, 0
+        return count
+
+
+class ChildLog:
+    """The output of one child.
+
+    Args:
+        path: its log file.
+        rotate_bytes: size at which the file is rotated.
+        show: gets what the fleet's own output should say.
+    """
+
+    def __init__(self, path: Path, rotate_bytes: int, show: Callable[[str], None]) -> None:
+        self.path = path
+        self._rotate_bytes = rotate_bytes
+        self._show = show
+        self._file: IO[bytes] | None = None
+        self._size = 0
+        self._rests = [b"", b""]
+        self._lines: deque[tuple[str, bool]] = deque(maxlen=KEPT_LINES)
+        self.refusal = ""
+
+    def open(self) -> None:
+        """Begin a file of this run; raises StartError when the directory cannot be written."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._rotate()
+        except OSError as error:
+            raise StartError(
+                f"the log file {self.path} cannot be written: {error.strerror or error}",
+                "Make the directory writable, or choose another with --data-dir.",
+            ) from None
+
+    def close(self) -> None:
+        """Write no more."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def begin(self, text: str) -> None:
+        """Start a run of the child: what an earlier one said last is no concern of it."""
+        self._lines.clear()
+        self._rests = [b"", b""]
+        self.refusal = ""
+        self._write(text.encode() + b"\n")
+
+    def write(self, chunk: bytes, is_error: bool) -> None:
+        """Take what the child printed."""
+        self._write(chunk)
+        whole, line_end, rest = (self._rests[is_error] + chunk).rpartition(b"\n")
+        self._rests[is_error] = rest[-_LONGEST_LINE:]
+        if not line_end:
+            return
+        if is_error or _SERIOUS.search(whole):
+            for line in whole.split(b"\n"):
+                self._line(line.decode("utf-8", "replace").rstrip(), is_error)
+        else:
+            for line in whole.rsplit(b"\n", KEPT_LINES)[-KEPT_LINES:]:
+                self._lines.append((_cut(line.decode("utf-8", "replace").rstrip()), False))
+
+    def unshown(self) -> list[str]:
+        """The last lines, without those that were shown already."""
+        for is_error in (False, True):
+            if rest := self._rests[is_error]:
+                self._rests[is_error] = b""
+                self._line(rest.decode("utf-8", "replace"), bool(is_error))
+        return [line for line, shown in self._lines if line and not shown]
+
+    def _line(self, line: str, is_error: bool) -> None:
+        if is_error and line.startswith(_OWN_NAME):
+            # How a node says that it cannot start; whoever waits for the node tells it once.
+            self.refusal = line.removeprefix(_OWN_NAME)
+        text = serious(line, is_error)
+        self._lines.append((_cut(line), text is not None))
+        if text is not None:
+            self._show(text)
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None:
+            return
+        try:
+            if self._size and self._size + len(data) > self._rotate_bytes:
+                self._rotate()
+            self._file.write(data)
+            self._size += len(data)
+        except OSError as error:
+            self.close()
+            self._show(f"its log file is given up: {error.strerror or error}")
+
+    def _rotate(self) -> None:
+        self.close()
+        if self.path.exists():
+            self.path.replace(self.path.with_name(self.path.name + ".1"))
+        # Unbuffered: whoever follows the file sees a line when it is written.
+        self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 - kept open as long as the fleet runs
+        self._size = 0

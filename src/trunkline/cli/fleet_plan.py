@@ -1,0 +1,275 @@
+"""What a fleet on one machine consists of: names, ports, command lines, environments, and when to start a node again.
+
+Pure: nothing here opens a port or starts a process.
+
+Rules:
+
+- A node's data port and its admin port are neighbours, so nodes are two ports apart.
+- Nodes read the same file and the same environment as the fleet. Only what tells them apart is laid over that, and
+  names such as PORT that would give all of them the same place are taken away.
+- The fleet is for one machine: it listens on loopback unless an address was asked for.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from trunkline.config import Loaded
+from trunkline.errors import SettingsError
+
+PORT_STEP: Final = 2
+LAST_PORT: Final = 65_535
+HOST: Final = "127.0.0.1"
+NATS_HOST: Final = "127.0.0.1"
+
+BACKOFF_FIRST_S: Final = 0.5
+BACKOFF_MOST_S: Final = 10.0
+STABLE_S: Final = 30.0
+"""A node that was up this long has proved itself: its next restart is quick again."""
+
+STOP_MARGIN_S: Final = 10.0
+"""Time beyond its own shutdown deadline after which a node that does not end is killed."""
+
+CANNOT_START: Final = 2
+"""Exit code with which a node says that settings or machine must be changed before it can start."""
+
+_OWN_PLACE: Final = (
+    "PORT", "HOST", "TRUNKLINE_SERVER_PORT", "TRUNKLINE_SERVER_HOST", "TRUNKLINE_SERVER_NAME",
+    "TRUNKLINE_SERVER_COLOUR", "TRUNKLINE_SERVER_APP", "TRUNKLINE_ADMIN_PORT", "TRUNKLINE_BUS_URL",
+)  # fmt: skip
+
+
+class NodePlan(msgspec.Struct, frozen=True):
+    """One node of the fleet.
+
+    Attributes:
+        name: its name, also that of its log file.
+        host: the address its data port listens on.
+        port: its data port.
+        admin_host: the address its admin port listens on.
+        admin_port: its admin port, 0 for none.
+    """
+
+    name: str
+    host: str
+    port: int
+    admin_host: str
+    admin_port: int
+
+    @property
+    def page_url(self) -> str:
+        """Where a browser finds the node, on this machine."""
+        return f"http://{authority(self.host, self.port)}"
+
+    @property
+    def websocket_url(self) -> str:
+        """Where a client connects, on this machine."""
+        return f"ws://{authority(self.host, self.port)}/ws"
+
+    @property
+    def admin_url(self) -> str:
+        """Where the admin port is, empty for none."""
+        return f"http://{authority(self.admin_host, self.admin_port)}" if self.admin_port else ""
+
+
+class FleetPlan(msgspec.Struct, frozen=True):
+    """The whole fleet.
+
+    Attributes:
+        nodes: the nodes, by port.
+        data_dir: directory of everything that is stored.
+        app: the application as module:attribute, empty for the stock app.
+        colour: deploy group of the nodes.
+        config_file: the settings file, None for none.
+        rotate_bytes: size at which a node's log file is rotated.
+        stop_timeout_s: time a node has for its orderly stop.
+    """
+
+    nodes: tuple[NodePlan, ...]
+    data_dir: Path
+    app: str
+    colour: str
+    config_file: Path | None
+    rotate_bytes: int
+    stop_timeout_s: float
+
+    @property
+    def nats_dir(self) -> Path:
+        """Where NATS keeps its data."""
+        return self.data_dir / "nats"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Where the log files of the nodes are."""
+        return self.data_dir / "logs"
+
+    def log_path(self, name: str) -> Path:
+        """The log file of the part called `name`."""
+        return self.logs_dir / f"{name}.log"
+
+
+def reachable(host: str) -> str:
+    """The address under which this machine reaches something that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def authority(host: str, port: int) -> str:
+    """`host:port` as a URL on this machine spells it."""
+    name = reachable(host)
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def make_plan(loaded: Loaded, first_port: int) -> FleetPlan:
+    """Give every node its name and its ports.
+
+    Args:
+        loaded: the settings and where they came from.
+        first_port: the data port of the first node.
+
+    Raises:
+        SettingsError: the ports do not fit.
+    """
+    settings = loaded.settings
+    count = settings.up.nodes
+    # The default of a node is all interfaces; a fleet that somebody tries out must not be open to the network by default.
+    host = HOST if loaded.sources["server.host"] == "default" else settings.server.host
+    admin = settings.admin
+    first_admin = first_port + 1 if admin.port is None else admin.port
+    nodes = tuple(
+        NodePlan(
+            name=f"node-{index + 1}",
+            host=host,
+            port=first_port + PORT_STEP * index,
+            admin_host=admin.host,
+            admin_port=first_admin + PORT_STEP * index if first_admin else 0,
+        )
+        for index in range(count)
+    )
+    used = [port for node in nodes for port in (node.port, node.admin_port) if port]
+    if max(used) > LAST_PORT:
+        raise SettingsError(
+            "up.port",
+            value=str(first_port),
+            allowed=f"{count} nodes need the ports up to {max(used)}, and {LAST_PORT} is the last one",
+            source=loaded.sources["up.port"],
+        )
+    twice = next((port for port in used if used.count(port) > 1), None)
+    if twice is not None:
+        raise SettingsError(
+            "admin.port",
+            value=str(admin.port),
+            allowed=f"port {twice} would be data port of one node and admin port of another; leave admin.port out",
+            source=loaded.sources["admin.port"],
+        )
+    return FleetPlan(
+        nodes=nodes,
+        data_dir=settings.up.data_dir,
+        app=settings.server.app,
+        colour=settings.server.colour,
+        config_file=loaded.file,
+        rotate_bytes=settings.log.rotate_bytes,
+        stop_timeout_s=settings.server.shutdown_deadline_ms / 1000 + STOP_MARGIN_S,
+    )
+
+
+def node_command(plan: FleetPlan, node: NodePlan, nats_url: str, python: str) -> list[str]:
+    """The command line of a node.
+
+    Args:
+        plan: the fleet.
+        node: the node.
+        nats_url: where NATS is; it must hold no token, for other users of the machine can read a command line.
+        python: the interpreter.
+    """
+    command = [python, "-m", "trunkline", "serve"]
+    if plan.app:
+        command.append(plan.app)
+    command += ["--host", node.host, "--port", str(node.port), "--name", node.name, "--colour", plan.colour]
+    command += ["--bus", nats_url]
+    if plan.config_file is not None:
+        command += ["--config", str(plan.config_file)]
+    return command
+
+
+def node_environment(node: NodePlan, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a node: that of the fleet, with a place of its own."""
+    own = {name: value for name, value in environ.items() if name not in _OWN_PLACE}
+    own["TRUNKLINE_ADMIN_PORT"] = str(node.admin_port)
+    # What an application prints belongs in the log now, not when a buffer is full.
+    own.setdefault("PYTHONUNBUFFERED", "1")
+    return own
+
+
+# --- ports ------------------------------------------------------------------------------------------------------------
+
+
+class TakenPort(msgspec.Struct, frozen=True):
+    """A port of the plan that cannot be used, and why in words."""
+
+    host: str
+    port: int
+    why: str
+
+
+def taken_text(taken: Sequence[TakenPort], plan: FleetPlan) -> tuple[str, str]:
+    """What is wrong and what to do about it, for ports that cannot be used.
+
+    Args:
+        taken: at least one port.
+        plan: the fleet that needs them.
+    """
+    places: dict[tuple[str, str], list[int]] = {}
+    for port in taken:
+        places.setdefault((port.host, port.why), []).append(port.port)
+    what = "; ".join(
+        f"port{'s' if len(ports) > 1 else ''} {', '.join(map(str, sorted(ports)))} on {host}: {why}"
+        for (host, why), ports in places.items()
+    )
+    needed = ", ".join(str(port) for node in plan.nodes for port in (node.port, node.admin_port) if port)
+    return (
+        f"the fleet cannot start, {what}",
+        f"Stop what uses it (another fleet?), or choose another first port with --port (this fleet needs {needed}).",
+    )
+
+
+# --- restarts ---------------------------------------------------------------------------------------------------------
+
+
+class Backoff:
+    """How long to wait before a part that ended is started again: doubling, until it has proved itself."""
+
+    def __init__(
+        self, first_s: float = BACKOFF_FIRST_S, most_s: float = BACKOFF_MOST_S, stable_s: float = STABLE_S
+    ) -> None:
+        self._first_s = first_s
+        self._most_s = most_s
+        self._stable_s = stable_s
+        self._next_s = first_s
+
+    def ended(self, up_s: float) -> float:
+        """The part has ended after being up for `up_s` seconds; returns the seconds to wait."""
+        if up_s >= self._stable_s:
+            self._next_s = self._first_s
+        wait_s = self._next_s
+        self._next_s = min(wait_s * 2, self._most_s)
+        return wait_s
+
+
+def gives_up(exit_code: int, was_ready: bool) -> bool:
+    """Whether the end of a node ends the fleet: it has never been ready, and says that it cannot start as things are."""
+    return exit_code == CANNOT_START and not was_ready
+
+
+def ended_text(exit_code: int) -> str:
+    """How a process ended, in words."""
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"was ended by signal {-exit_code}"

@@ -1,0 +1,167 @@
+"""What is known of a running fleet, and how it is said in one line.
+
+Pure. The fleet writes into `PartStatus`, views read from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import msgspec
+
+State = Literal["starting", "up", "draining", "silent", "down", "stopped"]
+"""`silent`: the process runs and does not answer. `down`: it ended and will be started again."""
+
+SHOWN_ONE_BY_ONE: Final = 6
+SILENT_AFTER: Final = 3
+
+EventName = Literal["note", "log", "state", "ended", "ready", "draining", "stopped"]
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="event"):
+    """Something the fleet has to say.
+
+    Attributes:
+        event: what kind: `note` and `log` are text for people, the others mark a change.
+        part: the part it is about, empty for the whole fleet.
+        text: a sentence.
+        exit_code: of a part that ended, negative for a signal.
+    """
+
+    event: EventName
+    part: str
+    text: str
+    exit_code: int | None = None
+
+
+class NodeAddresses(msgspec.Struct, frozen=True):
+    """Where one node is, and its process id."""
+
+    name: str
+    page: str
+    websocket: str
+    admin: str
+    log: str
+    pid: int
+
+
+class Addresses(msgspec.Struct, frozen=True, tag_field="type", tag="addresses"):
+    """Where everything is once the fleet is ready."""
+
+    nodes: list[NodeAddresses]
+    nats: str
+    nats_pid: int
+    logs: str
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """What one node reported at one time: state, connections, messages received and sent since its start."""
+
+    state: State
+    connections: int
+    messages: int
+
+
+class PartStatus:
+    """One part as the fleet sees it now.
+
+    Attributes:
+        name: its name.
+        state: what it is doing.
+        connections: its clients.
+        messages_per_s: messages it received and sent, over the last two samples.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state: State = "starting"
+        self.connections = 0
+        self.messages_per_s = 0.0
+        self._last: tuple[float, int] | None = None
+        self._unanswered = 0
+
+    def enter(self, state: State) -> None:
+        """Its process was started, became ready, or ended: what was counted is no longer true."""
+        self.state = state
+        self._unanswered = 0
+        if state in ("starting", "down", "stopped"):
+            self.connections = 0
+            self.messages_per_s = 0.0
+            self._last = None
+
+    def observe(self, sample: Sample | None, now: float) -> State | None:
+        """Take what the node reported.
+
+        Args:
+            sample: the report, None when it did not answer.
+            now: seconds on any steady clock.
+
+        Returns:
+            The new state when it has changed.
+        """
+        before = self.state
+        if sample is None:
+            self._unanswered += 1
+            if self._unanswered >= SILENT_AFTER and before in ("up", "draining"):
+                self.state = "silent"
+                self.messages_per_s = 0.0
+        else:
+            self._unanswered = 0
+            self.state = sample.state
+            self.connections = sample.connections
+            if self._last is not None and now > self._last[0]:
+                # A smaller count is that of a new process.
+                self.messages_per_s = max(sample.messages - self._last[1], 0) / (now - self._last[0])
+            self._last = (now, sample.messages)
+        return self.state if self.state != before else None
+
+
+def short(number: float) -> str:
+    """A count in few characters: 950, 3.2k, 1.5M."""
+    for limit, unit in ((1e6, "M"), (1e3, "k")):
+        if number >= limit * 0.9995:
+            return f"{number / limit:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def clients(parts: Sequence[PartStatus]) -> int:
+    """How many clients the fleet has."""
+    return sum(part.connections for part in parts)
+
+
+def clients_text(count: int) -> str:
+    """`1 client`, `2 clients`."""
+    return f"{count:,} client{'' if count == 1 else 's'}"
+
+
+def draining_text(count: int) -> str:
+    """What is said while the fleet drains."""
+    return f"draining, {clients_text(count)} left; Ctrl-C again ends at once"
+
+
+def status_text(nodes: Sequence[PartStatus], nats: PartStatus, draining: bool) -> str:
+    """The status line.
+
+    Args:
+        nodes: the nodes in order.
+        nats: NATS.
+        draining: the fleet was told to stop.
+    """
+    if len(nodes) <= SHOWN_ONE_BY_ONE:
+        pieces = [_node_text(node) for node in nodes]
+    else:
+        up = sum(node.state == "up" for node in nodes)
+        rate = sum(node.messages_per_s for node in nodes)
+        pieces = [f"{up} of {len(nodes)} nodes up  {short(clients(nodes))} conn  {short(rate)} msg/s"]
+        pieces += [f"{node.name} {node.state}" for node in nodes if node.state != "up"][:SHOWN_ONE_BY_ONE]
+    pieces.append(f"nats {nats.state}")
+    if draining:
+        pieces.insert(0, draining_text(clients(nodes)))
+    return "  │  ".join(pieces)
+
+
+def _node_text(node: PartStatus) -> str:
+    if node.state in ("up", "draining"):
+        return f"{node.name} {node.state}  {short(node.connections)} conn  {short(node.messages_per_s)} msg/s"
+    return f"{node.name} {node.state}"

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from trunkline.cli.config import app
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_check_says_what_was_read(tmp_path: Path) -> None:
+    """Usable settings: exit 0 and the file's name."""
+    (tmp_path / "trunkline.toml").write_text("[server]\nport = 4000\n")
+    result = runner.invoke(app, ["check"])
+    assert result.exit_code == 0
+    assert "trunkline.toml; 1 of " in result.stdout
+
+
+def test_check_refuses_with_exit_code_2(tmp_path: Path) -> None:
+    """A bad setting: exit 2, and the error on standard error with the nearest name."""
+    file = tmp_path / "other.toml"
+    file.write_text("[server]\nprot = 4000\n")
+    result = runner.invoke(app, ["check", "--config", str(file)])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "did you mean server.port?" in result.stderr
+    assert "other.toml line 2" in result.stderr
+
+
+def test_check_reads_key_files(tmp_path: Path) -> None:
+    """A key file that is not there is found by the check, not by the first client."""
+    (tmp_path / "trunkline.toml").write_text('[auth]\nalgorithms = ["RS256"]\npublic_key_file = "nowhere.pem"\n')
+    result = runner.invoke(app, ["check"])
+    assert result.exit_code == 2
+    assert "auth.public_key_file" in result.stderr
+
+
+def test_show_json_masks_secrets(tmp_path: Path) -> None:
+    """Rows carry key, value and source; a secret is masked."""
+    result = runner.invoke(app, ["show", "--json"], env={"PORT": "4000", "TRUNKLINE_ADMIN_TOKEN": "x" * 40})
+    rows = {row["key"]: row for row in json.loads(result.stdout)}
+    assert rows["server.port"] == {"key": "server.port", "value": 4000, "source": "environment PORT"}
+    assert rows["admin.token"]["value"] == "***"
+    assert rows["channels.rules"]["value"] == []
+    assert "xxxx" not in result.stdout
+
+
+def test_show_prints_plain_lines_when_piped() -> None:
+    """Without a terminal each setting is one plain line."""
+    result = runner.invoke(app, ["show"])
+    assert result.exit_code == 0
+    assert "server.port = 3001  # default" in result.stdout.splitlines()
