@@ -38,7 +38,7 @@ def publish(
     settings = config.load(config_file, os.environ, {}).settings
     port = settings.admin.port or settings.server.port + 1
     address = (admin or f"http://127.0.0.1:{port}").rstrip("/")
-    secret = token or (str(settings.admin.token) if settings.admin.token else None) or _kept_token(address)
+    secret = token or (settings.admin.token.reveal() if settings.admin.token else None) or _kept_token(address)
     answer = asyncio.run(_post(address, secret, channel, data))
     if json_output:
         typer.echo(msgspec.json.encode(answer))

@@ -112,7 +112,7 @@ class Admin:
             ) from None
         self.port = port
         if settings.token is not None:
-            self.token = str(settings.token)
+            self.token = settings.token.reveal()
         elif settings.token_file is not None:
             self.token = _read_token(settings.token_file)
         else:
@@ -143,7 +143,7 @@ class Admin:
 
     async def _publish(self, request: web.Request) -> web.Response:
         order = await _read(request, PublishOrder)
-        problem = check_channel_name(order.channel)
+        problem = check_channel_name(order.channel, self._node.runtime.rules.max_name_bytes)
         if problem is not None:
             raise _bad(problem)
         try:

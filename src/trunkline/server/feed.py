@@ -65,7 +65,7 @@ async def subscribe(client: Client, request: wire.Subscribe, *, check_rules: boo
 
 def _check_subscribe(client: Client, request: wire.Subscribe, *, check_rules: bool) -> None:
     runtime = client.connection.runtime
-    _check_names(request.channels)
+    _check_names(client, request.channels)
     request.channels = list(dict.fromkeys(request.channels))
     for name in request.recover or ():
         if name not in request.channels:
@@ -220,7 +220,7 @@ def _write(client: Client, items: list[Outgoing], after: int | None) -> None:
 
 def unsubscribe(client: Client, request: wire.Unsubscribe) -> None:
     """End subscriptions; channels that were not subscribed are left out of the answer."""
-    _check_names(request.channels)
+    _check_names(client, request.channels)
     connection = client.connection
     hub = connection.runtime.hub
     left = []
@@ -239,7 +239,7 @@ def unsubscribe(client: Client, request: wire.Unsubscribe) -> None:
 
 def publish(client: Client, request: wire.Publish) -> Coroutine[Any, Any, None]:
     """Check a publish and return the work of it; raises MessageError."""
-    _check_names([request.channel])
+    _check_names(client, [request.channel])
     if not client.connection.runtime.rules.may_publish(request.channel, client.claims):
         raise MessageError(wire.FORBIDDEN, f"publishing to {request.channel!r} is not allowed")
     return _publish(client, request)
@@ -254,7 +254,7 @@ async def _publish(client: Client, request: wire.Publish) -> None:
 
 def replay(client: Client, request: wire.Replay) -> Coroutine[Any, Any, None]:
     """Check a replay and return the work of it; raises MessageError."""
-    _check_names([request.channel])
+    _check_names(client, [request.channel])
     ranged = request.start is not None and request.to is not None and request.since is None
     after = request.since is not None and request.start is None and request.to is None
     if not ranged and not after:
@@ -320,10 +320,10 @@ def _incomplete(
     )
 
 
-def _check_names(names: list[str]) -> None:
+def _check_names(client: Client, names: list[str]) -> None:
     if not names:
         raise MessageError(wire.INVALID_MESSAGE, "channels is empty; name at least one")
     for name in names:
-        problem = check_channel_name(name)
+        problem = check_channel_name(name, client.connection.runtime.rules.max_name_bytes)
         if problem is not None:
             raise MessageError(wire.INVALID_MESSAGE, problem)

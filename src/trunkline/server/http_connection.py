@@ -61,7 +61,7 @@ class HttpConnection(asyncio.Protocol):
         self._peer = peername[0] if peername else ""
         node = self._node
         if not node.open_door(self):
-            transport.abort()
+            self._transport.abort()
             return
         node.runtime.wheel.schedule(self, node.runtime.clock.now + node.handshake_timeout_s)
 
