@@ -1,10 +1,10 @@
 """Signals, the order in which a long-running command ends, and child processes.
 
-The first SIGTERM or SIGINT asks for an orderly stop, the second ends it at once. Both are futures, so a command awaits them
-beside its own work and no handler runs application code.
+The first SIGTERM or SIGINT asks for an orderly stop, the second ends it at once. Both are futures, so a command awaits
+them beside its own work and no handler runs application code.
 
-A child has a session of its own, so that an interrupt on the terminal reaches the parent alone, which stops things in order;
-and on Linux it dies with its parent, even when the parent is killed.
+A child has a session of its own, so that an interrupt on the terminal reaches the parent alone, which stops things in
+order; and on Linux it dies with its parent, even when the parent is killed.
 """
 
 from __future__ import annotations

@@ -315,10 +315,12 @@ def agree_or(known: dict[str, str], mine: Verdict, theirs: Verdict, reason: str 
 
 
 def reason_of(stream: bytes, *, deflated: bool) -> str:
-    """What our reader says about its violation."""
+    """What our reader says about its violation, or that it waits for the rest of a message."""
     reader = FrameReader(UNLIMITED, deflated)
     reader.feed(stream)
-    return reader.violation.reason if reader.violation is not None else ""
+    if reader.violation is not None:
+        return reader.violation.reason
+    return "waits" if reader.unfinished else ""
 
 
 def control_in_compressed(stream: bytes) -> bool:
@@ -341,7 +343,8 @@ def explain_wsproto(mine: Verdict, theirs: Verdict, said: str, stream: bytes, de
     """Which listed difference this is, if any."""
     if deflated and control_in_compressed(stream):
         return "control in a compressed message"
-    if deflated and theirs.violation == 1007 and theirs.messages == mine.messages[: len(theirs.messages)] and mine.violation:
+    early = theirs.messages == mine.messages[: len(theirs.messages)] and said != ""
+    if deflated and theirs.violation == 1007 and early:
         return "inflates early"
     if mine.violation is None:
         odd = next((payload for opcode, payload in mine.messages if opcode == CLOSE), b"")[:2]
@@ -360,7 +363,7 @@ def explain_websockets(mine: Verdict, theirs: Verdict, said: str, deflated: bool
     if mine.violation is None:
         closed = bool(mine.messages) and mine.messages[-1][0] == CLOSE
         return "close in a message" if closed and theirs == Verdict(mine.messages[:-1], 1002) else None
-    if deflated and theirs.violation == 1002 and theirs.messages == mine.messages[: len(theirs.messages)]:
+    if deflated and theirs.violation == 1002 and theirs.messages == mine.messages[: len(theirs.messages)] and said != "":
         return "inflates early"
     if mine.messages != theirs.messages[: len(mine.messages)]:
         return None

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 from collections import deque
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -46,11 +47,18 @@ class NatsServer:
     """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, lock: int, host: str, store_dir: Path, token: str | None
+        self,
+        process: asyncio.subprocess.Process,
+        lock: int,
+        host: str,
+        store_dir: Path,
+        token: str | None,
+        on_line: Callable[[str], None] | None = None,
     ) -> None:
         self._process = process
         self._lock = lock
         self._token = token
+        self._on_line = on_line
         self._said: deque[str] = deque(maxlen=20)
         self._reader: asyncio.Task[None] | None = None
         self.host = host
@@ -67,6 +75,7 @@ class NatsServer:
         token: str | None = None,
         max_payload: int = MAX_PAYLOAD,
         binary: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
     ) -> NatsServer:
         """Start a server with JetStream and return when it is ready.
 
@@ -78,6 +87,7 @@ class NatsServer:
             token: what clients must show; None to let everyone in who reaches the port.
             max_payload: the largest message, bytes.
             binary: the program; None for the one installed with the package.
+            on_line: gets each line that the server prints.
 
         Raises:
             StartError: the program is missing, the port or the store is taken, or the server did not get ready.
@@ -106,7 +116,7 @@ class NatsServer:
         except BaseException:
             os.close(lock)
             raise
-        server = cls(process, lock, host, store_dir, token)
+        server = cls(process, lock, host, store_dir, token, on_line)
         try:
             await server._wait_ready(port)
         except BaseException:
@@ -186,6 +196,8 @@ class NatsServer:
                 break
             text = line.decode("utf-8", "replace").rstrip()
             self._said.append(text)
+            if self._on_line is not None:
+                self._on_line(text)
             if match := _LISTENING.search(text):
                 self.port = int(match[1])
             elif "Server is ready" in text and not ready.done():

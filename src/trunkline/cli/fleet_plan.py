@@ -136,7 +136,7 @@ def make_plan(loaded: Loaded, first_port: int) -> FleetPlan:
     """
     settings = loaded.settings
     count = settings.up.nodes
-    # The default of a node is all interfaces; a fleet that somebody tries out must not be open to the network by default.
+    # A node listens on all interfaces by default; a fleet that somebody tries out must not be open to the network.
     host = HOST if loaded.sources["server.host"] == "default" else settings.server.host
     admin = settings.admin
     first_admin = first_port + 1 if admin.port is None else admin.port
@@ -261,7 +261,7 @@ class Backoff:
 
 
 def gives_up(exit_code: int, was_ready: bool) -> bool:
-    """Whether the end of a node ends the fleet: it has never been ready, and says that it cannot start as things are."""
+    """Whether the end of a node ends the fleet: it was never ready, and says that it cannot start as things are."""
     return exit_code == CANNOT_START and not was_ready
 
 

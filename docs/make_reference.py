@@ -1,0 +1,40 @@
+"""Writes docs/reference.md from the declarations in the code: settings, close codes, series. Run it after changing one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trunkline import codes, config, metrics
+
+HEAD = """# Reference
+
+Made by `python docs/make_reference.py` from the code; a test compares them.
+
+"""
+
+
+def cell(text: str) -> str:
+    """Text that may stand in a table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def render() -> str:
+    """The whole page."""
+    lines = [HEAD + "## Settings\n", "| setting | default | takes | environment | |", "|---|---|---|---|---|"]
+    for row in config.describe():
+        names = ", ".join(f"`{name}`" for name in row.environment)
+        default = f"`{cell(row.default)}`" if row.default else ""
+        lines.append(f"| `{row.key}` | {default} | {cell(row.allowed)} | {names} | {cell(row.help)} |")
+    lines += ["", "## Close codes\n", "| code | reason | reconnect |", "|---|---|---|"]
+    lines += [f"| {row.code} | {row.reason} | {row.reconnect.replace('_', ' ')} |" for row in codes.TABLE]
+    lines += ["", "## Series\n", "| series | kind | labels | unit | |", "|---|---|---|---|---|"]
+    for series in metrics.SERIES:
+        labels = ", ".join(f"`{label}`" for label in series.labels)
+        lines.append(f"| `{series.name}` | {series.kind} | {labels} | {series.unit} | {series.help} |")
+    lines += ["", '`metrics.aliases = ["websocket"]` adds:', "", "| alias | same as |", "|---|---|"]
+    lines += [f"| `{alias}` | `{name}` |" for alias, name in metrics.ALIASES["websocket"].items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (Path(__file__).parent / "reference.md").write_text(render())

@@ -1,0 +1,309 @@
+"""A fleet on this machine: one NATS and its nodes as child processes, kept running until told to stop.
+
+Start order: ports are checked, NATS, all nodes at the same time, then addresses are told. Stop order: all nodes, each
+of which drains, and NATS last, for a draining node still publishes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from trunkline.bus.nats_server import NatsServer, find_binary
+from trunkline.cli.fleet_log import ChildLog
+from trunkline.cli.fleet_node import FleetNode, Say
+from trunkline.cli.fleet_plan import NATS_HOST, PORT_STEP, Backoff, FleetPlan, TakenPort, ended_text, taken_text
+from trunkline.cli.fleet_probe import Probe
+from trunkline.cli.fleet_status import Addresses, Event, NodeAddresses, PartStatus, clients, draining_text
+from trunkline.errors import StartError
+
+READY_S: Final = 30.0
+SAMPLE_S: Final = 1.0
+NATS_STOP_S: Final = 5.0
+NATS_KILL_S: Final = 1.0
+DRAIN_NOTE_S: Final = 5.0
+
+
+class FleetNats:
+    """The fleet's NATS: same port and same store for as long as the fleet runs."""
+
+    def __init__(self, plan: FleetPlan, say: Say) -> None:
+        self.status = PartStatus("nats")
+        self._plan = plan
+        self._say = say
+        self._server: NatsServer | None = None
+        self._port = 0
+        # What is serious reaches the fleet as a log event of the bus; here is only the file.
+        self._log = ChildLog(plan.log_path("nats"), plan.rotate_bytes, lambda _: None)
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://{NATS_HOST}:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process id, 0 while it is down."""
+        return self._server.pid if self._server is not None and self._server.running else 0
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready; raises StartError."""
+        self._server = await NatsServer.start(
+            self._plan.nats_dir, host=NATS_HOST, port=self._port or None, on_line=self._write
+        )
+        self._port = self._server.port
+        self.status.enter("up")
+
+    async def supervise(self) -> None:
+        """Start it again whenever it ends; runs until cancelled."""
+        backoff = Backoff()
+        began = time.monotonic()
+        exit_code: int | None = None
+        what = ""
+        while True:
+            if self._server is not None:
+                code = await self._server.wait()
+                # Lets go of the lock on the store.
+                await self._server.stop()
+                self._server = None
+                self.status.enter("down")
+                what, exit_code = ended_text(code), code
+            wait_s = backoff.ended(time.monotonic() - began)
+            self._say(Event("ended", "nats", f"{what}; starting it again in {wait_s:g} s", exit_code=exit_code))
+            await asyncio.sleep(wait_s)
+            began = time.monotonic()
+            try:
+                await self.start()
+            except StartError as error:
+                what, exit_code = f"did not start: {error}".rstrip("."), None
+            else:
+                self._say(Event("state", "nats", f"ready again at {self.url}"))
+
+    async def stop(self, timeout_s: float) -> None:
+        """End it."""
+        if self._server is not None:
+            await self._server.stop(timeout_s)
+        self.status.enter("stopped")
+        self._log.close()
+
+    def open_log(self) -> None:
+        """Begin the log file of this run; raises StartError."""
+        self._log.open()
+
+    def _write(self, line: str) -> None:
+        self._log.write(line.encode() + b"\n", False)
+
+
+class Fleet:
+    """The whole fleet.
+
+    Args:
+        plan: what it consists of.
+        environ: the environment that its nodes inherit.
+        say: gets what there is to say.
+        on_ready: gets the addresses once every node is ready.
+        on_sample: called once a second, after `nodes` were asked.
+    """
+
+    def __init__(
+        self,
+        plan: FleetPlan,
+        environ: Mapping[str, str],
+        say: Say,
+        on_ready: Callable[[Addresses], None],
+        on_sample: Callable[[], None],
+    ) -> None:
+        self.plan = plan
+        self.nats = FleetNats(plan, say)
+        self.nodes = [FleetNode(plan, node, environ, say) for node in plan.nodes]
+        self.draining = False
+        self.killed = False
+        self._say = say
+        self._on_ready = on_ready
+        self._on_sample = on_sample
+        self._probe = Probe()
+        self._supervisors: list[asyncio.Task[None]] = []
+        self._background: list[asyncio.Task[None]] = []
+
+    @property
+    def statuses(self) -> list[PartStatus]:
+        """The nodes as they are now."""
+        return [node.status for node in self.nodes]
+
+    async def run(self) -> None:
+        """Start everything and keep it running; returns only by an exception or when cancelled, before `stop`.
+
+        Raises:
+            StartError: something is missing or taken, or a node did not get ready.
+        """
+        find_binary()
+        check_ports(self.plan)
+        self.nats.open_log()
+        await self.nats.start()
+        await self._probe.__aenter__()
+        for node in self.nodes:
+            self._supervisors.append(asyncio.create_task(node.supervise(self.nats.url, self._probe)))
+        self._background = [asyncio.create_task(self.nats.supervise()), asyncio.create_task(self._sample())]
+        ready = asyncio.create_task(self._all_ready())
+        try:
+            await self._watch(ready)
+        finally:
+            ready.cancel()
+        self._on_ready(self._addresses())
+        await self._watch(None)
+
+    async def stop(self) -> None:
+        """Let every node drain and end, then NATS. `kill` hurries it."""
+        self.draining = True
+        if not self.killed and any(not task.done() for task in self._supervisors):
+            self._say(Event("draining", "", draining_text(clients(self.statuses))))
+            self._on_sample()
+        for node in self.nodes:
+            node.stop()
+        await self._nodes_ended()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._probe.__aexit__(None, None, None)
+        await self.nats.stop(NATS_KILL_S if self.killed else NATS_STOP_S)
+
+    def kill(self) -> None:
+        """End every node at once, without a drain."""
+        self.killed = True
+        for node in self.nodes:
+            node.kill()
+
+    async def _nodes_ended(self) -> None:
+        deadline = time.monotonic() + self.plan.stop_timeout_s
+        noted = clients(self.statuses)
+        while True:
+            running = [task for task in self._supervisors if not task.done()]
+            if not running:
+                return
+            await asyncio.wait(running, timeout=min(DRAIN_NOTE_S, max(deadline - time.monotonic(), 0.0)))
+            left = clients(self.statuses)
+            if left != noted and any(not task.done() for task in running):
+                noted = left
+                self._say(Event("draining", "", draining_text(left)))
+            if time.monotonic() >= deadline and not self.killed:
+                late = [node for node in self.nodes if node.pid]
+                for node in late:
+                    self._say(Event("note", node.node.name, "did not end in time and is killed"))
+                    node.kill()
+                deadline = time.monotonic() + DRAIN_NOTE_S
+
+    async def _watch(self, goal: asyncio.Task[None] | None) -> None:
+        """Wait for `goal`, or for ever; the end of any task that should never end is raised."""
+        tasks = {*self._supervisors, *self._background}
+        done, _ = await asyncio.wait(tasks | ({goal} if goal else set()), return_when=asyncio.FIRST_COMPLETED)
+        for task in sorted(done, key=lambda task: task is not goal):
+            task.result()
+
+    async def _all_ready(self) -> None:
+        try:
+            async with asyncio.timeout(READY_S):
+                for node in self.nodes:
+                    await node.first_ready.wait()
+        except TimeoutError:
+            late = next(node for node in self.nodes if not node.first_ready.is_set())
+            raise StartError(
+                f"{late.node.name} was not ready within {READY_S:g} s", f"Its log is {late.log.path}."
+            ) from None
+
+    async def _sample(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            await asyncio.gather(*(self._ask(node) for node in self.nodes))
+            self._on_sample()
+            due = max(due + SAMPLE_S, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    async def _ask(self, node: FleetNode) -> None:
+        node.tell_left_out()
+        status = node.status
+        if status.state in ("starting", "down", "stopped"):
+            return
+        pid = node.pid
+        sample = await self._probe.sample(node.node)
+        if node.pid != pid or not pid:
+            return  # it ended meanwhile
+        changed = status.observe(sample, time.monotonic())
+        # That all nodes drain is said for the fleet.
+        if changed is not None and not self.draining:
+            text = "does not answer" if changed == "silent" else f"is {changed}"
+            self._say(Event("state", node.node.name, text))
+
+    def _addresses(self) -> Addresses:
+        return Addresses(
+            nodes=[
+                NodeAddresses(
+                    name=node.node.name,
+                    page=node.node.page_url,
+                    websocket=node.node.websocket_url,
+                    admin=node.node.admin_url,
+                    log=str(node.log.path),
+                    pid=node.pid,
+                )
+                for node in self.nodes
+            ],
+            nats=self.nats.url,
+            nats_pid=self.nats.pid,
+            logs=str(self.plan.logs_dir),
+        )
+
+
+# --- ports ------------------------------------------------------------------------------------------------------------
+
+
+def check_ports(plan: FleetPlan) -> None:
+    """Try every port of the plan before anything is started.
+
+    Raises:
+        StartError: naming all that cannot be used.
+    """
+    taken = []
+    for node in plan.nodes:
+        for host, port in ((node.host, node.port), (node.admin_host, node.admin_port)):
+            why = _why_unusable(host, port) if port else None
+            if why is not None:
+                taken.append(TakenPort(host, port, why))
+    if taken:
+        raise StartError(*taken_text(taken, plan))
+
+
+def free_first_port(nodes: int) -> int:
+    """A port from which on the ports of `nodes` nodes are free on loopback; raises StartError."""
+    span = nodes * PORT_STEP
+    for _ in range(50):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            first = int(probe.getsockname()[1])
+        with contextlib.suppress(OverflowError):
+            if all(_why_unusable("127.0.0.1", port) is None for port in range(first, first + span)):
+                return first
+    raise StartError(f"there are no {span} free ports in a row", "Choose the first one with --port.")
+
+
+def _why_unusable(host: str, port: int) -> str | None:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        return f"the address is unknown ({error.strerror})"
+    with socket.socket(family, kind, protocol) as probe:
+        # As a node does: a port whose last connections are still fading away is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except PermissionError:
+            return "this user may not use it"
+        except OSError as error:
+            return "it is taken" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+    return None

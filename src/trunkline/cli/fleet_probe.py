@@ -1,0 +1,68 @@
+"""Asks nodes over HTTP how they are: one client for the whole fleet, short time limits, never an exception."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Final, TypeVar
+
+import aiohttp
+import msgspec
+
+from trunkline.cli.fleet_plan import NodePlan
+from trunkline.cli.fleet_status import Sample
+from trunkline.control import LoadReport, Stats
+
+ANSWER_S: Final = 2.0
+LONGEST_ANSWER: Final = 65_536
+
+T = TypeVar("T")
+
+
+class Probe:
+    """An HTTP client for nodes; an async context manager."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Probe:
+        # Without proxies from the environment: the nodes are on this machine.
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_S), trust_env=False)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def is_ready(self, node: NodePlan) -> bool:
+        """Whether the node wants traffic."""
+        return await self._get(node, "/ready") is not None
+
+    async def sample(self, node: NodePlan) -> Sample | None:
+        """What the node reports, None when it does not answer as a node does."""
+        report, stats = await asyncio.gather(
+            self._read(node, "/metric", LoadReport), self._read(node, "/api/stats", Stats)
+        )
+        if report is None or stats is None:
+            return None
+        return Sample(report.state, report.agentsConnections, stats.messages_received + stats.messages_sent)
+
+    async def _read(self, node: NodePlan, path: str, kind: type[T]) -> T | None:
+        body = await self._get(node, path)
+        if body is None:
+            return None
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.DecodeError:
+            return None
+
+    async def _get(self, node: NodePlan, path: str) -> bytes | None:
+        if self._session is None:
+            raise RuntimeError("use the probe as a context manager")
+        try:
+            async with self._session.get(f"{node.page_url}{path}", allow_redirects=False) as answer:
+                return await answer.content.read(LONGEST_ANSWER) if answer.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None

@@ -1,0 +1,102 @@
+"""`trunkline up`: a whole fleet on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+from structlog.typing import EventDict
+
+from trunkline import config, lifecycle
+from trunkline.cli.fleet import Fleet, free_first_port
+from trunkline.cli.fleet_plan import FleetPlan, make_plan
+from trunkline.cli.fleet_status import Event, status_text
+from trunkline.cli.fleet_view import View, make_view
+
+KILLED = 1
+"""Exit code when the fleet was ended without a drain."""
+
+
+def up(
+    nodes: Annotated[int | None, typer.Option(help="How many nodes; default: 2.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port of the first node, by default 8080; the next ones follow two apart. 0: any free ones."),
+    ] = None,
+    app: Annotated[str | None, typer.Option(help="The application as module:attribute; else the stock app.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Directory for data and logs; default: .trunkline.")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell events and addresses as lines of JSON.")] = False,
+) -> None:
+    """Run NATS and several nodes on this machine until Ctrl-C, which drains them; a second one ends them at once.
+
+    It is meant for development and listens on 127.0.0.1 alone, unless HOST or server.host names another address. Each
+    node's admin port is its port + 1. A part that dies is started again. Settings and environment reach every node.
+    """
+    flags = {"up.nodes": nodes, "up.port": port, "up.data_dir": data_dir, "server.app": app}
+    loaded = config.load(config_file, os.environ, flags)
+    settings = loaded.settings
+    plan = make_plan(loaded, settings.up.port or free_first_port(settings.up.nodes))
+    view = make_view(as_json)
+    _hear_log(view)
+    if loaded.sources["bus.url"] != "default":
+        view.event(Event("note", "", "bus.url is left aside: this fleet brings a NATS of its own"))
+    try:
+        code = lifecycle.run(lambda: run_fleet(plan, view))
+    finally:
+        view.close()
+    raise typer.Exit(code)
+
+
+async def run_fleet(plan: FleetPlan, view: View) -> int:
+    """Run a fleet in child processes of this one until it is told to stop.
+
+    Raises:
+        StartError: it cannot be started; nothing is left running.
+    """
+    signals = lifecycle.Signals()
+    fleet = Fleet(
+        plan,
+        os.environ,
+        view.event,
+        view.ready,
+        lambda: view.status(lambda: status_text(fleet.statuses, fleet.nats.status, fleet.draining)),
+    )
+    running = asyncio.ensure_future(fleet.run())
+    await asyncio.wait({running, signals.first}, return_when=asyncio.FIRST_COMPLETED)
+    failed = running.done()
+    if failed:
+        # The rest of the fleet serves nobody yet, or we have a fault: either way there is nothing to wait for.
+        fleet.kill()
+    else:
+        running.cancel()
+        await asyncio.wait({running})
+    stopping = asyncio.ensure_future(fleet.stop())
+    await asyncio.wait({stopping, signals.second}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        fleet.kill()
+    await stopping
+    if failed:
+        running.result()
+    view.event(Event("stopped", "", "ended at once" if fleet.killed else "stopped"))
+    return KILLED if fleet.killed else 0
+
+
+def _hear_log(view: View) -> None:
+    """What the parts of this process log is told as events, as anything else would tear the status line."""
+
+    def tell(_logger: object, method: str, event: EventDict) -> EventDict:
+        text = str(event.pop("event", ""))
+        details = ", ".join(str(value) for value in event.values())
+        view.event(Event("log", "nats", f"{text}: {details}" if details else text))
+        raise structlog.DropEvent
+
+    structlog.configure(
+        processors=[tell], wrapper_class=structlog.make_filtering_bound_logger(30), cache_logger_on_first_use=False
+    )
