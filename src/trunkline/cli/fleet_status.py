@@ -16,7 +16,7 @@ State = Literal["starting", "up", "draining", "silent", "down", "stopped"]
 SHOWN_ONE_BY_ONE: Final = 6
 SILENT_AFTER: Final = 3
 
-EventName = Literal["note", "log", "state", "ended", "ready", "draining", "stopped"]
+EventName = Literal["note", "log", "state", "ended", "draining", "stopped"]
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="event"):

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from trunkline.cli.fleet_status import Addresses, Event
 
-_STYLES: Final = {"log": "yellow", "ended": "bold red", "ready": "green", "draining": "cyan", "state": "green"}
+_STYLES: Final = {"log": "yellow", "ended": "bold red", "draining": "cyan", "state": "green"}
 
 
 class View(Protocol):
