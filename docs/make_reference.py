@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the declarations in the code: settings, close codes, series. Run it after changing one."""
+"""Writes docs/reference.md from what the code declares: settings, close codes, series. Run it after changing one."""
 
 from __future__ import annotations
 

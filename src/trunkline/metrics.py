@@ -18,8 +18,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 Kind = Literal["counter", "gauge", "histogram"]
 
 LATENCY_BUCKETS: Final = (
-    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0,
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+    2.5, 5.0, 10.0,
 )  # fmt: skip
 DURATION_BUCKETS: Final = (0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 43200.0, 86400.0)
 
@@ -56,7 +56,8 @@ SERIES: Final[tuple[Series, ...]] = (
     Series("ws_slow_clients_disconnected_total", "counter", "Clients closed because they did not keep up."),
     Series("ws_rate_limited_messages_total", "counter", "Messages refused because the client was over its rate."),
     Series("ws_replay_requests_total", "counter", "Replay and recover requests, by result.", ("result",)),
-    Series("ws_publications_dropped_total", "counter", "Publications not delivered to a subscriber, by reason.", ("reason",)),
+    Series("ws_publications_dropped_total", "counter", "Publications not delivered to a subscriber, by reason.",
+           ("reason",)),
     Series("ws_errors_total", "counter", "Error messages sent to clients, by code.", ("code",)),
     Series("ws_capacity_rejections_total", "counter", "Handshakes shed, by reason.", ("reason",)),
     Series("ws_nats_messages_received_total", "counter", "Publications received from the bus.", unit="messages"),
@@ -75,7 +76,7 @@ SERIES: Final[tuple[Series, ...]] = (
     Series("ws_subscriptions_active", "gauge", "Subscriptions of all clients.", unit="subscriptions"),
     Series("ws_message_latency_seconds", "histogram", "From reading a client's message to having handled it.",
            unit="seconds", buckets=LATENCY_BUCKETS),
-    Series("ws_delivery_latency_seconds", "histogram", "From the bus taking a publication to writing it to a subscriber.",
+    Series("ws_delivery_latency_seconds", "histogram", "From the bus taking a publication to writing it out.",
            unit="seconds", buckets=LATENCY_BUCKETS),
     Series("ws_connection_duration_seconds", "histogram", "How long ended connections lasted.",
            unit="seconds", buckets=DURATION_BUCKETS),
@@ -95,7 +96,10 @@ ALIASES: Final[dict[str, dict[str, str]]] = {
         "websocket_errors_total": "ws_errors_total",
     }
 }
-"""Other names for the same numbers, for dashboards that exist already. `websocket_connections_total` is a gauge there."""
+"""Other names for the same numbers, for dashboards that exist already.
+
+`websocket_connections_total` is a gauge there.
+"""
 
 
 class Histogram:

@@ -1,8 +1,8 @@
 """Messages between client and server: one msgspec struct a message, `type` first.
 
 Rules: the structs are the contract, nothing is encoded by hand except `publication`, whose frame is spliced from
-bytes that the bus delivered (see `server/publications.py`). Unknown fields are ignored. Lengths and ranges that belong to
-the shape stand here; limits that an operator sets are checked by the server.
+bytes that the bus delivered (see `server/publications.py`). Unknown fields are ignored. Lengths and ranges that belong
+to the shape stand here; limits that an operator sets are checked by the server.
 """
 
 from __future__ import annotations

@@ -54,7 +54,10 @@ def echo_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 # In groups, for a case has only 30 s of its own and the large compressed ones should not share the machine with each other.
 @pytest.mark.parametrize(
     ("cases", "parallel"),
-    [("basics", 4), *((f"{major}.{minor}.*", 2) for major, minors in ((12, 5), (13, 7)) for minor in range(1, minors + 1))],
+    [
+        ("basics", 4),
+        *((f"{major}.{minor}.*", 2) for major, minors in ((12, 5), (13, 7)) for minor in range(1, minors + 1)),
+    ],
 )
 def test_cases_pass(cases: str, parallel: int, echo_address: str, tmp_path: Path) -> None:
     """No case fails, and none that the server should implement is unimplemented."""

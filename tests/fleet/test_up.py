@@ -188,6 +188,7 @@ async def test_node_that_breaks_at_once_shows_why(start_fleet: StartFleet, tmp_p
     await fleet.hear_event("log", "node-1", "LookupError: the moon is missing")
     ended = await fleet.hear_event("ended", "node-1", "exit code 1")
     assert "again in 0.5 s" in ended["text"]
+    await fleet.hear_event("log", "node-1", "broken.py", after=fleet.said.index(ended))
     assert await fleet.stop() == 0
 
 

@@ -27,7 +27,13 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 def settings_with(**changes: Any) -> Settings:
     """Default settings for a test's node; `server__port=0` changes `port` of section `server`."""
-    given = {"server__host": "127.0.0.1", "server__port": 0, "admin__port": 0, "server__drain_ms": 0, "log__access": False}
+    given = {
+        "server__host": "127.0.0.1",
+        "server__port": 0,
+        "admin__port": 0,
+        "server__drain_ms": 0,
+        "log__access": False,
+    }
     settings = Settings()
     for key, value in {**given, **changes}.items():
         section, _, name = key.partition("__")

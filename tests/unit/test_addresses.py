@@ -44,9 +44,7 @@ def test_chains_behind_a_trusted_proxy(peer: str, forwarded_for: str, address: s
 
 
 @pytest.mark.parametrize("peer", ["203.0.113.1", "::1", "11.0.0.1", "192.0.2.8", "::ffff:203.0.113.1", "", "garbage"])
-@pytest.mark.parametrize(
-    "name", ["x-forwarded-for", "x-real-ip", "forwarded", "x-forwarded-host", "x-forwarded-proto"]
-)
+@pytest.mark.parametrize("name", ["x-forwarded-for", "x-real-ip", "forwarded", "x-forwarded-host", "x-forwarded-proto"])
 def test_forged_headers(peer: str, name: str) -> None:
     """Forwarding headers from anybody else change nothing, but mark the request as a stranger's."""
     assert origin_of(peer, {name: "https"}, TRUSTED) == Origin(peer, False, True)
@@ -60,7 +58,8 @@ def test_direct_requests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("proto", "secure"), [("https", True), ("wss", True), ("HTTPS", True), ("http", False), ("", False), ("https, http", False)]
+    ("proto", "secure"),
+    [("https", True), ("wss", True), ("HTTPS", True), ("http", False), ("", False), ("https, http", False)],
 )
 def test_secure(proto: str, secure: bool) -> None:
     """A trusted proxy says whether the client came over TLS."""

@@ -202,7 +202,12 @@ def test_characters_may_be_cut_by_fragments() -> None:
 def test_control_frames_inside_a_message() -> None:
     """Pings and pongs inside a fragmented message come out before it, in order."""
     stream = (
-        masked(0x01, b"a") + masked(0x89, b"1") + masked(0x00, b"b") + masked(0x8A, b"2") + masked(0x89) + masked(0x80, b"c")
+        masked(0x01, b"a")
+        + masked(0x89, b"1")
+        + masked(0x00, b"b")
+        + masked(0x8A, b"2")
+        + masked(0x89)
+        + masked(0x80, b"c")
     )
     assert read(stream) == ([(PING, b"1"), (PONG, b"2"), (PING, b""), (TEXT, b"abc")], None)
 

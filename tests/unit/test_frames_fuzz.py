@@ -53,7 +53,9 @@ def masked(first: int, payload: bytes, mask: bytes) -> bytes:
 masks = st.binary(min_size=4, max_size=4)
 small_text = st.text(max_size=40).map(str.encode)
 edge_text = st.sampled_from(EDGES).map(lambda size: b"a" * (size % 3) + "€".encode() * (size // 3))
-edge_bytes = st.builds(lambda size, seed: random.Random(seed).randbytes(size), st.sampled_from(EDGES), st.integers(0, 9))
+edge_bytes = st.builds(
+    lambda size, seed: random.Random(seed).randbytes(size), st.sampled_from(EDGES), st.integers(0, 9)
+)
 text_payloads = st.one_of(small_text, small_text, small_text, edge_text)
 binary_payloads = st.one_of(st.binary(max_size=60), st.binary(max_size=60), st.binary(max_size=60), edge_bytes)
 
@@ -110,7 +112,9 @@ def valid_streams(draw: st.DrawFn, deflated: bool, interleaved: bool = True) -> 
     pieces = draw(st.lists(controls() | data_messages(deflated, interleaved), max_size=5))
     if draw(st.booleans()):
         pieces.append(draw(closes()))
-    return Piece(b"".join(piece.frames for piece in pieces), [message for piece in pieces for message in piece.messages])
+    return Piece(
+        b"".join(piece.frames for piece in pieces), [message for piece in pieces for message in piece.messages]
+    )
 
 
 @st.composite
@@ -135,7 +139,9 @@ def broken_streams(draw: st.DrawFn, deflated: bool, interleaved: bool = True) ->
 def header_soups(draw: st.DrawFn) -> bytes:
     """Frames whose first bytes and lengths are anything, so that every rule of the header is met."""
     out = b""
-    firsts = st.sampled_from((0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A, 0xC1, 0x41, 0xC0)) | st.integers(0, 255)
+    firsts = st.sampled_from((0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A, 0xC1, 0x41, 0xC0)) | st.integers(
+        0, 255
+    )
     for _ in range(draw(st.integers(1, 5))):
         payload = draw(st.binary(max_size=8) | small_text)
         frame = bytearray(masked(draw(firsts), payload, draw(masks)))
@@ -263,7 +269,10 @@ def test_valid_compressed_streams_are_read(piece: Piece, data: st.DataObject) ->
     assert ours(reads, deflated=True) == Verdict(piece.messages, None)
 
 
-@given(st.booleans().flatmap(lambda deflated: st.tuples(st.just(deflated), split(any_streams(deflated)))), st.sampled_from((5, 125, 126, 300, 65536)))
+@given(
+    st.booleans().flatmap(lambda deflated: st.tuples(st.just(deflated), split(any_streams(deflated)))),
+    st.sampled_from((5, 125, 126, 300, 65536)),
+)
 def test_reads_may_be_cut_anywhere(drawn: tuple[bool, tuple[bytes, list[bytes]]], limit: int) -> None:
     """Good and broken streams give the same messages and the same violation however the reads fall."""
     deflated, (stream, reads) = drawn
@@ -363,7 +372,12 @@ def explain_websockets(mine: Verdict, theirs: Verdict, said: str, deflated: bool
     if mine.violation is None:
         closed = bool(mine.messages) and mine.messages[-1][0] == CLOSE
         return "close in a message" if closed and theirs == Verdict(mine.messages[:-1], 1002) else None
-    if deflated and theirs.violation == 1002 and theirs.messages == mine.messages[: len(theirs.messages)] and said != "":
+    if (
+        deflated
+        and theirs.violation == 1002
+        and theirs.messages == mine.messages[: len(theirs.messages)]
+        and said != ""
+    ):
         return "inflates early"
     if mine.messages != theirs.messages[: len(mine.messages)]:
         return None
@@ -387,7 +401,9 @@ def test_wsproto_agrees(stream: bytes) -> None:
     stream += TAIL
     mine = ours([stream], deflated=False)
     theirs = wsproto_reads(stream, deflated=False)
-    agree_or(KNOWN_WSPROTO, mine, theirs, explain_wsproto(mine, theirs, reason_of(stream, deflated=False), stream, False))
+    agree_or(
+        KNOWN_WSPROTO, mine, theirs, explain_wsproto(mine, theirs, reason_of(stream, deflated=False), stream, False)
+    )
 
 
 @given(any_streams(True, interleaved=False))
@@ -409,7 +425,9 @@ def test_websockets_agrees(drawn: tuple[bool, bytes]) -> None:
     stream += TAIL
     mine = ours([stream], deflated=deflated)
     theirs = websockets_reads(stream, deflated=deflated)
-    agree_or(KNOWN_WEBSOCKETS, mine, theirs, explain_websockets(mine, theirs, reason_of(stream, deflated=deflated), deflated))
+    agree_or(
+        KNOWN_WEBSOCKETS, mine, theirs, explain_websockets(mine, theirs, reason_of(stream, deflated=deflated), deflated)
+    )
 
 
 @given(binary_payloads, st.integers(1, 9))

@@ -146,7 +146,14 @@ def test_origins(origin: str | None, allowed: list[str], verdict: bool) -> None:
 
 @pytest.mark.parametrize(
     ("offered", "chosen"),
-    [(None, None), ("", None), ("chat", None), ("chat, trunkline", "trunkline"), ("v2, trunkline", "v2"), ("trunk", None)],
+    [
+        (None, None),
+        ("", None),
+        ("chat", None),
+        ("chat, trunkline", "trunkline"),
+        ("v2, trunkline", "v2"),
+        ("trunk", None),
+    ],
 )
 def test_subprotocols(offered: str | None, chosen: str | None) -> None:
     """The client's order decides, among what we support."""

@@ -137,7 +137,16 @@ def test_repeated_headers() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Host", "Origin", "Authorization", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Upgrade", "X-Request-ID", "hOST"],
+    [
+        "Host",
+        "Origin",
+        "Authorization",
+        "Sec-WebSocket-Key",
+        "Sec-WebSocket-Version",
+        "Upgrade",
+        "X-Request-ID",
+        "hOST",
+    ],
 )
 def test_headers_that_stand_once(name: str) -> None:
     """Two of a header whose meaning must not depend on who picks which are refused, even when they are equal."""

@@ -61,7 +61,9 @@ def test_merge_against_a_log(log: list[Publication], data: st.DataObject) -> Non
     read_at = data.draw(st.integers(0, len(log)), "history holds this many")
     live_from = data.draw(st.integers(0, read_at), "live begins here")
     delivered = [item for item in log[live_from:] if data.draw(st.integers(0, 9), "lost below 2") >= 2]
-    repeats = data.draw(st.lists(st.integers(0, max(len(delivered) - 1, 0)), max_size=3), "repeats") if delivered else []
+    repeats = (
+        data.draw(st.lists(st.integers(0, max(len(delivered) - 1, 0)), max_size=3), "repeats") if delivered else []
+    )
     live = list(delivered)
     for at in sorted(repeats, reverse=True):
         # A bus that came back delivers again what it had delivered before.

@@ -32,7 +32,8 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
         data: JSON text, exactly as it was published.
         epoch: the life of the history that `offset` belongs to; None for a channel without retention.
         offset: its place, growing within the channel; None without retention.
-        prev: the offset before it in this channel, 0 when there is none or none is known any more; None without retention.
+        prev: the offset before it in this channel, 0 when there is none or none is known any more; None without
+            retention.
         ts: when the bus took it, ms since 1970.
         origin: an opaque tag given by the publisher, None for none. Not kept in history.
     """
@@ -58,10 +59,11 @@ class HistoryPage(msgspec.Struct, frozen=True):
 
     Attributes:
         epoch: the life of the history; None for a channel without retention.
-        floor: every publication of the channel with `floor` < offset <= `top` is in `publications` (as far as it is after the
-            `after` that was asked for). A client at a position below `floor` may have missed something that is gone.
-        top: the newest offset in this page or, with none, an offset that the channel is known to have nothing beyond (at the
-            time of asking); a subscriber that starts there has missed nothing.
+        floor: every publication of the channel with `floor` < offset <= `top` is in `publications` (as far as it is
+            after the `after` that was asked for). A client at a position below `floor` may have missed something that
+            is gone.
+        top: the newest offset in this page or, with none, an offset that the channel is known to have nothing beyond
+            (at the time of asking); a subscriber that starts there has missed nothing.
         more: true when the limit cut the page and newer publications exist.
         publications: oldest first.
     """

@@ -199,8 +199,9 @@ class StreamLog:
             return None  # all that was read has been pushed out meanwhile
         else:
             last = await self._one(wire, DirectGet(last_by_subj=subject))
-            # A channel that holds nothing stands where the whole stream stood a moment ago: a client that starts from there can
-            # be told later that it missed nothing, when a lower offset would have fallen below the stream's first one.
+            # A channel that holds nothing stands where the whole stream stood a moment ago: a client that starts from
+            # there can be told later that it missed nothing, when a lower offset would have fallen below the stream's
+            # first one.
             top = last.seq if last is not None else last_seq
             if not stored and last is not None and top > after:
                 return None  # published after the reading: it must not be passed over

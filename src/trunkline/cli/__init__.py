@@ -1,7 +1,7 @@
 """The command line: one file a command. Each parses its flags, loads the settings and calls one room.
 
-Exit codes: 0 done, 1 failed what it was asked to prove, 2 bad usage or settings. Errors that Trunkline raises on purpose are
-one line on standard error; anything else is a fault of ours and shows its trace.
+Exit codes: 0 done, 1 failed what it was asked to prove, 2 bad usage or settings. Errors that Trunkline raises on
+purpose are one line on standard error; anything else is a fault of ours and shows its trace.
 """
 
 from __future__ import annotations

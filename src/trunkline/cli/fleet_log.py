@@ -55,9 +55,9 @@ def serious(line: str, is_error: bool) -> str | None:
     try:
         entry = _decoder.decode(line)
     except (msgspec.DecodeError, ValueError):
-        if is_error or _TEXT_LEVEL.search(line[:120]):
-            return _cut(line) if line.strip() else None
-        return None
+        # Of a trace only its last line, which is not indented, names the error.
+        told = is_error and not line.startswith((" ", "\t", "Traceback ("))
+        return _cut(line) if line.strip() and (told or _TEXT_LEVEL.search(line[:120])) else None
     if entry.level.lower() not in _LEVELS:
         return None
     last = entry.exception.strip().rpartition("\n")[2]
@@ -113,7 +113,7 @@ class ChildLog:
         self._file: IO[bytes] | None = None
         self._size = 0
         self._rests = [b"", b""]
-        self._lines: deque[tuple[str, bool]] = deque(maxlen=KEPT_LINES)
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.refusal = ""
 
     def open(self) -> None:
@@ -152,22 +152,22 @@ class ChildLog:
                 self._line(line.decode("utf-8", "replace").rstrip(), is_error)
         else:
             for line in whole.rsplit(b"\n", KEPT_LINES)[-KEPT_LINES:]:
-                self._lines.append((_cut(line.decode("utf-8", "replace").rstrip()), False))
+                self._lines.append(_cut(line.decode("utf-8", "replace").rstrip()))
 
-    def unshown(self) -> list[str]:
-        """The last lines, without those that were shown already."""
+    def last_lines(self) -> list[str]:
+        """What the child said last."""
         for is_error in (False, True):
             if rest := self._rests[is_error]:
                 self._rests[is_error] = b""
                 self._line(rest.decode("utf-8", "replace"), bool(is_error))
-        return [line for line, shown in self._lines if line and not shown]
+        return [line for line in self._lines if line]
 
     def _line(self, line: str, is_error: bool) -> None:
         if is_error and line.startswith(_OWN_NAME):
             # How a node says that it cannot start; whoever waits for the node tells it once.
             self.refusal = line.removeprefix(_OWN_NAME)
         text = serious(line, is_error)
-        self._lines.append((_cut(line), text is not None))
+        self._lines.append(_cut(line))
         if text is not None:
             self._show(text)
 

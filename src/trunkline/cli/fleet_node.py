@@ -126,7 +126,7 @@ class FleetNode:
             await asyncio.sleep(POLL_READY_S)
 
     def _cannot_start(self) -> StartError:
-        reason = self.log.refusal or " / ".join(self.log.unshown()) or "it gave no reason"
+        reason = self.log.refusal or " / ".join(self.log.last_lines()[-2:]) or "it gave no reason"
         return StartError(f"{self.node.name} cannot start: {reason.rstrip('.')}", f"Its log is {self.log.path}.")
 
     def _tell_end(self, code: int, up_s: float, wait_s: float) -> None:
@@ -134,7 +134,7 @@ class FleetNode:
         text = f"{ended_text(code)} after {up_s:.1f} s; starting it again in {wait_s:g} s"
         self._say(Event("ended", name, text, exit_code=code))
         if up_s < AT_ONCE_S or not self.first_ready.is_set():
-            for line in self.log.unshown():
+            for line in self.log.last_lines():
                 self._say(Event("log", name, line))
 
     async def _pause(self, seconds: float) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +15,7 @@ import typer
 
 from trunkline import config
 from trunkline.errors import SettingsError, StartError
-from trunkline.server.admin import token_path
+from trunkline.server.admin import kept_ports, token_path
 
 
 def publish(
@@ -37,9 +39,9 @@ def publish(
         raise SettingsError("JSON", value=data[:200], allowed=f"it must be JSON text: {error}") from None
     settings = config.load(config_file, os.environ, {}).settings
     port = settings.admin.port or settings.server.port + 1
-    address = (admin or f"http://127.0.0.1:{port}").rstrip("/")
-    secret = token or (settings.admin.token.reveal() if settings.admin.token else None) or _kept_token(address)
-    answer = asyncio.run(_post(address, secret, channel, data))
+    known = token or (settings.admin.token.reveal() if settings.admin.token else None)
+    address, secret = (admin, known) if admin and known else _find(admin, known, port)
+    answer = asyncio.run(_post(address.rstrip("/"), secret, channel, data))
     if json_output:
         typer.echo(msgspec.json.encode(answer))
     else:
@@ -55,16 +57,33 @@ class Answer(msgspec.Struct):
     message: str | None = None
 
 
-def _kept_token(address: str) -> str:
-    port = address.rpartition(":")[2].strip("/")
-    path = token_path(int(port)) if port.isdigit() else None
-    try:
-        return path.read_text().strip() if path is not None else ""
-    except OSError:
-        raise StartError(
-            f"no admin token for {address}: {path} is not there",
-            "Is a node running? Name its admin port with --admin, or give --token.",
-        ) from None
+def _find(admin: str | None, token: str | None, port: int) -> tuple[str, str]:
+    """The admin port to use and its token: the one that was named, else the settings' own, else any on this machine."""
+    if admin:
+        ports = [int(admin.rstrip("/").rpartition(":")[2])] if admin.rstrip("/").rpartition(":")[2].isdigit() else []
+    else:
+        ports = [port, *sorted(kept_ports() - {port})]
+    for candidate in ports:
+        address = admin or f"http://127.0.0.1:{candidate}"
+        if token is not None and _listens(candidate):
+            return address, token
+        try:
+            kept = token_path(candidate).read_text().strip()
+        except OSError:
+            continue
+        # A node that was killed leaves its token behind.
+        if admin or _listens(candidate):
+            return address, kept
+    raise StartError(
+        f"no node's admin port found on this machine (looked at port {', '.join(map(str, ports)) or admin})",
+        "Is a node running? Name its admin port with --admin and its token with --token.",
+    )
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 async def _post(address: str, token: str, channel: str, data: str) -> Answer:

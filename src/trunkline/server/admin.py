@@ -1,7 +1,7 @@
 """The admin port: publish, look at channels and connections, disconnect, drain. HTTP by aiohttp, on loopback.
 
-Rules: every request needs the bearer token, compared in constant time. Nothing here is reachable through the data port, so an
-edge cannot expose it by mistake. Answers never contain message bodies.
+Rules: every request needs the bearer token, compared in constant time. Nothing here is reachable through the data
+port, so an edge cannot expose it by mistake. Answers never contain message bodies.
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ def token_path(port: int) -> Path:
     state = os.environ.get("XDG_STATE_HOME")
     base = Path(state) if state else Path.home() / ".local" / "state"
     return base / "trunkline" / f"admin-{port}.token"
+
+
+def kept_ports() -> set[int]:
+    """Admin ports of this machine whose token is kept."""
+    names = [path.name[len("admin-") : -len(".token")] for path in token_path(0).parent.glob("admin-*.token")]
+    return {int(name) for name in names if name.isdigit()}
 
 
 def keep_token(port: int) -> tuple[str, Path]:

@@ -1,8 +1,8 @@
 """Who is let in: everything that is asked about a handshake between its last byte and the 101.
 
 Cheap questions come first, so that a flood costs little, and nothing is asked of the application that could be refused
-without it: shape (400, 426), path (404), capacity (503), rate of the address (429), origin (403), token (401), the endpoint's
-own word.
+without it: shape (400, 426), path (404), capacity (503), rate of the address (429), origin (403), token (401), the
+endpoint's own word.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Admission:
         now: Callable[[], float],
     ) -> None:
         self._settings = settings
-        self._routes = routes
+        self.routes = routes
         self._verifier = verifier
         self._limiter = limiter
         self._shed = shed
@@ -81,7 +81,7 @@ class Admission:
 
     def route(self, path: str) -> tuple[Route, Mapping[str, str]] | None:
         """The endpoint of a path, if there is one."""
-        for route in self._routes:
+        for route in self.routes:
             params = route.matches(path)
             if params is not None:
                 return route, params
@@ -93,6 +93,9 @@ class Admission:
         found = self.route(request.path)
         if found is None:
             raise Refused(404, f"no WebSocket endpoint at {request.path[:200]}", label="not_found")
+        name = found[1].get("connection_id")
+        if name is not None and not (len(name) <= 128 and name.isascii() and name.isprintable()):
+            raise Refused(400, "the connection id in the path must be 1 to 128 printable ASCII characters")
         self._shed()
         wait_s = self._limiter.take(request.address, self._now())
         if wait_s:

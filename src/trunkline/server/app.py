@@ -40,8 +40,8 @@ _Decorated = TypeVar("_Decorated")
 class Endpoint:
     """Base of endpoint classes; one instance serves all clients of its path. Override what you need.
 
-    `on_message` and `on_connect` may be plain or async functions. Plain ones run inside the read that brought the message
-    and must not block. Async ones are awaited one message at a time for each client.
+    `on_message` and `on_connect` may be plain or async functions. Plain ones run inside the read that brought the
+    message and must not block. Async ones are awaited one message at a time for each client.
     """
 
     def admit(self, request: Request) -> Any:
@@ -91,8 +91,8 @@ class App:
 
         Args:
             path: starts with `/`; `{name}` stands for one segment and becomes `client.params["name"]`.
-            message: what clients send: a msgspec struct with a tag in `type` (or a union of them); `msgspec.Raw` for any JSON;
-                None for text and bytes as they come on an endpoint without envelope.
+            message: what clients send: a msgspec struct with a tag in `type` (or a union of them); `msgspec.Raw` for
+                any JSON; None for text and bytes as they come on an endpoint without envelope.
             channels: whether clients may subscribe, publish and replay by themselves, as channel rules allow.
             envelope: whether the server speaks its own messages here (`connection_established`, `heartbeat`, `error`,
                 `goodbye`). Without it, the endpoint's messages are all there is.
@@ -139,7 +139,8 @@ class App:
         """Say who may use channels and what is kept of them; the operator's own rules are asked before these.
 
         Args:
-            pattern: tokens joined by dots; `*` is any one token, `**` at the end the rest, `{claim}` a claim of the token.
+            pattern: tokens joined by dots; `*` is any one token, `**` at the end the rest, `{claim}` a claim of the
+                token.
             subscribe: `"anyone"`, `"authenticated"`, `"nobody"`, or claims such as `"role=admin"`, any one enough.
             publish: the same, for clients; server-side code always may.
             history: publications kept; 0: fire and forget.
@@ -166,7 +167,7 @@ class App:
 
         return declare
 
-    # --- while it runs --------------------------------------------------------------------------------------------------
+    # --- while it runs ------------------------------------------------------------------------------------------------
 
     async def publish(self, channel: str, data: Any) -> wire.Position | None:
         """Put a message into a channel from server-side code.
@@ -210,7 +211,7 @@ class App:
             raise RuntimeError("the app is not running yet; use it from a hook or an endpoint")
         return self._hub
 
-    # --- for the node ---------------------------------------------------------------------------------------------------
+    # --- for the node -------------------------------------------------------------------------------------------------
 
     async def start(self, hub: Hub, settings: Settings) -> None:
         """Bind the app to a node and run its start-up hooks."""

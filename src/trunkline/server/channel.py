@@ -6,8 +6,8 @@ A channel is in one of three states:
     LIVE        each publication is the next one, and goes out with the others of its loop tick
     CATCHING_UP the node missed something (or fears it): live publications wait until history has filled the hole
 
-What the subscribers saw is one chain, `last`; a publication whose `prev` lies beyond it opens a hole. The bus is asked in
-`server/hub.py`; this file decides and writes.
+What the subscribers saw is one chain, `last`; a publication whose `prev` lies beyond it opens a hole. The bus is asked
+in `server/hub.py`; this file decides and writes.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class Client:
     """
 
     __slots__ = (
-        "_backlog", "_bucket", "_connection", "_inbox", "_room", "_route", "_target", "address", "claims", "id", "params",
-        "receive", "resumed", "session", "state",
+        "_backlog", "_bucket", "_connection", "_inbox", "_room", "_route", "_target", "address", "claims", "id",
+        "params", "receive", "resumed", "session", "state",
     )  # fmt: skip
 
     def __init__(

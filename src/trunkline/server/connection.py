@@ -52,9 +52,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_cork", "_outbox", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels", "client",
-        "close_code", "close_reason", "deflate_bits", "due", "ended_by_us", "expires_at", "fd", "last_seen", "opened_at",
-        "outbox_bytes", "reader", "runtime", "slot", "state",
+        "_cork", "_outbox", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels",
+        "client", "close_code", "close_reason", "deflate_bits", "due", "ended_by_us", "expires_at", "fd", "last_seen",
+        "opened_at", "outbox_bytes", "reader", "runtime", "slot", "state",
     )  # fmt: skip
 
     client: Client
@@ -299,7 +299,7 @@ class Connection(asyncio.Protocol):
         """Bytes that this client has not taken yet."""
         return self._transport.get_write_buffer_size() + (self._outbox.size if self._outbox is not None else 0)
 
-    # --- time and ending ------------------------------------------------------------------------------------------------
+    # --- time and ending ----------------------------------------------------------------------------------------------
 
     def on_time(self, now: float) -> float | None:
         """The wheel came by.

@@ -1,7 +1,7 @@
 """From the bytes of a client's text message to a typed one, pure, with the error a client can act on.
 
-Order: what is not JSON, or nests too deep, is INVALID_JSON; JSON with an unknown `type` is UNKNOWN_TYPE; JSON of the wrong
-shape is INVALID_MESSAGE, with the field named.
+Order: what is not JSON, or nests too deep, is INVALID_JSON; JSON with an unknown `type` is UNKNOWN_TYPE; JSON of the
+wrong shape is INVALID_MESSAGE, with the field named.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def too_deep(payload: bytes) -> bool:
     """Whether the JSON text nests deeper than MAX_DEPTH; it need not be valid."""
     if payload.count(b"{") + payload.count(b"[") <= MAX_DEPTH:
         return False
-    # Each round takes the innermost pairs away, which makes the nesting one less; a loop over the brackets takes 20 times longer.
+    # Each round takes the innermost pairs away, which makes the nesting one less; a loop over the brackets takes 20
+    # times longer.
     brackets = _STRING.sub(b"", payload).translate(None, _NO_BRACKETS)
     for depth in range(MAX_DEPTH + 1):
         inner = brackets.replace(b"[]", b"").replace(b"{}", b"")

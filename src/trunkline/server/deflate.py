@@ -115,7 +115,8 @@ def inflate(payload: bytes, limit: int) -> bytes:
         limit: the largest result in bytes.
 
     Raises:
-        ProtocolViolation: 1009 when the result would exceed `limit`, 1002 when the data is not deflate, is cut short, or
+        ProtocolViolation: 1009 when the result would exceed `limit`, 1002 when the data is not deflate, is cut short,
+        or
             goes on behind a final block.
     """
     if not payload:

@@ -1,7 +1,7 @@
 """When each client of a draining node is asked to move, pure: spread evenly, in random order, each with its own hint.
 
-A thousand clients told at once reconnect at once, and the next node sheds them. So a drain gives every client a slot of its own,
-and a hint `reconnect_after_ms` that spreads those of neighbouring slots once more.
+A thousand clients told at once reconnect at once, and the next node sheds them. So a drain gives every client a slot
+of its own, and a hint `reconnect_after_ms` that spreads those of neighbouring slots once more.
 """
 
 from __future__ import annotations

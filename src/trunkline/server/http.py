@@ -160,7 +160,8 @@ class RequestReader:
             The complete requests, and what followed an upgrade request (None: there was none).
 
         Raises:
-            BadRequest: 400 for what is no HTTP, 413 for a body, 431 when the head is too long, 505 for another version. The
+            BadRequest: 400 for what is no HTTP, 413 for a body, 431 when the head is too long, 505 for another
+            version. The
                 requests before it are lost, for an answer out of turn would be worse.
         """
         done = len(self._requests)
@@ -188,7 +189,7 @@ class RequestReader:
             raise BadRequest(431, f"request head is larger than {self._max_head} bytes")
         return requests, tail
 
-    # --- callbacks of the parser ------------------------------------------------------------------------------------------
+    # --- callbacks of the parser --------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         self._url = b""

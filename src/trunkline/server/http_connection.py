@@ -1,8 +1,8 @@
 """A connection before it is a WebSocket: plain HTTP requests, then perhaps the upgrade; a thin Protocol.
 
 Rules: requests of one connection are answered in order. A head that is not complete within the handshake time-out ends
-the connection with 408, whatever arrives meanwhile. After the upgrade nothing of this object is kept: the transport gets a
-`Connection` for its protocol.
+the connection with 408, whatever arrives meanwhile. After the upgrade nothing of this object is kept: the transport
+gets a `Connection` for its protocol.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(render(response, keep_alive=False, request_id=secrets.token_hex(8)))
         self._transport.close()
 
-    # --- the upgrade ----------------------------------------------------------------------------------------------------
+    # --- the upgrade --------------------------------------------------------------------------------------------------
 
     def _admit(self, request: Request) -> None:
         started = perf_counter()

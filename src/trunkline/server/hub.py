@@ -6,8 +6,8 @@ Rules:
   of reconnects finds it warm.
 - History is read once a channel, however many clients recover: reads of the same channel share one request, and its
   answer stays as a window that live publications extend.
-- After the bus was away, every channel is compared with history before it goes on; subscribers get what was missed, in order,
-  or one `gap` that says what they will not get.
+- After the bus was away, every channel is compared with history before it goes on; subscribers get what was missed, in
+  order, or one `gap` that says what they will not get.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ class Hub:
             live = [channel for channel in self.channels.values() if channel.state is State.LIVE]
             await asyncio.gather(*(self._catch_up(channel) for channel in live), return_exceptions=True)
 
-    # --- attaching and catching up --------------------------------------------------------------------------------------
+    # --- attaching and catching up ------------------------------------------------------------------------------------
 
     async def _bring_up(self, name: str) -> None:
         channel = self.channels.get(name)
@@ -353,7 +353,8 @@ class Hub:
             for outgoing in recording:
                 if (outgoing.publication.offset or 0) > window.top:
                     window.append(outgoing)
-            # The page holds all there was when it was read, the recording all since; the rest of the way to `last` is empty.
+            # The page holds all there was when it was read, the recording all since; the rest of the way to `last` is
+            # empty.
             window.top = max(window.top, channel.last)
             channel.window = window
             return window

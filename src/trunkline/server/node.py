@@ -1,7 +1,7 @@
 """A node: one server process, put together and run.
 
-Start order: bus, hub, app's start-up hooks, then the listeners, so that nobody is let in before what they need is there.
-Stop order: not ready, drain, listeners, app, tasks under way (so that what was acknowledged is on the bus), bus.
+Start order: bus, hub, app's start-up hooks, then the listeners, so that nobody is let in before what they need is
+there. Stop order: not ready, drain, listeners, app, tasks under way (so that what was acknowledged is on the bus), bus.
 
 States: starting -> up <-> draining -> stopped. `/ready` is 200 in `up` alone.
 """
@@ -128,7 +128,7 @@ class Node:
         self._drain: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
-    # --- start and stop -------------------------------------------------------------------------------------------------
+    # --- start and stop -----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Connect the bus, run the app's start-up hooks and listen; raises StartError when the port is taken."""
@@ -218,7 +218,7 @@ class Node:
             self._ticker.cancel()
         log.info("node_stopped", node=self.name)
 
-    # --- draining -------------------------------------------------------------------------------------------------------
+    # --- draining -----------------------------------------------------------------------------------------------------
 
     def begin_drain(self, over_ms: int, close: codes.Close = codes.DRAINING) -> int:
         """Take no new connections and ask every client to move, each in a slot of its own.
@@ -255,7 +255,7 @@ class Node:
             self.state = State.UP
             log.info("drain_ended", node=self.name)
 
-    # --- what connections ask of their node -------------------------------------------------------------------------------
+    # --- what connections ask of their node ---------------------------------------------------------------------------
 
     def open_door(self, door: HttpConnection) -> bool:
         """A TCP connection has come; False when too many are undecided already."""
@@ -310,7 +310,7 @@ class Node:
             self.runtime.meter.capacity_rejections.add(shed.reason)
             raise Refused(503, shed.text, retry_after_s=shed.retry_after_s, label=shed.reason)
 
-    # --- time -----------------------------------------------------------------------------------------------------------
+    # --- time ---------------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()

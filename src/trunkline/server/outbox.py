@@ -7,8 +7,8 @@ An outbox exists only while the kernel does not take a client's bytes; most conn
     drained to half of it    the gaps are queued, publications flow again
     above it for the grace   the client is closed: "client too slow"
 
-Control messages are never dropped. Should they alone reach `HARD_FACTOR` times the bound, the client is closed at once, for
-memory has to end somewhere.
+Control messages are never dropped. Should they alone reach `HARD_FACTOR` times the bound, the client is closed at
+once, for memory has to end somewhere.
 """
 
 from __future__ import annotations

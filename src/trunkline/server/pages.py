@@ -1,8 +1,8 @@
 """Plain HTTP on the data port: the page, health, readiness, load report, stats and metrics.
 
-Rules: everything answers GET and HEAD. `/healthz` says that the process is alive, `/ready` that it wants traffic, `/health` how it
-is. `/metrics` is for allowed networks or the admin token; who asks is the original client, and a request that an
-untrusted proxy forwarded is a stranger's.
+Rules: everything answers GET and HEAD. `/healthz` says that the process is alive, `/ready` that it wants traffic,
+`/health` how it is. `/metrics` is for allowed networks or the admin token; who asks is the original client, and a
+request that an untrusted proxy forwarded is a stranger's.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Pages:
             )
         return text_response(404, f"nothing at {request.path[:200]}")
 
-    # --- pages ----------------------------------------------------------------------------------------------------------
+    # --- pages --------------------------------------------------------------------------------------------------------
 
     def _alive(self, request: Request) -> Response:
         return text_response(200, "alive")
@@ -137,7 +137,7 @@ class Pages:
                 state=node.condition,
                 bus=node.bus.name,
                 app=node.app.name,
-                endpoints=[route.path for route in node.app.routes],
+                endpoints=[route.path for route in node.admission.routes],
             )
         )
 
@@ -176,7 +176,7 @@ class Pages:
             )
         )
 
-    # --- metrics --------------------------------------------------------------------------------------------------------
+    # --- metrics ------------------------------------------------------------------------------------------------------
 
     def _metrics(self, request: Request, stranger: bool) -> Response:
         authorization = request.headers.get("authorization")

@@ -1,7 +1,7 @@
 """Who is in a match when its players sit on several nodes; pure.
 
-Each node knows its own players for certain and says so to the others: at every change, when another node asks, and every
-few seconds. A node that has not been heard for `SILENCE_S` is taken for dead, and its players have left.
+Each node knows its own players for certain and says so to the others: at every change, when another node asks, and
+every few seconds. A node that has not been heard for `SILENCE_S` is taken for dead, and its players have left.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class Route:
             return msgspec.json.Decoder(Union[tuple(types)])  # noqa: UP007 - the members are known at run time only
         except TypeError as error:
             raise TypeError(
-                f"path {self.path!r}: the message type must be a msgspec struct with a tag of its own in `type`: {error}"
+                f"path {self.path!r}: the message type must be a msgspec struct with a tag of its own: {error}"
             ) from None
 
     @property
@@ -134,7 +134,7 @@ class Route:
         match = self.pattern.fullmatch(path)
         return None if match is None else match.groupdict()
 
-    # --- a connection's life --------------------------------------------------------------------------------------------
+    # --- a connection's life ------------------------------------------------------------------------------------------
 
     def admit(self, request: Any) -> Awaitable[None] | None:
         """Ask the endpoint about a handshake; raises Refused."""
@@ -204,7 +204,7 @@ class Route:
         if work is not None:
             connection.runtime.spawn(asyncio.get_running_loop(), guard(client, work))
 
-    # --- messages -------------------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------------
 
     def _receive(self, client: Client, opcode: int, payload: bytes) -> None:
         if client.wait_in_line(opcode, payload):

@@ -1,4 +1,4 @@
-"""The app that runs when no other is named: feed, chat, matches and echo. Written with the public API and nothing else."""
+"""The app that runs when no other is named: feed, chat, matches and echo; written with the public API alone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """A channel's recent publications on this node, and the merge of history with what arrives meanwhile; pure.
 
-History is read from the bus while live publications keep arriving, so the same publication may come by both ways, or one may
-come by neither when the node lost its bus for a moment. `merge` turns the two into one run without duplicates, or names
-the hole. A `Window` is that run kept for a while: a thousand clients that recover at once read it, not the bus.
+History is read from the bus while live publications keep arriving, so the same publication may come by both ways, or
+one may come by neither when the node lost its bus for a moment. `merge` turns the two into one run without duplicates,
+or names the hole. A `Window` is that run kept for a while: a thousand clients that recover at once read it, not the
+bus.
 """
 
 from __future__ import annotations
