@@ -1,4 +1,4 @@
-"""`trunkline up` with real processes: a fleet that works, survives its parts, explains itself and leaves nothing behind."""
+"""`trunkline up` with real processes: a fleet that works, survives its parts, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import base64
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,7 +21,6 @@ import psutil
 import pytest
 from fleet_process import DEADLINE_S, FleetProcess, command, environment, refuses
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 StartFleet = Callable[..., Awaitable[FleetProcess]]
 
@@ -148,12 +148,9 @@ async def test_stop_drains_clients(start_fleet: StartFleet) -> None:
         await message(client, "connection_established")
         fleet.children()
         fleet.process.send_signal(signal.SIGTERM)
-        with pytest.raises(ConnectionClosed) as closed:
-            async with asyncio.timeout(DEADLINE_S):
-                while True:
-                    await client.recv()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1001
+        async with asyncio.timeout(DEADLINE_S):
+            await client.wait_closed()
+        assert client.close_code == 1001
     await fleet.hear_event("draining", "", "Ctrl-C again ends at once")
     assert await fleet.ended() == 0
 
@@ -260,8 +257,8 @@ async def test_terminal_shows_a_table_and_takes_ctrl_c(tmp_path: Path, no_color:
         async with asyncio.timeout(DEADLINE_S):
             assert await process.wait() == 0
         assert psutil.wait_procs(family, 5)[1] == []
-        colours = any(code in seen for code in (b"\x1b[32m", b"\x1b[36m"))
-        assert colours != no_color, bytes(seen)
+        coloured = re.search(rb"\x1b\[(\d+;)*3[0-7]m", seen) is not None
+        assert coloured != no_color, bytes(seen)
         log = (tmp_path / "data" / "logs" / "node-1.log").read_text()
         assert log.count('"event": "draining"') == 1  # the terminal's interrupt reached `up` alone
     finally:

@@ -189,6 +189,8 @@ def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
 
 def test_depth_limit_is_exact() -> None:
     """The deepest level allowed passes, the next one does not; siblings and strings do not count."""
+    mixed = [b'[{"a":' * half + b"1" + b"}]" * half for half in (MAX_DEPTH // 2, MAX_DEPTH // 2 + 1)]
+    assert [too_deep(text) for text in mixed] == [False, True]
     for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
         assert not too_deep(nested(MAX_DEPTH, opening, closing))
         assert too_deep(nested(MAX_DEPTH + 1, opening, closing))
@@ -259,11 +261,12 @@ def exact_depth(value: Any) -> int:
     return 1 + max(map(exact_depth, value), default=0) if isinstance(value, list) else 0
 
 
-@given(st.lists(json_texts, min_size=1, max_size=40), st.integers(0, 70), st.booleans())
-def test_depth_of_any_json(texts: list[bytes], around: int, objects: bool) -> None:
-    """For valid JSON of any shape the limit is exact."""
-    opening, closing = (b'{"]":', b"}") if objects else (b"[", b"]")
-    payload = opening * around + b"[" + b",".join(texts) + b"]" + closing * around
+@given(st.lists(json_texts, min_size=1, max_size=40), st.integers(55, 66), st.integers(0, 2**66))
+def test_depth_of_any_json(texts: list[bytes], around: int, kinds: int) -> None:
+    """For valid JSON of any shape, objects and arrays mixed, the limit is exact."""
+    payload = b"[" + b",".join(texts) + b"]"
+    for level in range(around):
+        payload = b'{"]":%b}' % payload if kinds >> level & 1 else b"[%b]" % payload
     assert too_deep(payload) is (exact_depth(json.loads(payload)) > MAX_DEPTH)
 
 

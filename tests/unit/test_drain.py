@@ -14,7 +14,7 @@ from trunkline.server.drain import due, plan
 def test_every_client_has_one_slot(count: int, over_s: float, seed: int) -> None:
     """Each client stands in the plan once, the slots are in order of time and within the drain."""
     slots = plan(count, over_s, random.Random(seed))
-    assert sorted(slot.index for slot in slots) == list(range(count))
+    assert sorted(slot.client for slot in slots) == list(range(count))
     times = [slot.at_s for slot in slots]
     assert times == sorted(times)
     assert all(0 <= at <= over_s for at in times)
@@ -31,7 +31,7 @@ def test_clients_are_spread_evenly() -> None:
 def test_order_and_hints_are_random() -> None:
     """Neighbours neither leave one after the other nor come back at the same time; a seed repeats the plan."""
     slots = plan(200, 10.0, random.Random(1))
-    assert [slot.index for slot in slots] != list(range(200))
+    assert [slot.client for slot in slots] != list(range(200))
     assert len({slot.reconnect_after_ms for slot in slots}) > 100
     assert max(slot.reconnect_after_ms for slot in slots) < 1000
     assert plan(200, 10.0, random.Random(1)) == slots
@@ -56,6 +56,6 @@ def test_due_hands_out_each_slot_once(count: int, waits: list[float]) -> None:
         elapsed += wait
         found = due(slots, len(told), elapsed)
         assert all(slot.at_s <= elapsed for slot in found)
-        told += [slot.index for slot in found]
+        told += [slot.client for slot in found]
         assert all(slot.at_s > elapsed for slot in slots[len(told) :])
-    assert told == [slot.index for slot in slots]
+    assert told == [slot.client for slot in slots]

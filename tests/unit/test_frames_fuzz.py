@@ -360,10 +360,8 @@ def explain_wsproto(mine: Verdict, theirs: Verdict, said: str, stream: bytes, de
         return "close code 1014" if odd == (1014).to_bytes(2, "big") and theirs.violation == 1002 else None
     if mine.messages != theirs.messages[: len(mine.messages)]:
         return None
-    if said == "compressed message cannot be inflated" and theirs.violation == 1007:
-        return "broken deflate"
-    if said == "compressed message is not whole":
-        return "deflate not whole"
+    if said.startswith("compressed message"):
+        return "broken deflate" if theirs.violation == 1007 else "deflate not whole"
     return None
 
 
@@ -383,7 +381,7 @@ def explain_websockets(mine: Verdict, theirs: Verdict, said: str, deflated: bool
         return None
     if "frame length" in said:
         return "long length"
-    if said == "compressed message is not whole":
+    if said.startswith("compressed message"):
         return "deflate not whole"
     if mine.violation == 1007 and theirs.messages == mine.messages:
         return "late text"

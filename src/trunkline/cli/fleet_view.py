@@ -133,7 +133,7 @@ class JsonView:
 def event_text(event: Event) -> Text:
     """An event as a line."""
     prefix = f"{event.part}: " if event.part else ""
-    return Text(prefix, style="bold").append(event.text, style=_STYLES.get(event.event, "none"))
+    return Text().append(prefix, style="bold").append(event.text, style=_STYLES.get(event.event, "none"))
 
 
 def addresses_table(addresses: Addresses) -> Table:
