@@ -39,6 +39,6 @@ def run(options: Options) -> Result:
     if WEBSOCKETS_DEFLATE in figures:
         rows += compare(
             f"{what}, client offers compression", figures, "us CPU/message", {WEBSOCKETS_DEFLATE: 0.45}, OURS_OFFERED,
-            "both with default settings: websockets compresses 64 B, ours sends messages below 1 KiB as they are",
+            "default settings; both answer compressed",
         )  # fmt: skip
     return Result(rows, ["All Python servers run on uvloop; Bun, websockets and aiohttp without an access log."])

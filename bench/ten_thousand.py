@@ -14,6 +14,8 @@ import threading
 import time
 from collections import Counter
 
+import psutil
+
 from bench.errors import BenchError
 from bench.nats_child import NatsChild
 from bench.rows import CpuMeter, Options, Result, Row
@@ -154,9 +156,11 @@ def _measure(server: Server, bus: str, options: Options) -> tuple[list[Row], lis
         lag.start()
         try:
             own_s = time.process_time()
+            psutil.cpu_percent()
             with CpuMeter(server) as cpu:
                 took_s, late_s, batch_s = _run(swarm, publisher, receipts, publications)
             own_s = time.process_time() - own_s
+            busy = psutil.cpu_percent()
         finally:
             lag.end()
         after = _series(server)
@@ -179,7 +183,8 @@ def _measure(server: Server, bus: str, options: Options) -> tuple[list[Row], lis
         f"{what}: the node counts {int(sent):,} messages sent in that time: {delivered:,} deliveries, {publications} "
         f"acknowledgements and {heartbeats:,} heartbeats; it dropped "
         f"{int(after['ws_publications_dropped_total'] - before['ws_publications_dropped_total'])}. It used "
-        f"{cpu.used_s / took_s * 100:.0f} % of one core.",
+        f"{cpu.used_s / took_s * 100:.0f} % of one core; the whole machine was {busy:.0f} % busy "
+        "(near 100 %, latency says more about the machine than about the node).",
         f"{what}: the generator published at most {late_s * 1000:.1f} ms late and let a ready socket wait for "
         f"at most {batch_s * 1000:.1f} ms; it used {own_s / took_s * 100:.0f} % of one core, and {receipts.joined:,} "
         "deliveries came two or more in one read (then it was behind).",

@@ -74,7 +74,7 @@ SERIES: Final[tuple[Series, ...]] = (
     Series("ws_draining", "gauge", "1 while the node is draining."),
     Series("ws_channels_active", "gauge", "Channels with a subscriber on this node.", unit="channels"),
     Series("ws_subscriptions_active", "gauge", "Subscriptions of all clients.", unit="subscriptions"),
-    Series("ws_message_latency_seconds", "histogram", "From reading a client's message to having handled it.",
+    Series("ws_message_latency_seconds", "histogram", "From reading a message to having handled it; one read in eight is timed.",
            unit="seconds", buckets=LATENCY_BUCKETS),
     Series("ws_delivery_latency_seconds", "histogram", "From the bus taking a publication to writing it out.",
            unit="seconds", buckets=LATENCY_BUCKETS),
@@ -180,6 +180,7 @@ class Meter:
         "messages_sent",
         "publications_dropped",
         "rate_limited",
+        "reads",
         "replay_requests",
         "slow_clients_disconnected",
     )  # fmt: skip
@@ -188,6 +189,7 @@ class Meter:
         self.connections = 0
         self.messages_sent = 0
         self.messages_received = 0
+        self.reads = 0
         self.bytes_sent = 0
         self.bytes_received = 0
         self.slow_clients_disconnected = 0

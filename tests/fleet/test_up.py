@@ -87,6 +87,16 @@ async def test_second_fleet_names_the_taken_ports(start_fleet: StartFleet, tmp_p
     await crosses(fleet, "still here")
 
 
+async def test_second_fleet_on_the_same_data_is_refused(start_fleet: StartFleet, tmp_path: Path) -> None:
+    """Another fleet on other ports but with the same data directory ends with 2 and leaves the logs alone."""
+    fleet = await (await start_fleet("--nodes", "1")).ready()
+    second = await start_fleet("--nodes", "1")
+    assert await second.ended() == 2
+    assert "in use by another nats-server" in await second.errors()
+    assert list((tmp_path / "data" / "logs").glob("*.1")) == []
+    assert await fleet.stop() == 0
+
+
 async def test_taken_admin_port_is_named(start_fleet: StartFleet, tmp_path: Path) -> None:
     """An admin port that something else uses stops the start before anything runs."""
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -31,7 +31,8 @@ def windowed(bits: int) -> Negotiated:
         # RFC 7692 section 7.1.3 and 7.1
         ("permessage-deflate", PLAIN),
         ("permessage-deflate; client_max_window_bits; server_max_window_bits=10", windowed(10)),
-        ("permessage-deflate; client_max_window_bits; server_max_window_bits=10, permessage-deflate; client_max_window_bits",
+        ("permessage-deflate; client_max_window_bits; server_max_window_bits=10, "
+         "permessage-deflate; client_max_window_bits",
          windowed(10)),
         ("permessage-deflate; server_max_window_bits=8, permessage-deflate", PLAIN),
         # what browsers send
@@ -46,7 +47,8 @@ def windowed(bits: int) -> Negotiated:
         ('permessage-deflate; client_max_window_bits="15"', PLAIN),
         # other extensions beside it, and the first acceptable offer counts
         ("x-webkit-deflate-frame, permessage-deflate", PLAIN),
-        ("permessage-bzip2; x=1, permessage-deflate; unknown, permessage-deflate; server_max_window_bits=11, permessage-deflate",
+        ("permessage-bzip2; x=1, permessage-deflate; unknown, "
+         "permessage-deflate; server_max_window_bits=11, permessage-deflate",
          windowed(11)),
     ],
 )  # fmt: skip

@@ -209,12 +209,15 @@ def test_a_long_head_is_refused_early() -> None:
     ]:
         reader = RequestReader(MAX_HEAD)
         reader.feed(start)
-        taken = 0
-        with pytest.raises(BadRequest) as caught:
-            for _ in range(1000):
+        status = taken = 0
+        while not status and taken < 1 << 20:
+            try:
                 reader.feed(piece)
+            except BadRequest as bad:
+                status = bad.status
+            else:
                 taken += len(piece)
-        assert caught.value.status == 431
+        assert status == 431
         assert taken <= MAX_HEAD
 
 
@@ -263,16 +266,17 @@ def test_garbage_is_refused_and_nothing_else(start: bytes, rest: bytes) -> None:
     """Whatever comes is a request, unfinished, or a BadRequest; no other exception gets out."""
     for stream in (start + rest, HEAD + start, b"GET /" + start + b" HTTP/1.1\r\n" + rest + b"\r\n\r\n"):
         reader = RequestReader(MAX_HEAD)
+        requests: list[Request] = []
+        status = 400
         try:
             requests, _ = reader.feed(stream)
         except BadRequest as bad:
-            assert bad.status in (400, 413, 431, 505)
-        else:
-            for request in requests:
-                assert isinstance(request.query, dict)
+            status = bad.status
+        assert status in (400, 413, 431, 505)
+        assert all(isinstance(request.query, dict) for request in requests)
 
 
-# --- answers ------------------------------------------------------------------------------------------------------------
+# --- answers ----------------------------------------------------------------------------------------------------------
 
 
 def parsed(answer: bytes) -> tuple[str, dict[str, str], bytes]:

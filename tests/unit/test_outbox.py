@@ -94,7 +94,7 @@ class SlowClient(RuleBasedStateMachine):
         seen = dict.fromkeys(CHANNELS, 0)
         controls = 0
         for frame in self.sent:
-            name, first, second, *_ = frame.decode().split(" ") + [""]
+            name, first, second, *_ = [*frame.decode().split(" "), ""]
             if name == "control":
                 controls += 1
                 assert int(first) == controls

@@ -54,7 +54,7 @@ def test_expired_predecessors_are_no_hole() -> None:
 @settings(max_examples=400)
 @given(logs(), st.data())
 def test_merge_against_a_log(log: list[Publication], data: st.DataObject) -> None:
-    """History read at any moment, live from any earlier one, with losses and repeats: each once, in order, or a hole."""
+    """History read at any moment, live from any earlier one, with losses and repeats: each once, or a hole."""
     offsets = [item.offset or 0 for item in log]
     top = offsets[-1] if offsets else 0
     after = data.draw(st.integers(0, top), "after")
@@ -155,7 +155,7 @@ class WindowModel(RuleBasedStateMachine):
 
     @invariant()
     def holds_the_newest(self) -> None:
-        """It covers exactly what it holds: the newest publications, each once, at most a slab more than its capacity."""
+        """It covers exactly what it holds: the newest, each once, at most a slab more than its capacity."""
         window = self.window
         held = [outgoing.publication for outgoing in window.since(0)]
         assert held == [item for item in self.log if (item.offset or 0) > window.floor]

@@ -40,6 +40,7 @@ class FleetNats:
         self._port = 0
         # What is serious reaches the fleet as a log event of the bus; here is only the file.
         self._log = ChildLog(plan.log_path("nats"), plan.rotate_bytes, lambda _: None)
+        self._early: list[str] | None = []
 
     @property
     def url(self) -> str:
@@ -57,6 +58,12 @@ class FleetNats:
             self._plan.nats_dir, host=NATS_HOST, port=self._port or None, on_line=self._write
         )
         self._port = self._server.port
+        if self._early is not None:
+            # Not sooner: until the lock on the store is ours, the file may be that of another fleet.
+            self._log.open()
+            early, self._early = self._early, None
+            for line in early:
+                self._write(line)
         self.status.enter("up")
 
     async def supervise(self) -> None:
@@ -91,12 +98,11 @@ class FleetNats:
         self.status.enter("stopped")
         self._log.close()
 
-    def open_log(self) -> None:
-        """Begin the log file of this run; raises StartError."""
-        self._log.open()
-
     def _write(self, line: str) -> None:
-        self._log.write(line.encode() + b"\n", False)
+        if self._early is not None:
+            self._early.append(line)
+        else:
+            self._log.write(line.encode() + b"\n", False)
 
 
 class Fleet:
@@ -143,7 +149,6 @@ class Fleet:
         """
         find_binary()
         check_ports(self.plan)
-        self.nats.open_log()
         await self.nats.start()
         await self._probe.__aenter__()
         for node in self.nodes:

@@ -61,13 +61,15 @@ async def run_fleet(plan: FleetPlan, view: View) -> int:
         StartError: it cannot be started; nothing is left running.
     """
     signals = lifecycle.Signals()
-    fleet = Fleet(
-        plan,
-        os.environ,
-        view.event,
-        view.ready,
-        lambda: view.status(lambda: status_text(fleet.statuses, fleet.nats.status, fleet.draining)),
-    )
+
+    def say(event: Event) -> None:
+        view.event(event)
+        show_status()
+
+    def show_status() -> None:
+        view.status(lambda: status_text(fleet.statuses, fleet.nats.status, fleet.draining))
+
+    fleet = Fleet(plan, os.environ, say, view.ready, show_status)
     running = asyncio.ensure_future(fleet.run())
     await asyncio.wait({running, signals.first}, return_when=asyncio.FIRST_COMPLETED)
     failed = running.done()

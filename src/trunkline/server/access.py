@@ -1,31 +1,60 @@
-"""The access line: one log line for each connection that ended, with what an operator asks about it later."""
+"""The access line: one log line for each connection that ended, with what an operator asks about it later.
+
+Connections end by the thousand when a node drains, so lines are encoded here and written together once a tick.
+"""
 
 from __future__ import annotations
 
+import functools
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import structlog
+import msgspec
+
+from trunkline import log
 
 if TYPE_CHECKING:
     from trunkline.server.connection import Connection
 
+LOGGER = "trunkline.access"
+
+
+class AccessLine(msgspec.Struct):
+    """One connection that has ended. It holds no message, no token and no query."""
+
+    connection: str
+    session: str
+    path: str
+    address: str
+    subject: str | None
+    duration_s: float
+    code: int
+    reason: str
+    by: str
+    bytes_in: int
+    bytes_out: int
+    timestamp: str
+    event: str = "connection"
+    logger: str = LOGGER
+    level: str = "info"
+
 
 class AccessLog:
-    """Writes access lines. They hold no message, no token and no query."""
+    """Collects access lines."""
 
     def __init__(self) -> None:
-        self._log = structlog.get_logger("trunkline.access")
+        self._lines: list[bytes] = []
 
-    def write(self, connection: Connection, duration_s: float) -> None:
-        """Write the line of a connection that has ended.
+    def add(self, connection: Connection, duration_s: float, wall_ms: int) -> None:
+        """Add the line of a connection that has ended.
 
         Args:
             connection: the ended connection.
             duration_s: how long it lasted.
+            wall_ms: when it ended, ms since 1970.
         """
         client = connection.client
-        self._log.info(
-            "connection",
+        line = AccessLine(
             connection=client.id,
             session=client.session,
             path=client.path,
@@ -37,4 +66,18 @@ class AccessLog:
             by="server" if connection.ended_by_us else "client",
             bytes_in=connection.bytes_in,
             bytes_out=connection.bytes_out,
+            timestamp=_iso(wall_ms),
         )
+        self._lines.append(msgspec.json.encode(line))
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        if self._lines:
+            lines, self._lines = self._lines, []
+            log.write_lines(LOGGER, b"\n".join(lines).decode())
+
+
+@functools.lru_cache(maxsize=4)
+def _iso(wall_ms: int) -> str:
+    """The time of a tick as text; all connections that end in it share it."""
+    return datetime.fromtimestamp(wall_ms / 1000, UTC).isoformat(timespec="milliseconds")

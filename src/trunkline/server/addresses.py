@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -32,15 +33,20 @@ def networks(texts: Sequence[str]) -> tuple[Network, ...]:
 
 def within(address: str, ranges: Sequence[Network]) -> bool:
     """Whether `address` lies in one of `ranges`; text that is no address lies in none."""
-    if not ranges:
-        return False
+    parsed = _parse(address) if ranges else None
+    return parsed is not None and any(parsed in network for network in ranges if network.version == parsed.version)
+
+
+# At an edge the same few peers are asked about at every request.
+@functools.lru_cache(maxsize=4096)
+def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return False
+        return None
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
-    return any(parsed in network for network in ranges if network.version == parsed.version)
+        return parsed.ipv4_mapped
+    return parsed
 
 
 def origin_of(peer: str, headers: Mapping[str, str], trusted: Sequence[Network]) -> Origin:

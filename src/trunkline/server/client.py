@@ -33,6 +33,7 @@ BACKLOG_LIMIT: Final = 64
 """Messages of one client that may wait for an earlier one; above it the client is not read from."""
 
 _encode = msgspec.json.encode
+_build = frames.build
 
 
 class Client:
@@ -121,7 +122,7 @@ class Client:
             first, payload = 0x81, _encode(message)
         if connection.deflate_bits and len(payload) >= self._route.limits.deflate_min_bytes:
             first, payload = first | 0x40, deflate(payload, connection.deflate_bits)
-        connection.send_bytes(frames.build(first, payload))
+        connection.send_bytes(_build(first, payload))
         connection.runtime.meter.messages_sent += 1
 
     async def publish(self, channel: str, data: Any, *, to_others: bool = False, id: wire.MessageId = None) -> None:

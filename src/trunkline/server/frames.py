@@ -76,13 +76,15 @@ class FrameReader:
         deflate: whether permessage-deflate was negotiated, so that RSV1 has a meaning.
     """
 
-    __slots__ = ("_assembly", "_deflate", "_ended", "_frame", "_tail", "max_message", "violation")
+    __slots__ = ("_assembly", "_busy", "_deflate", "_ended", "_frame", "_tail", "max_message", "violation")
 
     def __init__(self, max_message: int, deflate: bool = False) -> None:
         self.max_message = max_message
         self.violation: ProtocolViolation | None = None
         self._deflate = deflate
         self._ended = False
+        # Whether anything is unfinished or over: one question for the fast path instead of four.
+        self._busy = False
         self._tail = b""
         self._frame: _Frame | None = None
         self._assembly: _Assembly | None = None
@@ -102,8 +104,8 @@ class FrameReader:
             The messages and control frames that are complete now, in order. Look at `violation` afterwards.
         """
         messages: list[Message] = []
-        if self._tail or self._frame is not None or self._assembly is not None or self._ended:
-            self._stream(data, messages)
+        if self._busy:
+            self._slowly(data, messages)
             return messages
         at = 0
         end = len(data)
@@ -133,7 +135,7 @@ class FrameReader:
             messages.append((first & 0x0F, payload))
             at = after
         if at < end:
-            self._stream(data[at:] if at else data, messages)
+            self._slowly(data[at:] if at else data, messages)
         return messages
 
     # --- slow path ----------------------------------------------------------------------------------------------------
@@ -144,9 +146,14 @@ class FrameReader:
 
     def _end(self) -> None:
         self._ended = True
+        self._busy = True
         self._tail = b""
         self._frame = None
         self._assembly = None
+
+    def _slowly(self, data: bytes, messages: list[Message]) -> None:
+        self._stream(data, messages)
+        self._busy = self._ended or self.unfinished
 
     def _stream(self, data: bytes, messages: list[Message]) -> None:
         if self._ended:
@@ -308,7 +315,8 @@ def read_close(payload: bytes) -> tuple[int, str]:
     return int.from_bytes(payload[:2], "big"), payload[2:].decode()
 
 
-_SHORT_HEADS = {first: [bytes((first, length)) for length in range(126)] for first in (0x81, 0x82, 0xC1, 0xC2)}
+_HEADS = {first: [bytes((first, length)) for length in range(126)] for first in range(0x80, 0x100)}
+"""The heads of short frames by first byte and length."""
 
 
 def build(first: int, payload: bytes) -> bytes:
@@ -320,8 +328,7 @@ def build(first: int, payload: bytes) -> bytes:
     """
     length = len(payload)
     if length < 126:
-        heads = _SHORT_HEADS.get(first)
-        return (heads[length] if heads is not None else bytes((first, length))) + payload
+        return _HEADS[first][length] + payload
     if length < 65536:
         return bytes((first, 126, length >> 8, length & 255)) + payload
     return bytes((first, 127)) + length.to_bytes(8, "big") + payload

@@ -35,7 +35,8 @@ def check(request: Request) -> str:
     headers = request.headers
     if not request.wants_websocket:
         raise Refused(426, "this endpoint speaks WebSocket; send an upgrade request", label="not_an_upgrade")
-    if "upgrade" not in tokens_of(headers.get("connection", "")):
+    connection = headers.get("connection", "")
+    if connection != "Upgrade" and "upgrade" not in tokens_of(connection):
         raise Refused(400, "header Connection must contain Upgrade", label="bad_handshake")
     if request.method != "GET" or request.http_version < "1.1":
         raise Refused(400, "a WebSocket handshake is a GET over HTTP/1.1", label="bad_handshake")

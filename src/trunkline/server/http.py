@@ -9,9 +9,10 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 import httptools
@@ -146,7 +147,7 @@ class RequestReader:
         self._begun = False
         self._requests: list[Request] = []
         self._begin()
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
 
     @property
     def mid_request(self) -> bool:
@@ -204,12 +205,16 @@ class RequestReader:
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
         self._url += url
-        self._grow(len(url))
+        self._head_size += len(url)
+        if self._head_size > self._max_head:
+            self._too_long()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One whole header."""
-        self._grow(len(name) + len(value) + 4)
-        key = name.decode("latin-1").lower()
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > self._max_head:
+            self._too_long()
+        key = _header_name(name)
         text = value.decode("latin-1").strip()
         if key in self._headers:
             if key in _ONCE:
@@ -240,17 +245,25 @@ class RequestReader:
             Request(
                 method=parser.get_method().decode("ascii"),
                 target=target,
-                path=unquote(target.partition("?")[0]),
+                path=unquote(path) if "%" in (path := target.partition("?")[0]) else path,
                 headers=self._headers,
                 http_version=version,
                 keep_alive=parser.should_keep_alive(),
             )
         )
 
-    def _grow(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > self._max_head:
-            raise BadRequest(431, f"request head is larger than {self._max_head} bytes")
+    def _too_long(self) -> None:
+        raise BadRequest(431, f"request head is larger than {self._max_head} bytes")
+
+    def close(self) -> None:
+        """Nothing more will be read; ends the circle of references with the parser, which only the collector would."""
+        self._parser = None
+
+
+@functools.lru_cache(maxsize=512)
+def _header_name(name: bytes) -> str:
+    """A header's name in lower case; clients use the same few dozen."""
+    return name.decode("latin-1").lower()
 
 
 def tokens_of(value: str) -> frozenset[str]:

@@ -197,11 +197,13 @@ class HttpConnection(asyncio.Protocol):
         bits = admitted.deflate.server_bits if admitted.deflate is not None else 0
         connection = Connection(runtime, self._transport, reader, bits, route.limits.outbox_bytes)
         session = _session(request)
+        # One draw of randomness for both names.
+        drawn = secrets.token_urlsafe(24)
         client = Client(
             connection,
             route,
-            id=admitted.params.get("connection_id") or secrets.token_urlsafe(9),
-            session=session or secrets.token_urlsafe(12),
+            id=admitted.params.get("connection_id") or drawn[:12],
+            session=session or drawn[12:],
             resumed=session is not None,
             target=_without_token(request.target),
             params=admitted.params,
@@ -212,12 +214,14 @@ class HttpConnection(asyncio.Protocol):
         connection.expires_at = node.monotonic(admitted.expires_at)
         node.close_door(self)
         self._transport.set_protocol(connection)
-        connection.open(admitted.response)
         runtime.connections.add(connection)
         runtime.meter.connections += 1
-        runtime.wheel.schedule(connection, connection.on_time(runtime.clock.now) or runtime.clock.now)
+        runtime.wheel.schedule(connection, connection.next_due())
+        connection.open(admitted.response, route.begin)
         node.on_opened(connection)
-        route.begin(client)
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         runtime.meter.handshake.observe(perf_counter() - started)
         early, self._early = self._early, None
         if early:

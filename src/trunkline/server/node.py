@@ -216,6 +216,8 @@ class Node:
             await self.verifier.close()
         if self._ticker is not None:
             self._ticker.cancel()
+        if self._access is not None:
+            self._access.flush()
         log.info("node_stopped", node=self.name)
 
     # --- draining -----------------------------------------------------------------------------------------------------
@@ -290,7 +292,7 @@ class Node:
             "server" if connection.ended_by_us else "client",
         )
         if self._access is not None:
-            self._access.write(connection, duration)
+            self._access.add(connection, duration, runtime.clock.wall_ms)
         self._gone.set()
 
     def monotonic(self, expires_at: float | None) -> float | None:
@@ -328,6 +330,8 @@ class Node:
         if runtime.slow:
             for connection in list(runtime.slow):
                 connection.check_slow(now)
+        if self._access is not None:
+            self._access.flush()
         self._ticks += 1
         if self._ticks % 20 == 0:
             runtime.hub.tick(now)
