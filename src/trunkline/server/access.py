@@ -57,12 +57,12 @@ class AccessLog:
         line = AccessLine(
             connection=client.id,
             session=client.session,
-            path=client.path,
+            path=_safe(client.path),
             address=client.address,
             subject=client.subject,
             duration_s=round(duration_s, 3),
             code=connection.close_code,
-            reason=connection.close_reason,
+            reason=_safe(connection.close_reason) if connection.close_reason else "",
             by="server" if connection.ended_by_us else "client",
             bytes_in=connection.bytes_in,
             bytes_out=connection.bytes_out,
@@ -81,3 +81,9 @@ class AccessLog:
 def _iso(wall_ms: int) -> str:
     """The time of a tick as text; all connections that end in it share it."""
     return datetime.fromtimestamp(wall_ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+@functools.lru_cache(maxsize=1024)
+def _safe(text: str) -> str:
+    """What a client chose, with anything that looks like a secret masked; paths and reasons repeat."""
+    return log.redact_text(text)

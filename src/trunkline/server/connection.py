@@ -54,8 +54,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_cork", "_outbox", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels",
-        "client", "close_code", "close_reason", "deflate_bits", "due", "ended_by_us", "expires_at", "fd", "last_seen",
+        "_outbox", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels",
+        "client", "close_code", "close_reason", "corked", "deflate_bits", "due", "ended_by_us", "expires_at", "fd", "last_seen",
         "opened_at", "outbox_bytes", "reader", "runtime", "slot", "state",
     )  # fmt: skip
 
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         self.expires_at: float | None = None
         self.slot = -1
         self.due = 0.0
-        self._cork: list[bytes] | None = None
+        self.corked: list[bytes] | None = None
         self._outbox: Outbox | None = None
         self._reading = True
         self._transport = transport
@@ -103,9 +103,9 @@ class Connection(asyncio.Protocol):
             response: the 101; everything after it is frames.
             greet: begins the endpoint's work with the client.
         """
-        self._cork = []
+        self.corked = []
         greet(self.client)
-        greeting, self._cork = b"".join(self._cork or ()), None
+        greeting, self.corked = b"".join(self.corked or ()), None
         self.bytes_out += len(greeting)
         self.runtime.meter.bytes_sent += len(greeting)
         response += greeting
@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
         # Asking the clock twice a read would cost more than the reading: one read in eight stands for all.
         started = 0.0 if meter.reads & 7 else perf_counter()
         cork: list[bytes] = []
-        self._cork = cork
+        self.corked = cork
         count = 0
         client = self.client
         receive = client.receive
@@ -146,9 +146,9 @@ class Connection(asyncio.Protocol):
         meter.messages_received += count
         if self.reader.violation is not None and self.state == OPEN:
             self.end(self.reader.violation.code, self.reader.violation.reason)
-        if self._cork is not cork:
-            cork = self._cork or []
-        self._cork = None
+        if self.corked is not cork:
+            cork = self.corked or []
+        self.corked = None
         if cork:
             self._put(cork[0] if len(cork) == 1 else b"".join(cork))
         if started and count:
@@ -161,22 +161,25 @@ class Connection(asyncio.Protocol):
         elif opcode == frames.CLOSE:
             code, reason = frames.read_close(payload)
             if self.state == OPEN:
+                self.send_bytes(frames.close(code))
                 self.state = CLOSING
                 self.close_code, self.close_reason = code, reason
-                self.send_bytes(frames.close(code))
             self._finish()
 
     def _finish(self) -> None:
         """The closing handshake is complete: close once everything is written."""
-        if self._cork:
-            cork, self._cork = self._cork, None
+        if self.corked:
+            cork, self.corked = self.corked, None
             self._put(b"".join(cork))
         self.state = CLOSED
-        outbox = self._outbox
+        outbox, self._outbox = self._outbox, None
         if outbox:
             self._transport.write(outbox.take(1 << 62))
+        self.runtime.slow.discard(self)
         self.fd = -1
         self._transport.close()
+        # A client that does not take its last bytes is cut off.
+        self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.close_timeout_s)
 
     def pause_reading(self) -> None:
         """Take no more from this client until `resume_reading`; TCP tells it to wait."""
@@ -198,11 +201,11 @@ class Connection(asyncio.Protocol):
         self.runtime.meter.messages_sent += 1
 
     def send_bytes(self, data: bytes) -> None:
-        """Send whole frames; they are never dropped."""
-        if self.state == CLOSED:
+        """Send whole frames; they are never dropped. Nothing follows a close frame (RFC 6455 section 5.5.1)."""
+        if self.state != OPEN:
             return
-        if self._cork is not None:
-            self._cork.append(data)
+        if self.corked is not None:
+            self.corked.append(data)
         else:
             self._put(data)
 
@@ -242,9 +245,9 @@ class Connection(asyncio.Protocol):
         """
         if self.state != OPEN:
             return False
-        if self._cork:
+        if self.corked:
             # Sent while this client's own read is handled: what it was answered so far goes first.
-            cork, self._cork = self._cork, []
+            cork, self.corked = self.corked, []
             self._put(b"".join(cork))
         if not self.blocked:
             self.bytes_out += len(data)
@@ -281,6 +284,10 @@ class Connection(asyncio.Protocol):
         self.fd = -1
         self.state = CLOSED
         self._transport.abort()
+
+    def hand_over(self, rest: bytes) -> None:
+        """Leave to the transport what the kernel did not take of a write."""
+        self._transport.write(rest)
 
     def _new_outbox(self) -> Outbox:
         outbox = self._outbox = Outbox(self.outbox_bytes, self.runtime.outbox_grace_s)
@@ -392,13 +399,15 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cut the TCP connection without another word."""
-        if self.state != CLOSED:
-            self.state = CLOSED
-            self.fd = -1
-            self._transport.abort()
+        self.state = CLOSED
+        self.fd = -1
+        self._transport.abort()
 
     def eof_received(self) -> bool:
         """The client will send no more; without a close frame that is the end."""
+        if self.state == OPEN:
+            self.state = CLOSING
+            self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.close_timeout_s)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

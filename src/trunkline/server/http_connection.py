@@ -41,7 +41,7 @@ class HttpConnection(asyncio.Protocol):
         node: the node it came to.
     """
 
-    __slots__ = ("_early", "_node", "_peer", "_queue", "_reader", "_task", "_transport", "due", "slot")
+    __slots__ = ("_blocked", "_early", "_node", "_peer", "_queue", "_reader", "_task", "_transport", "due", "slot")
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -49,6 +49,7 @@ class HttpConnection(asyncio.Protocol):
         self._queue: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
         self._early: bytes | None = None
+        self._blocked = False
         self._peer = ""
         self.slot = -1
         self.due = 0.0
@@ -81,6 +82,10 @@ class HttpConnection(asyncio.Protocol):
 
     def on_time(self, now: float) -> float | None:
         """The handshake time-out is over."""
+        if self._transport.is_closing():
+            # It does not take its last answer.
+            self._transport.abort()
+            return None
         if self._task is not None:
             return now + self._node.handshake_timeout_s
         if self._reader is not None and self._reader.mid_request:
@@ -88,7 +93,18 @@ class HttpConnection(asyncio.Protocol):
             self._close_with(text_response(408, "the request was not complete in time"))
         else:
             self._transport.close()
-        return None
+        return now + self._node.runtime.close_timeout_s
+
+    def pause_writing(self) -> None:
+        """Answers wait for the client: serve no more requests until it has taken them."""
+        self._blocked = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has taken them all."""
+        self._blocked = False
+        self._transport.resume_reading()
+        self._work()
 
     def data_received(self, data: bytes) -> None:
         """Handle one read."""
@@ -116,7 +132,7 @@ class HttpConnection(asyncio.Protocol):
         self._work()
 
     def _work(self) -> None:
-        while self._queue and self._task is None and not self._transport.is_closing():
+        while self._queue and self._task is None and not self._blocked and not self._transport.is_closing():
             request = self._queue.popleft()
             origin = origin_of(self._peer, request.headers, self._node.trusted_proxies)
             request.peer, request.address, request.secure = self._peer, origin.address, origin.secure
