@@ -12,12 +12,9 @@ Rules:
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -332,9 +329,6 @@ PLAIN_ENVIRONMENT: dict[str, str] = {
 }
 """Settings whose environment name needs no prefix; the prefixed name works too and wins over the plain one."""
 
-_NETWORK_LISTS = ("server.trusted_proxies", "server.metrics_networks", "limits.exempt")
-_MIN_SECRET_BYTES = 32
-
 
 class ShownSetting(NamedTuple):
     """A row of `config show`: full name, value ready for JSON (secrets masked), source."""
@@ -397,6 +391,9 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
     settings = _build(values)
     known = settings_source.variables(SECTIONS, PLAIN_ENVIRONMENT)
     sources = {key: values[key].source if key in values else "default" for key in known}
+    # Imported here, for it knows the sections that this module declares.
+    from trunkline.settings_check import check
+
     try:
         check(settings)
     except SettingsError as error:
@@ -422,96 +419,6 @@ def describe() -> list[SettingHelp]:
             )
         )
     return rows
-
-
-def check(settings: Settings) -> None:
-    """Check what one field cannot say alone.
-
-    Raises:
-        SettingsError: the first thing that does not hold.
-    """
-    for key in _NETWORK_LISTS:
-        section, _, name = key.partition(".")
-        for text in getattr(getattr(settings, section), name):
-            _check_network(key, text)
-    for index, rule in enumerate(settings.channels.rules):
-        _check_access(f"channels.rules[{index}].subscribe", rule.subscribe)
-        _check_access(f"channels.rules[{index}].publish", rule.publish)
-    server, admin = settings.server, settings.admin
-    if server.app and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", server.app):
-        raise SettingsError("server.app", value=server.app, allowed="allowed: module:attribute, e.g. shop.live:app")
-    if admin.port and admin.port == server.port:
-        allowed = "it must differ from server.port (0 switches the admin port off)"
-        raise SettingsError("admin.port", value=str(admin.port), allowed=allowed)
-    if admin.port is None and server.port == 65_535:
-        raise SettingsError("admin.port", allowed="server.port + 1 is no port; set admin.port, or 0 to switch it off")
-    if admin.token is not None and admin.token_file is not None:
-        raise SettingsError("admin.token_file", value=str(admin.token_file), allowed="admin.token is set too; keep one")
-    if admin.token is not None and len(admin.token.reveal()) < 16:
-        raise SettingsError("admin.token", allowed="it needs at least 16 characters")
-    _check_auth(settings.auth)
-
-
-def _check_network(key: str, text: str) -> None:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError as error:
-        raise SettingsError(
-            key, value=text, allowed=f'allowed: addresses and networks such as "10.0.0.0/8" ({error})'
-        ) from None
-
-
-_CLAIM = re.compile(r"[A-Za-z0-9_.:/-]+=.+")
-
-
-def _check_access(key: str, access: Access) -> None:
-    words = (access,) if isinstance(access, str) else access
-    for word in words:
-        if word not in ("anyone", "authenticated", "nobody") and not _CLAIM.fullmatch(word):
-            allowed = (
-                'allowed: "anyone", "authenticated", "nobody", or claims such as "role=admin" ("role=*": any value)'
-            )
-            near = settings_source.nearest(word, ("anyone", "authenticated", "nobody"))
-            raise SettingsError(key, value=word, allowed=allowed, nearest=near)
-
-
-def _check_auth(auth: AuthSettings) -> None:
-    keyed = {
-        "auth.secret": auth.secret,
-        "auth.secret_file": auth.secret_file,
-        "auth.public_key_file": auth.public_key_file,
-        "auth.jwks_url": auth.jwks_url,
-    }
-    if not auth.algorithms:
-        given = next((key for key, value in keyed.items() if value is not None), None)
-        if given is not None:
-            raise SettingsError("auth.algorithms", value="[]", allowed=f"{given} is set, so name the algorithms")
-        if auth.required:
-            raise SettingsError("auth.required", value="true", allowed="auth.algorithms must name at least one")
-        return
-    if auth.secret is not None and auth.secret_file is not None:
-        raise SettingsError("auth.secret_file", value=str(auth.secret_file), allowed="auth.secret is set too; keep one")
-    if auth.public_key_file is not None and auth.jwks_url is not None:
-        raise SettingsError("auth.jwks_url", value=auth.jwks_url, allowed="auth.public_key_file is set too; keep one")
-    shared = "HS256" in auth.algorithms
-    if shared and auth.secret is None and auth.secret_file is None:
-        raise SettingsError("auth.algorithms", value="HS256", allowed="it needs auth.secret or auth.secret_file")
-    public = [name for name in auth.algorithms if name != "HS256"]
-    if public and auth.public_key_file is None and auth.jwks_url is None:
-        allowed = "it needs auth.public_key_file or auth.jwks_url"
-        raise SettingsError("auth.algorithms", value=public[0], allowed=allowed)
-    if auth.secret is not None and len(auth.secret.reveal().encode()) < _MIN_SECRET_BYTES:
-        # RFC 7518 section 3.2: a key of the same size as the hash output or larger must be used.
-        raise SettingsError("auth.secret", allowed=f"HS256 needs at least {_MIN_SECRET_BYTES} bytes")
-    if auth.jwks_url is not None:
-        parts = urlsplit(auth.jwks_url)
-        local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
-        if not (parts.hostname and (parts.scheme == "https" or local)):
-            raise SettingsError(
-                "auth.jwks_url",
-                value=settings_source.mask_url(auth.jwks_url),
-                allowed="allowed: an https:// address (http:// only on this machine)",
-            )
 
 
 def _file_to_read(file: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -172,8 +172,9 @@ async def test_keys_that_cannot_be_fetched_are_no_ones_fault(start_node: StartNo
     node = await start_node(auth__algorithms=("ES256",), auth__jwks_url=f"http://127.0.0.1:{unused_tcp_port}/keys")
     given = token(ec.generate_private_key(ec.SECP256R1()), "ES256", {"kid": "k1"})
     assert await status_of(node) == 101
-    # The first fetch, at the start, has just failed: until the next one is due the answer may be either refusal.
-    assert await status_of(node, Authorization=f"Bearer {given}") in (401, 503)
+    for _ in range(3):
+        assert await status_of(node, Authorization=f"Bearer {given}") == 503
+    assert node.runtime.meter.connections_failed.values == {("keys_unavailable",): 3}
 
 
 async def test_tokens_leave_no_trace(start_node: StartNode, open_peer: OpenPeer, caplog: Any) -> None:

@@ -9,28 +9,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import msgspec
-import structlog
 
 from trunkline import codes, wire
-from trunkline.bus import BusUnavailable
-from trunkline.errors import ClientGone, MessageError
+from trunkline.errors import ClientGone
 from trunkline.server import frames
-from trunkline.server.connection import CLOSED, OPEN, Connection
+from trunkline.server.connection import OPEN, Connection
 from trunkline.server.deflate import deflate
+from trunkline.server.inbox import BACKLOG_LIMIT, Inbox
 from trunkline.server.limits import Bucket
 
 if TYPE_CHECKING:
     from trunkline.server.route import Route
-
-log = structlog.get_logger("trunkline.client")
-
-BACKLOG_LIMIT: Final = 64
-"""Messages of one client that may wait for an earlier one; above it the client is not read from."""
 
 _encode = msgspec.json.encode
 _build = frames.build
@@ -319,90 +313,6 @@ class Client:
     def inbox(self) -> Inbox | None:
         """Where messages wait for `async for`."""
         return self._inbox
-
-
-class Inbox:
-    """Messages of one client, waiting for an endpoint function to take them."""
-
-    __slots__ = ("_client", "_ended", "_messages", "_waiter")
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._messages: deque[Any] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._ended = False
-
-    @property
-    def full(self) -> bool:
-        """Whether so many wait that the client is not read from."""
-        return len(self._messages) >= BACKLOG_LIMIT
-
-    def put(self, message: Any) -> None:
-        """A message has come."""
-        self._messages.append(message)
-        if self.full:
-            self._client.connection.pause_reading()
-        self._wake()
-
-    def end(self) -> None:
-        """No more will come."""
-        self._ended = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def __aiter__(self) -> Inbox:
-        return self
-
-    async def __anext__(self) -> Any:
-        while not self._messages:
-            if self._ended:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        message = self._messages.popleft()
-        if len(self._messages) == BACKLOG_LIMIT // 2:
-            self._client.connection.resume_reading()
-        return message
-
-
-async def guard(client: Client, work: Awaitable[None], id: wire.MessageId = None) -> None:
-    """Await `work` for a client's message; what goes wrong becomes an `error` message, never the connection's end."""
-    try:
-        await work
-    except Exception as error:
-        explain(client, error, id)
-
-
-def explain(client: Client, error: Exception, id: wire.MessageId = None, *, close_on_fault: bool = False) -> None:
-    """Tell the client why its message was not served; what is nobody's known fault is logged, not told.
-
-    Args:
-        client: who sent it.
-        error: what went wrong.
-        id: the message's id.
-        close_on_fault: end the connection with 1011 when it was the application's fault.
-    """
-    if isinstance(error, ClientGone) or client.connection.state == CLOSED:
-        return
-    envelope = client.route.envelope
-    if isinstance(error, MessageError) and envelope:
-        client.send_error(error.code, error.message, id, temporary=error.temporary, retry_after_ms=error.retry_after_ms)
-        return
-    if isinstance(error, BusUnavailable) and envelope:
-        client.send_error(
-            wire.UNAVAILABLE, "the bus is not reachable now; try again", id, temporary=True, retry_after_ms=1000
-        )
-        if close_on_fault:
-            client.connection.end(codes.OVERLOADED.code, "the bus is not reachable", 1000)
-        return
-    log.error("handler_failed", connection=client.id, path=client.route.path, exc_info=error)
-    if envelope:
-        client.send_error(wire.INTERNAL, "the server could not handle this message", id)
-    if close_on_fault or not envelope:
-        client.connection.end(codes.INTERNAL.code, codes.INTERNAL.reason)
 
 
 _PING = frames.ping()

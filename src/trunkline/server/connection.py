@@ -55,8 +55,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_outbox", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels",
-        "client", "close_code", "close_reason", "corked", "deflate_bits", "due", "ended_by_us", "expires_at", "fd", "last_seen",
-        "opened_at", "outbox_bytes", "reader", "runtime", "slot", "state",
+        "client", "close_code", "close_reason", "corked", "deflate_bits", "due", "ended_by_us", "expires_at", "fd",
+        "last_seen", "opened_at", "outbox_bytes", "reader", "runtime", "slot", "state",
     )  # fmt: skip
 
     client: Client

@@ -18,7 +18,8 @@ import structlog
 from trunkline import codes, wire
 from trunkline.errors import MessageError
 from trunkline.server import decoding, feed, frames
-from trunkline.server.client import Client, explain, guard
+from trunkline.server.client import Client
+from trunkline.server.faults import explain, guard
 
 if TYPE_CHECKING:
     from trunkline.config import Settings

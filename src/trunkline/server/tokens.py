@@ -132,7 +132,8 @@ class Verifier:
         try:
             return self._verify(token)
         except _UnknownKey:
-            if self._remote is None or not self._remote.may_ask_again():
+            # Before a key set was ever had nobody can tell whether the key is unknown.
+            if self._remote is None or (self._remote.fetched and not self._remote.may_ask_again()):
                 raise _refused("unknown key") from None
             return None
 
