@@ -74,7 +74,7 @@ SERIES: Final[tuple[Series, ...]] = (
     Series("ws_draining", "gauge", "1 while the node is draining."),
     Series("ws_channels_active", "gauge", "Channels with a subscriber on this node.", unit="channels"),
     Series("ws_subscriptions_active", "gauge", "Subscriptions of all clients.", unit="subscriptions"),
-    Series("ws_message_latency_seconds", "histogram", "From reading a message to having handled it, of one read in eight.",
+    Series("ws_message_latency_seconds", "histogram", "From reading a message to having handled it, in one read of 8.",
            unit="seconds", buckets=LATENCY_BUCKETS),
     Series("ws_delivery_latency_seconds", "histogram", "From the bus taking a publication to writing it out.",
            unit="seconds", buckets=LATENCY_BUCKETS),

@@ -286,7 +286,7 @@ async def test_endpoint_limits(start_node: StartNode, open_peer: OpenPeer) -> No
     small = Limits(message_bytes=200, rate_burst=2, rate_per_s=1)
     app.websocket("/small", message=Say, limits=small)(Endpoint)
     app.websocket("/other", message=Say)(Endpoint)
-    node = await start_node(app)
+    node = await start_node(app, server__close_timeout_ms=100)
     peer = await open_peer(node, "/small", greet=False)
     greeting = await peer.expect("connection_established")
     assert greeting["limits"] == {"message_bytes": 200, "rate_burst": 2.0, "rate_per_s": 1.0}
@@ -496,8 +496,12 @@ async def test_declaring_what_cannot_work_is_an_error_at_once() -> None:
         app.websocket("/x", channels=True, envelope=False)(Endpoint)
     with pytest.raises(TypeError):
         app.websocket("/x")(lambda client: None)
+
+    class Untagged(msgspec.Struct):
+        text: str
+
     with pytest.raises(TypeError, match="/x"):
-        app.websocket("/x", message=int | str)(Endpoint)
+        app.websocket("/x", message=Untagged)(Endpoint)
     with pytest.raises(RuntimeError):
         await app.publish("a", 1)
 

@@ -88,8 +88,9 @@ class Client:
 
     @property
     def query(self) -> dict[str, str]:
-        """Parameters of the query; of a repeated one the last."""
-        return dict(parse_qsl(self._target.partition("?")[2], keep_blank_values=True, max_num_fields=100))
+        """Parameters of the query; of a repeated one the last; what comes behind the first 100 is not looked at."""
+        fields = self._target.partition("?")[2].split("&", 100)[:100]
+        return dict(parse_qsl("&".join(fields), keep_blank_values=True))
 
     @property
     def connected(self) -> bool:
