@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: up test lint unit bench format clean
+.PHONY: up test lint unit only bench format clean
 
 up: $(VENV)/.installed
 	@$(BIN)/trunkline up $(ARGS)
@@ -17,7 +17,13 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The conformance cases measure time and go last, alone; all others share the processors.
 unit: $(VENV)/.dev
+	$(BIN)/pytest --numprocesses 2 --ignore tests/conformance $(ARGS)
+	$(BIN)/pytest tests/conformance
+
+# Some tests: make only ARGS="tests/server -k recover"
+only: $(VENV)/.dev
 	$(BIN)/pytest $(ARGS)
 
 bench: $(VENV)/.dev

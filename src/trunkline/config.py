@@ -236,8 +236,8 @@ class BusSettings(msgspec.Struct, frozen=True):
         Annotated[
             str,
             Meta(
-                pattern=r"^(memory|((nats|tls|redis|rediss)://[^\s,]+)(,(nats|tls)://[^\s,]+)*)$",
-                extra={"allowed": '"memory", or a URL that begins with nats://, tls://, redis:// or rediss://'},
+                pattern=r"^(memory|((nats|tls)://[^\s,]+)(,(nats|tls)://[^\s,]+)*)$",
+                extra={"allowed": '"memory", or a URL that begins with nats:// or tls://'},
             ),
         ],
         _help("The bus; several NATS servers are joined by commas."),

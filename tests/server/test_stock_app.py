@@ -12,6 +12,8 @@ import pytest_asyncio
 from conftest import OpenPeer, Peer, StartNode
 from raw_peer import RawPeer, upgrade
 
+from trunkline.bus import BusUnavailable, Deliver, Retention, Subscription
+from trunkline.bus.memory import MemoryBus
 from trunkline.bus.nats_server import NatsServer
 
 
@@ -204,15 +206,41 @@ async def test_a_match_over_two_nodes(
 
 
 async def test_players_of_many_hands_are_told_apart(start_node: StartNode, open_peer: OpenPeer) -> None:
-    """Twenty players that join one match at once all end up with the same roster, each with a name of its own."""
+    """Ten players that join one match at once all end up with the same roster, each with a name of its own."""
     node = await start_node(limits__rate_per_s=0)
-    peers = await asyncio.gather(*(open_peer(node, "/api/game?matchId=crowd&player=p") for _ in range(20)))
+    peers = await asyncio.gather(*(open_peer(node, "/api/game?matchId=crowd&player=p") for _ in range(10)))
     rosters = []
     for peer in peers:
         while True:
             message = await peer.next()
-            if message["type"] == "player_joined" and len(message["players"]) == 20:
+            if message["type"] == "player_joined" and len(message["players"]) == 10:
                 rosters.append(message["players"])
                 break
     assert all(roster == rosters[0] for roster in rosters)
-    assert len(set(rosters[0])) == 20
+    assert len(set(rosters[0])) == 10
+
+
+class DeafAtFirst(MemoryBus):
+    """A bus that cannot bring presence channels while `deaf`."""
+
+    deaf = True
+
+    async def subscribe(self, channel: str, deliver: Deliver) -> Subscription:
+        if self.deaf and channel.startswith("presence."):
+            raise BusUnavailable("not now")
+        return await super().subscribe(channel, deliver)
+
+
+async def test_a_match_that_could_not_begin_begins_later(start_node: StartNode, open_peer: OpenPeer) -> None:
+    """A player who came while the bus failed is sent away with 1013; the next ones find a match that hears other nodes."""
+    bus = DeafAtFirst(lambda name: Retention(0 if name.startswith("presence.") else 100, 60.0))
+    node = await start_node(bus=bus)
+    early = await open_peer(node, "/api/game?matchId=m&player=a")
+    code, _ = await early.closed()
+    assert code == 1013
+    assert early.seen[-1]["type"] == "goodbye"
+    bus.deaf = False
+    late = await open_peer(node, "/api/game?matchId=m&player=a")
+    await late.skip_to("player_joined")
+    await bus.publish("presence.match.m", b'{"node":"elsewhere","players":["z"]}')
+    assert (await late.skip_to("player_joined"))["players"] == ["a", "z"]

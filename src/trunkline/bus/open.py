@@ -24,4 +24,4 @@ def open_bus(address: str, retention: RetentionOf, settings: NatsSettings | None
         return MemoryBus(retention)
     if scheme in ("nats", "tls"):
         return NatsBus(address, retention, settings)
-    raise SettingsError("bus.address", allowed="use memory, nats://host:4222 or tls://host:4222")
+    raise SettingsError("bus.url", allowed="use memory, nats://host:4222 or tls://host:4222")

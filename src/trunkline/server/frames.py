@@ -111,28 +111,30 @@ class FrameReader:
         end = len(data)
         while end - at >= 6:
             first = data[at]
-            length = data[at + 1] - _MASKED
-            if (first != 0x81 and first != 0x82) or length < 0 or length == 127:
+            second = data[at + 1]
+            if first != 0x81 and first != 0x82:
                 break
-            start = at + 6
-            if length == 126:
-                if end - at < 8:
-                    break
+            if 0x80 <= second < 0xFE:
+                start = at + 6
+                after = start + second - 0x80
+            elif second == 0xFE and end - at >= 8:
+                start = at + 8
                 length = data[at + 2] << 8 | data[at + 3]
                 if length < 126:
                     break
-                start = at + 8
-            after = start + length
-            if after > end or length > self.max_message:
+                after = start + length
+            else:
+                break
+            if after > end or after - start > self.max_message:
                 break
             payload = apply_mask(data[start:after], data[start - 4 : start])
-            if first == 0x81 and not payload.isascii():
-                try:
-                    payload.decode()
-                except UnicodeDecodeError:
-                    self._break(codes.INVALID_TEXT.code, "text is not valid UTF-8")
-                    return messages
-            messages.append((first & 0x0F, payload))
+            if first == 0x82:
+                messages.append((BINARY, payload))
+            elif payload.isascii() or _is_utf8(payload):
+                messages.append((TEXT, payload))
+            else:
+                self._break(codes.INVALID_TEXT.code, "text is not valid UTF-8")
+                return messages
             at = after
         if at < end:
             self._slowly(data[at:] if at else data, messages)
@@ -291,6 +293,14 @@ class FrameReader:
             except UnicodeDecodeError:
                 raise ProtocolViolation(codes.INVALID_TEXT.code, "text is not valid UTF-8") from None
         messages.append((assembly.opcode, payload))
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def check_close_payload(payload: bytes) -> None:

@@ -135,10 +135,14 @@ class Match(Endpoint):
         """Take a seat, tell those here, ask the other nodes who is there."""
         match = client.query["matchId"]
         await client.join(f"match.{match}", _position(client))
-        table = self._tables.get(match)
-        if table is None:
-            table = self._tables[match] = Table()
+        if match not in self._tables:
+            # The table is there when the node listens: a bus that fails here must leave no deaf one behind.
             await self._app.listen(f"presence.match.{match}", self._hear)
+            if match in self._tables:
+                self._app.unlisten(f"presence.match.{match}", self._hear)
+            else:
+                self._tables[match] = Table()
+        table = self._tables[match]
         if not client.connected:
             await self._leave_table(match, table)
             return
