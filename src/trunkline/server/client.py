@@ -20,6 +20,7 @@ from trunkline.errors import ClientGone
 from trunkline.server import frames
 from trunkline.server.connection import OPEN, Connection
 from trunkline.server.deflate import deflate
+from trunkline.server.feed import subscribe
 from trunkline.server.inbox import BACKLOG_LIMIT, Inbox
 from trunkline.server.limits import Bucket
 
@@ -149,8 +150,6 @@ class Client:
         Raises:
             BusUnavailable: the channel cannot be had now.
         """
-        from trunkline.server.feed import subscribe
-
         request = wire.Subscribe([channel], recover={channel: since} if since is not None else None)
         await subscribe(self, request, check_rules=False)
 

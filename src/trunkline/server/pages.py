@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from trunkline import metrics
+from trunkline import __version__, metrics
 from trunkline.control import Instance, LoadReport, Percentiles, Stats
 from trunkline.server.addresses import networks, within
 from trunkline.server.admission import retry_after_header
@@ -123,8 +123,6 @@ class Pages:
         return json_response(found, 200 if found.healthy else 503)
 
     def _instance(self, request: Request) -> Response:
-        from trunkline import __version__
-
         node = self._node
         server = node.settings.server
         return json_response(
@@ -187,8 +185,6 @@ class Pages:
 
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client at a scrape."""
-        from trunkline import __version__
-
         node = self._node
         runtime = node.runtime
         channels = runtime.hub.channels.values()
