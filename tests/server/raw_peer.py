@@ -63,7 +63,7 @@ class RawPeer:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.buffer = b""
+        self.buffer = bytearray()
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -78,7 +78,12 @@ class RawPeer:
 
     @classmethod
     async def open(
-        cls, port: int, path: str = "/ws", *, headers: Mapping[str, str] | None = None, receive_buffer: int | None = None
+        cls,
+        port: int,
+        path: str = "/ws",
+        *,
+        headers: Mapping[str, str] | None = None,
+        receive_buffer: int | None = None,
     ) -> RawPeer:
         """Connect and upgrade."""
         peer = await cls.connect(port, receive_buffer=receive_buffer)
@@ -105,15 +110,15 @@ class RawPeer:
         """The next `count` bytes; raises EOFError when the node has closed."""
         while len(self.buffer) < count:
             await self._more(timeout)
-        taken, self.buffer = self.buffer[:count], self.buffer[count:]
+        taken = bytes(self.buffer[:count])
+        del self.buffer[:count]
         return taken
 
     async def answer(self, timeout: float = 5.0, *, head: bool = False) -> Answer:
         """The next HTTP answer; `head`: it answers HEAD and has no body."""
-        while b"\r\n\r\n" not in self.buffer:
+        while (end := self.buffer.find(b"\r\n\r\n")) < 0:
             await self._more(timeout)
-        text, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
-        lines = text.decode("latin-1").split("\r\n")
+        lines = (await self.take(end + 4)).decode("latin-1").rstrip("\r\n").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         length = 0 if head else int(headers.get("content-length", "0"))
         return Answer(int(lines[0].split()[1]), headers, await self.take(length, timeout))
@@ -162,8 +167,7 @@ class RawPeer:
             while True:
                 await self._more(timeout)
         except (EOFError, ConnectionError):
-            left, self.buffer = self.buffer, b""
-            return left
+            return await self.take(len(self.buffer))
 
     def close(self) -> None:
         """Cut the TCP connection."""

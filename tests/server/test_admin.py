@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from conftest import OpenPeer, StartNode
+from live_node import OpenPeer, StartNode
 from raw_peer import RawPeer, http, upgrade
 
 from trunkline.errors import StartError
@@ -43,7 +43,8 @@ async def test_every_endpoint_needs_the_token(start_node: StartNode, unused_tcp_
     node = await start_node(admin__port=unused_tcp_port)
     for method, path in [
         ("POST", "/api/publish"), ("GET", "/api/channels"), ("GET", "/api/connections"),
-        ("POST", "/api/connections/x/disconnect"), ("POST", "/api/drain"), ("DELETE", "/api/drain"), ("GET", "/nothing"),
+        ("POST", "/api/connections/x/disconnect"), ("POST", "/api/drain"), ("DELETE", "/api/drain"),
+        ("GET", "/nothing"),
     ]:  # fmt: skip
         for token in (None, "wrong", node.admin.token + "x", node.admin.token[:-1]):
             status, answer = await ask(node, method, path, token=token)
@@ -53,7 +54,7 @@ async def test_every_endpoint_needs_the_token(start_node: StartNode, unused_tcp_
 
 
 async def test_publish(start_node: StartNode, open_peer: OpenPeer, unused_tcp_port: int) -> None:
-    """Any channel, any JSON; the receipt has the position that subscribers see. What is malformed is 400 with the reason."""
+    """Any channel, any JSON; the receipt has the position that subscribers see. Malformed ones are 400."""
     node = await start_node(admin__port=unused_tcp_port)
     peer = await open_peer(node)
     await peer.ask({"type": "subscribe", "channels": ["public.a"]}, "subscription_ack")
@@ -64,7 +65,14 @@ async def test_publish(start_node: StartNode, open_peer: OpenPeer, unused_tcp_po
     assert receipt == {"channel": "public.a", "epoch": got["epoch"], "offset": got["offset"]}
     assert (await ask(node, "POST", "/api/publish", {"channel": "private.b", "data": None}))[0] == 200
     assert (await ask(node, "POST", "/api/publish", {"channel": "presence.b", "data": 1}))[1]["offset"] is None
-    for body in [{"channel": "a..b", "data": 1}, {"channel": "a"}, {"data": 1}, {"channel": "a", "data": 1, "x": 2}, b"{", b""]:
+    for body in [
+        {"channel": "a..b", "data": 1},
+        {"channel": "a"},
+        {"data": 1},
+        {"channel": "a", "data": 1, "x": 2},
+        b"{",
+        b"",
+    ]:
         status, answer = await ask(node, "POST", "/api/publish", body)
         assert (status, answer["error"]) == (400, "bad_request"), body
 
@@ -81,7 +89,8 @@ async def test_channels_and_connections(start_node: StartNode, open_peer: OpenPe
     _, rows = await ask(node, "GET", "/api/connections")
     (row,) = rows
     assert set(row) == {
-        "id", "session", "path", "address", "subject", "age_s", "idle_s", "channels", "bytes_in", "bytes_out", "waiting_bytes",
+        "id", "session", "path", "address", "subject", "age_s", "idle_s", "channels", "bytes_in", "bytes_out",
+        "waiting_bytes",
     }  # fmt: skip
     assert (row["id"], row["session"], row["path"]) == (me["connection_id"], me["session"], "/ws")
     assert (row["address"], row["subject"], row["channels"]) == ("127.0.0.1", None, ["public.a", "public.b"])
@@ -108,7 +117,7 @@ async def test_disconnect(start_node: StartNode, open_peer: OpenPeer, unused_tcp
 
 
 async def test_drain_and_its_end(start_node: StartNode, open_peer: OpenPeer, unused_tcp_port: int) -> None:
-    """A drain tells each client to move with 1012 and lets nobody in; its end lets in again and spares who was not told."""
+    """A drain tells each client to move with 1012 and lets nobody in; its end spares who was not told."""
     node = await start_node(admin__port=unused_tcp_port)
     peers = [await open_peer(node) for _ in range(4)]
     status, answer = await ask(node, "POST", "/api/drain", {"over_ms": 200})
@@ -182,7 +191,7 @@ async def test_the_admin_token_opens_metrics(start_node: StartNode, unused_tcp_p
 
 
 async def test_a_taken_admin_port_stops_the_start(start_node: StartNode, unused_tcp_port: int) -> None:
-    """The error names the port and the setting, and the data port is free again."""
+    """The error names the port and the setting to change."""
     await start_node(admin__port=unused_tcp_port)
     with pytest.raises(StartError, match=str(unused_tcp_port)) as failed:
         await start_node(admin__port=unused_tcp_port)
@@ -195,7 +204,7 @@ async def publish(*arguments: str) -> tuple[int, str, str]:
         sys.executable, "-m", "trunkline", "publish", *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, errors = await asyncio.wait_for(process.communicate(), 20)
+    out, errors = await asyncio.wait_for(process.communicate(), 40)
     return process.returncode or 0, out.decode(), errors.decode()
 
 

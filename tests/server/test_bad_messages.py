@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import OpenPeer, StartNode
+from live_node import OpenPeer, StartNode
 
 from trunkline.config import ChannelRule
 
@@ -77,7 +77,10 @@ async def test_sixty_four_levels_are_taken(start_node: StartNode, open_peer: Ope
         ({"type": "subscribe", "channels": ["public.a"], "recover": {"public.a": {"epoch": "e"}}}, "offset"),
         ({"type": "subscribe", "channels": ["public.a"], "recover": {"public.a": {"offset": 1}}}, "epoch"),
         ({"type": "subscribe", "channels": ["public.a"], "recover": {"public.a": {"epoch": 1, "offset": 1}}}, "epoch"),
-        ({"type": "subscribe", "channels": ["public.a"], "recover": {"public.a": {"epoch": "e", "offset": -1}}}, "offset"),
+        (
+            {"type": "subscribe", "channels": ["public.a"], "recover": {"public.a": {"epoch": "e", "offset": -1}}},
+            "offset",
+        ),
         (
             {"type": "subscribe", "channels": ["public.a"], "recover": {"public.a": {"epoch": "e", "offset": 2**53}}},
             "offset",
@@ -86,7 +89,10 @@ async def test_sixty_four_levels_are_taken(start_node: StartNode, open_peer: Ope
             {"type": "subscribe", "channels": ["public.a"], "recover": {"public.a": {"epoch": "e" * 65, "offset": 1}}},
             "epoch",
         ),
-        ({"type": "subscribe", "channels": ["public.a"], "recover": {"public.b": {"epoch": "e", "offset": 1}}}, "recover"),
+        (
+            {"type": "subscribe", "channels": ["public.a"], "recover": {"public.b": {"epoch": "e", "offset": 1}}},
+            "recover",
+        ),
         ({"type": "unsubscribe"}, "channels"),
         ({"type": "unsubscribe", "channels": []}, "channels"),
         ({"type": "unsubscribe", "channels": [[]]}, "$.channels"),
@@ -155,7 +161,9 @@ async def test_errors_carry_the_id_of_the_message(start_node: StartNode, open_pe
     """The id comes back whenever it can be read, whatever else is wrong."""
     peer = await open_peer(await start_node())
     assert (await refused(peer, {"type": "subscribe", "id": 12, "channels": 3}, "INVALID_MESSAGE"))["id"] == 12
-    assert (await refused(peer, {"type": "publish", "id": "x", "channel": "private.a", "data": 1}, "FORBIDDEN"))["id"] == "x"
+    assert (await refused(peer, {"type": "publish", "id": "x", "channel": "private.a", "data": 1}, "FORBIDDEN"))[
+        "id"
+    ] == "x"
     assert "id" not in await refused(peer, '{"type":"subscribe","id":1', "INVALID_JSON")
 
 
@@ -228,7 +236,12 @@ async def test_channel_limit_counts_each_channel_once(start_node: StartNode, ope
 
 async def test_replay_says_what_is_missing(start_node: StartNode, open_peer: OpenPeer) -> None:
     """Another epoch, offsets that expired and offsets that never were: each answer says how far it holds."""
-    node = await start_node(channels__rules=(ChannelRule("short", "anyone", "anyone", history=3), ChannelRule("fast", "anyone", "anyone", history=0)))
+    node = await start_node(
+        channels__rules=(
+            ChannelRule("short", "anyone", "anyone", history=3),
+            ChannelRule("fast", "anyone", "anyone", history=0),
+        )
+    )
     peer = await open_peer(node)
     ack = await peer.ask({"type": "subscribe", "channels": ["short", "fast"]}, "subscription_ack")
     epoch = ack["positions"]["short"]["epoch"]
@@ -245,7 +258,9 @@ async def test_replay_says_what_is_missing(start_node: StartNode, open_peer: Ope
     answer = await peer.ask({"type": "replay", "channel": "fast", "since": 0}, "replay_incomplete")
     assert (answer["reason"], answer["sent"]) == ("no_history", 0)
 
-    await peer.send({"type": "replay", "id": 5, "channel": "short", "epoch": epoch, "from": offsets[4], "to": offsets[5]})
+    await peer.send(
+        {"type": "replay", "id": 5, "channel": "short", "epoch": epoch, "from": offsets[4], "to": offsets[5]}
+    )
     assert [(await peer.expect("publication"))["data"] for _ in range(2)] == [4, 5]
     answer = await peer.expect("replay_complete")
     assert (answer["id"], answer["from"], answer["to"], answer["sent"]) == (5, offsets[4], offsets[5], 2)
@@ -266,7 +281,8 @@ async def test_fire_and_forget_channels_have_no_positions(start_node: StartNode,
     node = await start_node(channels__rules=(ChannelRule("fast", "anyone", "anyone", history=0),))
     peer = await open_peer(node)
     ack = await peer.ask(
-        {"type": "subscribe", "channels": ["fast"], "recover": {"fast": {"epoch": "e", "offset": 4}}}, "subscription_ack"
+        {"type": "subscribe", "channels": ["fast"], "recover": {"fast": {"epoch": "e", "offset": 4}}},
+        "subscription_ack",
     )
     assert ack["positions"]["fast"] == {
         "epoch": None, "offset": None, "recovered": False, "replayed": 0, "reason": "no_history",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from conftest import OpenPeer, StartNode
+from live_node import OpenPeer, StartNode
 
 
 async def test_publication_reaches_every_subscriber(start_node: StartNode, open_peer: OpenPeer) -> None:

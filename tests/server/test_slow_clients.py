@@ -1,11 +1,11 @@
-"""Clients that read slowly, never, or say nothing: bounded, told about their gap, ended in time, and nobody waits for them."""
+"""Clients that read slowly, never, or say nothing: bounded, told of their gap, ended in time; nobody waits for them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from conftest import OpenPeer, Peer, StartNode
+from live_node import OpenPeer, Peer, StartNode
 from raw_peer import CLOSE, PING, TEXT, RawPeer, frame, upgrade
 
 from trunkline.server.node import Node
@@ -73,14 +73,16 @@ async def test_a_client_that_is_closed_as_too_slow_can_still_read_why(
     code, reason, before = await slow.closed()
     assert (code, reason) == (1008, "client too slow")
     assert (before[-1]["type"], before[-1]["reconnect"]) == ("goodbye", True)
-    assert [message["data"][0] for message in before if message["type"] == "publication"] == list(range(len(before) - 1))
+    assert [message["data"][0] for message in before if message["type"] == "publication"] == list(
+        range(len(before) - 1)
+    )
     slow.close()
 
 
 async def test_a_slow_client_that_reads_again_gets_a_gap_and_goes_on(
     start_node: StartNode, open_peer: OpenPeer
 ) -> None:
-    """Within the grace: what was queued in order, one gap with exact ends, control messages, then live ones in order."""
+    """Within the grace: what was queued, one gap with exact ends, control messages, then live ones in order."""
     node = await start_node(limits__outbox_bytes=100_000, limits__outbox_grace_ms=20_000, limits__rate_per_s=0)
     slow, start = await slow_reader(node)
     publisher = await open_peer(node)
@@ -134,6 +136,21 @@ async def test_a_client_that_leaves_the_channel_hears_of_no_gap(start_node: Star
     slow.close()
 
 
+async def test_publications_after_a_goodbye_count_as_dropped_for_nobody(
+    start_node: StartNode, open_peer: OpenPeer
+) -> None:
+    """A client that was told to go and has not gone yet is no slow client."""
+    node = await start_node(server__close_timeout_ms=5000)
+    leaving, _ = await slow_reader(node)
+    publisher = await open_peer(node)
+    (connection,) = (each for each in node.runtime.connections if each.channels)
+    connection.end(1012, "draining", 5)
+    await publisher.ask({"type": "publish", "channel": CHANNEL, "data": 1}, "publish_ack")
+    assert (await leaving.closed())[0] == 1012
+    assert node.runtime.meter.publications_dropped.values == {}
+    leaving.close()
+
+
 async def test_a_client_that_asks_and_never_reads_is_not_read_from(start_node: StartNode) -> None:
     """Answers are never dropped, so a client that does not take them is not asked for more; then it is too slow."""
     node = await start_node(
@@ -158,7 +175,7 @@ async def test_a_client_that_asks_and_never_reads_is_not_read_from(start_node: S
 
 
 async def test_a_client_that_closes_without_reading_is_let_go(start_node: StartNode) -> None:
-    """A close frame behind unread answers ends the connection within the close time-out, whatever still waits for it."""
+    """A close frame behind unread answers ends the connection within the close time-out."""
     node = await start_node(limits__outbox_bytes=1 << 20, server__close_timeout_ms=200)
     peer = await RawPeer.open(node.port, "/ws/echo", receive_buffer=4096)
     await peer.send(frame(TEXT, b"x" * 8_000_000))
@@ -166,6 +183,41 @@ async def test_a_client_that_closes_without_reading_is_let_go(start_node: StartN
     await peer.send(frame(CLOSE, b"\x03\xe8"))
     await until(lambda: not node.runtime.connections, timeout=3)
     peer.close()
+
+
+async def test_a_long_recovery_and_a_long_replay_wait_for_the_client(
+    start_node: StartNode, open_peer: OpenPeer
+) -> None:
+    """Many megabytes go out piece by piece as the client takes them, in order, without ever filling its outbox."""
+    node = await start_node(limits__outbox_bytes=300_000, limits__outbox_grace_ms=200, limits__rate_per_s=0)
+    publisher = await open_peer(node)
+    place = (await publisher.ask({"type": "subscribe", "channels": [CHANNEL]}, "subscription_ack"))["positions"][
+        CHANNEL
+    ]
+    await publisher.ask({"type": "unsubscribe", "channels": [CHANNEL]}, "unsubscription_ack")
+    for number in range(300):
+        await publisher.ask({"type": "publish", "channel": CHANNEL, "data": [number, "x" * 40_000]}, "publish_ack")
+    slow = await RawPeer.open(node.port, receive_buffer=4096)
+    await slow.skip_to("connection_established")
+    recover = {CHANNEL: {"epoch": place["epoch"], "offset": place["offset"]}}
+    await slow.say({"type": "subscribe", "channels": [CHANNEL], "recover": recover})
+    ack = await slow.skip_to("subscription_ack")
+    assert (ack["positions"][CHANNEL]["recovered"], ack["positions"][CHANNEL]["replayed"]) == (True, 300)
+    # It takes nothing for longer than the grace time; what was published meanwhile follows in its place.
+    await asyncio.sleep(0.4)
+    assert max(connection.waiting_bytes for connection in node.runtime.connections) < 300_000
+    for number in range(300, 303):
+        await publisher.ask({"type": "publish", "channel": CHANNEL, "data": [number, ""]}, "publish_ack")
+    got = [await slow.message() for _ in range(303)]
+    assert [message["data"][0] for message in got] == list(range(303))
+    assert [message["prev"] for message in got] == [place["offset"], *[message["offset"] for message in got[:-1]]]
+    await slow.say({"type": "replay", "id": 1, "channel": CHANNEL, "since": place["offset"]})
+    await asyncio.sleep(0.4)
+    again = [await slow.message() for _ in range(303)]
+    assert [message["offset"] for message in again] == [message["offset"] for message in got]
+    assert (await slow.message())["type"] == "replay_complete"
+    assert node.runtime.meter.slow_clients_disconnected == 0
+    slow.close()
 
 
 async def test_a_silent_client_is_closed_as_idle(start_node: StartNode) -> None:

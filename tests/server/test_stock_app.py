@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from conftest import OpenPeer, Peer, StartNode
+from live_node import OpenPeer, Peer, StartNode
 from raw_peer import RawPeer, upgrade
 
 from trunkline.bus import BusUnavailable, Deliver, Retention, Subscription
@@ -153,7 +153,7 @@ async def test_a_match_takes_any_json_but_json_only(start_node: StartNode, open_
 async def test_names_in_a_match_are_made_unique_and_seats_are_limited(
     start_node: StartNode, open_peer: OpenPeer
 ) -> None:
-    """The second player of a name gets a tag; a full match answers 503 with Retry-After; a seat that is left is free."""
+    """The second player of a name gets a tag; a full match answers 503; a seat that is left is free."""
     node = await start_node(server__match_players=2)
     a = await open_peer(node, "/api/game?matchId=m&player=x")
     await a.skip_to("player_joined")
@@ -173,9 +173,7 @@ async def test_names_in_a_match_are_made_unique_and_seats_are_limited(
     assert (await c.skip_to("player_joined"))["players"] == ["x", "c"]
 
 
-async def test_a_match_over_two_nodes(
-    start_node: StartNode, open_peer: OpenPeer, nats_server: NatsServer
-) -> None:
+async def test_a_match_over_two_nodes(start_node: StartNode, open_peer: OpenPeer, nats_server: NatsServer) -> None:
     """Players on two nodes see each other come and go, and each other's moves once."""
     shared = {"bus__url": nats_server.url, "bus__prefix": f"t{secrets.token_hex(4)}"}
     east, west = await start_node(**shared), await start_node(**shared)
@@ -232,7 +230,7 @@ class DeafAtFirst(MemoryBus):
 
 
 async def test_a_match_that_could_not_begin_begins_later(start_node: StartNode, open_peer: OpenPeer) -> None:
-    """A player who came while the bus failed is sent away with 1013; the next ones find a match that hears other nodes."""
+    """A player who came while the bus failed is sent away with 1013; the next find a match that hears other nodes."""
     bus = DeafAtFirst(lambda name: Retention(0 if name.startswith("presence.") else 100, 60.0))
     node = await start_node(bus=bus)
     early = await open_peer(node, "/api/game?matchId=m&player=a")

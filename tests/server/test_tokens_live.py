@@ -10,9 +10,9 @@ from typing import Any
 import jwt
 import pytest
 from aiohttp import web
-from conftest import OpenPeer, StartNode
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from live_node import OpenPeer, StartNode
 from raw_peer import RawPeer, upgrade
 
 from trunkline import log
@@ -86,7 +86,7 @@ async def test_expiry_ends_a_live_connection(start_node: StartNode, open_peer: O
 
 
 async def test_rules_by_claims(start_node: StartNode, open_peer: OpenPeer) -> None:
-    """`user.{sub}.*` is for that subject alone; a claim with dots or stars widens nothing; anonymous clients match none."""
+    """`user.{sub}.*` is for that subject alone; dots or stars in a claim widen nothing; nobody matches without it."""
     rules = (
         ChannelRule("user.{sub}.*", subscribe="anyone", publish="role=writer"),
         ChannelRule("staff.*", subscribe=("role=admin", "role=writer")),
@@ -117,15 +117,16 @@ async def test_rules_by_claims(start_node: StartNode, open_peer: OpenPeer) -> No
 
 
 def pem(key: Any) -> bytes:
-    return key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256"])
 async def test_public_key_files(start_node: StartNode, tmp_path: Path, algorithm: str) -> None:
     """Tokens of the private key are accepted; the public key as an HMAC secret is not."""
-    make = {"RS256": lambda: rsa.generate_private_key(65537, 2048), "ES256": lambda: ec.generate_private_key(ec.SECP256R1())}
+    make = {
+        "RS256": lambda: rsa.generate_private_key(65537, 2048),
+        "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    }
     key, other = make[algorithm](), make[algorithm]()
     file = tmp_path / "key.pem"
     file.write_bytes(pem(key))

@@ -238,7 +238,9 @@ async def _read(request: web.Request, kind: type[T]) -> T:
 
 
 def _bad(text: str) -> web.HTTPBadRequest:
-    return web.HTTPBadRequest(body=msgspec.json.encode(Problem("bad_request", text)), content_type="application/json")
+    return web.HTTPBadRequest(
+        text=msgspec.json.encode(Problem("bad_request", text)).decode(), content_type="application/json"
+    )
 
 
 def _json(value: object, status: int = 200) -> web.Response:

@@ -105,11 +105,7 @@ class Admission:
         if not handshake.origin_allowed(headers.get("origin"), headers.get("host", ""), server.origins):
             raise Refused(403, "this origin may not connect", label="origin")
         asked = AdmissionRequest(request, key, *found)
-        token = find_token(
-            headers.get("authorization"),
-            request.query.get("token") if "token=" in request.target else None,
-            [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",") if name.strip()],
-        )
+        token = self._token(request) if self._verifier is not None else None
         if self._verifier is None or token is None:
             if self._settings.auth.required:
                 raise Refused(401, "a token is required", label="unauthorized")
@@ -118,6 +114,15 @@ class Admission:
         if identity is not None:
             return self._ask_endpoint(asked, identity)
         return self._verify(asked, self._verifier, token)
+
+    @staticmethod
+    def _token(request: Request) -> str | None:
+        headers = request.headers
+        return find_token(
+            headers.get("authorization"),
+            request.query.get("token") if "token=" in request.target else None,
+            [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",") if name.strip()],
+        )
 
     async def _verify(self, asked: AdmissionRequest, verifier: Verifier, token: str) -> Admitted:
         identity = await verifier.verify(token)

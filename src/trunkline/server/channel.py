@@ -46,6 +46,8 @@ class Channel:
 
     Attributes:
         last: the newest offset that subscribers here have seen or were told of.
+        clear_to: an offset up to which history had nothing more than `last`; offsets of other channels lie between.
+        joining: clients that still read what they missed and will be subscribers after it.
         pending: this tick's publications.
         waiting: live publications that cannot go out before history was read.
         recording: what went out while a window is being read, else None.
@@ -54,8 +56,8 @@ class Channel:
     """
 
     __slots__ = (
-        "epoch", "idle_since", "last", "listeners", "name", "pending", "recording", "retention", "state", "subscribers",
-        "subscription", "suspect", "waiting", "window",
+        "clear_to", "epoch", "idle_since", "joining", "last", "listeners", "name", "pending", "recording", "retention",
+        "state", "subscribers", "subscription", "suspect", "waiting", "window",
     )  # fmt: skip
 
     def __init__(self, name: str, retention: Retention) -> None:
@@ -64,6 +66,8 @@ class Channel:
         self.state = State.ATTACHING
         self.epoch: str | None = None
         self.last = 0
+        self.clear_to = 0
+        self.joining = 0
         self.subscribers: set[Connection] = set()
         self.listeners: list[Listener] = []
         self.subscription: Subscription | None = None
@@ -77,7 +81,12 @@ class Channel:
     @property
     def followed(self) -> bool:
         """Whether anybody here needs the channel."""
-        return bool(self.subscribers) or bool(self.listeners)
+        return bool(self.subscribers) or bool(self.listeners) or self.joining > 0
+
+    @property
+    def top(self) -> int:
+        """The newest offset that a client can have seen, as far as this node knows."""
+        return max(self.last, self.clear_to)
 
     def accept(self, publication: Publication) -> bool:
         """Take the next publication into the tick's batch.
@@ -144,10 +153,11 @@ class Channel:
                     connection.bytes_out += length
                     connection.hand_over(data[sent:])
                 elif not connection.push(data, self, first_prev, last):
-                    dropped += count
+                    # One that is being closed gets no more, but is not slow.
+                    dropped += 0 if connection.state else count
                     continue
             elif not connection.push(data, self, first_prev, last):
-                dropped += count
+                dropped += 0 if connection.state else count
                 continue
             delivered += count
             size += length

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trunkline.server.route import Route
 
 _encode = msgspec.json.encode
-_build = frames.build
+_HEADS = frames.SHORT_HEADS
 
 
 class Client:
@@ -118,7 +118,12 @@ class Client:
             first, payload = 0x81, _encode(message)
         if connection.deflate_bits and len(payload) >= self._route.limits.deflate_min_bytes:
             first, payload = first | 0x40, deflate(payload, connection.deflate_bits)
-        connection.send_bytes(_build(first, payload))
+        length = len(payload)
+        frame = _HEADS[first][length] + payload if length < 126 else frames.build(first, payload)
+        if connection.corked is not None:
+            connection.corked.append(frame)
+        else:
+            connection.send_bytes(frame)
         connection.runtime.meter.messages_sent += 1
 
     async def publish(self, channel: str, data: Any, *, to_others: bool = False, id: wire.MessageId = None) -> None:

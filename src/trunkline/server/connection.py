@@ -309,6 +309,7 @@ class Connection(asyncio.Protocol):
         outbox = self._outbox
         if outbox is None:
             self.resume_reading()
+            self.client.drained()
             return
         while not self.blocked:
             for gap in outbox.gaps_due(0):
@@ -326,6 +327,10 @@ class Connection(asyncio.Protocol):
 
     def _gap(self, gap: Dropped) -> wire.Gap:
         return wire.Gap(gap.channel, gap.epoch, gap.after, gap.before, "slow_client", self.runtime.clock.wall_ms)
+
+    def widen_gap(self, channel: str, epoch: str | None, last: int | None) -> bool:
+        """Let a gap that waits to be told reach over offset `last` of `channel`; False when none waits."""
+        return self._outbox is not None and self._outbox.widen(channel, epoch, last)
 
     def forget(self, channel: str) -> None:
         """The client left `channel`: no gap of it need be told."""
@@ -390,11 +395,24 @@ class Connection(asyncio.Protocol):
         """
         if self.state != OPEN:
             return
+        if self._outbox is not None:
+            # Told now: nothing may follow the close frame.
+            for gap in self._outbox.all_gaps():
+                self.send_message(self._gap(gap))
         farewell = self.client.farewell(code, reason, reconnect_after_ms)
         self.send_bytes(farewell + frames.close(code, reason))
-        self.state = CLOSING
+        if self.ended_by_us:
+            # These last words were one too many for its outbox: it was closed as too slow meanwhile.
+            return
+        self.state = max(self.state, CLOSING)
         self.ended_by_us = True
         self.close_code, self.close_reason = code, reason
+        if self.state == CLOSING and not self._reading:
+            # Whatever it was held back for: its close frame has to be read, and nothing else will be looked at.
+            self._reading = True
+            self._transport.resume_reading()
+        # What is published from here on is not lost on a slow client: it is nobody's.
+        self.runtime.hub.drop(self)
         self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.close_timeout_s)
 
     def abort(self) -> None:

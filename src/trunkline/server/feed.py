@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from trunkline import wire
+from trunkline import codes, wire
 from trunkline.bus import BusUnavailable
 from trunkline.errors import MessageError
 from trunkline.server.channel import Channel
@@ -92,27 +92,45 @@ async def _subscribe(client: Client, request: wire.Subscribe) -> None:
             wanted = recover.get(name)
             if wanted is None or channel.epoch is None or wanted.epoch != channel.epoch:
                 continue
-            if wanted.offset > channel.last:
+            if wanted.offset > channel.top:
                 await hub.reach(channel, wanted.offset)
-            if wanted.offset != channel.last:
+            if _missed(channel, wanted):
                 windows[name] = await hub.window(channel)
         # While one channel was awaited, another may have lost its window or gone to catch up: look again.
         channels = [hub.ready(name) for name in request.channels]
         live = [channel for channel in channels if channel is not None]
-        if len(live) == len(channels) and all(hub.channels[name].window is window for name, window in windows.items()):
+        if len(live) == len(channels) and all(
+            _settled(channel, recover.get(channel.name), windows.get(channel.name)) for channel in live
+        ):
             break
     else:
         raise BusUnavailable("channels did not settle")
     if not client.connected:
         return
     missed = _acknowledge(client, request, live, windows)
-    for channel, window, after in missed:
-        await _replay_and_join(client, channel, window, after)
+    for channel, _, _ in missed:
+        hub.hold(channel)
+    try:
+        for channel, window, position in missed:
+            await _replay_and_join(client, channel, window, position)
+    finally:
+        for channel, _, _ in missed:
+            hub.release(channel)
+
+
+def _missed(channel: Channel, wanted: wire.Position | None) -> bool:
+    """Whether there is anything between a client's position and where the channel stands."""
+    return wanted is not None and wanted.epoch == channel.epoch and wanted.offset < channel.last
+
+
+def _settled(channel: Channel, wanted: wire.Position | None, window: Window | None) -> bool:
+    """Whether what was found out about a channel still holds."""
+    return not _missed(channel, wanted) if window is None else channel.window is window
 
 
 def _acknowledge(
     client: Client, request: wire.Subscribe, channels: list[Channel], windows: dict[str, Window]
-) -> list[tuple[Channel, Window, int]]:
+) -> list[tuple[Channel, Window, wire.Position]]:
     """Write the ack and make the client live in every channel of which it missed little; returns the others."""
     connection = client.connection
     hub = connection.runtime.hub
@@ -121,18 +139,22 @@ def _acknowledge(
     missed: list[tuple[Channel, Window, list[Outgoing]]] = []
     for channel in channels:
         wanted = recover.get(channel.name)
-        if wanted is not None and connection in channel.subscribers:
-            # It asks to begin again from a place of its own.
-            hub.remove(channel, connection)
+        if connection in channel.subscribers:
+            if wanted is None:
+                # It goes on: what waits for it in this tick is part of the position that it is told.
+                hub.settle(channel)
+            else:
+                # It asks to begin again from a place of its own.
+                hub.remove(channel, connection)
         reason: wire.RecoverReason | None = None
         items: list[Outgoing] = []
         window = windows.get(channel.name)
         if wanted is not None:
             if channel.epoch is None:
                 reason = "no_history"
-            elif wanted.epoch != channel.epoch or wanted.offset > channel.last:
+            elif wanted.epoch != channel.epoch or wanted.offset > channel.top:
                 reason = "epoch_changed"
-            elif wanted.offset != channel.last:
+            elif wanted.offset < channel.last:
                 if window is None or not window.covers(wanted.offset):
                     reason = "expired"
                 else:
@@ -150,37 +172,46 @@ def _acknowledge(
     connection.send_message(
         wire.SubscriptionAck(request.id, request.channels, len(held), positions, connection.runtime.clock.wall_ms)
     )
-    late: list[tuple[Channel, Window, int]] = []
+    late: list[tuple[Channel, Window, wire.Position]] = []
     waiting = {channel.name for channel, _, _ in missed}
     for channel in channels:
         if channel.name not in waiting:
             hub.add(channel, connection)
     for channel, window, items in missed:
-        after = recover[channel.name].offset
+        position = recover[channel.name]
         if not connection.blocked and sum(len(item.frame) for item in items) <= PIECE_BYTES:
-            _write(client, items, after)
+            _write(client, items, position.offset)
             hub.add(channel, connection)
         else:
-            late.append((channel, window, after))
+            late.append((channel, window, position))
     return late
 
 
-async def _replay_and_join(client: Client, channel: Channel, window: Window, after: int) -> None:
+async def _replay_and_join(client: Client, channel: Channel, window: Window, position: wire.Position) -> None:
     """Write what was missed piece by piece, and join the live stream at the moment nothing is left."""
     connection = client.connection
     hub = connection.runtime.hub
+    # Not the channel's: the history may have begun anew while an earlier channel of this request was written.
+    epoch, after = position.epoch, position.offset
     while client.connected:
         if hub.channels.get(channel.name) is not channel or channel.window is not window:
             try:
                 channel = await hub.attach(channel.name)
                 window = await hub.window(channel)
             except BusUnavailable:
-                # The rest was promised and cannot be had: say so, and go on live.
-                connection.send_message(
-                    wire.Gap(channel.name, channel.epoch, after, None, "unavailable", connection.runtime.clock.wall_ms)
-                )
-                hub.add(channel, connection)
+                if hub.channels.get(channel.name) is not channel:
+                    # The node let go of the channel meanwhile: there is nothing live to go on with.
+                    connection.end(codes.OVERLOADED.code, "the bus is not reachable", 1000)
+                elif client.connected:
+                    # The rest was promised and cannot be had: say so, and go on live.
+                    _skip(client, channel, epoch, after, "unavailable")
                 return
+            # Between the answer and here the window may have gone again.
+            continue
+        if channel.epoch != epoch:
+            # It was no subscriber yet when the others were told.
+            _skip(client, channel, epoch, after, "epoch_changed")
+            return
         # A paced replay reads the window as it is now; publications that came meanwhile are in it.
         window.used_at = connection.runtime.clock.now
         if not window.covers(after):
@@ -198,6 +229,24 @@ async def _replay_and_join(client: Client, channel: Channel, window: Window, aft
             hub.add(channel, connection)
             return
         await client.room()
+
+
+def _skip(client: Client, channel: Channel, epoch: str, after: int, reason: str) -> None:
+    """Tell a client what it will not get, and let it go on live where the channel stands."""
+    connection = client.connection
+    hub = connection.runtime.hub
+    same = channel.epoch == epoch
+    if not same or after < channel.last:
+        gap = wire.Gap(
+            channel.name,
+            channel.epoch,
+            after if same else None,
+            channel.last + 1,
+            reason if same else "epoch_changed",
+            connection.runtime.clock.wall_ms,
+        )
+        connection.send_message(gap)
+    hub.add(channel, connection)
 
 
 def _cut(items: list[Outgoing]) -> list[Outgoing]:

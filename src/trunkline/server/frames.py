@@ -325,7 +325,7 @@ def read_close(payload: bytes) -> tuple[int, str]:
     return int.from_bytes(payload[:2], "big"), payload[2:].decode()
 
 
-_HEADS = {first: [bytes((first, length)) for length in range(126)] for first in range(0x80, 0x100)}
+SHORT_HEADS: Final = {first: [bytes((first, length)) for length in range(126)] for first in range(0x80, 0x100)}
 """The heads of short frames by first byte and length."""
 
 
@@ -338,7 +338,7 @@ def build(first: int, payload: bytes) -> bytes:
     """
     length = len(payload)
     if length < 126:
-        return _HEADS[first][length] + payload
+        return SHORT_HEADS[first][length] + payload
     if length < 65536:
         return bytes((first, 126, length >> 8, length & 255)) + payload
     return bytes((first, 127)) + length.to_bytes(8, "big") + payload

@@ -41,7 +41,7 @@ class HttpConnection(asyncio.Protocol):
         node: the node it came to.
     """
 
-    __slots__ = ("_blocked", "_early", "_node", "_peer", "_queue", "_reader", "_task", "_transport", "due", "slot")
+    __slots__ = ("_blocked", "_early", "_node", "_peer", "_queue", "_reader", "_task", "_transport")
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -51,8 +51,6 @@ class HttpConnection(asyncio.Protocol):
         self._early: bytes | None = None
         self._blocked = False
         self._peer = ""
-        self.slot = -1
-        self.due = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
@@ -63,8 +61,6 @@ class HttpConnection(asyncio.Protocol):
         node = self._node
         if not node.open_door(self):
             self._transport.abort()
-            return
-        node.runtime.wheel.schedule(self, node.runtime.clock.now + node.handshake_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection has ended before an upgrade."""
@@ -80,20 +76,21 @@ class HttpConnection(asyncio.Protocol):
         """The client sends no more; close when everything is written."""
         return False
 
-    def on_time(self, now: float) -> float | None:
-        """The handshake time-out is over."""
+    def on_time_out(self) -> None:
+        """The time for a request, or for taking its answer, is over."""
         if self._transport.is_closing():
             # It does not take its last answer.
             self._transport.abort()
-            return None
-        if self._task is not None:
-            return now + self._node.handshake_timeout_s
-        if self._reader is not None and self._reader.mid_request:
-            self._node.runtime.meter.connections_failed.add("handshake_timeout")
-            self._close_with(text_response(408, "the request was not complete in time"))
+        elif self._task is not None:
+            self._node.keep_door(self)
         else:
-            self._transport.close()
-        return now + self._node.runtime.close_timeout_s
+            if self._reader is not None and self._reader.mid_request:
+                self._node.runtime.meter.connections_failed.add("handshake_timeout")
+                self._close_with(text_response(408, "the request was not complete in time"))
+            else:
+                self._transport.close()
+            # Once more, should it not take what is still to be written.
+            self._node.keep_door(self)
 
     def pause_writing(self) -> None:
         """Answers wait for the client: serve no more requests until it has taken them."""
@@ -153,8 +150,7 @@ class HttpConnection(asyncio.Protocol):
             )
         )
         if keep_alive:
-            runtime = self._node.runtime
-            runtime.wheel.schedule(self, runtime.clock.now + self._node.handshake_timeout_s)
+            self._node.keep_door(self)
         else:
             self._transport.close()
 
@@ -213,8 +209,7 @@ class HttpConnection(asyncio.Protocol):
         bits = admitted.deflate.server_bits if admitted.deflate is not None else 0
         connection = Connection(runtime, self._transport, reader, bits, route.limits.outbox_bytes)
         session = _session(request)
-        # One draw of randomness for both names.
-        drawn = secrets.token_urlsafe(24)
+        drawn = runtime.names.draw()
         client = Client(
             connection,
             route,

@@ -22,11 +22,11 @@ import msgspec
 import structlog
 
 from trunkline import wire
-from trunkline.bus import Bus, BusUnavailable, HistoryPage, Publication, RetentionOf
+from trunkline.bus import Bus, BusUnavailable, HistoryPage, Publication, Published, RetentionOf
 from trunkline.metrics import Meter
 from trunkline.server.channel import Channel, Listener, State
 from trunkline.server.clock import Clock
-from trunkline.server.connection import Connection
+from trunkline.server.connection import OPEN, Connection
 from trunkline.server.deflate import SHARED_WINDOW_BITS
 from trunkline.server.publications import Outgoing
 from trunkline.server.window import Window, merge
@@ -42,6 +42,23 @@ WINDOW_IDLE_S: Final = 30.0
 
 MAX_PARALLEL_READS: Final = 16
 PAGE: Final = 1000
+
+
+SENDER_WAIT_S: Final = 5.0
+"""How long an acknowledged publication may take to come back before its sender is answered without waiting for it."""
+
+
+class Sender:
+    """A client that published to the others and waits for its acknowledgement at the publication's place."""
+
+    __slots__ = ("channel", "connection", "id", "published", "until")
+
+    def __init__(self, connection: Connection, id: wire.MessageId, channel: str) -> None:
+        self.connection = connection
+        self.id = id
+        self.channel = channel
+        self.published: Published | None = None
+        self.until = 0.0
 
 
 class Hub:
@@ -63,7 +80,7 @@ class Hub:
         self._clock = clock
         self._deflate_min_bytes = deflate_min_bytes
         self._dirty: list[Channel] = []
-        self._senders: dict[str, tuple[Connection, wire.MessageId]] = {}
+        self._senders: dict[str, Sender] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._attaching: dict[str, asyncio.Task[None]] = {}
         self._windows: dict[str, asyncio.Task[Window]] = {}
@@ -84,13 +101,15 @@ class Hub:
     async def publish_to_others(self, channel: str, data: bytes, sender: Connection, id: wire.MessageId) -> None:
         """Publish for everyone but `sender`, who gets a `publish_ack` with `prev` in the publication's place.
 
-        The ack stands in the channel's order, so the sender's position stays without holes. Raises BusUnavailable.
+        The ack stands in the channel's order, so the sender's position stays without holes. When the publication comes
+        another way (from history, after the bus was away), or not at all, the sender gets an ack without `prev`.
+        Raises BusUnavailable.
         """
         self._origin += 1
         origin = f"{self._name}.{self._origin}"
         follows = self.is_subscribed(sender, channel)
         if follows:
-            self._senders[origin] = (sender, id)
+            self._senders[origin] = Sender(sender, id, channel)
         try:
             published = await self.bus.publish(channel, data, origin=origin)
         except BaseException:
@@ -98,6 +117,10 @@ class Hub:
             raise
         if not follows:
             sender.send_message(wire.PublishAck(id, channel, published.epoch, published.offset, self._clock.wall_ms))
+        elif (waiting := self._senders.get(origin)) is not None:
+            waiting.published = published
+            waiting.until = self._clock.now + SENDER_WAIT_S
+            self._settle_sender(origin, waiting)
 
     # --- subscribing --------------------------------------------------------------------------------------------------
 
@@ -124,13 +147,28 @@ class Hub:
 
     def add(self, channel: Channel, connection: Connection) -> None:
         """Make `connection` a subscriber from here on; what is waiting in this tick goes out to the others first."""
-        if connection in channel.subscribers:
+        if connection.state != OPEN or connection in channel.subscribers:
+            # One that has ended was dropped from its channels already: nothing would ever take it out again.
             return
         if channel.pending:
             self._flush_one(channel)
         channel.subscribers.add(connection)
         channel.idle_since = None
         connection.channels = (*connection.channels, channel)
+
+    def settle(self, channel: Channel) -> None:
+        """Write what waits in this tick, so that its subscribers stand at `last`."""
+        self._flush_one(channel)
+
+    def hold(self, channel: Channel) -> None:
+        """Keep the channel attached for a client that will join when it has read what it missed."""
+        channel.joining += 1
+        channel.idle_since = None
+
+    def release(self, channel: Channel) -> None:
+        """End what `hold` began."""
+        channel.joining -= 1
+        self._maybe_idle(channel)
 
     def remove(self, channel: Channel, connection: Connection) -> None:
         """End a subscription."""
@@ -160,10 +198,15 @@ class Hub:
             self._maybe_idle(channel)
 
     async def reach(self, channel: Channel, offset: int) -> bool:
-        """Bring the channel up to `offset` when a client has seen more than this node; False when nobody has it."""
-        if channel.last < offset and channel.epoch is not None:
+        """Bring the channel up to `offset` when a client has seen more than this node; False when nobody has it.
+
+        Raises BusUnavailable: whether somebody has it cannot be known now.
+        """
+        if channel.top < offset and channel.epoch is not None:
             await asyncio.shield(self._catch_up(channel))
-        return channel.last >= offset
+            if channel.top < offset and channel.suspect:
+                raise BusUnavailable(f"history of channel {channel.name} cannot be read now")
+        return channel.top >= offset
 
     async def window(self, channel: Channel) -> Window:
         """The channel's recent publications, read from the bus at most once at a time; raises BusUnavailable."""
@@ -193,40 +236,72 @@ class Hub:
             channel.waiting.append(publication)
             self._catch_up(channel)
             return
+        origin = publication.origin
         if len(channel.pending) == before:
+            if origin is not None and (waiting := self._senders.get(origin)) is not None:
+                # History was faster: the sender had its own publication like everybody else.
+                self._settle_sender(origin, waiting)
             return
         if before == 0:
             if not self._dirty:
                 asyncio.get_running_loop().call_soon(self.flush)
             self._dirty.append(channel)
-        for listener in channel.listeners:
-            listener(publication)
-        if publication.origin is not None and publication.origin in self._senders:
-            self._answer_sender(channel, publication.origin)
+        if origin is not None and origin in self._senders:
+            self._answer_sender(channel, origin)
+        # A copy: a listener may end itself.
+        for listener in tuple(channel.listeners):
+            try:
+                listener(publication)
+            except Exception:
+                # A faulty listener must neither stop the channel nor starve the listeners after it.
+                log.exception("listener_failed", channel=channel.name)
 
     def _answer_sender(self, channel: Channel, origin: str) -> None:
         """Write this publication to all but its sender, who gets the ack instead, at the same place in the order."""
-        sender, id = self._senders.pop(origin)
+        waiting = self._senders.pop(origin)
+        sender = waiting.connection
         outgoing = channel.pending.pop()
         self._flush_one(channel)
         channel.pending.append(outgoing)
         follows = sender in channel.subscribers
         channel.subscribers.discard(sender)
         self._flush_one(channel)
+        publication = outgoing.publication
+        epoch, offset = publication.epoch, publication.offset
+        prev: int | msgspec.UnsetType | None = msgspec.UNSET
         if follows:
             channel.subscribers.add(sender)
-            publication = outgoing.publication
-            sender.send_message(
-                wire.PublishAck(
-                    id, channel.name, publication.epoch, publication.offset, self._clock.wall_ms, outgoing.prev
-                )
-            )
+            # Where earlier publications were dropped for it, its gap grows by this one and the ack has no place.
+            if not sender.widen_gap(channel.name, epoch, offset):
+                prev = outgoing.prev
+        sender.send_message(wire.PublishAck(waiting.id, channel.name, epoch, offset, self._clock.wall_ms, prev))
+
+    def _settle_sender(self, origin: str, waiting: Sender) -> None:
+        """Answer without a place in the order if the publication will not come by with its sender's mark any more."""
+        published = waiting.published
+        if published is None:
+            return
+        channel = self.channels.get(waiting.channel)
+        coming = (
+            channel is not None
+            and waiting.connection in channel.subscribers
+            and (published.offset is None or (published.epoch == channel.epoch and published.offset > channel.last))
+            and self._clock.now < waiting.until
+        )
+        if not coming:
+            del self._senders[origin]
+            ack = wire.PublishAck(waiting.id, waiting.channel, published.epoch, published.offset, self._clock.wall_ms)
+            waiting.connection.send_message(ack)
 
     def flush(self) -> None:
         """End of a loop tick: write each channel's publications once to each subscriber."""
         dirty, self._dirty = self._dirty, []
         for channel in dirty:
-            self._flush_one(channel)
+            try:
+                self._flush_one(channel)
+            except Exception:
+                # The other channels of this tick would not be looked at again.
+                log.exception("flush_failed", channel=channel.name)
 
     def _flush_one(self, channel: Channel) -> None:
         if not channel.pending:
@@ -245,6 +320,10 @@ class Hub:
         """The bus went away or came back; after it came back, compare every channel with history."""
         if connected:
             live = [channel for channel in self.channels.values() if channel.state is State.LIVE]
+            for channel in self.channels.values():
+                if channel.state is not State.LIVE:
+                    # What it is reading now may be from before the loss: `tick` reads once more.
+                    channel.suspect = True
             await asyncio.gather(*(self._catch_up(channel) for channel in live), return_exceptions=True)
 
     # --- attaching and catching up ------------------------------------------------------------------------------------
@@ -260,7 +339,7 @@ class Hub:
                 channel.subscription = await self.bus.subscribe(name, self.deliver)
             if channel.retention.kept:
                 page = await self._read(name, wire.MAX_OFFSET, 1)
-                channel.epoch, channel.last = page.epoch, page.top
+                channel.epoch, channel.last = page.epoch, max(page.top, page.floor)
             channel.state = State.LIVE
             self._take_waiting(channel)
         except BaseException:
@@ -272,24 +351,32 @@ class Hub:
     def _catch_up(self, channel: Channel) -> asyncio.Task[None]:
         """Begin to compare the channel with history, or join the comparison that is under way."""
         task = self._catching.get(channel.name)
-        if task is None:
+        if task is None or task.done():
             if channel.state is State.LIVE:
                 channel.state = State.CATCHING_UP
-            task = self._catching[channel.name] = self._spawn(self._compare(channel))
-            task.add_done_callback(lambda _: self._catching.pop(channel.name, None))
+            task = self._spawn(self._compare(channel))
+            _remember(self._catching, channel.name, task)
         return task
 
     async def _compare(self, channel: Channel) -> None:
         channel.suspect = False
         try:
             while channel.retention.kept:
+                stood = (channel.epoch, channel.last)
                 page = await self._read(channel.name, channel.last, PAGE)
                 self._apply(channel, page)
                 if not page.more:
                     break
-        except BusUnavailable:
+                if stood == (channel.epoch, channel.last):
+                    raise BusUnavailable(
+                        f"history of channel {channel.name} has more after {channel.last}, but not what"
+                    )
+        except Exception as error:
             # What waits stands in history too; `tick` tries again.
-            log.info("catch_up_postponed", channel=channel.name)
+            if isinstance(error, BusUnavailable):
+                log.info("catch_up_postponed", channel=channel.name)
+            else:
+                log.exception("catch_up_failed", channel=channel.name)
             channel.suspect = True
             channel.waiting.clear()
         finally:
@@ -299,55 +386,63 @@ class Hub:
     def _apply(self, channel: Channel, page: HistoryPage) -> None:
         """Put history that the subscribers missed into their stream, or tell them what they will not get."""
         if page.epoch != channel.epoch:
-            self._tell_gap(channel, page.epoch, None, None, "epoch_changed")
-            channel.epoch, channel.last, channel.window = page.epoch, page.top, None
+            self._tell_gap(channel, page.epoch, None, max(page.top, page.floor) + 1, "epoch_changed")
             return
         if page.floor > channel.last:
-            first = page.publications[0].offset if page.publications else page.top + 1
-            self._tell_gap(channel, channel.epoch, channel.last, first, "expired")
-            channel.window = None
-            channel.last = page.floor
+            self._tell_gap(channel, channel.epoch, channel.last, page.floor + 1, "expired")
         for publication in merge(channel.last, page.publications, ()).publications:
             # History is without holes by contract, but its `prev` may name an offset that this chain never had.
             self._accept(channel, msgspec.structs.replace(publication, prev=channel.last))
         if not page.more:
-            channel.last = max(channel.last, page.top)
+            # Not `last`: subscribers were told of nothing beyond it, and the next publication has to link to that.
+            channel.clear_to = max(channel.clear_to, page.top)
 
     def _take_waiting(self, channel: Channel) -> None:
         waiting, channel.waiting = channel.waiting, []
         for publication in waiting:
             if publication.epoch != channel.epoch:
+                # Left over from a history that ended, or the first of one that began after the reading: `tick` asks.
+                channel.suspect = True
                 continue
             prev = publication.prev or 0
             if publication.offset is not None and prev > channel.last:
                 # History was just read and does not have it: it will not come any more.
-                self._tell_gap(channel, channel.epoch, channel.last, publication.offset, "missed")
-                channel.last, channel.window = prev, None
+                self._tell_gap(channel, channel.epoch, channel.last, prev + 1, "missed")
             self._accept(channel, publication)
 
-    def _tell_gap(
-        self, channel: Channel, epoch: str | None, after: int | None, before: int | None, reason: str
-    ) -> None:
+    def _tell_gap(self, channel: Channel, epoch: str | None, after: int | None, before: int, reason: str) -> None:
+        """Tell subscribers what they will not get; the channel goes on behind it."""
         self._flush_one(channel)
+        if epoch != channel.epoch:
+            channel.clear_to = 0
+        channel.epoch, channel.last = epoch, before - 1
+        # Neither a window nor one that is being read may hide the hole.
+        channel.window = channel.recording = None
         gap = wire.Gap(channel.name, epoch, after, before, reason, self._clock.wall_ms)
         log.warning("gap", channel=channel.name, reason=reason, after=after, before=before)
         self._meter.publications_dropped.add(reason)
         for connection in tuple(channel.subscribers):
-            connection.send_message(gap)
+            if not connection.widen_gap(channel.name, epoch, before - 1):
+                connection.send_message(gap)
 
     async def _read_window(self, channel: Channel) -> Window:
         while True:
             recording: list[Outgoing] = []
             channel.recording = recording
             try:
-                page = await self._read(channel.name, 0, channel.retention.count)
-                if page.epoch != channel.epoch or page.top > channel.last:
+                page = await self._read_whole(channel)
+                newest = page.publications[-1].offset or 0 if page.publications else 0
+                if page.epoch != channel.epoch or newest > channel.last:
                     # History has what was not delivered here yet: bring subscribers there first, in order.
                     await asyncio.shield(self._catch_up(channel))
                 await self.attach(channel.name)
+                whole = channel.recording is recording
             finally:
                 channel.recording = None
-            if page.epoch != channel.epoch:
+            if (page.epoch != channel.epoch or newest > channel.last) and channel.suspect:
+                raise BusUnavailable(f"channel {channel.name} could not be brought up to its history")
+            if not whole or page.epoch != channel.epoch or newest > channel.last:
+                # Something was lost for good, or the history began anew, while this one was read.
                 continue
             window = Window(page, channel.retention.count, self._clock.now)
             for outgoing in recording:
@@ -358,6 +453,26 @@ class Hub:
             window.top = max(window.top, channel.last)
             channel.window = window
             return window
+
+    async def _read_whole(self, channel: Channel) -> HistoryPage:
+        """Read all that is kept, in as many pages as the bus makes of it."""
+        count = channel.retention.count
+        page = await self._read(channel.name, 0, count)
+        while page.more:
+            following = await self._read(channel.name, page.top, count)
+            if following.epoch != page.epoch or following.floor > page.top:
+                page = await self._read(channel.name, 0, count)
+                continue
+            if following.more and following.top <= page.top:
+                raise BusUnavailable(f"history of channel {channel.name} has more after {page.top}, but not what")
+            page = HistoryPage(
+                page.epoch,
+                page.floor,
+                max(page.top, following.top),
+                [*page.publications, *following.publications],
+                following.more,
+            )
+        return page
 
     async def _read(self, name: str, after: int, limit: int) -> HistoryPage:
         async with self._reads:
@@ -371,12 +486,14 @@ class Hub:
             window = channel.window
             if window is not None and now - window.used_at > WINDOW_IDLE_S:
                 channel.window = None
-            if channel.suspect and self.bus.connected:
+            if channel.suspect and channel.state is State.LIVE and self.bus.connected:
                 self._catch_up(channel)
             idle = channel.idle_since
             if idle is not None and now - idle > LINGER_S and channel.state is State.LIVE and not channel.followed:
                 del self.channels[channel.name]
                 self._spawn(self._detach(channel))
+        for origin, waiting in list(self._senders.items()):
+            self._settle_sender(origin, waiting)
 
     async def close(self) -> None:
         """Write what waits in this tick and end the hub's tasks."""
@@ -398,9 +515,9 @@ class Hub:
     async def _once(self, running: dict[str, asyncio.Task[T]], name: str, work: Coroutine[Any, Any, T]) -> T:
         """Await `work`, or the same work already running for `name`; one waiter's cancellation does not end it."""
         task = running.get(name)
-        if task is None:
-            task = running[name] = self._spawn(work)
-            task.add_done_callback(lambda _: running.pop(name, None))
+        if task is None or task.done():
+            task = self._spawn(work)
+            _remember(running, name, task)
         else:
             work.close()
         return await asyncio.shield(task)
@@ -415,3 +532,14 @@ class Hub:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, BusUnavailable):
             log.error("hub_task_failed", error=repr(error))
+
+
+def _remember(running: dict[str, asyncio.Task[T]], name: str, task: asyncio.Task[T]) -> None:
+    """Keep `task` under `name` until it is done. A task that took its place meanwhile stays."""
+
+    def forget(_: asyncio.Task[T]) -> None:
+        if running.get(name) is task:
+            del running[name]
+
+    running[name] = task
+    task.add_done_callback(forget)

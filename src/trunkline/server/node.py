@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import itertools
 import os
 import random
 import socket
@@ -79,7 +80,7 @@ class Node:
         self.port = server.port
         self.loop_lag_s = 0.0
         self.trusted_proxies = networks(server.trusted_proxies)
-        self.handshake_timeout_s = server.handshake_timeout_ms / 1000
+        self._handshake_timeout_s = server.handshake_timeout_ms / 1000
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self.resources = Resources(memory_limit_override=server.memory_limit_bytes)
         self.max_connections = server.max_connections or capacity.max_connections(
@@ -120,7 +121,8 @@ class Node:
         self.pages = Pages(self, AddressLimiter(limits.http_burst, limits.http_per_s, limits.exempt))
         self.admin = Admin(self)
         self._access = AccessLog() if settings.log.access else None
-        self._doors: set[HttpConnection] = set()
+        # All wait equally long, so a dict in order of arrival is their queue, and the wheel is spared.
+        self._doors: dict[HttpConnection, float] = {}
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._ticks = 0
@@ -263,13 +265,17 @@ class Node:
         """A TCP connection has come; False when too many are undecided already."""
         if len(self._doors) >= MAX_DOORS or self.state is State.STOPPED:
             return False
-        self._doors.add(door)
+        self.keep_door(door)
         return True
+
+    def keep_door(self, door: HttpConnection) -> None:
+        """Its time-out begins anew, for it has done something."""
+        self._doors.pop(door, None)
+        self._doors[door] = self.runtime.clock.now + self._handshake_timeout_s
 
     def close_door(self, door: HttpConnection) -> None:
         """It was upgraded, or ended."""
-        self._doors.discard(door)
-        self.runtime.wheel.cancel(door)
+        self._doors.pop(door, None)
 
     def answer(self, request: Request, stranger: bool) -> Response:
         """Answer plain HTTP."""
@@ -327,6 +333,9 @@ class Node:
             due = entry.on_time(now)
             if due is not None:
                 runtime.wheel.schedule(entry, due)
+        for door, _ in list(itertools.takewhile(lambda item: item[1] <= now, self._doors.items())):
+            del self._doors[door]
+            door.on_time_out()
         if runtime.slow:
             for connection in list(runtime.slow):
                 connection.check_slow(now)

@@ -105,6 +105,20 @@ class Outbox:
             self.over_since = now
         return False
 
+    def widen(self, channel: str, epoch: str | None, last: int | None) -> bool:
+        """Let the gap that is to be told in `channel` reach over offset `last`; False when there is none.
+
+        One of an epoch that has ended is forgotten: what is told of the new epoch says more.
+        """
+        earlier = self._dropped.get(channel)
+        if earlier is None:
+            return False
+        if earlier.epoch != epoch:
+            del self._dropped[channel]
+            return False
+        self._dropped[channel] = earlier._replace(before=None if last is None else last + 1)
+        return True
+
     def forget(self, channel: str) -> None:
         """The client left `channel`: it need not hear of its gap."""
         self._dropped.pop(channel, None)
@@ -127,6 +141,10 @@ class Outbox:
         if self.size + in_flight > self.limit // 2:
             return []
         self.over_since = None
+        return self.all_gaps()
+
+    def all_gaps(self) -> list[Dropped]:
+        """The gaps to announce to a client that gets no more publications; they are forgotten here."""
         gaps = list(self._dropped.values())
         self._dropped.clear()
         return gaps

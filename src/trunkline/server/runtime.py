@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from trunkline.metrics import Meter
 from trunkline.server.clock import Clock
+from trunkline.server.names import Names
 from trunkline.server.wheel import Wheel
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Runtime:
         self.rng = rng
         self.clock = Clock()
         self.meter = Meter()
+        self.names = Names()
         self.wheel: Wheel[Timed] = Wheel(tick_s, 600, self.clock.now)
         self.connections: set[Connection] = set()
         self.slow: set[Connection] = set()

@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from conftest import OpenPeer, StartNode
+from live_node import OpenPeer, StartNode
 from prometheus_client.parser import text_string_to_metric_families
 from raw_peer import RawPeer, http
 
@@ -186,7 +186,8 @@ async def test_load_report(start_node: StartNode, open_peer: OpenPeer) -> None:
     await open_peer(node)
     found = (await http(node.port, "/metric")).json()
     assert set(found) == {
-        "agentsConnections", "podName", "podIP", "nodeName", "state", "colour", "capacity", "accept_per_s", "loop_lag_ms",
+        "agentsConnections", "podName", "podIP", "nodeName", "state", "colour", "capacity", "accept_per_s",
+        "loop_lag_ms",
     }  # fmt: skip
     assert found["agentsConnections"] == 1
     assert [found[name] for name in ("podName", "podIP", "nodeName", "colour")] == ["pod-1", "10.0.0.1", "m1", "green"]
@@ -210,7 +211,12 @@ async def test_stats_and_instance(start_node: StartNode, open_peer: OpenPeer) ->
     assert abs(found["last_error_time"] - node.runtime.clock.wall_ms) < 60_000
     assert set(found["connection_duration_seconds"]) == {"p50", "p95", "p99"}
     instance = (await http(node.port, "/api/instance")).json()
-    assert (instance["name"], instance["version"], instance["state"], instance["bus"]) == ("n1", __version__, "up", "memory")
+    assert (instance["name"], instance["version"], instance["state"], instance["bus"]) == (
+        "n1",
+        __version__,
+        "up",
+        "memory",
+    )
     assert "/ws" in instance["endpoints"]
 
 
@@ -234,9 +240,7 @@ async def test_metrics_hold_every_declared_series(start_node: StartNode, open_pe
     assert values["ws_connections_active"] == 1
     assert values["ws_nats_connected"] == 1
     for name in metrics.ALIASES["websocket"]:
-        assert any(
-            sample.name.startswith(name) for family in families.values() for sample in family.samples
-        ), name
+        assert any(sample.name.startswith(name) for family in families.values() for sample in family.samples), name
     assert families["websocket_connections_total"].type == "gauge"
     plain = await start_node()
     assert b"\nwebsocket_" not in (await http(plain.port, "/metrics")).body
@@ -254,7 +258,9 @@ async def test_raw_bytes_never_harm_the_node(start_node: StartNode, open_peer: O
         if rng.random() < 0.3:
             data = rng.randbytes(rng.randrange(1, 3000))
         else:
-            data = bytearray(upgrade(rng.choice(["/ws", "/ws/echo", "/api/game?matchId=a", "/health"])) + rng.randbytes(80))
+            data = bytearray(
+                upgrade(rng.choice(["/ws", "/ws/echo", "/api/game?matchId=a", "/health"])) + rng.randbytes(80)
+            )
             for _ in range(rng.randrange(0, 6)):
                 data[rng.randrange(len(data))] = rng.randrange(256)
         try:

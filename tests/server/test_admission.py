@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import OpenPeer, StartNode
+from live_node import OpenPeer, StartNode
 from raw_peer import Answer, RawPeer, http, upgrade
 
 from trunkline.server.node import Node
@@ -134,7 +134,12 @@ async def test_pages_of_the_same_host_may_connect_by_default(start_node: StartNo
 async def test_origins_by_setting(start_node: StartNode) -> None:
     """Listed origins and subdomains of a pattern may connect, nobody else's pages, not even the host's own."""
     node = await start_node(server__origins=("https://app.example", "https://*.parts.example"))
-    for origin in ["https://app.example", "https://APP.example", "https://a.parts.example", "https://a.b.parts.example"]:
+    for origin in [
+        "https://app.example",
+        "https://APP.example",
+        "https://a.parts.example",
+        "https://a.b.parts.example",
+    ]:
         assert (await handshake(node, Origin=origin)).status == 101, origin
     for origin in ["http://app.example", "https://parts.example", "https://evilparts.example", "http://localhost"]:
         assert (await handshake(node, Origin=origin)).status == 403, origin
@@ -153,9 +158,12 @@ async def test_forged_forwarding_headers_buy_no_handshakes(start_node: StartNode
 
 
 async def test_a_trusted_proxy_names_the_client(start_node: StartNode, open_peer: OpenPeer) -> None:
-    """Each client behind it has a rate of its own; what a client made up to the left of it does not count."""
+    """Each client behind it has a rate of its own; what a client made up to its left does not count."""
     node = await start_node(
-        limits__exempt=(), limits__handshake_burst=2, limits__handshake_per_s=0.5, server__trusted_proxies=("127.0.0.1",)
+        limits__exempt=(),
+        limits__handshake_burst=2,
+        limits__handshake_per_s=0.5,
+        server__trusted_proxies=("127.0.0.1",),
     )
     for client in ["203.0.113.1", "203.0.113.2"]:
         given = [
@@ -167,7 +175,7 @@ async def test_a_trusted_proxy_names_the_client(start_node: StartNode, open_peer
 
 
 async def test_metrics_are_for_allowed_networks(start_node: StartNode) -> None:
-    """Who asks is the original client; a request that a stranger's proxy forwarded is a stranger's, whatever it says."""
+    """Who asks is the original client; what a stranger's proxy forwarded is a stranger's, whatever it says."""
     node = await start_node()
     assert (await http(node.port, "/metrics")).status == 200
     for name in ["X-Forwarded-For", "X-Real-IP", "Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto"]:
@@ -190,7 +198,7 @@ async def test_metrics_are_for_allowed_networks(start_node: StartNode) -> None:
 async def test_messages_over_the_rate_are_refused_and_then_taken_again(
     start_node: StartNode, open_peer: OpenPeer
 ) -> None:
-    """Over the burst each message gets RATE_LIMIT_EXCEEDED with `retry_after_ms`; after that time one is taken again."""
+    """Over the burst each message gets RATE_LIMIT_EXCEEDED with `retry_after_ms`; then one is taken again."""
     node = await start_node(limits__rate_burst=5, limits__rate_per_s=4.0)
     peer = await open_peer(node)
     for number in range(8):
