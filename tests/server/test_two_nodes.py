@@ -99,7 +99,7 @@ async def publish(peer: Peer, *numbers: int) -> int:
     offset = 0
     for number in numbers:
         await peer.send({"type": "publish", "channel": CHANNEL, "data": number})
-        offset = (await peer.skip_to("publish_ack"))["offset"]
+        offset = (await peer.skip_to("publish_ack", timeout=30))["offset"]
     return offset
 
 
@@ -108,7 +108,9 @@ async def subscribed(peer: Peer, recover: dict[str, Any] | None = None) -> dict[
     message: dict[str, Any] = {"type": "subscribe", "channels": [CHANNEL]}
     if recover is not None:
         message["recover"] = {CHANNEL: recover}
-    ack = await peer.ask(message, "subscription_ack")
+    await peer.send(message)
+    # Two hundred of them on a busy machine take their time.
+    ack = await peer.expect("subscription_ack", timeout=30)
     place: dict[str, Any] = ack["positions"][CHANNEL]
     return place
 
@@ -117,7 +119,7 @@ async def numbers_of(peer: Peer, count: int, after: int) -> list[int]:
     """The next publications; each must follow the one before it, beginning behind offset `after`."""
     got = []
     for _ in range(count):
-        message = await peer.expect("publication", timeout=10)
+        message = await peer.expect("publication", timeout=30)
         assert message["prev"] == after, message
         after = message["offset"]
         got.append(message["data"])

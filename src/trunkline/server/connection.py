@@ -332,6 +332,12 @@ class Connection(asyncio.Protocol):
         """Let a gap that waits to be told reach over offset `last` of `channel`; False when none waits."""
         return self._outbox is not None and self._outbox.widen(channel, epoch, last)
 
+    def tell_gap(self, channel: str) -> None:
+        """Tell a gap that waits in `channel` now, before what is about to be said of the channel."""
+        gap = self._outbox.forget(channel) if self._outbox is not None else None
+        if gap is not None:
+            self.send_message(self._gap(gap))
+
     def forget(self, channel: str) -> None:
         """The client left `channel`: no gap of it need be told."""
         if self._outbox is not None:

@@ -143,6 +143,7 @@ def _acknowledge(
             if wanted is None:
                 # It goes on: what waits for it in this tick is part of the position that it is told.
                 hub.settle(channel)
+                connection.tell_gap(channel.name)
             else:
                 # It asks to begin again from a place of its own.
                 hub.remove(channel, connection)

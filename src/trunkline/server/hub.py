@@ -337,11 +337,13 @@ class Hub:
         try:
             if channel.subscription is None:
                 channel.subscription = await self.bus.subscribe(name, self.deliver)
+            seen = len(channel.waiting)
             if channel.retention.kept:
                 page = await self._read(name, wire.MAX_OFFSET, 1)
                 channel.epoch, channel.last = page.epoch, max(page.top, page.floor)
             channel.state = State.LIVE
-            self._take_waiting(channel)
+            if not self._take_waiting(channel, seen):
+                self._catch_up(channel)
         except BaseException:
             if self.channels.get(name) is channel and channel.state is State.ATTACHING:
                 del self.channels[name]
@@ -361,16 +363,18 @@ class Hub:
     async def _compare(self, channel: Channel) -> None:
         channel.suspect = False
         try:
-            while channel.retention.kept:
-                stood = (channel.epoch, channel.last)
-                page = await self._read(channel.name, channel.last, PAGE)
-                self._apply(channel, page)
-                if not page.more:
+            while True:
+                seen = len(channel.waiting)
+                if channel.retention.kept:
+                    stood = (channel.epoch, channel.last)
+                    page = await self._read(channel.name, channel.last, PAGE)
+                    self._apply(channel, page)
+                    if page.more and stood == (channel.epoch, channel.last):
+                        raise BusUnavailable(f"history of channel {channel.name} has more after {channel.last}: what?")
+                    if page.more:
+                        continue
+                if self._take_waiting(channel, seen):
                     break
-                if stood == (channel.epoch, channel.last):
-                    raise BusUnavailable(
-                        f"history of channel {channel.name} has more after {channel.last}, but not what"
-                    )
         except Exception as error:
             # What waits stands in history too; `tick` tries again.
             if isinstance(error, BusUnavailable):
@@ -381,7 +385,6 @@ class Hub:
             channel.waiting.clear()
         finally:
             channel.state = State.LIVE
-        self._take_waiting(channel)
 
     def _apply(self, channel: Channel, page: HistoryPage) -> None:
         """Put history that the subscribers missed into their stream, or tell them what they will not get."""
@@ -397,18 +400,31 @@ class Hub:
             # Not `last`: subscribers were told of nothing beyond it, and the next publication has to link to that.
             channel.clear_to = max(channel.clear_to, page.top)
 
-    def _take_waiting(self, channel: Channel) -> None:
+    def _take_waiting(self, channel: Channel, seen: int) -> bool:
+        """Let publications go on that came while history was read.
+
+        Args:
+            channel: theirs.
+            seen: how many of them had come when the reading began.
+
+        Returns:
+            False when history has to be read again: one that came later shows a hole, which that reading could not fill.
+        """
         waiting, channel.waiting = channel.waiting, []
-        for publication in waiting:
+        for index, publication in enumerate(waiting):
             if publication.epoch != channel.epoch:
                 # Left over from a history that ended, or the first of one that began after the reading: `tick` asks.
                 channel.suspect = True
                 continue
             prev = publication.prev or 0
             if publication.offset is not None and prev > channel.last:
-                # History was just read and does not have it: it will not come any more.
+                if index >= seen:
+                    channel.waiting = waiting[index:]
+                    return False
+                # History was read after it came and does not have what is before it: that will not come any more.
                 self._tell_gap(channel, channel.epoch, channel.last, prev + 1, "missed")
             self._accept(channel, publication)
+        return True
 
     def _tell_gap(self, channel: Channel, epoch: str | None, after: int | None, before: int, reason: str) -> None:
         """Tell subscribers what they will not get; the channel goes on behind it."""
@@ -464,7 +480,7 @@ class Hub:
                 page = await self._read(channel.name, 0, count)
                 continue
             if following.more and following.top <= page.top:
-                raise BusUnavailable(f"history of channel {channel.name} has more after {page.top}, but not what")
+                raise BusUnavailable(f"history of channel {channel.name} has more after {page.top}: what?")
             page = HistoryPage(
                 page.epoch,
                 page.floor,

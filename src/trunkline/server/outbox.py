@@ -119,9 +119,9 @@ class Outbox:
         self._dropped[channel] = earlier._replace(before=None if last is None else last + 1)
         return True
 
-    def forget(self, channel: str) -> None:
-        """The client left `channel`: it need not hear of its gap."""
-        self._dropped.pop(channel, None)
+    def forget(self, channel: str) -> Dropped | None:
+        """Let go of the gap that is to be told in `channel`: the client left it, or is told in another way."""
+        return self._dropped.pop(channel, None)
 
     def take(self, most: int) -> bytes:
         """Hand out frames for the transport, at least one and up to about `most` bytes; empty when there are none."""
