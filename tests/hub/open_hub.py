@@ -94,11 +94,23 @@ class Peer:
         runtime = hub.runtime
         self.transport = StalledTransport()
         self.connection = Connection(
-            runtime, self.transport, FrameReader(1 << 20), 0, hub.outbox_bytes  # type: ignore[arg-type]
+            runtime,
+            self.transport,
+            FrameReader(1 << 20),
+            0,
+            hub.outbox_bytes,  # type: ignore[arg-type]
         )
         self.transport.protocol = self.connection
         self.client = Client(
-            self.connection, hub.route, id="c", session="s", resumed=False, target="/ws", params={}, claims={}, address=""
+            self.connection,
+            hub.route,
+            id="c",
+            session="s",
+            resumed=False,
+            target="/ws",
+            params={},
+            claims={},
+            address="",
         )
         self.connection.client = self.client
         runtime.connections.add(self.connection)

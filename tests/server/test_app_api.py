@@ -520,3 +520,20 @@ async def test_many_query_parameters_are_no_fault(start_node: StartNode, open_pe
     assert (await peer.expect("query"))["first"] == "1"
     with pytest.raises(InvalidStatus):
         await open_peer(node, "/y")
+
+
+async def test_admit_that_never_decides_is_ended(start_node: StartNode, open_peer: OpenPeer) -> None:
+    """A handshake that hangs in the application's own question gets 503 when its time is over."""
+    app = App()
+
+    @app.websocket("/door")
+    class Door(Endpoint):
+        async def admit(self, request: Request) -> None:
+            await asyncio.Event().wait()
+
+    node = await start_node(app, server__handshake_timeout_ms=200)
+    with pytest.raises(InvalidStatus) as refused:
+        await open_peer(node, "/door")
+    assert refused.value.response.status_code == 503
+    assert refused.value.response.headers["Retry-After"]
+    assert not node.runtime.connections

@@ -242,3 +242,25 @@ async def test_a_match_that_could_not_begin_begins_later(start_node: StartNode, 
     await late.skip_to("player_joined")
     await bus.publish("presence.match.m", b'{"node":"elsewhere","players":["z"]}')
     assert (await late.skip_to("player_joined"))["players"] == ["a", "z"]
+
+
+async def test_the_last_seat_is_given_once(start_node: StartNode, open_peer: OpenPeer) -> None:
+    """Of players that ask at the same moment only as many stay as there are seats; the others may come back."""
+    node = await start_node(server__match_players=2)
+    asked = await asyncio.gather(
+        *(open_peer(node, f"/api/game?matchId=m&player=p{number}", greet=False) for number in range(6)),
+        return_exceptions=True,
+    )
+    # Some were refused at the door already; who came through it together is counted at the table.
+    seated = [peer for peer in asked if not isinstance(peer, BaseException)]
+    ends = [asyncio.create_task(peer.socket.wait_closed()) for peer in seated]
+    while sum(end.done() for end in ends) < len(seated) - 2:
+        done, _ = await asyncio.wait(
+            [end for end in ends if not end.done()], timeout=5, return_when=asyncio.FIRST_COMPLETED
+        )
+        assert done
+    codes = [peer.socket.close_code for peer in seated]
+    assert codes.count(None) == 2
+    assert set(codes) <= {None, 1013}
+    for end in ends:
+        end.cancel()

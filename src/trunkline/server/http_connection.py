@@ -175,7 +175,11 @@ class HttpConnection(asyncio.Protocol):
 
     async def _decide(self, request: Request, decided: Awaitable[Admitted], started: float) -> None:
         try:
-            admitted = await decided
+            async with asyncio.timeout(self._node.handshake_timeout_s):
+                admitted = await decided
+        except TimeoutError:
+            self._refuse(request, Refused(503, "the decision took too long", retry_after_s=5.0, label="admit_timeout"))
+            return
         except Exception as error:
             self._refuse(request, error)
             return

@@ -80,7 +80,7 @@ class Node:
         self.port = server.port
         self.loop_lag_s = 0.0
         self.trusted_proxies = networks(server.trusted_proxies)
-        self._handshake_timeout_s = server.handshake_timeout_ms / 1000
+        self.handshake_timeout_s = server.handshake_timeout_ms / 1000
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self.resources = Resources(memory_limit_override=server.memory_limit_bytes)
         self.max_connections = server.max_connections or capacity.max_connections(
@@ -271,7 +271,7 @@ class Node:
     def keep_door(self, door: HttpConnection) -> None:
         """Its time-out begins anew, for it has done something."""
         self._doors.pop(door, None)
-        self._doors[door] = self.runtime.clock.now + self._handshake_timeout_s
+        self._doors[door] = self.runtime.clock.now + self.handshake_timeout_s
 
     def close_door(self, door: HttpConnection) -> None:
         """It was upgraded, or ended."""

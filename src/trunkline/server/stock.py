@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from trunkline import App, BusUnavailable, Client, Endpoint, Limits, Position, Publication, Refused, Request
+from trunkline import App, BusUnavailable, Client, Endpoint, Limits, Position, Publication, Refused, Request, codes
 from trunkline.server.roster import REFRESH_S, Roster
 from trunkline.wire import ChatMessage, MessageResponse, PlayerJoined, PlayerLeft
 
@@ -144,6 +144,11 @@ class Match(Endpoint):
                 self._tables[match] = Table()
         table = self._tables[match]
         if not client.connected:
+            await self._leave_table(match, table)
+            return
+        if len(table.roster.players) >= self._app.settings.server.match_players:
+            # Others took the last seats since it was admitted.
+            client.close(codes.OVERLOADED.code, "match is full", reconnect_after_ms=5000)
             await self._leave_table(match, table)
             return
         player = table.roster.enter(client.query.get("player", client.id), client.id[:4])
