@@ -17,7 +17,6 @@ def run(options: Options) -> Result:
         ours(OURS), *peers(WEBSOCKETS, BUN), ours(QUIET, TRUNKLINE_LOG_ACCESS="false"), feed,
     ]  # fmt: skip
     with running(contenders) as servers:
-
         closing: dict[str, list[float]] = {}
 
         def measure(name: str) -> float:

@@ -337,8 +337,8 @@ async def run(steps: list[Step]) -> World:
         await world.open.close()
 
 
-@settings(max_examples=250)
-@given(st.lists(_step, min_size=60, max_size=140))
+@settings(max_examples=400)
+@given(st.lists(_step, min_size=30, max_size=120))
 def test_each_publication_once_in_order_or_told(steps: list[Step]) -> None:
     """From its ack on a client gets all publications, or is told exactly which it does not get; and nothing hangs."""
     asyncio.run(run([("subscribe", 0, [KEPT[0]]), *steps]))

@@ -408,7 +408,7 @@ class Hub:
             seen: how many of them had come when the reading began.
 
         Returns:
-            False when history has to be read again: one that came later shows a hole, which that reading could not fill.
+            False when history has to be read again: one that came later shows a hole, which that reading cannot fill.
         """
         waiting, channel.waiting = channel.waiting, []
         for index, publication in enumerate(waiting):
