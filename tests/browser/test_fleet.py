@@ -1,4 +1,4 @@
-"""The page on a real fleet: two tabs on two nodes over a real NATS, a node that is killed, and a tab that catches up."""
+"""The page on a real fleet: two tabs on two nodes over NATS, a node that is killed, and a tab that catches up."""
 
 from __future__ import annotations
 
@@ -38,8 +38,12 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     environment |= {"XDG_STATE_HOME": str(tmp_path / "state"), "HEARTBEAT_INTERVAL": "2000"}
     with (tmp_path / "up.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "trunkline", "up", "--port", str(port), cwd=tmp_path, env=environment, stdout=log, stderr=log
-        )  # fmt: skip
+            *(sys.executable, "-m", "trunkline", "up", "--port", str(port)),
+            cwd=tmp_path,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
         nodes = (f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 2}")
         try:
             async with ClientSession() as http, asyncio.timeout(40):

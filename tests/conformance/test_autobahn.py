@@ -1,4 +1,4 @@
-"""The Autobahn cases, run by another implementation against /ws/echo of a real node. The 9.* cases measure speed and run in bench."""
+"""The Autobahn cases against /ws/echo of a real node; the 9.* cases measure speed and run in bench."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def echo_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.skipif(KOSOKU is None, reason="kosoku, which runs the Autobahn cases, is not installed")
 @pytest.mark.timeout(900)
-# In groups, for a case has only 30 s of its own and the large compressed ones should not share the machine with each other.
+# In groups, for a case has only 30 s of its own, and the large compressed ones should not share the machine.
 @pytest.mark.parametrize(
     ("cases", "parallel"),
     [

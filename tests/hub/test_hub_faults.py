@@ -221,7 +221,7 @@ async def test_a_position_that_another_node_told_is_accepted(scene: Scene) -> No
 
 
 async def test_a_position_is_not_called_wrong_while_the_bus_is_away(scene: Scene) -> None:
-    """A client that has seen more than this node gets UNAVAILABLE, not `epoch_changed`, when history cannot be asked."""
+    """A client that has seen more than this node gets UNAVAILABLE, not `epoch_changed`, when nobody can be asked."""
     await scene.follow(A)
     await scene.publish(A, 3, deliver=False)
     scene.bus.down()
@@ -261,7 +261,7 @@ async def test_history_that_begins_anew_during_a_long_recovery_is_told(
     peer = scene.open.peer()
     scene.ask(peer, A, B, a=1, b=1)
     peer.transport.stalled = True
-    await scene.turn(10)
+    await scene.until(lambda: peer.connection.blocked)
     await scene.bus.begin_anew()
     await scene.publish(B, 3)
     await scene.turn(20)
@@ -287,7 +287,7 @@ async def test_a_channel_stays_while_a_client_reads_what_it_missed(
     peer = scene.open.peer()
     peer.transport.stalled = True
     scene.ask(peer, A, a=1)
-    await scene.turn(10)
+    await scene.until(lambda: peer.connection.blocked)
     held = scene.hub.channels[A]
     scene.hub.tick(scene.open.runtime.clock.now + 2 * hub.LINGER_S)
     assert scene.hub.channels.get(A) is held
@@ -336,7 +336,7 @@ async def test_a_faulty_listener_stops_nothing(scene: Scene) -> None:
 
 
 async def test_a_sender_whose_publication_comes_from_history_is_answered(scene: Scene) -> None:
-    """The delivery that bears its mark was lost: it gets its publication like all others, and an ack without a place."""
+    """The delivery with its mark was lost: it gets its publication like all others, and an ack without a place."""
     peer = await scene.follow(A)
     await scene.hub.publish_to_others(A, b"1", peer.connection, "x")
     scene.bus.lose(1)

@@ -1,4 +1,4 @@
-"""Recovery, fan-out, slow clients and catch-up under drawn faults of the bus: each publication once, in order, or told."""
+"""Recovery, fan-out, slow clients and catch-up under drawn faults: each publication once, in order, or told."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class World:
         at = Position(self, self.peers[who]).at
         return {channel: {"epoch": at[channel][0], "offset": at[channel][1]} for channel in at if channel in KEPT}
 
-    async def do(self, step: Step) -> None:  # noqa: C901
+    async def do(self, step: Step) -> None:
         match step:
             case ("publish" | "flood", channel, count):
                 for _ in range(count):
