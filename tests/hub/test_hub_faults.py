@@ -222,11 +222,13 @@ async def test_a_position_that_another_node_told_is_accepted(scene: Scene) -> No
 
 async def test_a_position_is_not_called_wrong_while_the_bus_is_away(scene: Scene) -> None:
     """A client that has seen more than this node gets UNAVAILABLE, not `epoch_changed`, when nobody can be asked."""
-    await scene.follow(A)
+    await scene.publish(A)
+    # This one's recovery leaves history in memory, so that the node could answer without the bus.
+    await scene.follow(A, a=0)
     await scene.publish(A, 3, deliver=False)
     scene.bus.down()
     peer = scene.open.peer()
-    scene.ask(peer, A, a=3)
+    scene.ask(peer, A, a=4)
     await scene.until(lambda: peer.seen)
     assert [message.get("code") for message in peer.seen] == ["UNAVAILABLE"]
 
@@ -276,6 +278,31 @@ async def test_history_that_begins_anew_during_a_long_recovery_is_told(
     assert (gap["epoch"], gap["after"], gap["before"], gap["reason"]) == (new, None, 4, "epoch_changed")
     last = [message for message in peer.of("publication") if message["channel"] == B][-1]
     assert (last["epoch"], last["prev"], last["offset"]) == (new, 3, 4)
+
+
+async def test_a_replay_tells_what_went_while_it_was_written(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes a replay slowly gets what is still there, and is told exactly what is not."""
+    monkeypatch.setattr(feed, "PIECE_BYTES", 200)
+    peer = await scene.follow(A)
+    await scene.publish(A, 20)
+    await scene.turn(2)
+    peer.transport.stalled = True
+    peer.say({"type": "replay", "id": "r", "channel": A, "from": 1, "to": 20})
+    await scene.until(lambda: peer.connection.blocked)
+    before = len(frames_in(bytes(peer.transport.taken + peer.transport.waiting)))
+    # The oldest fifteen are pushed out of the window meanwhile; this client is not interested in the new ones.
+    peer.client.leave(A)
+    await scene.publish(A, 15)
+    peer.transport.stalled = False
+    peer.transport.drain()
+    await scene.until(lambda: peer.of("replay_incomplete", "replay_complete"))
+    (end,) = peer.of("replay_incomplete")
+    again = offsets(peer)[20:]
+    assert before > 21
+    gone = [offset for offset in range(1, 21) if offset not in again]
+    assert (end["missing_from"], end["missing_to"]) == (gone[0], gone[-1])
+    assert end["sent"] == len(again)
+    assert again[0] == 1
 
 
 async def test_a_channel_stays_while_a_client_reads_what_it_missed(

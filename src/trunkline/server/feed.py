@@ -324,15 +324,24 @@ async def _replay(client: Client, request: wire.Replay) -> None:
     runtime = connection.runtime
     channel = await runtime.hub.attach(request.channel)
     start = request.start if request.start is not None else (request.since or 0) + 1
-    if channel.epoch is None or (request.epoch is not None and request.epoch != channel.epoch):
-        reason = "no_history" if channel.epoch is None else "epoch_changed"
-        _incomplete(client, request, channel, 0, start, request.to, reason)
+    if channel.epoch is None:
+        _incomplete(client, request, None, 0, start, request.to, "no_history")
         return
     window = await runtime.hub.window(channel)
+    # The history may have begun anew while it was read, and may again while it is written: what is read stays.
+    epoch = channel.epoch
+    if request.epoch is not None and request.epoch != epoch:
+        _incomplete(client, request, epoch, 0, start, request.to, "epoch_changed")
+        return
     to = channel.last if request.to is None else min(request.to, channel.last)
     sent = 0
     at = start
+    missing: tuple[int, int] | None = None
     while client.connected:
+        if at <= min(window.floor, to):
+            # Gone before it was asked for, or while the client took what came before it.
+            missing = (at if missing is None else missing[0], min(window.floor, to))
+            at = window.floor + 1
         piece = _cut(window.between(at, to))
         if not piece:
             break
@@ -340,22 +349,19 @@ async def _replay(client: Client, request: wire.Replay) -> None:
         sent += len(piece)
         at = (piece[-1].publication.offset or at) + 1
         await client.room()
-    first_here = window.floor + 1
-    if start < first_here and to >= start:
-        _incomplete(client, request, channel, sent, start, min(to, window.floor), "expired")
+    if missing is not None:
+        _incomplete(client, request, epoch, sent, missing[0], missing[1], "expired")
         return
     runtime.meter.replay_requests.add("complete")
     connection.send_message(
-        wire.ReplayComplete(
-            request.id, request.channel, channel.epoch, start, max(to, start - 1), sent, runtime.clock.wall_ms
-        )
+        wire.ReplayComplete(request.id, request.channel, epoch, start, max(to, start - 1), sent, runtime.clock.wall_ms)
     )
 
 
 def _incomplete(
     client: Client,
     request: wire.Replay,
-    channel: Channel,
+    epoch: str | None,
     sent: int,
     missing_from: int,
     missing_to: int | None,
@@ -365,7 +371,7 @@ def _incomplete(
     runtime.meter.replay_requests.add(reason)
     client.connection.send_message(
         wire.ReplayIncomplete(
-            request.id, request.channel, channel.epoch, sent, missing_from, missing_to, reason, runtime.clock.wall_ms
+            request.id, request.channel, epoch, sent, missing_from, missing_to, reason, runtime.clock.wall_ms
         )
     )
 
