@@ -537,3 +537,27 @@ async def test_admit_that_never_decides_is_ended(start_node: StartNode, open_pee
     assert refused.value.response.status_code == 503
     assert refused.value.response.headers["Retry-After"]
     assert not node.runtime.connections
+
+
+async def test_a_client_that_waits_for_us_is_not_silent(start_node: StartNode, open_peer: OpenPeer) -> None:
+    """While its messages wait for a slow handler the client is not read from; that is no reason to call it idle."""
+    app = App()
+    release = asyncio.Event()
+
+    @app.websocket("/slow", message=Say, limits=Limits(rate_per_s=0))
+    class Slow(Endpoint):
+        async def on_message(self, client: Client, message: Say) -> None:
+            await release.wait()
+
+    node = await start_node(app, server__connection_timeout_ms=150, server__heartbeat_interval_ms=50)
+    peer = await open_peer(node, "/slow")
+    for _ in range(100):
+        await peer.send({"type": "say", "text": "x"})
+    (connection,) = node.runtime.connections
+    while not connection.client.held_back:
+        await asyncio.sleep(0.01)
+    began = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() - began < 0.6:
+        assert (await peer.next())["type"] == "heartbeat"
+    release.set()
+    assert peer.socket.close_code is None

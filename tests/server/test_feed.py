@@ -58,3 +58,15 @@ async def test_echo_returns_messages_unchanged(start_node: StartNode, open_peer:
     for message in ["hello", "ünï", b"\x00\xff", "", "x" * 70_000]:
         await peer.send(message)
         assert await asyncio.wait_for(peer.socket.recv(), 5) == message
+
+
+async def test_replay_from_the_very_beginning_is_complete(start_node: StartNode, open_peer: OpenPeer) -> None:
+    """Offsets begin at 1: asking from 0 misses nothing."""
+    node = await start_node()
+    peer = await open_peer(node)
+    await peer.ask({"type": "subscribe", "channels": ["public.a"]}, "subscription_ack")
+    await peer.send({"type": "publish", "channel": "public.a", "data": 1})
+    await peer.skip_to("publish_ack")
+    await peer.send({"type": "replay", "id": 7, "channel": "public.a", "from": 0, "to": 9})
+    answer = await peer.skip_to("replay_complete")
+    assert (answer["id"], answer["from"], answer["to"], answer["sent"]) == (7, 0, 1, 1)

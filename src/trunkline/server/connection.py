@@ -363,6 +363,9 @@ class Connection(asyncio.Protocol):
         if self.expires_at is not None and now >= self.expires_at:
             self.end(codes.UNAUTHORIZED.code, "token has expired")
             return now + runtime.close_timeout_s
+        if self.client.held_back:
+            # It is not silent: what it says is not being read.
+            self.last_seen = now
         idle_at = self.last_seen + runtime.connection_timeout_s
         if now >= idle_at:
             self.end(codes.IDLE.code, codes.IDLE.reason)

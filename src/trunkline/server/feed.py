@@ -335,7 +335,7 @@ async def _replay(client: Client, request: wire.Replay) -> None:
         return
     to = channel.last if request.to is None else min(request.to, channel.last)
     sent = 0
-    at = start
+    at = max(start, 1)  # offsets begin at 1, so nothing can be missing below
     missing: tuple[int, int] | None = None
     while client.connected:
         if at <= min(window.floor, to):

@@ -370,7 +370,9 @@ class Hub:
                     page = await self._read(channel.name, channel.last, PAGE)
                     self._apply(channel, page)
                     if page.more and stood == (channel.epoch, channel.last):
-                        raise BusUnavailable(f"history of channel {channel.name} has more after {channel.last}: what?")
+                        raise BusUnavailable(
+                            f"the bus says that {channel.name} has more after {channel.last}, and gives none"
+                        )
                     if page.more:
                         continue
                 if self._take_waiting(channel, seen):
@@ -480,7 +482,7 @@ class Hub:
                 page = await self._read(channel.name, 0, count)
                 continue
             if following.more and following.top <= page.top:
-                raise BusUnavailable(f"history of channel {channel.name} has more after {page.top}: what?")
+                raise BusUnavailable(f"the bus says that {channel.name} has more after {page.top}, and gives none")
             page = HistoryPage(
                 page.epoch,
                 page.floor,

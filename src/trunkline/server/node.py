@@ -330,7 +330,12 @@ class Node:
         runtime.clock.tick()
         now = runtime.clock.now
         for entry in runtime.wheel.advance(now):
-            due = entry.on_time(now)
+            try:
+                due = entry.on_time(now)
+            except Exception:
+                # The others that are due now must not lose their turn.
+                log.exception("timer_failed", node=self.name)
+                continue
             if due is not None:
                 runtime.wheel.schedule(entry, due)
         for door, _ in list(itertools.takewhile(lambda item: item[1] <= now, self._doors.items())):
