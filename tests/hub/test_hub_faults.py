@@ -12,7 +12,7 @@ from open_hub import OpenHub, Peer, frames_in
 
 from trunkline import codes
 from trunkline.bus import HistoryPage, Publication, Retention
-from trunkline.server import feed, hub
+from trunkline.server import feed, hub, senders
 
 A, B = "public.a", "public.b"
 LIVE_ONLY = "public.live"
@@ -136,7 +136,7 @@ async def test_a_hole_right_after_a_comparison_is_compared_too(scene: Scene) -> 
         scene.bus.deliver(1)
 
     scene.bus.after = 3
-    spawn = scene.hub._spawn
+    spawn = scene.hub._tasks.spawn
 
     def spawn_watched(work: Any) -> Any:
         nonlocal task
@@ -146,7 +146,7 @@ async def test_a_hole_right_after_a_comparison_is_compared_too(scene: Scene) -> 
             made.add_done_callback(again)
         return made
 
-    scene.hub._spawn = spawn_watched  # type: ignore[method-assign]
+    scene.hub._tasks.spawn = spawn_watched  # type: ignore[method-assign]
     scene.bus.deliver(1)
     await scene.turn()
     await scene.until(lambda: scene.hub.channels[A].last == 2)
@@ -372,7 +372,7 @@ async def test_a_sender_whose_publication_comes_from_history_is_answered(scene: 
     scene.hub.tick(scene.open.runtime.clock.now)
     (ack,) = peer.of("publish_ack")
     assert (ack["id"], ack["offset"], "prev" in ack) == ("x", 1, False)
-    assert not scene.hub._senders
+    assert not scene.hub.senders
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -386,10 +386,10 @@ async def test_a_sender_whose_publication_never_comes_is_answered(scene: Scene, 
     if left:
         peer.client.leave(LIVE_ONLY)
     else:
-        scene.open.runtime.clock.now += hub.SENDER_WAIT_S + 1
+        scene.open.runtime.clock.now += senders.SENDER_WAIT_S + 1
     scene.hub.tick(scene.open.runtime.clock.now)
     assert [message["id"] for message in peer.of("publish_ack")] == ["x"]
-    assert not scene.hub._senders
+    assert not scene.hub.senders
 
 
 async def test_one_channel_that_fails_to_write_does_not_stop_the_others(

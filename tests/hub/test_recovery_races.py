@@ -264,9 +264,9 @@ class World:
         """Wait until nobody has anything to do any more."""
         for _ in range(3000):
             await asyncio.sleep(0)
-            if not self.hub._tasks and not self.open.runtime.tasks and not self.hub._dirty:
+            if not self.hub._tasks.running and not self.open.runtime.tasks and not self.hub._dirty:
                 return
-        raise AssertionError(f"something waits for ever: {self.hub._tasks | self.open.runtime.tasks}")
+        raise AssertionError(f"something waits for ever: {self.hub._tasks.running | self.open.runtime.tasks}")
 
     async def finish(self) -> None:
         """The network heals, everybody reads, and one more publication shows what was lost."""
@@ -307,7 +307,7 @@ class World:
             if peer in self.peers:
                 assert [ack["id"] for ack in peer.of("publish_ack")].count(id) == 1, "an ack is missing, or came twice"
         hub = self.hub
-        assert not hub._senders, "a sender is kept for ever"
+        assert not hub.senders, "a sender is kept for ever"
         assert not hub._attaching
         assert not hub._catching
         assert not hub._windows

@@ -14,25 +14,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
-from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
 import structlog
 
 from trunkline import wire
-from trunkline.bus import Bus, BusUnavailable, HistoryPage, Publication, Published, RetentionOf
+from trunkline.bus import Bus, BusUnavailable, HistoryPage, Publication, RetentionOf
 from trunkline.metrics import Meter
 from trunkline.server.channel import Channel, Listener, State
 from trunkline.server.clock import Clock
 from trunkline.server.connection import OPEN, Connection
 from trunkline.server.deflate import SHARED_WINDOW_BITS
+from trunkline.server.history_reader import HistoryReader
 from trunkline.server.publications import Outgoing
+from trunkline.server.senders import Senders
+from trunkline.server.tasks import Tasks, remember
 from trunkline.server.window import Window, merge
 
 log = structlog.get_logger("trunkline.hub")
-T = TypeVar("T")
 
 LINGER_S: Final = 15.0
 """How long an unfollowed channel stays attached."""
@@ -40,25 +40,7 @@ LINGER_S: Final = 15.0
 WINDOW_IDLE_S: Final = 30.0
 """How long a window that nobody reads is kept."""
 
-MAX_PARALLEL_READS: Final = 16
 PAGE: Final = 1000
-
-
-SENDER_WAIT_S: Final = 5.0
-"""How long an acknowledged publication may take to come back before its sender is answered without waiting for it."""
-
-
-class Sender:
-    """A client that published to the others and waits for its acknowledgement at the publication's place."""
-
-    __slots__ = ("channel", "connection", "id", "published", "until")
-
-    def __init__(self, connection: Connection, id: wire.MessageId, channel: str) -> None:
-        self.connection = connection
-        self.id = id
-        self.channel = channel
-        self.published: Published | None = None
-        self.until = 0.0
 
 
 class Hub:
@@ -80,14 +62,12 @@ class Hub:
         self._clock = clock
         self._deflate_min_bytes = deflate_min_bytes
         self._dirty: list[Channel] = []
-        self._senders: dict[str, Sender] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.senders = Senders(clock, self._flush_one)
+        self._tasks = Tasks()
         self._attaching: dict[str, asyncio.Task[None]] = {}
         self._windows: dict[str, asyncio.Task[Window]] = {}
-        self._reads = asyncio.Semaphore(MAX_PARALLEL_READS)
+        self._history = HistoryReader(bus)
         self._catching: dict[str, asyncio.Task[None]] = {}
-        self._name = secrets.token_hex(6)
-        self._origin = 0
 
     # --- publishing ---------------------------------------------------------------------------------------------------
 
@@ -105,22 +85,17 @@ class Hub:
         another way (from history, after the bus was away), or not at all, the sender gets an ack without `prev`.
         Raises BusUnavailable.
         """
-        self._origin += 1
-        origin = f"{self._name}.{self._origin}"
         follows = self.is_subscribed(sender, channel)
-        if follows:
-            self._senders[origin] = Sender(sender, id, channel)
+        origin = self.senders.expect(sender, id, channel) if follows else None
         try:
             published = await self.bus.publish(channel, data, origin=origin)
         except BaseException:
-            self._senders.pop(origin, None)
+            self.senders.forget(origin)
             raise
-        if not follows:
+        if origin is None:
             sender.send_message(wire.PublishAck(id, channel, published.epoch, published.offset, self._clock.wall_ms))
-        elif (waiting := self._senders.get(origin)) is not None:
-            waiting.published = published
-            waiting.until = self._clock.now + SENDER_WAIT_S
-            self._settle_sender(origin, waiting)
+        else:
+            self.senders.acknowledged(origin, published, self.channels.get(channel))
 
     # --- subscribing --------------------------------------------------------------------------------------------------
 
@@ -143,7 +118,7 @@ class Hub:
             if channel is not None and channel.state is State.CATCHING_UP:
                 await asyncio.shield(self._catch_up(channel))
             else:
-                await self._once(self._attaching, name, self._bring_up(name))
+                await self._tasks.once(self._attaching, name, self._bring_up(name))
 
     def add(self, channel: Channel, connection: Connection) -> None:
         """Make `connection` a subscriber from here on; what is waiting in this tick goes out to the others first."""
@@ -212,7 +187,7 @@ class Hub:
         """The channel's recent publications, read from the bus at most once at a time; raises BusUnavailable."""
         found = channel.window
         if found is None:
-            found = await self._once(self._windows, channel.name, self._read_window(channel))
+            found = await self._tasks.once(self._windows, channel.name, self._read_window(channel))
         found.used_at = self._clock.now
         found.expire(self._clock.wall_ms - int(channel.retention.age_s * 1000))
         return found
@@ -238,16 +213,15 @@ class Hub:
             return
         origin = publication.origin
         if len(channel.pending) == before:
-            if origin is not None and (waiting := self._senders.get(origin)) is not None:
-                # History was faster: the sender had its own publication like everybody else.
-                self._settle_sender(origin, waiting)
+            # History was faster: whoever published this had it like everybody else.
+            self.senders.settle(origin, channel)
             return
         if before == 0:
             if not self._dirty:
                 asyncio.get_running_loop().call_soon(self.flush)
             self._dirty.append(channel)
-        if origin is not None and origin in self._senders:
-            self._answer_sender(channel, origin)
+        if origin in self.senders:
+            self.senders.answer(channel, origin)
         # A copy: a listener may end itself.
         for listener in tuple(channel.listeners):
             try:
@@ -255,43 +229,6 @@ class Hub:
             except Exception:
                 # A faulty listener must neither stop the channel nor starve the listeners after it.
                 log.exception("listener_failed", channel=channel.name)
-
-    def _answer_sender(self, channel: Channel, origin: str) -> None:
-        """Write this publication to all but its sender, who gets the ack instead, at the same place in the order."""
-        waiting = self._senders.pop(origin)
-        sender = waiting.connection
-        outgoing = channel.pending.pop()
-        self._flush_one(channel)
-        channel.pending.append(outgoing)
-        follows = sender in channel.subscribers
-        channel.subscribers.discard(sender)
-        self._flush_one(channel)
-        publication = outgoing.publication
-        epoch, offset = publication.epoch, publication.offset
-        prev: int | msgspec.UnsetType | None = msgspec.UNSET
-        if follows:
-            channel.subscribers.add(sender)
-            # Where earlier publications were dropped for it, its gap grows by this one and the ack has no place.
-            if not sender.widen_gap(channel.name, epoch, offset):
-                prev = outgoing.prev
-        sender.send_message(wire.PublishAck(waiting.id, channel.name, epoch, offset, self._clock.wall_ms, prev))
-
-    def _settle_sender(self, origin: str, waiting: Sender) -> None:
-        """Answer without a place in the order if the publication will not come by with its sender's mark any more."""
-        published = waiting.published
-        if published is None:
-            return
-        channel = self.channels.get(waiting.channel)
-        coming = (
-            channel is not None
-            and waiting.connection in channel.subscribers
-            and (published.offset is None or (published.epoch == channel.epoch and published.offset > channel.last))
-            and self._clock.now < waiting.until
-        )
-        if not coming:
-            del self._senders[origin]
-            ack = wire.PublishAck(waiting.id, waiting.channel, published.epoch, published.offset, self._clock.wall_ms)
-            waiting.connection.send_message(ack)
 
     def flush(self) -> None:
         """End of a loop tick: write each channel's publications once to each subscriber."""
@@ -339,7 +276,7 @@ class Hub:
                 channel.subscription = await self.bus.subscribe(name, self.deliver)
             seen = len(channel.waiting)
             if channel.retention.kept:
-                page = await self._read(name, wire.MAX_OFFSET, 1)
+                page = await self._history.read(name, wire.MAX_OFFSET, 1)
                 channel.epoch, channel.last = page.epoch, max(page.top, page.floor)
             channel.state = State.LIVE
             if not self._take_waiting(channel, seen):
@@ -356,8 +293,8 @@ class Hub:
         if task is None or task.done():
             if channel.state is State.LIVE:
                 channel.state = State.CATCHING_UP
-            task = self._spawn(self._compare(channel))
-            _remember(self._catching, channel.name, task)
+            task = self._tasks.spawn(self._compare(channel))
+            remember(self._catching, channel.name, task)
         return task
 
     async def _compare(self, channel: Channel) -> None:
@@ -367,7 +304,7 @@ class Hub:
                 seen = len(channel.waiting)
                 if channel.retention.kept:
                     stood = (channel.epoch, channel.last)
-                    page = await self._read(channel.name, channel.last, PAGE)
+                    page = await self._history.read(channel.name, channel.last, PAGE)
                     self._apply(channel, page)
                     if page.more and stood == (channel.epoch, channel.last):
                         raise BusUnavailable(
@@ -448,7 +385,7 @@ class Hub:
             recording: list[Outgoing] = []
             channel.recording = recording
             try:
-                page = await self._read_whole(channel)
+                page = await self._history.read_all(channel.name, channel.retention.count)
                 newest = page.publications[-1].offset or 0 if page.publications else 0
                 if page.epoch != channel.epoch or newest > channel.last:
                     # History has what was not delivered here yet: bring subscribers there first, in order.
@@ -472,30 +409,6 @@ class Hub:
             channel.window = window
             return window
 
-    async def _read_whole(self, channel: Channel) -> HistoryPage:
-        """Read all that is kept, in as many pages as the bus makes of it."""
-        count = channel.retention.count
-        page = await self._read(channel.name, 0, count)
-        while page.more:
-            following = await self._read(channel.name, page.top, count)
-            if following.epoch != page.epoch or following.floor > page.top:
-                page = await self._read(channel.name, 0, count)
-                continue
-            if following.more and following.top <= page.top:
-                raise BusUnavailable(f"the bus says that {channel.name} has more after {page.top}, and gives none")
-            page = HistoryPage(
-                page.epoch,
-                page.floor,
-                max(page.top, following.top),
-                [*page.publications, *following.publications],
-                following.more,
-            )
-        return page
-
-    async def _read(self, name: str, after: int, limit: int) -> HistoryPage:
-        async with self._reads:
-            return await self.bus.history(name, after, limit)
-
     # --- housekeeping -------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
@@ -509,16 +422,13 @@ class Hub:
             idle = channel.idle_since
             if idle is not None and now - idle > LINGER_S and channel.state is State.LIVE and not channel.followed:
                 del self.channels[channel.name]
-                self._spawn(self._detach(channel))
-        for origin, waiting in list(self._senders.items()):
-            self._settle_sender(origin, waiting)
+                self._tasks.spawn(self._detach(channel))
+        self.senders.settle_all(self.channels)
 
     async def close(self) -> None:
         """Write what waits in this tick and end the hub's tasks."""
         self.flush()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     def _maybe_idle(self, channel: Channel) -> None:
         if not channel.followed:
@@ -529,35 +439,3 @@ class Hub:
             with contextlib.suppress(BusUnavailable):
                 await channel.subscription.close()
             channel.subscription = None
-
-    async def _once(self, running: dict[str, asyncio.Task[T]], name: str, work: Coroutine[Any, Any, T]) -> T:
-        """Await `work`, or the same work already running for `name`; one waiter's cancellation does not end it."""
-        task = running.get(name)
-        if task is None or task.done():
-            task = self._spawn(work)
-            _remember(running, name, task)
-        else:
-            work.close()
-        return await asyncio.shield(task)
-
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, BusUnavailable):
-            log.error("hub_task_failed", error=repr(error))
-
-
-def _remember(running: dict[str, asyncio.Task[T]], name: str, task: asyncio.Task[T]) -> None:
-    """Keep `task` under `name` until it is done. A task that took its place meanwhile stays."""
-
-    def forget(_: asyncio.Task[T]) -> None:
-        if running.get(name) is task:
-            del running[name]
-
-    running[name] = task
-    task.add_done_callback(forget)
