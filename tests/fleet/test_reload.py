@@ -1,0 +1,57 @@
+"""`trunkline serve --reload`: a saved source file starts the server anew, and Ctrl-C leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from aiohttp import ClientError, ClientSession
+
+pytest.importorskip("watchfiles", reason="--reload needs the package watchfiles")
+
+APP = "from trunkline import App\n\napp = App({name!r})\n"
+
+
+async def instance(http: ClientSession, port: int, name: str) -> dict[str, Any]:
+    """Wait until the server runs the app of this name."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                async with http.get(f"http://127.0.0.1:{port}/api/instance") as answer:
+                    found: dict[str, Any] = await answer.json()
+                    if found["app"] == name:
+                        return found
+            except (ClientError, OSError):
+                pass
+            await asyncio.sleep(0.05)
+
+
+async def test_a_saved_file_starts_the_server_anew(tmp_path: Path) -> None:
+    """The new code is served by a new process on the same port."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    source = tmp_path / "live.py"
+    source.write_text(APP.format(name="first"))
+    command = ["serve", "live:app", "--reload", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {**os.environ, "TRUNKLINE_ADMIN_PORT": "0"}
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "trunkline", *command), cwd=tmp_path, env=environment, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with ClientSession() as http:
+            before = await instance(http, port, "first")
+            source.write_text(APP.format(name="second"))
+            after = await instance(http, port, "second")
+        assert after["pid"] != before["pid"]
+        assert not psutil.pid_exists(before["pid"])
+    finally:
+        parent.send_signal(signal.SIGINT)
+        await asyncio.wait_for(parent.wait(), 15)
+    assert not psutil.pid_exists(after["pid"])
