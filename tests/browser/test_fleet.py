@@ -82,7 +82,8 @@ async def open_tab(browser: Browser, node: str) -> Page:
     """A tab on a node, connected."""
     page = await (await browser.new_context()).new_page()
     await page.goto(node + "/")
-    await page.wait_for_function("document.querySelectorAll('[data-testid=connections] [data-state=open]').length >= 2")
+    # Not wait_for_function: its predicate is evaluated in the page, which the page's own CSP forbids.
+    await page.locator("[data-testid=connections] [data-state=open]").nth(1).wait_for()
     return page
 
 

@@ -78,7 +78,7 @@ async def scene() -> AsyncIterator[Scene]:
     made = Scene()
 
     def state(connected: bool) -> None:
-        made.open.runtime.spawn(asyncio.get_running_loop(), made.hub.bus_state(connected))
+        made.open.runtime.spawn(made.hub.bus_state(connected))
 
     await made.bus.start(state)
     yield made

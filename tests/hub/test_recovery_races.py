@@ -160,7 +160,7 @@ class World:
         return max(self.tops.get((channel, epoch), 0) - COUNT, 0)
 
     def state(self, connected: bool) -> None:
-        self.open.runtime.spawn(asyncio.get_running_loop(), self.hub.bus_state(connected))
+        self.open.runtime.spawn(self.hub.bus_state(connected))
 
     async def publish(self, channel: str) -> None:
         number = next(self.numbers)

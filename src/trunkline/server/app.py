@@ -17,7 +17,6 @@ or an async function that iterates over its client. Both see the same `Client`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -30,6 +29,7 @@ from trunkline.config import ChannelRule, Settings
 from trunkline.server.http import Request
 from trunkline.server.hub import Hub
 from trunkline.server.route import EndpointFunction, Limits, Route
+from trunkline.server.tasks import Tasks
 
 log = structlog.get_logger("trunkline.app")
 
@@ -71,7 +71,7 @@ class App:
         self._startup: list[Hook] = []
         self._shutdown: list[Hook] = []
         self._periodic: list[tuple[float, Hook]] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks("background_task_failed")
         self._hub: Hub | None = None
         self._settings: Settings | None = None
 
@@ -201,9 +201,7 @@ class App:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` in the background; what it raises is logged, and it is cancelled when the node stops."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        self._tasks.spawn(work)
 
     @property
     def _running(self) -> Hub:
@@ -225,17 +223,12 @@ class App:
     async def stop(self) -> None:
         """Run the shutdown hooks and end background work."""
         for hook in self._shutdown:
-            with contextlib.suppress(Exception):
+            try:
                 await _call(hook)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            except Exception as error:
+                log.error("shutdown_hook_failed", exc_info=error)
+        await self._tasks.close()
         self._hub = None
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("background_task_failed", exc_info=error)
 
 
 async def _call(hook: Hook) -> None:

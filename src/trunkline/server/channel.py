@@ -141,22 +141,19 @@ class Channel:
                 data = plain
                 length = len(plain)
             # What `push` does for a client that keeps up, without the call: nearly all deliveries are this.
+            sent = 0
             fd = connection.fd
             if fd >= 0 and not connection.blocked and connection.corked is None and not connection.state:
                 try:
                     sent = _write(fd, data)
                 except OSError:
                     sent = 0
-                if sent == length:
-                    connection.bytes_out += length
-                elif sent:
-                    connection.bytes_out += length
+            if sent:
+                connection.bytes_out += length
+                if sent != length:
                     connection.hand_over(data[sent:])
-                elif not connection.push(data, self, first_prev, last):
-                    # One that is being closed gets no more, but is not slow.
-                    dropped += 0 if connection.state else count
-                    continue
             elif not connection.push(data, self, first_prev, last):
+                # One that is being closed gets no more, but is not slow.
                 dropped += 0 if connection.state else count
                 continue
             delivered += count

@@ -252,14 +252,13 @@ class Client:
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Await `work` for this client; its further messages wait until it is done."""
         self._backlog = deque()
-        self._connection.runtime.spawn(asyncio.get_running_loop(), self._work_through(work))
+        self._connection.runtime.spawn(self._work_through(work))
 
-    async def _work_through(self, work: Coroutine[Any, Any, None] | None) -> None:
+    async def _work_through(self, work: Coroutine[Any, Any, None]) -> None:
         backlog = self._backlog
         assert backlog is not None  # noqa: S101 - run() sets it
         try:
-            if work is not None:
-                await work
+            await work
             while backlog:
                 opcode, payload = backlog.popleft()
                 if len(backlog) == BACKLOG_LIMIT // 2:

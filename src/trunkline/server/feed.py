@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from trunkline import codes, wire
 from trunkline.bus import BusUnavailable
 from trunkline.errors import MessageError
@@ -167,8 +169,7 @@ def _acknowledge(
                 missed.append((channel, window, items))
         else:
             last = None if channel.epoch is None else channel.last
-            ack = wire.AckPosition(channel.epoch, last, False, 0)
-            positions[channel.name] = ack if reason is None else wire.AckPosition(channel.epoch, last, False, 0, reason)
+            positions[channel.name] = wire.AckPosition(channel.epoch, last, False, 0, reason or msgspec.UNSET)
     held = {channel.name for channel in connection.channels}.union(request.channels)
     connection.send_message(
         wire.SubscriptionAck(request.id, request.channels, len(held), positions, connection.runtime.clock.wall_ms)

@@ -170,8 +170,7 @@ class HttpConnection(asyncio.Protocol):
         if isinstance(decided, Admitted):
             self._upgrade(request, decided, started)
         else:
-            loop = asyncio.get_running_loop()
-            self._task = self._node.runtime.spawn(loop, self._decide(request, decided, started))
+            self._task = self._node.runtime.spawn(self._decide(request, decided, started))
 
     async def _decide(self, request: Request, decided: Awaitable[Admitted], started: float) -> None:
         try:

@@ -63,7 +63,7 @@ class Hub:
         self._deflate_min_bytes = deflate_min_bytes
         self._dirty: list[Channel] = []
         self.senders = Senders(clock, self._flush_one)
-        self._tasks = Tasks()
+        self._tasks = Tasks("hub_task_failed", expected=(BusUnavailable,))
         self._attaching: dict[str, asyncio.Task[None]] = {}
         self._windows: dict[str, asyncio.Task[Window]] = {}
         self._history = HistoryReader(bus)

@@ -352,8 +352,11 @@ class Node:
             self.resources.sample()
 
     def _on_bus_state(self, connected: bool) -> None:
-        log.log(20 if connected else 30, "bus_connected" if connected else "bus_disconnected", bus=self.bus.name)
-        self.runtime.spawn(asyncio.get_running_loop(), self.runtime.hub.bus_state(connected))
+        if connected:
+            log.info("bus_connected", bus=self.bus.name)
+        else:
+            log.warning("bus_disconnected", bus=self.bus.name)
+        self.runtime.spawn(self.runtime.hub.bus_state(connected))
 
     @property
     def condition(self) -> Literal["starting", "up", "draining"]:

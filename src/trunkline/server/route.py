@@ -162,7 +162,7 @@ class Route:
             )
         if self._function is not None:
             client.open_inbox()
-            runtime.spawn(asyncio.get_running_loop(), self._serve(client, self._function))
+            runtime.spawn(self._serve(client, self._function))
             return
         if self._endpoint is None:
             return
@@ -203,7 +203,7 @@ class Route:
             log.error("on_disconnect_failed", path=self.path, connection=client.id, exc_info=error)
             return
         if work is not None:
-            connection.runtime.spawn(asyncio.get_running_loop(), guard(client, work))
+            connection.runtime.spawn(guard(client, work))
 
     # --- messages -----------------------------------------------------------------------------------------------------
 

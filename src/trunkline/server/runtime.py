@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +13,6 @@ from trunkline.server.names import Names
 from trunkline.server.wheel import Wheel
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Coroutine
 
     from trunkline.server.connection import Connection
@@ -77,9 +77,9 @@ class Runtime:
         self.last_error: str | None = None
         self.last_error_ms: int | None = None
 
-    def spawn(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` as a task that the node waits for when it stops."""
-        task = loop.create_task(work)
+        task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task

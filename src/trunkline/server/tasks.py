@@ -1,4 +1,4 @@
-"""Background work of the hub: kept until it ends, its faults logged, and the same work for many waiters done once."""
+"""Background work of the hub and of apps: kept until it ends, its faults logged, and done once for many waiters."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from typing import Any, TypeVar
 
 import structlog
 
-from trunkline.bus import BusUnavailable
-
-log = structlog.get_logger("trunkline.hub")
+log = structlog.get_logger("trunkline.tasks")
 T = TypeVar("T")
 
 
 class Tasks:
-    """A set of running tasks."""
+    """A set of running tasks.
 
-    def __init__(self) -> None:
+    Args:
+        fault: the event under which a fault is logged.
+        expected: faults that are somebody else's to tell of, and not logged.
+    """
+
+    def __init__(self, fault: str, expected: tuple[type[BaseException], ...] = ()) -> None:
         self._running: set[asyncio.Task[Any]] = set()
+        self._fault = fault
+        self._expected = expected
 
     @property
     def running(self) -> frozenset[asyncio.Task[Any]]:
@@ -50,8 +55,8 @@ class Tasks:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, BusUnavailable):
-            log.error("hub_task_failed", error=repr(error))
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, self._expected):
+            log.error(self._fault, exc_info=error)
 
 
 def remember(running: dict[str, asyncio.Task[T]], name: str, task: asyncio.Task[T]) -> None:
