@@ -20,28 +20,25 @@ import msgspec
 from msgspec import Meta
 
 from trunkline import settings_source
+from trunkline.config_balancer import BalancerSettings, TraefikSettings
+from trunkline.config_types import (
+    LOOPBACK,
+    MIB,
+    PRIVATE,
+    Burst,
+    Label,
+    Milliseconds,
+    Network,
+    Port,
+    PositiveMilliseconds,
+    Rate,
+    Size,
+    about,
+)
 from trunkline.errors import SettingsError
 from trunkline.settings_source import MASK, Secret, Value
 
 DEFAULT_FILE = "trunkline.toml"
-MIB = 1024 * 1024
-
-LOOPBACK = ("127.0.0.0/8", "::1/128")
-PRIVATE = (
-    *LOOPBACK, "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10",
-)  # fmt: skip
-
-Port = Annotated[int, Meta(ge=0, le=65_535)]
-Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
-PositiveMilliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
-Size = Annotated[int, Meta(ge=0)]
-Rate = Annotated[float, Meta(ge=0, le=1_000_000)]
-Burst = Annotated[float, Meta(ge=1, le=1_000_000)]
-Network = Annotated[str, Meta(extra={"allowed": 'an address or network such as "10.0.0.0/8" or "fd00::/8"'})]
-Label = Annotated[
-    str,
-    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", extra={"allowed": "1 to 63 letters, digits, '.', '_' and '-'"}),
-]
 Origin = Annotated[
     str,
     Meta(
@@ -66,107 +63,105 @@ Pattern = Annotated[
 Access = str | tuple[str, ...]
 
 
-def _help(text: str) -> Meta:
-    return Meta(description=text)
-
-
 class ServerSettings(msgspec.Struct, frozen=True):
     """[server]: a node, its data port and what one connection may use."""
 
-    host: Annotated[str, _help("Address the data port listens on.")] = "0.0.0.0"
-    port: Annotated[Port, _help("The data port; 0 takes any free one.")] = 3001
-    name: Annotated[Label | None, _help("Name of this node; by default host name and process id.")] = None
-    colour: Annotated[Label, _help("Deploy group of this node.")] = "blue"
-    app: Annotated[str, _help("The application as module:attribute; empty runs the stock app.")] = ""
+    host: Annotated[str, about("Address the data port listens on.")] = "0.0.0.0"
+    port: Annotated[Port, about("The data port; 0 takes any free one.")] = 3001
+    name: Annotated[Label | None, about("Name of this node; by default host name and process id.")] = None
+    colour: Annotated[Label, about("Deploy group of this node.")] = "blue"
+    app: Annotated[str, about("The application as module:attribute; empty runs the stock app.")] = ""
     max_connections: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | None,
-        _help("Connections this node takes; by default computed from the memory limit."),
+        about("Connections this node takes; by default computed from the memory limit."),
     ] = None
-    memory_base_bytes: Annotated[Size, _help("Memory set aside for the process itself in that computation.")] = (
+    memory_base_bytes: Annotated[Size, about("Memory set aside for the process itself in that computation.")] = (
         128 * MIB
     )
     memory_per_connection_bytes: Annotated[
-        Annotated[int, Meta(ge=1024)], _help("Memory reckoned for one connection in that computation.")
+        Annotated[int, Meta(ge=1024)], about("Memory reckoned for one connection in that computation.")
     ] = 180 * 1024
     memory_limit_bytes: Annotated[
-        Annotated[int, Meta(ge=16 * MIB)] | None, _help("Memory limit to use instead of the one of the cgroup.")
+        Annotated[int, Meta(ge=16 * MIB)] | None, about("Memory limit to use instead of the one of the cgroup.")
     ] = None
     heartbeat_interval_ms: Annotated[
-        Annotated[int, Meta(ge=10, le=86_400_000)], _help("Time between two heartbeats to a client.")
+        Annotated[int, Meta(ge=10, le=86_400_000)], about("Time between two heartbeats to a client.")
     ] = 30_000
     connection_timeout_ms: Annotated[
-        Annotated[int, Meta(ge=10, le=86_400_000)], _help("Silence of a client after which it is closed with 4008.")
+        Annotated[int, Meta(ge=10, le=86_400_000)], about("Silence of a client after which it is closed with 4008.")
     ] = 300_000
-    handshake_timeout_ms: Annotated[PositiveMilliseconds, _help("Time a client has for its whole handshake.")] = 10_000
-    close_timeout_ms: Annotated[Milliseconds, _help("Time to wait for the peer's close frame.")] = 2_000
+    handshake_timeout_ms: Annotated[PositiveMilliseconds, about("Time a client has for its whole handshake.")] = 10_000
+    close_timeout_ms: Annotated[Milliseconds, about("Time to wait for the peer's close frame.")] = 2_000
     message_bytes: Annotated[
-        Annotated[int, Meta(ge=128, le=64 * MIB)], _help("Longest message a client may send; above it: 1009.")
+        Annotated[int, Meta(ge=128, le=64 * MIB)], about("Longest message a client may send; above it: 1009.")
     ] = 65_536
     header_bytes: Annotated[
-        Annotated[int, Meta(ge=1024, le=MIB)], _help("Longest request head (request line and headers) of a handshake.")
+        Annotated[int, Meta(ge=1024, le=MIB)],
+        about("Longest request head (request line and headers) of a handshake."),
     ] = 16_384
-    drain_ms: Annotated[Milliseconds, _help("Time over which a drain asks its clients to move.")] = 10_000
-    shutdown_deadline_ms: Annotated[Milliseconds, _help("Time a stop may take before the rest is cut off.")] = 30_000
-    echo: Annotated[bool, _help("Serve /ws/echo, which has no message rate limit.")] = True
-    chat: Annotated[bool, _help("Serve the chat and match endpoints of the stock app.")] = True
-    deflate: Annotated[bool, _help("Offer permessage-deflate compression.")] = True
-    deflate_min_bytes: Annotated[Size, _help("Messages shorter than this are sent uncompressed.")] = 1024
+    drain_ms: Annotated[Milliseconds, about("Time over which a drain asks its clients to move.")] = 10_000
+    shutdown_deadline_ms: Annotated[Milliseconds, about("Time a stop may take before the rest is cut off.")] = 30_000
+    echo: Annotated[bool, about("Serve /ws/echo, which has no message rate limit.")] = True
+    chat: Annotated[bool, about("Serve the chat and match endpoints of the stock app.")] = True
+    deflate: Annotated[bool, about("Offer permessage-deflate compression.")] = True
+    deflate_min_bytes: Annotated[Size, about("Messages shorter than this are sent uncompressed.")] = 1024
     origins: Annotated[
         tuple[Origin, ...],
-        _help(
+        about(
             'Browser origins that may connect; empty: the same host only, "*": any. Without an Origin header: always.'
         ),
     ] = ()
     trusted_proxies: Annotated[
-        tuple[Network, ...], _help("Proxies whose forwarding headers are believed; by default none.")
+        tuple[Network, ...], about("Proxies whose forwarding headers are believed; by default none.")
     ] = ()
-    metrics_networks: Annotated[tuple[Network, ...], _help("Networks that may read /metrics with no token.")] = PRIVATE
+    metrics_networks: Annotated[tuple[Network, ...], about("Networks that may read /metrics with no token.")] = PRIVATE
     subprotocols: Annotated[
-        tuple[Token, ...], _help("Subprotocols the server speaks, best first; the first one offered is chosen.")
+        tuple[Token, ...], about("Subprotocols the server speaks, best first; the first one offered is chosen.")
     ] = ()
-    match_players: Annotated[Annotated[int, Meta(ge=1, le=100_000)], _help("Players one match may hold.")] = 100
-    pod_name: Annotated[str | None, _help("Name of the pod in the load report.")] = None
-    pod_ip: Annotated[str | None, _help("Address of the pod in the load report.")] = None
-    node_name: Annotated[str | None, _help("Name of the machine in the load report.")] = None
+    match_players: Annotated[Annotated[int, Meta(ge=1, le=100_000)], about("Players one match may hold.")] = 100
+    pod_name: Annotated[str | None, about("Name of the pod in the load report.")] = None
+    pod_ip: Annotated[str | None, about("Address of the pod in the load report.")] = None
+    node_name: Annotated[str | None, about("Name of the machine in the load report.")] = None
 
 
 class AdminSettings(msgspec.Struct, frozen=True):
     """[admin]: the admin port of a node."""
 
-    port: Annotated[Port | None, _help("Admin port; by default the data port + 1, 0 switches it off.")] = None
-    host: Annotated[str, _help("Address the admin port listens on.")] = "127.0.0.1"
-    token: Annotated[Secret | None, _help("Bearer token for the admin port; by default made at start.")] = None
-    token_file: Annotated[Path | None, _help("File that holds the bearer token.")] = None
+    port: Annotated[Port | None, about("Admin port; by default the data port + 1, 0 switches it off.")] = None
+    host: Annotated[str, about("Address the admin port listens on.")] = "127.0.0.1"
+    token: Annotated[Secret | None, about("Bearer token for the admin port; by default made at start.")] = None
+    token_file: Annotated[Path | None, about("File that holds the bearer token.")] = None
 
 
 class LimitsSettings(msgspec.Struct, frozen=True):
     """[limits]: what one client, one address and the whole node may do."""
 
-    rate_burst: Annotated[Burst, _help("Messages a client may send at once.")] = 100.0
-    rate_per_s: Annotated[Rate, _help("Messages a client may send per second in the long run; 0: no limit.")] = 10.0
-    handshake_burst: Annotated[Burst, _help("Handshakes an address may make at once.")] = 10.0
+    rate_burst: Annotated[Burst, about("Messages a client may send at once.")] = 100.0
+    rate_per_s: Annotated[Rate, about("Messages a client may send per second in the long run; 0: no limit.")] = 10.0
+    handshake_burst: Annotated[Burst, about("Handshakes an address may make at once.")] = 10.0
     handshake_per_s: Annotated[
-        Rate, _help("Handshakes an address may make per second in the long run; 0: no limit.")
+        Rate, about("Handshakes an address may make per second in the long run; 0: no limit.")
     ] = 5.0
-    http_burst: Annotated[Burst, _help("Plain HTTP requests an address may make at once.")] = 20.0
+    http_burst: Annotated[Burst, about("Plain HTTP requests an address may make at once.")] = 20.0
     http_per_s: Annotated[
-        Rate, _help("Plain HTTP requests an address may make per second in the long run; 0: no limit.")
+        Rate, about("Plain HTTP requests an address may make per second in the long run; 0: no limit.")
     ] = 10.0
-    exempt: Annotated[tuple[Network, ...], _help("Networks that the limits per address do not hold for.")] = LOOPBACK
+    exempt: Annotated[tuple[Network, ...], about("Networks that the limits per address do not hold for.")] = LOOPBACK
     outbox_bytes: Annotated[
-        Annotated[int, Meta(ge=4096)], _help("Bytes that may wait for one client; above it publications are dropped.")
+        Annotated[int, Meta(ge=4096)],
+        about("Bytes that may wait for one client; above it publications are dropped."),
     ] = MIB
-    outbox_grace_ms: Annotated[Milliseconds, _help("Time above that bound until a client is closed with 1008.")] = 5_000
+    outbox_grace_ms: Annotated[Milliseconds, about("Time above that bound until a client is closed with 1008.")] = 5_000
     channels_per_client: Annotated[
-        Annotated[int, Meta(ge=1, le=1_000_000)], _help("Channels a client may be subscribed to.")
+        Annotated[int, Meta(ge=1, le=1_000_000)], about("Channels a client may be subscribed to.")
     ] = 100
-    channel_name_bytes: Annotated[Annotated[int, Meta(ge=1, le=1024)], _help("Longest channel name.")] = 200
+    channel_name_bytes: Annotated[Annotated[int, Meta(ge=1, le=1024)], about("Longest channel name.")] = 200
     accept_per_s: Annotated[
         Annotated[float, Meta(gt=0, le=1_000_000)] | None,
-        _help("Handshakes this node takes per second before it answers 503; by default no fixed rate."),
+        about("Handshakes this node takes per second before it answers 503; by default no fixed rate."),
     ] = None
     loop_lag_shed_ms: Annotated[
-        PositiveMilliseconds, _help("Event-loop lag above which new handshakes are answered with 503.")
+        PositiveMilliseconds, about("Event-loop lag above which new handshakes are answered with 503.")
     ] = 500
 
 
@@ -176,18 +171,18 @@ class ChannelRule(msgspec.Struct, frozen=True):
     What is not written is denied: a rule without `publish` lets nobody publish (the application itself always may).
     """
 
-    pattern: Annotated[Pattern, _help("Channels the rule is for.")]
+    pattern: Annotated[Pattern, about("Channels the rule is for.")]
     subscribe: Annotated[
         Access,
-        _help(
+        about(
             'Who may subscribe: "anyone", "authenticated", "nobody", or claims such as "role=admin", any one enough.'
         ),
     ] = "nobody"
-    publish: Annotated[Access, _help("Which clients may publish, in the same words.")] = "nobody"
+    publish: Annotated[Access, about("Which clients may publish, in the same words.")] = "nobody"
     history: Annotated[
-        Annotated[int, Meta(ge=0, le=10_000_000)] | None, _help("Publications kept; 0: fire and forget.")
+        Annotated[int, Meta(ge=0, le=10_000_000)] | None, about("Publications kept; 0: fire and forget.")
     ] = None
-    history_age_s: Annotated[Annotated[float, Meta(gt=0)] | None, _help("Age up to which they are kept.")] = None
+    history_age_s: Annotated[Annotated[float, Meta(gt=0)] | None, about("Age up to which they are kept.")] = None
 
 
 DEFAULT_RULES: tuple[ChannelRule, ...] = (
@@ -204,11 +199,11 @@ class ChannelsSettings(msgspec.Struct, frozen=True):
     """[channels]: history of all channels, and rules by pattern; the first rule that matches counts."""
 
     history: Annotated[
-        Annotated[int, Meta(ge=0, le=10_000_000)], _help("Publications kept of a channel; 0: fire and forget.")
+        Annotated[int, Meta(ge=0, le=10_000_000)], about("Publications kept of a channel; 0: fire and forget.")
     ] = 1000
-    history_age_s: Annotated[Annotated[float, Meta(gt=0)], _help("Age up to which publications are kept.")] = 300.0
+    history_age_s: Annotated[Annotated[float, Meta(gt=0)], about("Age up to which publications are kept.")] = 300.0
     rules: Annotated[
-        tuple[ChannelRule, ...], _help("Rules by pattern, before the built-in ones; in the environment as JSON.")
+        tuple[ChannelRule, ...], about("Rules by pattern, before the built-in ones; in the environment as JSON.")
     ] = ()
 
 
@@ -218,15 +213,15 @@ Algorithm = Literal["HS256", "RS256", "ES256"]
 class AuthSettings(msgspec.Struct, frozen=True):
     """[auth]: tokens (JWT). Without algorithms no token is read and every client is anonymous."""
 
-    algorithms: Annotated[tuple[Algorithm, ...], _help("Signature algorithms that are accepted; none: no tokens.")] = ()
-    secret: Annotated[Secret | None, _help("Key of HS256, at least 32 bytes.")] = None
-    secret_file: Annotated[Path | None, _help("File with the key of HS256; a line end at its end is left out.")] = None
-    public_key_file: Annotated[Path | None, _help("PEM file with the public key of RS256 or ES256.")] = None
-    jwks_url: Annotated[str | None, _help("HTTPS address of a JSON Web Key Set with the public keys.")] = None
-    issuer: Annotated[str | None, _help("What a token's iss must be.")] = None
-    audience: Annotated[str | None, _help("What a token's aud must hold.")] = None
-    leeway_s: Annotated[Annotated[float, Meta(ge=0, le=300)], _help("Clock difference forgiven in exp and nbf.")] = 5.0
-    required: Annotated[bool, _help("Refuse handshakes without a valid token.")] = False
+    algorithms: Annotated[tuple[Algorithm, ...], about("Signature algorithms that are accepted; none: no tokens.")] = ()
+    secret: Annotated[Secret | None, about("Key of HS256, at least 32 bytes.")] = None
+    secret_file: Annotated[Path | None, about("File with the key of HS256; a line end at its end is left out.")] = None
+    public_key_file: Annotated[Path | None, about("PEM file with the public key of RS256 or ES256.")] = None
+    jwks_url: Annotated[str | None, about("HTTPS address of a JSON Web Key Set with the public keys.")] = None
+    issuer: Annotated[str | None, about("What a token's iss must be.")] = None
+    audience: Annotated[str | None, about("What a token's aud must hold.")] = None
+    leeway_s: Annotated[Annotated[float, Meta(ge=0, le=300)], about("Clock difference forgiven in exp and nbf.")] = 5.0
+    required: Annotated[bool, about("Refuse handshakes without a valid token.")] = False
 
 
 class BusSettings(msgspec.Struct, frozen=True):
@@ -240,54 +235,57 @@ class BusSettings(msgspec.Struct, frozen=True):
                 extra={"allowed": '"memory", or a URL that begins with nats:// or tls://'},
             ),
         ],
-        _help("The bus; several NATS servers are joined by commas."),
+        about("The bus; several NATS servers are joined by commas."),
     ] = "memory"
     prefix: Annotated[
         Annotated[
             str,
             Meta(pattern=r"^[a-z0-9_-]{1,32}$", extra={"allowed": "1 to 32 of a-z, 0-9, '_' and '-'"}),
         ],
-        _help("First part of every subject and stream name, so that fleets can share a bus."),
+        about("First part of every subject and stream name, so that fleets can share a bus."),
     ] = "trunkline"
-    replicas: Annotated[Annotated[int, Meta(ge=1, le=5)], _help("Copies JetStream keeps of a publication.")] = 1
-    keep_s: Annotated[Annotated[float, Meta(ge=1)], _help("Longest time the stream keeps any publication.")] = 86_400.0
-    max_bytes: Annotated[Annotated[int, Meta(ge=MIB)], _help("Longest the stream may grow.")] = 1024 * MIB
+    replicas: Annotated[Annotated[int, Meta(ge=1, le=5)], about("Copies JetStream keeps of a publication.")] = 1
+    keep_s: Annotated[Annotated[float, Meta(ge=1)], about("Longest time the stream keeps any publication.")] = 86_400.0
+    max_bytes: Annotated[Annotated[int, Meta(ge=MIB)], about("Longest the stream may grow.")] = 1024 * MIB
     publish_timeout_s: Annotated[
-        Annotated[float, Meta(ge=0.05, le=60)], _help("Time to wait for the bus to acknowledge a publication.")
+        Annotated[float, Meta(ge=0.05, le=60)], about("Time to wait for the bus to acknowledge a publication.")
     ] = 2.0
-    tls_ca_file: Annotated[Path | None, _help("PEM file of the authority that signed the bus's certificate.")] = None
+    tls_ca_file: Annotated[Path | None, about("PEM file of the authority that signed the bus's certificate.")] = None
 
 
 class LogSettings(msgspec.Struct, frozen=True):
     """[log]: what is logged, how and where."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error", "critical"], _help("Least level that is logged.")] = (
+    level: Annotated[Literal["debug", "info", "warning", "error", "critical"], about("Least level that is logged.")] = (
         "info"
     )
     format: Annotated[
-        Literal["auto", "json", "console"], _help("JSON lines or text for people; auto: text on a terminal.")
+        Literal["auto", "json", "console"], about("JSON lines or text for people; auto: text on a terminal.")
     ] = "auto"
-    directory: Annotated[Path | None, _help("Directory for log files besides standard output; by default none.")] = None
-    access: Annotated[bool, _help("Log handshakes and HTTP requests.")] = True
-    rotate_bytes: Annotated[Annotated[int, Meta(ge=1024)], _help("Size at which a file is rotated.")] = 20_000_000
-    keep_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], _help("Days that rotated log files are kept.")] = 14
-    error_keep_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], _help("Days that error logs are kept.")] = 30
+    directory: Annotated[Path | None, about("Directory for log files besides standard output; by default none.")] = None
+    access: Annotated[bool, about("Log handshakes and HTTP requests.")] = True
+    rotate_bytes: Annotated[Annotated[int, Meta(ge=1024)], about("Size at which a file is rotated.")] = 20_000_000
+    keep_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], about("Days that rotated log files are kept.")] = 14
+    error_keep_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], about("Days that error logs are kept.")] = 30
 
 
 class MetricsSettings(msgspec.Struct, frozen=True):
     """[metrics]: what /metrics shows."""
 
     aliases: Annotated[
-        tuple[Literal["websocket"], ...], _help("Further name families for existing dashboards: websocket.")
+        tuple[Literal["websocket"], ...], about("Further name families for existing dashboards: websocket.")
     ] = ()
 
 
 class UpSettings(msgspec.Struct, frozen=True):
     """[up]: the fleet that `trunkline up` starts on this machine."""
 
-    nodes: Annotated[Annotated[int, Meta(ge=1, le=64)], _help("How many nodes.")] = 2
-    port: Annotated[Port, _help("The port clients connect to.")] = 8080
-    data_dir: Annotated[Path, _help("Directory for what the parts store.")] = Path(".trunkline")
+    nodes: Annotated[Annotated[int, Meta(ge=1, le=64)], about("How many nodes.")] = 2
+    port: Annotated[Port, about("The port clients connect to.")] = 8080
+    edge: Annotated[Literal["relay", "traefik"], about("What stands before the nodes: our relay, or Traefik.")] = (
+        "relay"
+    )
+    data_dir: Annotated[Path, about("Directory for what the parts store.")] = Path(".trunkline")
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -302,6 +300,8 @@ class Settings(msgspec.Struct, frozen=True):
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     up: UpSettings = UpSettings()
+    balancer: BalancerSettings = BalancerSettings()
+    traefik: TraefikSettings = TraefikSettings()
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -314,6 +314,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "log": LogSettings,
     "metrics": MetricsSettings,
     "up": UpSettings,
+    "balancer": BalancerSettings,
+    "traefik": TraefikSettings,
 }
 
 PLAIN_ENVIRONMENT: dict[str, str] = {

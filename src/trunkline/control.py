@@ -25,6 +25,10 @@ class LoadReport(msgspec.Struct, frozen=True):
         capacity: most connections it takes.
         accept_per_s: handshakes per second it can take now.
         loop_lag_ms: how late its event loop is.
+        run: drawn at the start of the process; with another one, `opened` counts from 0 again.
+        opened: WebSockets opened since the start.
+        keys: Sec-WebSocket-Key of the newest of these, oldest first. Only in the answer to `/metric?after=N`, which
+            wants those behind the first N: with them a balancer knows which of its picks have arrived.
     """
 
     agentsConnections: Annotated[int, msgspec.Meta(ge=0)]
@@ -36,6 +40,76 @@ class LoadReport(msgspec.Struct, frozen=True):
     capacity: Annotated[int, msgspec.Meta(ge=0)] | None = None
     accept_per_s: float | None = None
     loop_lag_ms: float | None = None
+    run: str | msgspec.UnsetType = msgspec.UNSET
+    opened: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
+    keys: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+# --- between nodes and balancers, over NATS ---------------------------------------------------------------------------
+
+
+class NodeReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a node tells all balancers when it starts, changes, is asked, and every now and then.
+
+    Attributes:
+        node: its name.
+        url: where backends' connections go, e.g. http://10.0.0.7:3001.
+        report: its load, with the keys opened since its last message.
+        leaving: its last message: it is about to end.
+    """
+
+    node: str
+    url: str
+    report: LoadReport
+    leaving: bool = False
+
+
+class PickNotice(msgspec.Struct, frozen=True, array_like=True):
+    """One event of a balancer that its peers count too.
+
+    Attributes:
+        event: `p` picked, `f` came to nothing, `c` an opened connection has ended.
+        url: the backend.
+        key: Sec-WebSocket-Key of the connection.
+    """
+
+    event: Literal["p", "f", "c"]
+    url: str
+    key: str
+
+
+class PickNotices(msgspec.Struct, frozen=True):
+    """The events of one balancer in order.
+
+    Attributes:
+        balancer: id of the sender, drawn at its start.
+        notices: the events.
+    """
+
+    balancer: str
+    notices: tuple[PickNotice, ...]
+
+
+class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask some clients of a node to reconnect, idle ones first (`POST /api/move`, and over NATS).
+
+    Attributes:
+        count: how many at most.
+        over_ms: time to spread them over.
+        affinity: what keeps clients together, as `balancer.affinity` spells it; None: any clients.
+        values: with `affinity`: only clients of these values, all of them whatever `count` says.
+    """
+
+    count: Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+    over_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 1000
+    affinity: str | None = None
+    values: tuple[str, ...] = ()
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """Answer to it: how many clients are being asked."""
+
+    moving: int
 
 
 # --- health and statistics --------------------------------------------------------------------------------------------

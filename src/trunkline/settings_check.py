@@ -13,7 +13,15 @@ from trunkline import settings_source
 from trunkline.config import Access, AuthSettings, Settings
 from trunkline.errors import SettingsError
 
-_NETWORK_LISTS = ("server.trusted_proxies", "server.metrics_networks", "limits.exempt")
+_NETWORK_LISTS = (
+    "server.trusted_proxies",
+    "server.metrics_networks",
+    "limits.exempt",
+    "balancer.trusted_proxies",
+    "balancer.metrics_networks",
+    "balancer.exempt",
+    "traefik.trusted_proxies",
+)
 _MIN_SECRET_BYTES = 32
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from trunkline.bus.base import Retention
 from trunkline.bus.jetstream import Seen, epoch_of, floor_of, ms_of, needs_first_seq, profile_of, stream_config, time_of
-from trunkline.bus.nats_address import parse_address
 from trunkline.errors import SettingsError
+from trunkline.nats_address import parse_address
 
 
 class Stream:

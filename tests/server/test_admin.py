@@ -14,7 +14,7 @@ from live_node import OpenPeer, StartNode
 from raw_peer import RawPeer, http, upgrade
 
 from trunkline.errors import StartError
-from trunkline.server.admin import token_path
+from trunkline.admin_token import token_path
 from trunkline.server.node import Node
 from trunkline.settings_source import Secret
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.server.addresses import Origin, networks, origin_of, within
+from trunkline.addresses import Origin, networks, origin_of, within
 
 TRUSTED = networks(["10.0.0.0/8", "192.0.2.7", "fd00::/8"])
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.server.limits import AddressLimiter, Bucket, address_key
+from trunkline.limits import AddressLimiter, Bucket, address_key
 
 
 def test_burst_then_steady_rate() -> None:

@@ -28,11 +28,11 @@ from nats.aio.msg import Msg
 
 from trunkline.bus.base import Deliver, HistoryPage, OnState, Publication, Published, RetentionOf, Subscription
 from trunkline.bus.jetstream import PREFIX, PubAck, ms_of
-from trunkline.bus.nats_address import parse_address
 from trunkline.bus.nats_link import Link, tls_context
 from trunkline.bus.nats_log import StreamLog
 from trunkline.bus.nats_wire import Wire, WireSubscription
 from trunkline.errors import BusError, BusUnavailable, SettingsError
+from trunkline.nats_address import parse_address
 
 log = structlog.get_logger("trunkline.bus")
 

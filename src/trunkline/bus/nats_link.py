@@ -21,9 +21,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from trunkline.bus.base import OnState
-from trunkline.bus.nats_address import NatsAddress
 from trunkline.bus.nats_wire import Wire
 from trunkline.errors import BusError, BusUnavailable
+from trunkline.nats_address import NatsAddress
 
 log = structlog.get_logger("trunkline.bus")
 

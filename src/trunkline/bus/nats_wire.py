@@ -29,8 +29,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from trunkline.bus.nats_address import NatsAddress
 from trunkline.errors import BusError, BusUnavailable
+from trunkline.nats_address import NatsAddress
 
 log = structlog.get_logger("trunkline.bus")
 

@@ -14,8 +14,8 @@ import msgspec
 import typer
 
 from trunkline import config
+from trunkline.admin_token import kept_ports, token_path
 from trunkline.errors import SettingsError, StartError
-from trunkline.server.admin import kept_ports, token_path
 
 
 def publish(

@@ -6,11 +6,6 @@ port, so an edge cannot expose it by mistake. Answers never contain message bodi
 
 from __future__ import annotations
 
-import contextlib
-import hmac
-import os
-import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -19,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from trunkline import codes
+from trunkline.admin_token import AdminToken
 from trunkline.bus import BusUnavailable
 from trunkline.control import (
     ChannelInfo,
@@ -44,37 +40,6 @@ LISTED = 1000
 """Connections that one answer lists at most."""
 
 
-def token_path(port: int) -> Path:
-    """Where the token of the admin port on this machine is kept when the settings name none."""
-    state = os.environ.get("XDG_STATE_HOME")
-    base = Path(state) if state else Path.home() / ".local" / "state"
-    return base / "trunkline" / f"admin-{port}.token"
-
-
-def kept_ports() -> set[int]:
-    """Admin ports of this machine whose token is kept."""
-    names = [path.name[len("admin-") : -len(".token")] for path in token_path(0).parent.glob("admin-*.token")]
-    return {int(name) for name in names if name.isdigit()}
-
-
-def keep_token(port: int) -> tuple[str, Path]:
-    """Make a token and keep it in a file that only this user can read; raises StartError."""
-    path = token_path(port)
-    token = secrets.token_urlsafe(24)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token)
-    except OSError as error:
-        raise StartError(
-            f"cannot keep the admin token in {path}: {error.strerror}",
-            "Set admin.token or admin.token_file, or switch the admin port off with admin.port = 0.",
-        ) from None
-    return token, path
-
-
 class Admin:
     """The admin server of a node.
 
@@ -85,8 +50,7 @@ class Admin:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._runner: web.AppRunner | None = None
-        self._kept: Path | None = None
-        self.token = ""
+        self._token: AdminToken | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -117,29 +81,25 @@ class Admin:
                 "Choose another with admin.port (TRUNKLINE_ADMIN_PORT), or 0 to switch it off.",
             ) from None
         self.port = port
-        if settings.token is not None:
-            self.token = settings.token.reveal()
-        elif settings.token_file is not None:
-            self.token = _read_token(settings.token_file)
-        else:
-            self.token, self._kept = keep_token(port)
+        self._token = AdminToken(port, settings.token, settings.token_file)
 
     async def stop(self) -> None:
         """Close the port and forget the token that was made for it."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-        if self._kept is not None:
-            with contextlib.suppress(OSError):
-                self._kept.unlink()
-            self._kept = None
+        if self._token is not None:
+            self._token.forget()
+            self._token = None
+
+    @property
+    def token(self) -> str:
+        """The bearer token, empty while the port is closed."""
+        return self._token.reveal() if self._token is not None else ""
 
     def allows(self, authorization: str | None) -> bool:
         """Whether an Authorization header carries the admin token."""
-        if not self.token or authorization is None:
-            return False
-        scheme, _, given = authorization.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode())
+        return self._token is not None and self._token.allows(authorization)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -214,20 +174,6 @@ class Admin:
     async def _end_drain(self, request: web.Request) -> web.Response:
         self._node.end_drain()
         return _json(DrainState("up", len(self._node.runtime.connections)))
-
-
-def _read_token(path: Path) -> str:
-    try:
-        token = path.read_text().strip()
-    except OSError as error:
-        raise StartError(
-            f"cannot read the admin token from {path}: {error.strerror}", "Check admin.token_file."
-        ) from None
-    if not token:
-        raise StartError(
-            f"the admin token file {path} is empty", "Write a token into it, or leave admin.token_file out."
-        )
-    return token
 
 
 async def _read(request: web.Request, kind: type[T]) -> T:

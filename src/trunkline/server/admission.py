@@ -16,11 +16,11 @@ import msgspec
 
 from trunkline.config import Settings
 from trunkline.errors import Refused
+from trunkline.limits import AddressLimiter
 from trunkline.metrics import Meter
 from trunkline.server import handshake
 from trunkline.server.deflate import Negotiated, negotiate
 from trunkline.server.http import Request
-from trunkline.server.limits import AddressLimiter
 from trunkline.server.route import Route
 from trunkline.server.tokens import Identity, Verifier, find_token
 

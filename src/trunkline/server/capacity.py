@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from typing import Literal, NamedTuple
 
-from trunkline.server.limits import Bucket
+from trunkline.limits import Bucket
 
 MIN_CONNECTIONS = 100
 MAX_CONNECTIONS = 50_000

@@ -17,12 +17,12 @@ import msgspec
 
 from trunkline import codes, wire
 from trunkline.errors import ClientGone
+from trunkline.limits import Bucket
 from trunkline.server import frames
 from trunkline.server.connection import OPEN, Connection
 from trunkline.server.deflate import deflate
 from trunkline.server.feed import subscribe
 from trunkline.server.inbox import BACKLOG_LIMIT, Inbox
-from trunkline.server.limits import Bucket
 
 if TYPE_CHECKING:
     from trunkline.server.route import Route

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 
+from trunkline.addresses import origin_of
 from trunkline.errors import Refused
-from trunkline.server.addresses import origin_of
 from trunkline.server.admission import Admitted, request_id, retry_after_header
 from trunkline.server.client import Client
 from trunkline.server.connection import Connection

@@ -20,12 +20,13 @@ from typing import Final, Literal
 import structlog
 
 from trunkline import codes
+from trunkline.addresses import networks
 from trunkline.bus import Bus, NatsSettings, open_bus
 from trunkline.config import BusSettings, Settings
 from trunkline.errors import Refused, StartError
+from trunkline.limits import AddressLimiter
 from trunkline.server import capacity, drain
 from trunkline.server.access import AccessLog
-from trunkline.server.addresses import networks
 from trunkline.server.admin import Admin
 from trunkline.server.admission import Admission
 from trunkline.server.app import App
@@ -33,7 +34,6 @@ from trunkline.server.connection import OPEN, Connection
 from trunkline.server.http import Request, Response
 from trunkline.server.http_connection import HttpConnection
 from trunkline.server.hub import Hub
-from trunkline.server.limits import AddressLimiter
 from trunkline.server.pages import Pages
 from trunkline.server.resources import Resources
 from trunkline.server.rules import RuleSet

@@ -18,12 +18,12 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from trunkline import __version__, metrics
+from trunkline.addresses import networks, within
 from trunkline.control import Instance, LoadReport, Percentiles, Stats
-from trunkline.server.addresses import networks, within
+from trunkline.limits import AddressLimiter
 from trunkline.server.admission import retry_after_header
 from trunkline.server.health import assess
 from trunkline.server.http import Request, Response, json_response, text_response
-from trunkline.server.limits import AddressLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from trunkline.server.addresses import networks, within
+from trunkline.addresses import networks, within
 
 MAX_ADDRESSES = 50_000
 _SWEEP = 2

@@ -1,0 +1,1 @@
+"""The balancer: fleet state, placement, health, sources of backends, relay, rebalancing."""

@@ -1,0 +1,89 @@
+"""What a backend is before anything is known of its load: what a source of backends says about it. Pure.
+
+Rule: the URL is a backend's name everywhere: scheme, host and port, lower case, no path, the port always written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from urllib.parse import urlsplit
+
+import msgspec
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_SCHEMES = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
+
+
+class BackendSpec(msgspec.Struct, frozen=True):
+    """One backend as a source names it.
+
+    Attributes:
+        url: its name and place, as `canonical_url` spells it.
+        weight: its share beside the others; 0 takes no new connections.
+        group: canary group; empty: the colour that it reports.
+        pool: which routes lead to it; empty is the pool of every route that names none.
+        capacity: connections it takes as the operator says; None: as it reports.
+        health_path: path of its health check, None for the setting.
+        source: which kind of source named it: list, dns, file, docker, nats.
+        name: what people call it, empty for its URL.
+        draining: the source itself says that it takes no more connections.
+    """
+
+    url: str
+    weight: float = 1.0
+    group: str = ""
+    pool: str = ""
+    capacity: int | None = None
+    health_path: str | None = None
+    source: str = "list"
+    name: str = ""
+    draining: bool = False
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a backend's URL leads.
+
+    Attributes:
+        host: name or address, without brackets.
+        port: the port.
+        tls: whether it speaks TLS.
+    """
+
+    host: str
+    port: int
+    tls: bool
+
+    @property
+    def authority(self) -> str:
+        """`host:port` as a Host header spells it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def canonical_url(text: str) -> str:
+    """`text` as the one name of a backend; ws and wss become http and https.
+
+    Raises:
+        ValueError: it is no URL of a backend; the text says what is wrong.
+    """
+    place = place_of(text)
+    return f"{'https' if place.tls else 'http'}://{place.authority}"
+
+
+def place_of(url: str) -> Place:
+    """Where `url` leads; raises ValueError."""
+    parts = urlsplit(url.strip())
+    scheme = _SCHEMES.get(parts.scheme.lower())
+    if scheme is None or not parts.hostname:
+        raise ValueError(f"{url!r} is no URL such as http://10.0.0.1:3001")
+    if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(f"{url!r} has more than scheme, host and port")
+    return Place(parts.hostname.lower(), parts.port or DEFAULT_PORTS[scheme], scheme == "https")
+
+
+def short_id(url: str) -> str:
+    """A backend's id in a sticky cookie.
+
+    It is the value that Traefik's own sticky cookie has for a server of this URL: the first 16 hex digits of the
+    SHA-256 of the URL exactly as configured (seen with Traefik 3.7).
+    """
+    return hashlib.sha256(url.encode()).hexdigest()[:16]

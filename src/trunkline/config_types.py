@@ -1,0 +1,31 @@
+"""The kinds of values that settings of several sections share: ports, durations, sizes, rates, networks, names."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+MIB = 1024 * 1024
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+PRIVATE = (
+    *LOOPBACK, "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10",
+)  # fmt: skip
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
+PositiveMilliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
+Size = Annotated[int, Meta(ge=0)]
+Rate = Annotated[float, Meta(ge=0, le=1_000_000)]
+Burst = Annotated[float, Meta(ge=1, le=1_000_000)]
+Network = Annotated[str, Meta(extra={"allowed": 'an address or network such as "10.0.0.0/8" or "fd00::/8"'})]
+Label = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", extra={"allowed": "1 to 63 letters, digits, '.', '_' and '-'"}),
+]
+
+
+def about(text: str) -> Meta:
+    """The one line of help of a setting."""
+    return Meta(description=text)

@@ -1,0 +1,1 @@
+"""Traefik: renders its configuration, checks it, and steers a running one."""
