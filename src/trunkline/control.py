@@ -97,7 +97,8 @@ class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         count: how many at most.
         over_ms: time to spread them over.
         affinity: what keeps clients together, as `balancer.affinity` spells it; None: any clients.
-        values: with `affinity`: only clients of these values, all of them whatever `count` says.
+        values: with `affinity`: only clients of these values, all of them whatever `count` says. With `affinity` and
+            no values: only clients that nothing keeps together, at most `count`.
     """
 
     count: Annotated[int, msgspec.Meta(ge=0, le=100_000)]
@@ -110,6 +111,29 @@ class Moved(msgspec.Struct, frozen=True):
     """Answer to it: how many clients are being asked."""
 
     moving: int
+
+
+class KeysAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many clients has a node of each value of `by` (`GET /api/keys`, and over NATS).
+
+    Attributes:
+        by: what keeps clients together: `query:NAME` or `path:N` as the node sees them. Of headers and cookies a node
+            keeps nothing, so it has no values of them.
+    """
+
+    by: str
+
+
+class KeyCounts(msgspec.Struct, frozen=True):
+    """Answer to it.
+
+    Attributes:
+        counts: clients of each value, of 10,000 values at most.
+        more: there are values beyond these.
+    """
+
+    counts: dict[str, int]
+    more: bool = False
 
 
 # --- health and statistics --------------------------------------------------------------------------------------------

@@ -109,7 +109,11 @@ class Child:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], environ: Mapping[str, str], on_output: Callable[[bytes, bool], None]
+        cls,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        on_output: Callable[[bytes, bool], None],
+        pass_fds: Sequence[int] = (),
     ) -> Child:
         """Start `command`.
 
@@ -117,6 +121,7 @@ class Child:
             command: program and arguments.
             environ: its whole environment.
             on_output: gets what it prints in chunks that need not end at a line, and whether it was standard error.
+            pass_fds: open files that it gets under the same numbers.
 
         Raises:
             OSError: the program cannot be run.
@@ -127,6 +132,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=dict(environ),
+            pass_fds=tuple(pass_fds),
             start_new_session=True,
             # SIGKILL: nobody would be left to end a child that hangs in its orderly stop.
             preexec_fn=die_with_parent(signal.SIGKILL),

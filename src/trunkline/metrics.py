@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -85,7 +85,44 @@ SERIES: Final[tuple[Series, ...]] = (
     Series("ws_build_info", "gauge", "Always 1; tells version, node and colour.", ("version", "node", "colour")),
 )  # fmt: skip
 
-BY_NAME: Final = {series.name: series for series in SERIES}
+BALANCER_SERIES: Final[tuple[Series, ...]] = (
+    Series("ws_balancer_picks_total", "counter", "Backends chosen for new connections, by why that one.",
+           ("backend", "reason")),
+    Series("ws_balancer_refusals_total", "counter", "Clients turned away before a backend was asked, by reason.",
+           ("reason",)),
+    Series("ws_balancer_failures_total", "counter", "Picks that came to nothing through the backend's fault.",
+           ("backend", "why")),
+    Series("ws_balancer_retries_total", "counter", "Handshakes that were tried at another backend."),
+    Series("ws_balancer_ejections_total", "counter", "Times a backend was taken out, by what it entered.",
+           ("backend", "state")),
+    Series("ws_balancer_reports_total", "counter", "Load reports asked for or heard, by result.", ("result",)),
+    Series("ws_balancer_moves_total", "counter", "Clients asked to move to even out the load.", ("backend",)),
+    Series("ws_balancer_handshakes_total", "counter", "Handshakes answered with 101 through the relay."),
+    Series("ws_balancer_http_requests_total", "counter", "Plain HTTP requests passed on, by class of the answer.",
+           ("status",)),
+    Series("ws_balancer_backend_connections", "gauge", "Connections a backend is believed to have.",
+           ("backend", "group", "pool"), unit="connections"),
+    Series("ws_balancer_backend_relayed", "gauge", "Connections relayed to a backend now.", ("backend",),
+           unit="connections"),
+    Series("ws_balancer_backend_reserved", "gauge", "Picks that have not been seen at the backend yet.", ("backend",),
+           unit="connections"),
+    Series("ws_balancer_backend_capacity", "gauge", "Connections a backend takes; absent when it says nothing.",
+           ("backend",), unit="connections"),
+    Series("ws_balancer_backend_up", "gauge", "1 while a backend gets new connections.", ("backend",)),
+    Series("ws_balancer_backend_report_age_seconds", "gauge", "Age of a backend's newest load report.", ("backend",),
+           unit="seconds"),
+    Series("ws_balancer_connections_active", "gauge", "Connections relayed now.", unit="connections"),
+    Series("ws_balancer_imbalance_ratio", "gauge", "Fullest backend beside the mean, by group; 1 is even.", ("group",)),
+    Series("ws_balancer_nats_connected", "gauge", "1 while the balancer hears nodes and other balancers over NATS."),
+    Series("ws_balancer_place_seconds", "histogram", "Time to choose a backend.",
+           unit="seconds", buckets=LATENCY_BUCKETS),
+    Series("ws_balancer_handshake_seconds", "histogram", "From a client's request to the backend's 101.",
+           unit="seconds", buckets=LATENCY_BUCKETS),
+    Series("ws_balancer_build_info", "gauge", "Always 1; tells version and mode.", ("version", "mode")),
+)  # fmt: skip
+"""What a balancer exposes. `backend` is a URL from the operator's own sources, never anything a client chose."""
+
+BY_NAME: Final = {series.name: series for series in (*SERIES, *BALANCER_SERIES)}
 
 ALIASES: Final[dict[str, dict[str, str]]] = {
     "websocket": {
@@ -158,6 +195,22 @@ class Labelled:
     def add(self, *labels: str, times: int = 1) -> None:
         """Count under `labels`, in the order the series declares them."""
         self.values[labels] = self.values.get(labels, 0) + times
+
+
+class LabelledGauge:
+    """A gauge with labels, filled at a scrape."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, ...], float] = {}
+
+    def set(self, value: float, *labels: str) -> None:
+        """Say that it is `value` under `labels`, in the order the series declares them."""
+        self.values[labels] = value
+
+
+Value = float | Labelled | LabelledGauge | Histogram
 
 
 class Meter:
@@ -253,22 +306,9 @@ def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Ite
         "ws_connection_duration_seconds": meter.connection_duration,
         "ws_handshake_seconds": meter.handshake,
     }
-    for series in SERIES:
-        if series.kind == "histogram":
-            yield _histogram(series.name, series.help, histograms[series.name])
-        elif series.name == "ws_build_info":
-            info = GaugeMetricFamily(series.name, series.help, labels=series.labels)
-            info.add_metric(list(gauges.build), 1)
-            yield info
-        elif series.labels:
-            family = CounterMetricFamily(series.name, series.help, labels=series.labels)
-            for labels, value in labelled[series.name].values.items():
-                family.add_metric(list(labels), value)
-            yield family
-        elif series.kind == "counter":
-            yield CounterMetricFamily(series.name, series.help, value=plain[series.name])
-        else:
-            yield GaugeMetricFamily(series.name, series.help, value=plain[series.name])
+    info = LabelledGauge()
+    info.set(1, *gauges.build)
+    yield from exposition(SERIES, {**plain, **labelled, **histograms, "ws_build_info": info})
     if "websocket" in aliases:
         yield GaugeMetricFamily(
             "websocket_connections_total", "Active connections (a gauge).", value=gauges.connections_active
@@ -285,6 +325,28 @@ def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Ite
         yield CounterMetricFamily(
             "websocket_errors_total", "All error messages sent.", value=sum(meter.errors.values.values())
         )
+
+
+def exposition(declared: Sequence[Series], values: Mapping[str, Value]) -> Iterator[Metric]:
+    """Series as Prometheus metric families.
+
+    Args:
+        declared: the series, in the order they come out.
+        values: the value of each by name: a number, or what fits its labels and kind.
+    """
+    for series in declared:
+        value = values[series.name]
+        if isinstance(value, Histogram):
+            yield _histogram(series.name, series.help, value)
+            continue
+        kind = CounterMetricFamily if series.kind == "counter" else GaugeMetricFamily
+        if isinstance(value, Labelled | LabelledGauge):
+            family = kind(series.name, series.help, labels=series.labels)
+            for labels, number in value.values.items():
+                family.add_metric(list(labels), number)
+            yield family
+        else:
+            yield kind(series.name, series.help, value=value)
 
 
 def _histogram(name: str, documentation: str, histogram: Histogram) -> HistogramMetricFamily:

@@ -21,6 +21,7 @@ _NETWORK_LISTS = (
     "balancer.metrics_networks",
     "balancer.exempt",
     "traefik.trusted_proxies",
+    "traefik.networks",
 )
 _MIN_SECRET_BYTES = 32
 
@@ -51,6 +52,32 @@ def check(settings: Settings) -> None:
     if admin.token is not None and len(admin.token.reveal()) < 16:
         raise SettingsError("admin.token", allowed="it needs at least 16 characters")
     _check_auth(settings.auth)
+    _check_balancer(settings)
+
+
+def _check_balancer(settings: Settings) -> None:
+    balancer, traefik = settings.balancer, settings.traefik
+    if balancer.health == "websocket" and balancer.health_path == "/health":
+        allowed = 'with balancer.health = "websocket" it must be a WebSocket endpoint, such as "/ws"'
+        raise SettingsError("balancer.health_path", value=balancer.health_path, allowed=allowed)
+    if balancer.rebalance_until > balancer.rebalance_above:
+        allowed = f"it must not be above balancer.rebalance_above ({balancer.rebalance_above:g})"
+        raise SettingsError("balancer.rebalance_until", value=f"{balancer.rebalance_until:g}", allowed=allowed)
+    if balancer.eject_ms > balancer.eject_max_ms:
+        allowed = f"it must not be above balancer.eject_max_ms ({balancer.eject_max_ms})"
+        raise SettingsError("balancer.eject_ms", value=str(balancer.eject_ms), allowed=allowed)
+    if balancer.tls_key_file is not None and balancer.tls_cert_file is None:
+        raise SettingsError("balancer.tls_key_file", allowed="balancer.tls_cert_file is missing; set both")
+    if balancer.admin_port and balancer.admin_port == balancer.port:
+        raise SettingsError("balancer.admin_port", value=str(balancer.admin_port), allowed="it is balancer.port")
+    if balancer.mode == "steer" and balancer.workers > 1:
+        allowed = "a steering balancer carries no bytes; one process is enough"
+        raise SettingsError("balancer.workers", value=str(balancer.workers), allowed=allowed)
+    if balancer.sticky_same_site == "none" and balancer.sticky_cookie and not balancer.sticky_secure:
+        allowed = "browsers refuse SameSite=None without Secure; set balancer.sticky_secure = true"
+        raise SettingsError("balancer.sticky_same_site", value="none", allowed=allowed)
+    if (traefik.cert_file is None) != (traefik.key_file is None):
+        raise SettingsError("traefik.cert_file", allowed="certificate and traefik.key_file belong together; set both")
 
 
 def _check_network(key: str, text: str) -> None:

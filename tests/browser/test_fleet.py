@@ -33,7 +33,7 @@ class Fleet(NamedTuple):
 @pytest_asyncio.fixture(loop_scope="session")
 async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     """Two nodes and NATS."""
-    port = free_ports(4)
+    port = free_ports(6)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TRUNKLINE_")}
     environment |= {"XDG_STATE_HOME": str(tmp_path / "state"), "HEARTBEAT_INTERVAL": "2000"}
     with (tmp_path / "up.log").open("wb") as log:
@@ -44,7 +44,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
             stdout=log,
             stderr=log,
         )
-        nodes = (f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 2}")
+        nodes = (f"http://127.0.0.1:{port + 2}", f"http://127.0.0.1:{port + 4}")
         try:
             async with ClientSession() as http, asyncio.timeout(40):
                 for node in nodes:

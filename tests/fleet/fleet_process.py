@@ -120,6 +120,11 @@ class FleetProcess:
         """Where clients of a node connect."""
         return str(self.addresses["nodes"][index]["websocket"])
 
+    @property
+    def edge_port(self) -> int:
+        """The port of the edge."""
+        return int(self.addresses["edge"]["page"].rpartition(":")[2])
+
     def port(self, index: int) -> int:
         """The data port of a node."""
         return int(self.addresses["nodes"][index]["page"].rpartition(":")[2])

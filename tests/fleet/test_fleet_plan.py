@@ -20,8 +20,10 @@ from trunkline.cli.fleet_plan import (
     ended_text,
     gives_up,
     make_plan,
-    node_command,
-    node_environment,
+    part_command,
+    part_environment,
+    plan_ports,
+    ports_needed,
     taken_text,
 )
 from trunkline.errors import SettingsError, StartError
@@ -35,22 +37,35 @@ def plan_of(port: int = 8080, *, file: str | None = None, tmp_path: Path | None 
     return make_plan(config.load(path, environ, {}), port)
 
 
-def test_nodes_are_two_ports_apart() -> None:
-    """The first node has the port, each admin port is the next one, and names count from 1."""
+def test_edge_has_the_port_and_nodes_follow() -> None:
+    """The edge has the port, its admin port is the next one; nodes are two apart and count from 1."""
     plan = plan_of()
+    assert (plan.edge.name, plan.edge.port, plan.balancer.admin_port) == ("edge", 8080, 8081)
     assert [(node.name, node.port, node.admin_port) for node in plan.nodes] == [
-        ("node-1", 8080, 8081),
-        ("node-2", 8082, 8083),
+        ("node-1", 8082, 8083),
+        ("node-2", 8084, 8085),
     ]
 
 
-@given(count=st.integers(1, 64), port=st.integers(1, 65_535 - 127))
-def test_no_port_is_used_twice(count: int, port: int) -> None:
-    """However many nodes: every port of the fleet is there once and within range."""
-    plan = plan_of(port, TRUNKLINE_UP_NODES=str(count))
-    ports = [number for node in plan.nodes for number in (node.port, node.admin_port)]
-    assert len(set(ports)) == 2 * count
-    assert max(ports) <= 65_535
+@given(count=st.integers(1, 64), port=st.integers(1, 65_535 - 132), edge=st.sampled_from(["relay", "traefik"]))
+def test_no_port_is_used_twice(count: int, port: int, edge: str) -> None:
+    """However many nodes: every port of the fleet is there once, within range and within the span it says."""
+    plan = plan_of(port, TRUNKLINE_UP_NODES=str(count), TRUNKLINE_UP_EDGE=edge)
+    ports = plan_ports(plan)
+    assert len(set(ports)) == len(ports) == 2 * count + (5 if edge == "traefik" else 2)
+    assert max(ports) < port + ports_needed(count, edge)
+
+
+def test_traefik_stands_before_a_steering_balancer() -> None:
+    """With --edge traefik the port is Traefik's, and the balancer that it asks listens on loopback alone."""
+    plan = plan_of(TRUNKLINE_UP_EDGE="traefik", HOST="0.0.0.0")
+    assert plan.traefik is not None
+    assert (plan.edge.name, plan.edge.host, plan.edge.port) == ("traefik", "0.0.0.0", 8080)
+    assert (plan.balancer.mode, plan.balancer.host) == ("steer", "127.0.0.1")
+    environ = part_environment(plan, plan.balancer, {})
+    settings = config.load(None, environ, {}).settings
+    assert settings.traefik.http_port == 8080
+    assert settings.traefik.balancer_url == plan.balancer.page_url
 
 
 @pytest.mark.parametrize(
@@ -58,16 +73,20 @@ def test_no_port_is_used_twice(count: int, port: int) -> None:
     [({}, "127.0.0.1"), ({"HOST": "0.0.0.0"}, "0.0.0.0"), ({"TRUNKLINE_SERVER_HOST": "10.0.0.7"}, "10.0.0.7")],
 )
 def test_loopback_unless_an_address_is_asked_for(environ: dict[str, str], host: str) -> None:
-    """The default of a node does not open a fleet to the network; an explicit address does."""
-    assert {node.host for node in plan_of(**environ).nodes} == {host}
+    """The default of a server does not open a fleet to the network; an explicit address opens the edge alone."""
+    plan = plan_of(**environ)
+    assert plan.edge.host == host
+    assert {node.host for node in plan.nodes} == {"127.0.0.1"}
 
 
 def test_host_of_the_file_counts(tmp_path: Path) -> None:
     """server.host in the file is an explicit address, and the file is passed on."""
     plan = plan_of(file="[server]\nhost = '::1'\n", tmp_path=tmp_path)
-    assert plan.nodes[0].websocket_url == "ws://[::1]:8080/ws"
-    command = node_command(plan, plan.nodes[0], "nats://127.0.0.1:4", "python")
-    assert command[-2:] == ["--config", str(tmp_path / "fleet.toml")]
+    assert plan.edge.page_url == "http://[::1]:8080"
+    for part in (plan.nodes[0], plan.balancer):
+        command = part_command(plan, part, "nats://127.0.0.1:4", "python")
+        assert command[-2:] == ["--config", str(tmp_path / "fleet.toml")]
+    assert "[::1]:8080" in part_command(plan, plan.balancer, "nats://127.0.0.1:4", "python")
 
 
 def test_admin_port_can_be_off_or_elsewhere() -> None:
@@ -79,7 +98,7 @@ def test_admin_port_can_be_off_or_elsewhere() -> None:
 
 def test_ports_that_do_not_fit_are_refused() -> None:
     """Ports above the last one, and an admin port that meets a data port, name the setting and the port."""
-    with pytest.raises(SettingsError, match=r"up\.port.*65534.*65537"):
+    with pytest.raises(SettingsError, match=r"up\.port.*65534.*65539"):
         plan_of(65_534)
     with pytest.raises(SettingsError, match=r"admin\.port.*8082"):
         plan_of(8080, TRUNKLINE_ADMIN_PORT="8082")
@@ -89,23 +108,25 @@ def test_command_and_environment_give_each_node_its_place() -> None:
     """Flags name the place; whatever in the environment says otherwise is taken away, all the rest stays."""
     plan = plan_of(PORT="9999", TRUNKLINE_SERVER_APP="shop.live:app")
     node = plan.nodes[1]
-    assert node_command(plan, node, "nats://127.0.0.1:4", "python") == [
-        "python", "-m", "trunkline", "serve", "shop.live:app", "--host", "127.0.0.1", "--port", "8082",
+    assert part_command(plan, node, "nats://127.0.0.1:4", "python") == [
+        "python", "-m", "trunkline", "serve", "shop.live:app", "--host", "127.0.0.1", "--port", "8084",
         "--name", "node-2", "--colour", "blue", "--bus", "nats://127.0.0.1:4",
     ]  # fmt: skip
     environ = {
         "PORT": "9999", "HOST": "0.0.0.0", "TRUNKLINE_SERVER_PORT": "1", "TRUNKLINE_ADMIN_PORT": "2",
         "TRUNKLINE_BUS_URL": "memory", "HEARTBEAT_INTERVAL": "5000", "TRUNKLINE_LIMITS_RATE_BURST": "7", "PATH": "/bin",
     }  # fmt: skip
-    own = node_environment(node, environ)
+    own = part_environment(plan, node, environ)
     assert own.pop("PYTHONUNBUFFERED") == "1"
     assert own == {
-        "TRUNKLINE_ADMIN_PORT": "8083",
+        "TRUNKLINE_ADMIN_PORT": "8085",
+        "TRUNKLINE_SERVER_ADVERTISE": "http://127.0.0.1:8084",
+        "TRUNKLINE_SERVER_TRUSTED_PROXIES": "127.0.0.0/8,::1/128",
         "HEARTBEAT_INTERVAL": "5000",
         "TRUNKLINE_LIMITS_RATE_BURST": "7",
         "PATH": "/bin",
     }
-    assert config.load(None, own, {}).settings.admin.port == 8083
+    assert config.load(None, own, {}).settings.admin.port == 8085
 
 
 @pytest.mark.parametrize(
@@ -125,12 +146,12 @@ def test_taken_ports_are_told_in_one_sentence() -> None:
     what, next_step = taken_text(taken, plan_of())
     assert what == "the fleet cannot start, ports 8080, 8081 on 127.0.0.1: it is taken"
     assert "--port" in next_step
-    assert "8080, 8081, 8082, 8083" in next_step
+    assert "8080, 8081, 8082, 8083, 8084, 8085" in next_step
 
 
 def test_every_taken_port_is_found() -> None:
     """Ports in use are named, free ones are not, and the check leaves them free."""
-    first = free_first_port(2)
+    first = free_first_port(6)
     plan = plan_of(first)
     check_ports(plan)
     with socket.create_server(("127.0.0.1", first + 3)), pytest.raises(StartError) as refused:
@@ -141,7 +162,7 @@ def test_every_taken_port_is_found() -> None:
 
 def test_port_taken_on_all_interfaces_is_found() -> None:
     """Somebody who listens on all interfaces has the port on loopback too."""
-    first = free_first_port(1)
+    first = free_first_port(4)
     with socket.create_server(("0.0.0.0", first)), pytest.raises(StartError, match=f"port {first} "):
         check_ports(plan_of(first, TRUNKLINE_UP_NODES="1"))
 
@@ -149,7 +170,7 @@ def test_port_taken_on_all_interfaces_is_found() -> None:
 def test_host_that_is_not_here_is_named() -> None:
     """An address that this machine does not have is no port problem and says so."""
     with pytest.raises(StartError, match=r"on 192\.0\.2\.1: "):
-        check_ports(plan_of(free_first_port(2), HOST="192.0.2.1"))
+        check_ports(plan_of(free_first_port(6), HOST="192.0.2.1"))
 
 
 # --- restarts ---------------------------------------------------------------------------------------------------------

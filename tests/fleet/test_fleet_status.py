@@ -9,6 +9,7 @@ import pytest
 
 from trunkline.cli.fleet_status import (
     Addresses,
+    EdgeAddresses,
     Event,
     NodeAddresses,
     PartStatus,
@@ -75,11 +76,13 @@ def test_status_line_of_few_and_of_many() -> None:
     few = [node("node-1"), node("node-2")]
     few[0].connections = 1200
     few[1].enter("down")
-    assert status_text(few, nats, False) == "node-1 up  1.2k conn  0 msg/s  │  node-2 down  │  nats up"
+    assert status_text(few, [nats], False) == "node-1 up  1.2k conn  0 msg/s  │  node-2 down  │  nats up"
     many = [node(f"node-{number}") for number in range(1, 11)]
     many[4].enter("down")
-    assert status_text(many, nats, False) == "9 of 10 nodes up  0 conn  0 msg/s  │  node-5 down  │  nats up"
-    assert status_text(few, nats, True).startswith(draining_text(1200))
+    assert status_text(many, [node("edge"), nats], False) == (
+        "9 of 10 nodes up  0 conn  0 msg/s  │  node-5 down  │  edge up  │  nats up"
+    )
+    assert status_text(few, [nats], True).startswith(draining_text(1200))
 
 
 def test_draining_counts_clients() -> None:
@@ -89,6 +92,7 @@ def test_draining_counts_clients() -> None:
 
 
 ADDRESSES = Addresses(
+    edge=EdgeAddresses("relay", "http://h:8", "ws://h:8/ws", "http://h:9/balancer-metrics", "edge.log", {"edge": 2}),
     nodes=[NodeAddresses("node-1", "http://h:1", "ws://h:1/ws", "", "data/logs/node-1.log", 42)],
     nats="nats://h:4",
     nats_pid=43,
@@ -106,7 +110,8 @@ def test_plain_output_is_lines_and_no_line_a_second() -> None:
     view.close()
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("node-1: [bold]odd[/bold] long")
-    assert lines[1] == "node-1  page http://h:1  WebSocket ws://h:1/ws"
+    assert lines[1].startswith("edge  relay  page http://h:8  WebSocket ws://h:8/ws  balancer ")
+    assert lines[2] == "node-1  page http://h:1  WebSocket ws://h:1/ws"
     assert "\x1b" not in out.getvalue()
     assert "never seen" not in out.getvalue()
 

@@ -62,18 +62,18 @@ async def test_messages_cross_nodes_and_sigterm_ends_all(start_fleet: StartFleet
     assert [node["name"] for node in fleet.addresses["nodes"]] == ["node-1", "node-2"]
     assert fleet.port(1) == fleet.port(0) + 2
     await crosses(fleet, "hello")
-    assert len(fleet.children()) == 3
+    assert len(fleet.children()) == 4
     assert await fleet.stop() == 0
     assert await fleet.left() == []
     assert refuses(fleet.port(0))
-    for name in ("node-1", "node-2", "nats"):
+    for name in ("node-1", "node-2", "edge", "nats"):
         assert (tmp_path / "data" / "logs" / f"{name}.log").stat().st_size > 0
 
 
 async def test_second_fleet_names_the_taken_ports(start_fleet: StartFleet, tmp_path: Path) -> None:
     """A second `up` on the same ports ends with 2 and one line that names them; the first one does not notice."""
     fleet = await (await start_fleet()).ready()
-    port = fleet.port(0)
+    port = fleet.edge_port
     second = await asyncio.to_thread(
         subprocess.run,
         command("--port", str(port), "--data-dir", str(tmp_path / "other")),
@@ -81,7 +81,7 @@ async def test_second_fleet_names_the_taken_ports(start_fleet: StartFleet, tmp_p
     )  # fmt: skip
     assert second.returncode == 2
     assert second.stderr.count("\n") == 1
-    assert f"ports {port}, {port + 1}, {port + 2}, {port + 3} on 127.0.0.1: it is taken" in second.stderr
+    assert f"ports {', '.join(str(port + n) for n in range(6))} on 127.0.0.1: it is taken" in second.stderr
     assert "--port" in second.stderr
     assert not (tmp_path / "other").exists()
     await crosses(fleet, "still here")
@@ -145,7 +145,7 @@ async def test_killed_up_takes_its_children_along(start_fleet: StartFleet) -> No
     """When `up` itself is killed, nodes and NATS end too, although a client is connected."""
     fleet = await (await start_fleet()).ready()
     with await silent_client(fleet.port(0)):
-        assert len(fleet.children()) == 3
+        assert len(fleet.children()) == 4
         fleet.process.kill()
         assert await fleet.ended() == -signal.SIGKILL
         assert await fleet.left() == []

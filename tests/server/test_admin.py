@@ -13,8 +13,8 @@ import pytest
 from live_node import OpenPeer, StartNode
 from raw_peer import RawPeer, http, upgrade
 
-from trunkline.errors import StartError
 from trunkline.admin_token import token_path
+from trunkline.errors import StartError
 from trunkline.server.node import Node
 from trunkline.settings_source import Secret
 
@@ -44,7 +44,7 @@ async def test_every_endpoint_needs_the_token(start_node: StartNode, unused_tcp_
     for method, path in [
         ("POST", "/api/publish"), ("GET", "/api/channels"), ("GET", "/api/connections"),
         ("POST", "/api/connections/x/disconnect"), ("POST", "/api/drain"), ("DELETE", "/api/drain"),
-        ("GET", "/nothing"),
+        ("POST", "/api/move"), ("GET", "/api/keys"), ("GET", "/nothing"),
     ]:  # fmt: skip
         for token in (None, "wrong", node.admin.token + "x", node.admin.token[:-1]):
             status, answer = await ask(node, method, path, token=token)
@@ -230,3 +230,21 @@ async def test_the_publish_command(start_node: StartNode, open_peer: OpenPeer, u
         assert out == ""
         assert named in errors
         assert "Traceback" not in errors
+
+
+async def test_move_and_keys(start_node: StartNode, open_peer: OpenPeer, unused_tcp_port: int) -> None:
+    """Clients are counted by what keeps them together, and asked to reconnect; what is no order is 400."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peers = [await open_peer(node, f"/api/game?matchId={match}", greet=False) for match in "aab"]
+    status, found = await ask(node, "GET", "/api/keys?by=query:matchId")
+    assert (status, found) == (200, {"counts": {"a": 2, "b": 1}, "more": False})
+    order = {"count": 0, "over_ms": 0, "affinity": "query:matchId", "values": ["a"]}
+    assert await ask(node, "POST", "/api/move", order) == (200, {"moving": 2})
+    assert [(await peer.closed())[0] for peer in peers[:2]] == [1012, 1012]
+    assert await ask(node, "POST", "/api/move", {"count": 5, "over_ms": 0}) == (200, {"moving": 1})
+    assert await peers[2].closed() == (1012, "rebalancing")
+    for body in ({"count": -1}, {"count": 1, "affinity": "x"}, {"count": 1, "who": "all"}, b"{"):
+        assert (await ask(node, "POST", "/api/move", body))[0] == 400
+    for by in ("", "?by=", "?by=path:0"):
+        status, found = await ask(node, "GET", f"/api/keys{by}")
+        assert (status, found["error"]) == (400, "bad_request")

@@ -187,9 +187,9 @@ async def test_load_report(start_node: StartNode, open_peer: OpenPeer) -> None:
     found = (await http(node.port, "/metric")).json()
     assert set(found) == {
         "agentsConnections", "podName", "podIP", "nodeName", "state", "colour", "capacity", "accept_per_s",
-        "loop_lag_ms",
+        "loop_lag_ms", "run", "opened",
     }  # fmt: skip
-    assert found["agentsConnections"] == 1
+    assert found["agentsConnections"] == found["opened"] == 1
     assert [found[name] for name in ("podName", "podIP", "nodeName", "colour")] == ["pod-1", "10.0.0.1", "m1", "green"]
     assert (found["state"], found["capacity"]) == ("up", 10)
     assert found["accept_per_s"] > 0

@@ -27,6 +27,7 @@ class BackendSpec(msgspec.Struct, frozen=True):
         source: which kind of source named it: list, dns, file, docker, nats.
         name: what people call it, empty for its URL.
         draining: the source itself says that it takes no more connections.
+        server_name: name to ask for and to verify over TLS, when the URL has only an address; empty: the URL's host.
     """
 
     url: str
@@ -38,6 +39,7 @@ class BackendSpec(msgspec.Struct, frozen=True):
     source: str = "list"
     name: str = ""
     draining: bool = False
+    server_name: str = ""
 
 
 class Place(msgspec.Struct, frozen=True):

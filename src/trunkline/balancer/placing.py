@@ -46,6 +46,7 @@ class Pick(msgspec.Struct, frozen=True, tag="pick"):
             `retry`, `only`.
         cookie: value of the sticky cookie to set, None when none is to be set.
         group: the canary group, empty for none.
+        server_name: the name that the backend's certificate must have, empty for the URL's host.
     """
 
     url: str
@@ -53,6 +54,7 @@ class Pick(msgspec.Struct, frozen=True, tag="pick"):
     reason: str
     cookie: str | None = None
     group: str = ""
+    server_name: str = ""
 
 
 class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
@@ -88,7 +90,8 @@ class Placer(Protocol):
 
         Args:
             pick: the pick.
-            why: a fixed word: `dial`, `dial_timeout`, `tls`, `handshake_timeout`, `bad_answer`, `status_5xx`, `closed`.
+            why: a fixed word: `dial`, `dial_timeout`, `tls`, `handshake_timeout`, `bad_answer`, `status_5xx`, `closed`;
+                `busy` (503: it sheds load) and `retry` (a suspicion: the client asks again) prove no fault.
         """
 
     def dropped(self, pick: Pick) -> None:

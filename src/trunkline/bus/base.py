@@ -19,7 +19,7 @@ without retention are fire and forget on every bus.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -125,3 +125,46 @@ class Bus(Protocol):
 
     async def history(self, channel: str, after: int, limit: int) -> HistoryPage:
         """Read at most `limit` publications with offset > `after`, oldest first; raises BusUnavailable."""
+
+
+OnNote = Callable[[bytes, str], None]
+"""Takes a plain message: its bytes, and the subject to answer on, empty when no answer is wanted."""
+
+
+class FleetLink(Protocol):
+    """Plain messages between nodes and balancers over the bus' own connection, beside the channels.
+
+    They arrive at most once and are never kept: what is sent while there is no server is lost, and nobody is told
+    later. A subscription comes back with the server by itself.
+    """
+
+    @property
+    def prefix(self) -> str:
+        """The first token of every subject."""
+
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """Host and port of the server that is connected, None without one."""
+
+    async def send(self, subject: str, data: bytes) -> None:
+        """Send one message without waiting for the network.
+
+        Raises:
+            BusUnavailable: there is no server now.
+            BusError: the message is larger than the server takes.
+        """
+
+    async def listen(self, subject: str, on_note: OnNote) -> Subscription:
+        """Deliver a subject's messages from now on, or from when there is a server."""
+
+    async def flush(self, timeout_s: float) -> None:
+        """Return when the server has everything that was sent; raises BusUnavailable."""
+
+
+@runtime_checkable
+class FleetBus(Protocol):
+    """A bus that also carries plain messages of the fleet; a bus of one process has no need of it."""
+
+    @property
+    def fleet_link(self) -> FleetLink:
+        """The link."""

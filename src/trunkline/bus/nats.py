@@ -28,6 +28,7 @@ from nats.aio.msg import Msg
 
 from trunkline.bus.base import Deliver, HistoryPage, OnState, Publication, Published, RetentionOf, Subscription
 from trunkline.bus.jetstream import PREFIX, PubAck, ms_of
+from trunkline.bus.nats_fleet import NatsFleetLink
 from trunkline.bus.nats_link import Link, tls_context
 from trunkline.bus.nats_log import StreamLog
 from trunkline.bus.nats_wire import Wire, WireSubscription
@@ -150,11 +151,17 @@ class NatsBus:
         self._subscriptions: dict[str, set[_NatsSubscription]] = {}
         self._rechecks: dict[str, asyncio.Task[None]] = {}
         self._link = Link(parsed, prefix=self._prefix, tls=tls, prepare=self._prepare)
+        self._fleet = NatsFleetLink(self._prefix)
 
     @property
     def connected(self) -> bool:
         """Whether NATS is connected, and streams and subscriptions are in place."""
         return self._link.up
+
+    @property
+    def fleet_link(self) -> NatsFleetLink:
+        """Plain messages over the same connection."""
+        return self._fleet
 
     async def start(self, on_state: OnState) -> None:
         """Connect, or keep trying in the background when the first try failed."""
@@ -275,6 +282,7 @@ class NatsBus:
         await wire.subscribe("$JS.EVENT.ADVISORY.STREAM.*.*", self._on_advisory)
         for subscription in self._all_subscriptions():
             await subscription.attach(wire)
+        await self._fleet.attach(wire)
         await wire.echo()
 
     def _all_subscriptions(self) -> list[_NatsSubscription]:

@@ -30,7 +30,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from trunkline.errors import BusError, BusUnavailable
-from trunkline.nats_address import NatsAddress
+from trunkline.nats_address import DEFAULT_PORT, NatsAddress
 
 log = structlog.get_logger("trunkline.bus")
 
@@ -195,6 +195,12 @@ class Wire:
     def alive(self) -> bool:
         """Whether messages can be sent now."""
         return not self.lost.done() and self._client.is_connected
+
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """Host and port of the server, None when it is gone."""
+        url = self._client.connected_url
+        return (url.hostname, url.port or DEFAULT_PORT) if url is not None and url.hostname else None
 
     @property
     def max_payload(self) -> int:

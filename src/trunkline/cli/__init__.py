@@ -10,12 +10,13 @@ import sys
 
 import typer
 
-from trunkline import __version__
+from trunkline.cli.balance import balance
 from trunkline.cli.config import app as config_app
 from trunkline.cli.publish import publish
 from trunkline.cli.serve import serve
 from trunkline.cli.up import up
 from trunkline.errors import SettingsError, StartError
+from trunkline.version import __version__
 
 app = typer.Typer(
     name="trunkline",
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(up)
+app.command()(balance)
 app.command()(publish)
 app.add_typer(config_app, name="config")
 

@@ -1,7 +1,8 @@
-"""A fleet on this machine: one NATS and its nodes as child processes, kept running until told to stop.
+"""A fleet on this machine: one NATS, its nodes and their edge as child processes, kept running until told to stop.
 
-Start order: ports are checked, NATS, all nodes at the same time, then addresses are told. Stop order: all nodes, each
-of which drains, and NATS last, for a draining node still publishes.
+Start order: ports are checked, NATS, all other parts at the same time, then addresses are told. Stop order: all nodes,
+each of which drains, then the edge, through which their clients were told, and NATS last, for a draining node still
+publishes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,18 @@ from typing import Final
 
 from trunkline.bus.nats_server import NatsServer, find_binary
 from trunkline.cli.fleet_log import ChildLog
-from trunkline.cli.fleet_node import FleetNode, Say
-from trunkline.cli.fleet_plan import NATS_HOST, PORT_STEP, Backoff, FleetPlan, TakenPort, ended_text, taken_text
+from trunkline.cli.fleet_part import FleetPart, Say
+from trunkline.cli.fleet_plan import NATS_HOST, Backoff, FleetPlan, NodePlan, TakenPort, ended_text, taken_text
 from trunkline.cli.fleet_probe import Probe
-from trunkline.cli.fleet_status import Addresses, Event, NodeAddresses, PartStatus, clients, draining_text
+from trunkline.cli.fleet_status import (
+    Addresses,
+    EdgeAddresses,
+    Event,
+    NodeAddresses,
+    PartStatus,
+    clients,
+    draining_text,
+)
 from trunkline.errors import StartError
 
 READY_S: Final = 30.0
@@ -27,6 +36,8 @@ SAMPLE_S: Final = 1.0
 NATS_STOP_S: Final = 5.0
 NATS_KILL_S: Final = 1.0
 DRAIN_NOTE_S: Final = 5.0
+EDGE_STOP_S: Final = 5.0
+"""Time of the edge to end: the nodes are gone by then, so it has nobody left to serve."""
 
 
 class FleetNats:
@@ -126,7 +137,9 @@ class Fleet:
     ) -> None:
         self.plan = plan
         self.nats = FleetNats(plan, say)
-        self.nodes = [FleetNode(plan, node, environ, say) for node in plan.nodes]
+        parts = [FleetPart(plan, part, environ, say) for part in plan.parts]
+        self.nodes = [part for part in parts if isinstance(part.part, NodePlan)]
+        self.edge = [part for part in parts if not isinstance(part.part, NodePlan)]
         self.draining = False
         self.killed = False
         self._say = say
@@ -134,12 +147,18 @@ class Fleet:
         self._on_sample = on_sample
         self._probe = Probe()
         self._supervisors: list[asyncio.Task[None]] = []
+        self._edge_supervisors: list[asyncio.Task[None]] = []
         self._background: list[asyncio.Task[None]] = []
 
     @property
     def statuses(self) -> list[PartStatus]:
         """The nodes as they are now."""
         return [node.status for node in self.nodes]
+
+    @property
+    def edge_statuses(self) -> list[PartStatus]:
+        """Balancer and Traefik as they are now."""
+        return [part.status for part in self.edge]
 
     async def run(self) -> None:
         """Start everything and keep it running; returns only by an exception or when cancelled, before `stop`.
@@ -151,8 +170,8 @@ class Fleet:
         check_ports(self.plan)
         await self.nats.start()
         await self._probe.__aenter__()
-        for node in self.nodes:
-            self._supervisors.append(asyncio.create_task(node.supervise(self.nats.url, self._probe)))
+        self._supervisors = [asyncio.create_task(self._supervise(node)) for node in self.nodes]
+        self._edge_supervisors = [asyncio.create_task(self._supervise(part)) for part in self.edge]
         self._background = [asyncio.create_task(self.nats.supervise()), asyncio.create_task(self._sample())]
         ready = asyncio.create_task(self._all_ready())
         try:
@@ -162,8 +181,11 @@ class Fleet:
         self._on_ready(self._addresses())
         await self._watch(None)
 
+    async def _supervise(self, part: FleetPart) -> None:
+        await part.supervise(self.nats.url, self._probe)
+
     async def stop(self) -> None:
-        """Let every node drain and end, then NATS. `kill` hurries it."""
+        """Let every node drain and end, then the edge, then NATS. `kill` hurries it."""
         self.draining = True
         if not self.killed and any(not task.done() for task in self._supervisors):
             self._say(Event("draining", "", draining_text(clients(self.statuses))))
@@ -171,6 +193,9 @@ class Fleet:
         for node in self.nodes:
             node.stop()
         await self._nodes_ended()
+        for part in self.edge:
+            part.stop()
+        await self._edge_ended()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -178,10 +203,18 @@ class Fleet:
         await self.nats.stop(NATS_KILL_S if self.killed else NATS_STOP_S)
 
     def kill(self) -> None:
-        """End every node at once, without a drain."""
+        """End every part at once, without a drain."""
         self.killed = True
-        for node in self.nodes:
-            node.kill()
+        for part in (*self.nodes, *self.edge):
+            part.kill()
+
+    async def _edge_ended(self) -> None:
+        if self._edge_supervisors:
+            _, late = await asyncio.wait(self._edge_supervisors, timeout=EDGE_STOP_S)
+            if late:
+                for part in self.edge:
+                    part.kill()
+                await asyncio.wait(late)
 
     async def _nodes_ended(self) -> None:
         deadline = time.monotonic() + self.plan.stop_timeout_s
@@ -198,13 +231,13 @@ class Fleet:
             if time.monotonic() >= deadline and not self.killed:
                 late = [node for node in self.nodes if node.pid]
                 for node in late:
-                    self._say(Event("note", node.node.name, "did not end in time and is killed"))
+                    self._say(Event("note", node.part.name, "did not end in time and is killed"))
                     node.kill()
                 deadline = time.monotonic() + DRAIN_NOTE_S
 
     async def _watch(self, goal: asyncio.Task[None] | None) -> None:
         """Wait for `goal`, or for ever; the end of any task that should never end is raised."""
-        tasks = {*self._supervisors, *self._background}
+        tasks = {*self._supervisors, *self._edge_supervisors, *self._background}
         done, _ = await asyncio.wait(tasks | ({goal} if goal else set()), return_when=asyncio.FIRST_COMPLETED)
         for task in sorted(done, key=lambda task: task is not goal):
             task.result()
@@ -212,12 +245,12 @@ class Fleet:
     async def _all_ready(self) -> None:
         try:
             async with asyncio.timeout(READY_S):
-                for node in self.nodes:
-                    await node.first_ready.wait()
+                for part in (*self.nodes, *self.edge):
+                    await part.first_ready.wait()
         except TimeoutError:
-            late = next(node for node in self.nodes if not node.first_ready.is_set())
+            late = next(part for part in (*self.nodes, *self.edge) if not part.first_ready.is_set())
             raise StartError(
-                f"{late.node.name} was not ready within {READY_S:g} s", f"Its log is {late.log.path}."
+                f"{late.part.name} was not ready within {READY_S:g} s", f"Its log is {late.log.path}."
             ) from None
 
     async def _sample(self) -> None:
@@ -225,37 +258,50 @@ class Fleet:
         due = loop.time()
         while True:
             await asyncio.gather(*(self._ask(node) for node in self.nodes))
+            for part in self.edge:
+                part.tell_left_out()
             self._on_sample()
             due = max(due + SAMPLE_S, loop.time())
             await asyncio.sleep(due - loop.time())
 
-    async def _ask(self, node: FleetNode) -> None:
+    async def _ask(self, node: FleetPart) -> None:
         node.tell_left_out()
+        if not isinstance(node.part, NodePlan):
+            return
         status = node.status
         if status.state in ("starting", "down", "stopped"):
             return
         pid = node.pid
-        sample = await self._probe.sample(node.node)
+        sample = await self._probe.sample(node.part)
         if node.pid != pid or not pid:
             return  # it ended meanwhile
         changed = status.observe(sample, time.monotonic())
         # That all nodes drain is said for the fleet.
         if changed is not None and not self.draining:
             text = "does not answer" if changed == "silent" else f"is {changed}"
-            self._say(Event("state", node.node.name, text))
+            self._say(Event("state", node.part.name, text))
 
     def _addresses(self) -> Addresses:
+        edge, balancer = self.plan.edge, self.plan.balancer
         return Addresses(
+            edge=EdgeAddresses(
+                kind="relay" if self.plan.traefik is None else "traefik",
+                page=edge.page_url,
+                websocket=f"{edge.page_url.replace('http', 'ws', 1)}/ws",
+                balancer=f"{balancer.admin_url}/balancer-metrics",
+                log=str(self.edge[0].log.path),
+                pids={part.part.name: part.pid for part in self.edge},
+            ),
             nodes=[
                 NodeAddresses(
-                    name=node.node.name,
-                    page=node.node.page_url,
-                    websocket=node.node.websocket_url,
-                    admin=node.node.admin_url,
+                    name=plan.name,
+                    page=plan.page_url,
+                    websocket=plan.websocket_url,
+                    admin=plan.admin_url,
                     log=str(node.log.path),
                     pid=node.pid,
                 )
-                for node in self.nodes
+                for plan, node in zip(self.plan.nodes, self.nodes, strict=True)
             ],
             nats=self.nats.url,
             nats_pid=self.nats.pid,
@@ -273,8 +319,8 @@ def check_ports(plan: FleetPlan) -> None:
         StartError: naming all that cannot be used.
     """
     taken = []
-    for node in plan.nodes:
-        for host, port in ((node.host, node.port), (node.admin_host, node.admin_port)):
+    for part in plan.parts:
+        for host, port in part.ports:
             why = _why_unusable(host, port) if port else None
             if why is not None:
                 taken.append(TakenPort(host, port, why))
@@ -282,9 +328,8 @@ def check_ports(plan: FleetPlan) -> None:
         raise StartError(*taken_text(taken, plan))
 
 
-def free_first_port(nodes: int) -> int:
-    """A port from which on the ports of `nodes` nodes are free on loopback; raises StartError."""
-    span = nodes * PORT_STEP
+def free_first_port(span: int) -> int:
+    """A port from which on `span` ports are free on loopback; raises StartError."""
     for _ in range(50):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

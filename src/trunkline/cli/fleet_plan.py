@@ -4,10 +4,11 @@ Pure: nothing here opens a port or starts a process.
 
 Rules:
 
-- A node's data port and its admin port are neighbours, so nodes are two ports apart.
+- Clients come in through the edge, which has the port that was asked for; everything else follows behind it.
+- A data port and its admin port are neighbours, so parts are two ports apart.
 - Nodes read the same file and the same environment as the fleet. Only what tells them apart is laid over that, and
   names such as PORT that would give all of them the same place are taken away.
-- The fleet is for one machine: it listens on loopback unless an address was asked for.
+- The fleet is for one machine: nodes listen on loopback, and so does the edge unless an address was asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -40,7 +41,9 @@ CANNOT_START: Final = 2
 
 _OWN_PLACE: Final = (
     "PORT", "HOST", "TRUNKLINE_SERVER_PORT", "TRUNKLINE_SERVER_HOST", "TRUNKLINE_SERVER_NAME",
-    "TRUNKLINE_SERVER_COLOUR", "TRUNKLINE_SERVER_APP", "TRUNKLINE_ADMIN_PORT", "TRUNKLINE_BUS_URL",
+    "TRUNKLINE_SERVER_COLOUR", "TRUNKLINE_SERVER_APP", "TRUNKLINE_SERVER_ADVERTISE", "TRUNKLINE_ADMIN_PORT",
+    "TRUNKLINE_BUS_URL", "TRUNKLINE_BALANCER_HOST", "TRUNKLINE_BALANCER_PORT", "TRUNKLINE_BALANCER_ADMIN_PORT",
+    "TRUNKLINE_BALANCER_MODE",
 )  # fmt: skip
 
 
@@ -76,12 +79,100 @@ class NodePlan(msgspec.Struct, frozen=True):
         """Where the admin port is, empty for none."""
         return f"http://{authority(self.admin_host, self.admin_port)}" if self.admin_port else ""
 
+    @property
+    def ready_url(self) -> str:
+        """What answers 200 when the node wants traffic."""
+        return f"{self.page_url}/ready"
+
+    @property
+    def ports(self) -> tuple[tuple[str, int], ...]:
+        """Addresses and ports that it listens on."""
+        return ((self.host, self.port), (self.admin_host, self.admin_port))
+
+
+class BalancerPlan(msgspec.Struct, frozen=True):
+    """The balancer: the edge itself when it relays, else what Traefik asks.
+
+    Attributes:
+        name: its name.
+        mode: relay or steer.
+        host: the address it listens on.
+        port: its port.
+        admin_port: its admin port, on loopback.
+    """
+
+    name: str
+    mode: Literal["relay", "steer"]
+    host: str
+    port: int
+    admin_port: int
+
+    @property
+    def page_url(self) -> str:
+        """Where it is, on this machine."""
+        return f"http://{authority(self.host, self.port)}"
+
+    @property
+    def admin_url(self) -> str:
+        """Where its admin port is."""
+        return f"http://{authority(HOST, self.admin_port)}"
+
+    @property
+    def ready_url(self) -> str:
+        """What answers 200 when it has a backend."""
+        return f"{self.admin_url}/ready"
+
+    @property
+    def ports(self) -> tuple[tuple[str, int], ...]:
+        """Addresses and ports that it listens on."""
+        return ((self.host, self.port), (HOST, self.admin_port))
+
+
+class TraefikPlan(msgspec.Struct, frozen=True):
+    """A Traefik that the balancer steers.
+
+    Attributes:
+        name: its name.
+        host: the address it listens on.
+        port: its port.
+        fail_open_port: the loopback port through which it asks the balancer.
+        ping_port: the loopback port on which it says that it is alive.
+        command: program and arguments.
+    """
+
+    name: str
+    host: str
+    port: int
+    fail_open_port: int
+    ping_port: int
+    command: tuple[str, ...] = ()
+
+    @property
+    def page_url(self) -> str:
+        """Where it is, on this machine."""
+        return f"http://{authority(self.host, self.port)}"
+
+    @property
+    def ready_url(self) -> str:
+        """What answers 200 when it has fetched its routes: only then the page of a node comes through."""
+        return f"{self.page_url}/healthz"
+
+    @property
+    def ports(self) -> tuple[tuple[str, int], ...]:
+        """Addresses and ports that it listens on."""
+        return ((self.host, self.port), (HOST, self.fail_open_port), (HOST, self.ping_port))
+
+
+PartPlan = NodePlan | BalancerPlan | TraefikPlan
+
 
 class FleetPlan(msgspec.Struct, frozen=True):
     """The whole fleet.
 
     Attributes:
         nodes: the nodes, by port.
+        balancer: the balancer.
+        traefik: the Traefik before it, None when the balancer is the edge.
         data_dir: directory of everything that is stored.
         app: the application as module:attribute, empty for the stock app.
         colour: deploy group of the nodes.
@@ -91,12 +182,25 @@ class FleetPlan(msgspec.Struct, frozen=True):
     """
 
     nodes: tuple[NodePlan, ...]
+    balancer: BalancerPlan
+    traefik: TraefikPlan | None
     data_dir: Path
     app: str
     colour: str
     config_file: Path | None
     rotate_bytes: int
     stop_timeout_s: float
+
+    @property
+    def edge(self) -> BalancerPlan | TraefikPlan:
+        """Where clients come in."""
+        return self.traefik or self.balancer
+
+    @property
+    def parts(self) -> tuple[PartPlan, ...]:
+        """All parts but NATS, in the order of their ports as a reader looks for them."""
+        before = (self.traefik, self.balancer) if self.traefik is not None else (self.balancer,)
+        return (*before, *self.nodes)
 
     @property
     def nats_dir(self) -> Path:
@@ -125,49 +229,43 @@ def authority(host: str, port: int) -> str:
 
 
 def make_plan(loaded: Loaded, first_port: int) -> FleetPlan:
-    """Give every node its name and its ports.
+    """Give every part its name and its ports.
 
     Args:
         loaded: the settings and where they came from.
-        first_port: the data port of the first node.
+        first_port: the port of the edge.
 
     Raises:
         SettingsError: the ports do not fit.
     """
     settings = loaded.settings
     count = settings.up.nodes
-    # A node listens on all interfaces by default; a fleet that somebody tries out must not be open to the network.
+    # A server listens on all interfaces by default; a fleet that somebody tries out must not be open to the network.
     host = HOST if loaded.sources["server.host"] == "default" else settings.server.host
     admin = settings.admin
-    first_admin = first_port + 1 if admin.port is None else admin.port
+    first_node = first_port + PORT_STEP
+    first_admin = first_node + 1 if admin.port is None else admin.port
     nodes = tuple(
         NodePlan(
             name=f"node-{index + 1}",
-            host=host,
-            port=first_port + PORT_STEP * index,
+            host=HOST,
+            port=first_node + PORT_STEP * index,
             admin_host=admin.host,
             admin_port=first_admin + PORT_STEP * index if first_admin else 0,
         )
         for index in range(count)
     )
-    used = [port for node in nodes for port in (node.port, node.admin_port) if port]
-    if max(used) > LAST_PORT:
-        raise SettingsError(
-            "up.port",
-            value=str(first_port),
-            allowed=f"{count} nodes need the ports up to {max(used)}, and {LAST_PORT} is the last one",
-            source=loaded.sources["up.port"],
-        )
-    twice = next((port for port in used if used.count(port) > 1), None)
-    if twice is not None:
-        raise SettingsError(
-            "admin.port",
-            value=str(admin.port),
-            allowed=f"port {twice} would be data port of one node and admin port of another; leave admin.port out",
-            source=loaded.sources["admin.port"],
-        )
-    return FleetPlan(
+    behind = first_node + PORT_STEP * count
+    traefik = None
+    if settings.up.edge == "traefik":
+        traefik = TraefikPlan("traefik", host, first_port, fail_open_port=behind + 1, ping_port=behind + 2)
+        balancer = BalancerPlan("balancer", "steer", HOST, behind, first_port + 1)
+    else:
+        balancer = BalancerPlan("edge", "relay", host, first_port, first_port + 1)
+    plan = FleetPlan(
         nodes=nodes,
+        balancer=balancer,
+        traefik=traefik,
         data_dir=settings.up.data_dir,
         app=settings.server.app,
         colour=settings.server.colour,
@@ -175,37 +273,97 @@ def make_plan(loaded: Loaded, first_port: int) -> FleetPlan:
         rotate_bytes=settings.log.rotate_bytes,
         stop_timeout_s=settings.server.shutdown_deadline_ms / 1000 + STOP_MARGIN_S,
     )
+    _check_ports_fit(plan, loaded, first_port)
+    return plan
 
 
-def node_command(plan: FleetPlan, node: NodePlan, nats_url: str, python: str) -> list[str]:
-    """The command line of a node.
+def _check_ports_fit(plan: FleetPlan, loaded: Loaded, first_port: int) -> None:
+    used = plan_ports(plan)
+    if max(used) > LAST_PORT:
+        raise SettingsError(
+            "up.port",
+            value=str(first_port),
+            allowed=f"{len(plan.nodes)} nodes need the ports up to {max(used)}, and {LAST_PORT} is the last one",
+            source=loaded.sources["up.port"],
+        )
+    twice = next((port for port in used if used.count(port) > 1), None)
+    if twice is not None:
+        raise SettingsError(
+            "admin.port",
+            value=str(loaded.settings.admin.port),
+            allowed=f"port {twice} would be in use twice within the fleet; leave admin.port out",
+            source=loaded.sources["admin.port"],
+        )
+
+
+def ports_needed(nodes: int, edge: str) -> int:
+    """How many ports in a row a fleet takes."""
+    return PORT_STEP * (nodes + 1) + (3 if edge == "traefik" else 0)
+
+
+def plan_ports(plan: FleetPlan) -> list[int]:
+    """Every port of the plan, in order of its parts."""
+    return [port for part in plan.parts for _, port in part.ports if port]
+
+
+def part_command(plan: FleetPlan, part: PartPlan, nats_url: str, python: str) -> list[str]:
+    """The command line of a part.
 
     Args:
         plan: the fleet.
-        node: the node.
+        part: the part.
         nats_url: where NATS is; it must hold no token, for other users of the machine can read a command line.
         python: the interpreter.
     """
-    command = [python, "-m", "trunkline", "serve"]
-    if plan.app:
-        command.append(plan.app)
-    command += ["--host", node.host, "--port", str(node.port), "--name", node.name, "--colour", plan.colour]
+    if isinstance(part, TraefikPlan):
+        return list(part.command)
+    command = [python, "-m", "trunkline"]
+    if isinstance(part, BalancerPlan):
+        command += ["balance", "--listen", f"{_bracketed(part.host)}:{part.port}", "--mode", part.mode]
+    else:
+        command.append("serve")
+        if plan.app:
+            command.append(plan.app)
+        command += ["--host", part.host, "--port", str(part.port), "--name", part.name, "--colour", plan.colour]
     command += ["--bus", nats_url]
     if plan.config_file is not None:
         command += ["--config", str(plan.config_file)]
     return command
 
 
-def node_environment(node: NodePlan, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a node: that of the fleet, with a place of its own."""
+def part_environment(plan: FleetPlan, part: PartPlan, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a part: that of the fleet, with a place of its own."""
     own = {name: value for name, value in environ.items() if name not in _OWN_PLACE}
-    own["TRUNKLINE_ADMIN_PORT"] = str(node.admin_port)
-    # What an application prints belongs in the log now, not when a buffer is full.
-    own.setdefault("PYTHONUNBUFFERED", "1")
+    if isinstance(part, NodePlan):
+        own["TRUNKLINE_ADMIN_PORT"] = str(part.admin_port)
+        own["TRUNKLINE_SERVER_ADVERTISE"] = part.page_url
+        # Nobody but the edge reaches a node here, and what it says of the client is true.
+        own.setdefault("TRUNKLINE_SERVER_TRUSTED_PROXIES", "127.0.0.0/8,::1/128")
+    elif isinstance(part, BalancerPlan):
+        own["TRUNKLINE_BALANCER_ADMIN_PORT"] = str(part.admin_port)
+        if plan.traefik is not None:
+            own |= traefik_environment(plan)
+    # Lines of a part that dies are still in its buffer otherwise.
+    own["PYTHONUNBUFFERED"] = "1"
     return own
 
 
-# --- ports ------------------------------------------------------------------------------------------------------------
+def traefik_environment(plan: FleetPlan) -> dict[str, str]:
+    """The settings that make Traefik and the balancer of a fleet find each other."""
+    if plan.traefik is None:
+        return {}
+    return {
+        "TRUNKLINE_TRAEFIK_HOST": plan.traefik.host,
+        "TRUNKLINE_TRAEFIK_HTTP_PORT": str(plan.traefik.port),
+        "TRUNKLINE_TRAEFIK_FAIL_OPEN_PORT": str(plan.traefik.fail_open_port),
+        "TRUNKLINE_TRAEFIK_PING_PORT": str(plan.traefik.ping_port),
+        "TRUNKLINE_TRAEFIK_BALANCER_URL": plan.balancer.page_url,
+        "TRUNKLINE_TRAEFIK_POLL_INTERVAL_MS": "200",
+    }
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 class TakenPort(msgspec.Struct, frozen=True):
@@ -230,7 +388,7 @@ def taken_text(taken: Sequence[TakenPort], plan: FleetPlan) -> tuple[str, str]:
         f"port{'s' if len(ports) > 1 else ''} {', '.join(map(str, sorted(ports)))} on {host}: {why}"
         for (host, why), ports in places.items()
     )
-    needed = ", ".join(str(port) for node in plan.nodes for port in (node.port, node.admin_port) if port)
+    needed = ", ".join(str(port) for port in sorted(plan_ports(plan)))
     return (
         f"the fleet cannot start, {what}",
         f"Stop what uses it (another fleet?), or choose another first port with --port (this fleet needs {needed}).",

@@ -36,9 +36,9 @@ class Probe:
         if self._session is not None:
             await self._session.close()
 
-    async def is_ready(self, node: NodePlan) -> bool:
-        """Whether the node wants traffic."""
-        return await self._get(node, "/ready") is not None
+    async def is_ready(self, url: str) -> bool:
+        """Whether the part that answers there wants traffic."""
+        return await self._get(url) is not None
 
     async def sample(self, node: NodePlan) -> Sample | None:
         """What the node reports, None when it does not answer as a node does."""
@@ -50,7 +50,7 @@ class Probe:
         return Sample(report.state, report.agentsConnections, stats.messages_received + stats.messages_sent)
 
     async def _read(self, node: NodePlan, path: str, kind: type[T]) -> T | None:
-        body = await self._get(node, path)
+        body = await self._get(f"{node.page_url}{path}")
         if body is None:
             return None
         try:
@@ -58,11 +58,11 @@ class Probe:
         except msgspec.DecodeError:
             return None
 
-    async def _get(self, node: NodePlan, path: str) -> bytes | None:
+    async def _get(self, url: str) -> bytes | None:
         if self._session is None:
             raise RuntimeError("use the probe as a context manager")
         try:
-            async with self._session.get(f"{node.page_url}{path}", allow_redirects=False) as answer:
+            async with self._session.get(url, allow_redirects=False) as answer:
                 return await answer.content.read(LONGEST_ANSWER) if answer.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None

@@ -46,9 +46,30 @@ class NodeAddresses(msgspec.Struct, frozen=True):
     pid: int
 
 
+class EdgeAddresses(msgspec.Struct, frozen=True):
+    """Where clients come in.
+
+    Attributes:
+        kind: relay or traefik.
+        page: the page of a node, through the edge.
+        websocket: where clients connect.
+        balancer: what the balancer shows.
+        log: its log file.
+        pids: process ids by part.
+    """
+
+    kind: str
+    page: str
+    websocket: str
+    balancer: str
+    log: str
+    pids: dict[str, int]
+
+
 class Addresses(msgspec.Struct, frozen=True, tag_field="type", tag="addresses"):
     """Where everything is once the fleet is ready."""
 
+    edge: EdgeAddresses
     nodes: list[NodeAddresses]
     nats: str
     nats_pid: int
@@ -140,12 +161,12 @@ def draining_text(count: int) -> str:
     return f"draining, {clients_text(count)} left; Ctrl-C again ends at once"
 
 
-def status_text(nodes: Sequence[PartStatus], nats: PartStatus, draining: bool) -> str:
+def status_text(nodes: Sequence[PartStatus], others: Sequence[PartStatus], draining: bool) -> str:
     """The status line.
 
     Args:
         nodes: the nodes in order.
-        nats: NATS.
+        others: the parts that serve no clients of their own: balancer, Traefik, NATS.
         draining: the fleet was told to stop.
     """
     if len(nodes) <= SHOWN_ONE_BY_ONE:
@@ -155,7 +176,7 @@ def status_text(nodes: Sequence[PartStatus], nats: PartStatus, draining: bool) -
         rate = sum(node.messages_per_s for node in nodes)
         pieces = [f"{up} of {len(nodes)} nodes up  {short(clients(nodes))} conn  {short(rate)} msg/s"]
         pieces += [f"{node.name} {node.state}" for node in nodes if node.state != "up"][:SHOWN_ONE_BY_ONE]
-    pieces.append(f"nats {nats.state}")
+    pieces += [f"{part.name} {part.state}" for part in others]
     if draining:
         pieces.insert(0, draining_text(clients(nodes)))
     return "  │  ".join(pieces)

@@ -70,6 +70,10 @@ class PlainView:
         self._console.print(event_text(event), soft_wrap=True)
 
     def ready(self, addresses: Addresses) -> None:  # noqa: D102
+        edge = addresses.edge
+        self._console.print(
+            f"edge  {edge.kind}  page {edge.page}  WebSocket {edge.websocket}  balancer {edge.balancer}", soft_wrap=True
+        )
         for node in addresses.nodes:
             admin = f"  admin {node.admin}" if node.admin else ""
             self._console.print(f"{node.name}  page {node.page}  WebSocket {node.websocket}{admin}", soft_wrap=True)
@@ -141,6 +145,8 @@ def addresses_table(addresses: Addresses) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for column in ("part", "page", "WebSocket", "admin"):
         table.add_column(column, overflow="fold")
+    edge = addresses.edge
+    table.add_row(f"edge ({edge.kind})", edge.page, edge.websocket, edge.balancer)
     for node in addresses.nodes:
         table.add_row(node.name, node.page, node.websocket, node.admin or "off")
     table.add_row("nats", addresses.nats)

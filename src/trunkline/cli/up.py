@@ -13,8 +13,9 @@ from structlog.typing import EventDict
 
 from trunkline import config, lifecycle
 from trunkline.cli.fleet import Fleet, free_first_port
-from trunkline.cli.fleet_plan import FleetPlan, make_plan
+from trunkline.cli.fleet_plan import FleetPlan, make_plan, ports_needed
 from trunkline.cli.fleet_status import Event, status_text
+from trunkline.cli.fleet_traefik import prepare
 from trunkline.cli.fleet_view import View, make_view
 
 KILLED = 1
@@ -25,8 +26,9 @@ def up(
     nodes: Annotated[int | None, typer.Option(help="How many nodes; default: 2.")] = None,
     port: Annotated[
         int | None,
-        typer.Option(help="Port of the first node, by default 8080; the next ones follow two apart. 0: any free ones."),
+        typer.Option(help="Port that clients connect to, by default 8080; the other parts follow. 0: any free ones."),
     ] = None,
+    edge: Annotated[str | None, typer.Option(help="relay: our own balancer; traefik: a real Traefik, steered.")] = None,
     app: Annotated[str | None, typer.Option(help="The application as module:attribute; else the stock app.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Directory for data and logs; default: .trunkline.")] = None,
     config_file: Annotated[
@@ -34,15 +36,16 @@ def up(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Tell events and addresses as lines of JSON.")] = False,
 ) -> None:
-    """Run NATS and several nodes on this machine until Ctrl-C, which drains them; a second one ends them at once.
+    """Run NATS, several nodes and their edge on this machine until Ctrl-C, which drains them; a second one ends all.
 
-    It is meant for development and listens on 127.0.0.1 alone, unless HOST or server.host names another address. Each
-    node's admin port is its port + 1. A part that dies is started again. Settings and environment reach every node.
+    It is meant for development and listens on 127.0.0.1 alone, unless HOST or server.host names another address for the
+    edge. Admin ports are the port + 1. A part that dies is started again. Settings and environment reach every part.
     """
-    flags = {"up.nodes": nodes, "up.port": port, "up.data_dir": data_dir, "server.app": app}
+    flags = {"up.nodes": nodes, "up.port": port, "up.edge": edge, "up.data_dir": data_dir, "server.app": app}
     loaded = config.load(config_file, os.environ, flags)
     settings = loaded.settings
-    plan = make_plan(loaded, settings.up.port or free_first_port(settings.up.nodes))
+    plan = make_plan(loaded, settings.up.port or free_first_port(ports_needed(settings.up.nodes, settings.up.edge)))
+    plan = prepare(plan, settings)
     view = make_view(as_json)
     _hear_log(view)
     if loaded.sources["bus.url"] != "default":
@@ -67,7 +70,7 @@ async def run_fleet(plan: FleetPlan, view: View) -> int:
         show_status()
 
     def show_status() -> None:
-        view.status(lambda: status_text(fleet.statuses, fleet.nats.status, fleet.draining))
+        view.status(lambda: status_text(fleet.statuses, [*fleet.edge_statuses, fleet.nats.status], fleet.draining))
 
     fleet = Fleet(plan, os.environ, say, view.ready, show_status)
     running = asyncio.ensure_future(fleet.run())

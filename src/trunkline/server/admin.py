@@ -22,6 +22,7 @@ from trunkline.control import (
     Disconnected,
     DrainOrder,
     DrainState,
+    MoveOrder,
     Problem,
     PublishOrder,
     PublishReceipt,
@@ -68,6 +69,8 @@ class Admin:
                 web.post("/api/connections/{id}/disconnect", self._disconnect),
                 web.post("/api/drain", self._drain),
                 web.delete("/api/drain", self._end_drain),
+                web.post("/api/move", self._move),
+                web.get("/api/keys", self._keys),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -174,6 +177,20 @@ class Admin:
     async def _end_drain(self, request: web.Request) -> web.Response:
         self._node.end_drain()
         return _json(DrainState("up", len(self._node.runtime.connections)))
+
+    async def _move(self, request: web.Request) -> web.Response:
+        order = await _read(request, MoveOrder)
+        try:
+            moved = await self._node.mover.move(order)
+        except ValueError as error:
+            raise _bad(str(error)) from None
+        return _json(moved)
+
+    async def _keys(self, request: web.Request) -> web.Response:
+        try:
+            return _json(await self._node.mover.count_keys(request.query.get("by", "")))
+        except ValueError as error:
+            raise _bad(str(error)) from None
 
 
 async def _read(request: web.Request, kind: type[T]) -> T:

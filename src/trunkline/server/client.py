@@ -199,6 +199,11 @@ class Client:
         return self._route
 
     @property
+    def target(self) -> str:
+        """Path and query of the handshake as sent, without a token."""
+        return self._target
+
+    @property
     def path(self) -> str:
         """The path of the handshake, without its query."""
         return self._target.partition("?")[0]

@@ -230,6 +230,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport.set_protocol(connection)
         runtime.connections.add(connection)
         runtime.meter.connections += 1
+        node.arrivals.add(request.headers["sec-websocket-key"])
         runtime.wheel.schedule(connection, connection.next_due())
         connection.open(admitted.response, route.begin)
         node.on_opened(connection)

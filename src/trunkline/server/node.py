@@ -13,6 +13,7 @@ import enum
 import itertools
 import os
 import random
+import secrets
 import socket
 import time
 from typing import Final, Literal
@@ -22,6 +23,7 @@ import structlog
 from trunkline import codes
 from trunkline.addresses import networks
 from trunkline.bus import Bus, NatsSettings, open_bus
+from trunkline.bus.base import FleetBus
 from trunkline.config import BusSettings, Settings
 from trunkline.errors import Refused, StartError
 from trunkline.limits import AddressLimiter
@@ -29,11 +31,14 @@ from trunkline.server import capacity, drain
 from trunkline.server.access import AccessLog
 from trunkline.server.admin import Admin
 from trunkline.server.admission import Admission
+from trunkline.server.announce import Announcer
 from trunkline.server.app import App
+from trunkline.server.arrivals import Arrivals
 from trunkline.server.connection import OPEN, Connection
 from trunkline.server.http import Request, Response
 from trunkline.server.http_connection import HttpConnection
 from trunkline.server.hub import Hub
+from trunkline.server.move import Mover
 from trunkline.server.pages import Pages
 from trunkline.server.resources import Resources
 from trunkline.server.rules import RuleSet
@@ -120,6 +125,9 @@ class Node:
         self._shedder = capacity.Shedder(limits.accept_per_s, limits.loop_lag_shed_ms / 1000, self._rng)
         self.pages = Pages(self, AddressLimiter(limits.http_burst, limits.http_per_s, limits.exempt))
         self.admin = Admin(self)
+        self.arrivals = Arrivals(secrets.token_hex(8))
+        self.mover = Mover(self)
+        self._announcer = Announcer(self, self.bus.fleet_link) if isinstance(self.bus, FleetBus) else None
         self._access = AccessLog() if settings.log.access else None
         # All wait equally long, so a dict in order of arrival is their queue, and the wheel is spared.
         self._doors: dict[HttpConnection, float] = {}
@@ -159,6 +167,9 @@ class Node:
             await self._close_all()
             raise
         self.state = State.UP
+        if isinstance(self.bus, FleetBus) and self._announcer is not None:
+            await self.mover.listen(self.bus.fleet_link)
+            await self._announcer.start()
         log.info(
             "node_up",
             admin_port=self.admin.port,
@@ -198,6 +209,9 @@ class Node:
         self.state = State.STOPPED
         if self._drain is not None:
             self._drain.cancel()
+        await self.mover.stop()
+        if self._announcer is not None:
+            await self._announcer.leave()
         if self._server is not None:
             self._server.close()
         for connection in list(self.runtime.connections):
@@ -231,6 +245,7 @@ class Node:
             How many clients will be asked.
         """
         self.state = State.DRAINING
+        self._tell_state()
         if self._drain is not None:
             self._drain.cancel()
         connections = [connection for connection in self.runtime.connections if connection.state == OPEN]
@@ -257,7 +272,12 @@ class Node:
             self._drain = None
         if self.state is State.DRAINING:
             self.state = State.UP
+            self._tell_state()
             log.info("drain_ended", node=self.name)
+
+    def _tell_state(self) -> None:
+        if self._announcer is not None:
+            self._announcer.state_changed()
 
     # --- what connections ask of their node ---------------------------------------------------------------------------
 
@@ -283,6 +303,8 @@ class Node:
 
     def on_opened(self, connection: Connection) -> None:
         """A WebSocket is open."""
+        if self._announcer is not None:
+            self._announcer.connections_changed()
         if self.state is State.DRAINING:
             # It was let in before the drain began and decided after.
             asyncio.get_running_loop().call_soon(
@@ -299,6 +321,8 @@ class Node:
         )
         if self._access is not None:
             self._access.add(connection, duration, runtime.clock.wall_ms)
+        if self._announcer is not None:
+            self._announcer.connections_changed()
         self._gone.set()
 
     def monotonic(self, expires_at: float | None) -> float | None:
@@ -357,6 +381,8 @@ class Node:
         else:
             log.warning("bus_disconnected", bus=self.bus.name)
         self.runtime.spawn(self.runtime.hub.bus_state(connected))
+        if self._announcer is not None:
+            self._announcer.bus_state(connected)
 
     @property
     def condition(self) -> Literal["starting", "up", "draining"]:

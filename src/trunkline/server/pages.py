@@ -17,13 +17,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from trunkline import __version__, metrics
+from trunkline import metrics
 from trunkline.addresses import networks, within
-from trunkline.control import Instance, LoadReport, Percentiles, Stats
+from trunkline.control import Instance, Percentiles, Stats
 from trunkline.limits import AddressLimiter
 from trunkline.server.admission import retry_after_header
 from trunkline.server.health import assess
 from trunkline.server.http import Request, Response, json_response, text_response
+from trunkline.server.load import load_report
+from trunkline.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,21 +160,14 @@ class Pages:
         )
 
     def _report(self, request: Request) -> Response:
-        node = self._node
-        server = node.settings.server
-        return json_response(
-            LoadReport(
-                agentsConnections=len(node.runtime.connections),
-                podName=server.pod_name,
-                podIP=server.pod_ip,
-                nodeName=server.node_name,
-                state="up" if node.condition == "up" else "draining",
-                colour=server.colour,
-                capacity=node.max_connections,
-                accept_per_s=node.accept_headroom,
-                loop_lag_ms=round(node.loop_lag_s * 1000, 3),
-            )
-        )
+        query = request.query
+        after = query.get("after")
+        if after is None:
+            return json_response(load_report(self._node))
+        if not (after.isascii() and after.isdecimal() and len(after) <= 18):
+            return text_response(400, "after must be a whole number: what `opened` was in the last report")
+        keys = self._node.arrivals.behind(int(after), query.get("run"))
+        return json_response(load_report(self._node, keys))
 
     # --- metrics ------------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,10 @@
-"""One node of the fleet: its process is started, watched, and started again when it ends.
+"""One part of the fleet, a node or its edge: its process is started, watched, and started again when it ends.
 
 Rules:
 
 - Nothing is cancelled while a process is being made: a stop sets a flag, ends the process that runs, and the loop sees
   the flag. So no process can slip away between the two.
-- A node that was never ready and says that it cannot start ends the fleet; any other end is followed by a restart.
+- A part that was never ready and says that it cannot start ends the fleet; any other end is followed by a restart.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from trunkline.cli.fleet_log import ChildLog, Quota
-from trunkline.cli.fleet_plan import Backoff, FleetPlan, NodePlan, ended_text, gives_up, node_command, node_environment
+from trunkline.cli.fleet_plan import Backoff, FleetPlan, PartPlan, ended_text, gives_up, part_command, part_environment
 from trunkline.cli.fleet_probe import Probe
 from trunkline.cli.fleet_status import Event, PartStatus
 from trunkline.errors import StartError
@@ -24,34 +24,34 @@ from trunkline.lifecycle import Child
 
 POLL_READY_S: Final = 0.1
 AT_ONCE_S: Final = 5.0
-"""A node that ended sooner than this after its start has a fault of its own, so its last lines are shown."""
+"""A part that ended sooner than this after its start has a fault of its own, so its last lines are shown."""
 
 Say = Callable[[Event], None]
 
 
-class FleetNode:
-    """One node.
+class FleetPart:
+    """One part.
 
     Args:
         plan: the fleet.
-        node: which of its nodes.
+        part: which of its parts.
         environ: the environment of the fleet.
         say: gets what there is to say.
     """
 
-    def __init__(self, plan: FleetPlan, node: NodePlan, environ: Mapping[str, str], say: Say) -> None:
-        self.node = node
-        self.status = PartStatus(node.name)
+    def __init__(self, plan: FleetPlan, part: PartPlan, environ: Mapping[str, str], say: Say) -> None:
+        self.part = part
+        self.status = PartStatus(part.name)
         self.first_ready = asyncio.Event()
         self._plan = plan
-        self._environ = node_environment(node, environ)
+        self._environ = part_environment(plan, part, environ)
         self._say = say
         self._stopping = asyncio.Event()
         self._killing = False
         self._child: Child | None = None
         self._backoff = Backoff()
         self._quota = Quota()
-        self.log = ChildLog(plan.log_path(node.name), plan.rotate_bytes, self._show)
+        self.log = ChildLog(plan.log_path(part.name), plan.rotate_bytes, self._show)
 
     @property
     def pid(self) -> int:
@@ -59,12 +59,12 @@ class FleetNode:
         return self._child.pid if self._child is not None and self._child.running else 0
 
     async def supervise(self, nats_url: str, probe: Probe) -> None:
-        """Keep the node running until `stop`.
+        """Keep it running until `stop`.
 
         Raises:
             StartError: it cannot start as things are.
         """
-        command = node_command(self._plan, self.node, nats_url, sys.executable)
+        command = part_command(self._plan, self.part, nats_url, sys.executable)
         self.log.open()
         try:
             while not self._stopping.is_set():
@@ -84,7 +84,7 @@ class FleetNode:
             self.log.close()
 
     def stop(self) -> None:
-        """Ask the node to drain and end; it is not started again."""
+        """Ask it to drain and end; it is not started again."""
         self._stopping.set()
         if self._child is not None:
             self._child.terminate()
@@ -99,7 +99,7 @@ class FleetNode:
     def tell_left_out(self) -> None:
         """Say how many lines were not shown, if any."""
         if count := self._quota.left_out(time.monotonic()):
-            self._say(Event("log", self.node.name, f"{count:,} more lines like these in {self.log.path}"))
+            self._say(Event("log", self.part.name, f"{count:,} more lines like these in {self.log.path}"))
 
     async def _run_once(self, command: list[str], probe: Probe) -> int:
         self.status.enter("starting")
@@ -117,20 +117,20 @@ class FleetNode:
 
     async def _until_ready(self, child: Child, probe: Probe) -> None:
         while child.running and not self._stopping.is_set():
-            if await probe.is_ready(self.node) and child.running:
+            if await probe.is_ready(self.part.ready_url) and child.running:
                 self.status.enter("up")
                 again = " again" if self.first_ready.is_set() else ""
                 self.first_ready.set()
-                self._say(Event("state", self.node.name, f"ready{again} at {self.node.page_url}"))
+                self._say(Event("state", self.part.name, f"ready{again} at {self.part.page_url}"))
                 return
             await asyncio.sleep(POLL_READY_S)
 
     def _cannot_start(self) -> StartError:
         reason = self.log.refusal or " / ".join(self.log.last_lines()[-2:]) or "it gave no reason"
-        return StartError(f"{self.node.name} cannot start: {reason.rstrip('.')}", f"Its log is {self.log.path}.")
+        return StartError(f"{self.part.name} cannot start: {reason.rstrip('.')}", f"Its log is {self.log.path}.")
 
     def _tell_end(self, code: int, up_s: float, wait_s: float) -> None:
-        name = self.node.name
+        name = self.part.name
         text = f"{ended_text(code)} after {up_s:.1f} s; starting it again in {wait_s:g} s"
         self._say(Event("ended", name, text, exit_code=code))
         if up_s < AT_ONCE_S or not self.first_ready.is_set():
@@ -146,4 +146,4 @@ class FleetNode:
 
     def _show(self, text: str) -> None:
         if self._quota.take(time.monotonic()):
-            self._say(Event("log", self.node.name, text))
+            self._say(Event("log", self.part.name, text))

@@ -1,0 +1,109 @@
+"""The balancer's admin port: is it alive, can it place, what does it see. HTTP by aiohttp, on loopback.
+
+Rules: `/healthz` and `/ready` are for anybody who reaches the port; the page and the series are for allowed networks or
+the bearer token, for they name backends.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from trunkline.addresses import networks, within
+from trunkline.admin_token import AdminToken
+from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.pages import CONTENT_SECURITY, BalancerPages
+from trunkline.config import AdminSettings
+from trunkline.errors import StartError
+
+HOST = "127.0.0.1"
+
+
+class BalancerAdmin:
+    """The admin server of a balancer.
+
+    Args:
+        balancer: the balancer.
+        pages: its page.
+        settings: where the token comes from.
+    """
+
+    def __init__(self, balancer: Balancer, pages: BalancerPages, settings: AdminSettings) -> None:
+        self._balancer = balancer
+        self._pages = pages
+        self._settings = settings
+        self._networks = networks(balancer.settings.metrics_networks)
+        self._runner: web.AppRunner | None = None
+        self._token: AdminToken | None = None
+        self.port = 0
+
+    async def start(self, data_port: int) -> None:
+        """Listen, unless the settings switch the port off; raises StartError."""
+        wanted = self._balancer.settings.admin_port
+        if wanted == 0:
+            return
+        port = wanted if wanted is not None else data_port + 1
+        app = web.Application(client_max_size=1 << 16)
+        app.add_routes(self.routes())
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, HOST, port).start()
+        except OSError as error:
+            await self.stop()
+            raise StartError(
+                f"cannot listen on the balancer's admin port {HOST}:{port}: {error.strerror or error}",
+                "Choose another with balancer.admin_port (TRUNKLINE_BALANCER_ADMIN_PORT), or 0 to switch it off.",
+            ) from None
+        self.port = port
+        self._token = AdminToken(port, self._settings.token, self._settings.token_file)
+
+    def routes(self) -> list[web.RouteDef]:
+        """What it answers; the steering port answers the same."""
+        return [
+            web.get("/healthz", self._alive),
+            web.get("/ready", self._ready),
+            web.get("/metrics", self._metrics),
+            web.get(self._balancer.settings.balancer_metric_path, self._overview),
+        ]
+
+    async def stop(self) -> None:
+        """Close the port and forget the token that was made for it."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        if self._token is not None:
+            self._token.forget()
+            self._token = None
+
+    def allows(self, request: web.Request) -> bool:
+        """Whether a request may see the page: it comes from an allowed network, or has the token."""
+        forwarded = "X-Forwarded-For" in request.headers or "Forwarded" in request.headers
+        if not forwarded and within(request.remote or "", self._networks):
+            return True
+        return self._token is not None and self._token.allows(request.headers.get("Authorization"))
+
+    async def _alive(self, request: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        if self._balancer.ready.is_set():
+            return web.Response(text="ready\n")
+        return web.Response(status=503, text="no backend can be used\n")
+
+    async def _overview(self, request: web.Request) -> web.Response:
+        return self._answer(request, request.query_string)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return self._answer(request, "format=prometheus")
+
+    def _answer(self, request: web.Request, query: str) -> web.Response:
+        if not self.allows(request):
+            return web.Response(status=403, text="this page is for allowed networks or the admin token\n")
+        content_type, body = self._pages.render(query, request.headers.get("Accept", ""))
+        headers = {
+            "Content-Type": content_type,
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": CONTENT_SECURITY,
+        }
+        return web.Response(body=body, headers=headers)

@@ -1,0 +1,102 @@
+"""Which nodes there are, by what they say of themselves. Pure.
+
+Rules:
+
+- A node is gone after its last words, or when it was not heard for `GONE_S`.
+- While NATS is away, and as long again as a node may be silent after it is back, nobody is taken for gone: it is we who
+  cannot hear.
+- A node that comes back under another URL takes the place of what it was. Two living nodes that share a name are both
+  kept, and named.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from trunkline.balancer.backend import BackendSpec
+from trunkline.control import NodeReport
+
+GONE_S = 7.0
+"""Three reports and a bit."""
+
+REMEMBERED = 1024
+
+
+class _Heard(NamedTuple):
+    spec: BackendSpec
+    run: str
+    at: float
+
+
+class Announced:
+    """The nodes that were heard."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, _Heard] = {}
+        self._replaced: dict[str, str] = {}
+        self._shared: set[str] = set()
+        self._connected = True
+        self._deaf_until = float("-inf")
+
+    @property
+    def specs(self) -> tuple[BackendSpec, ...]:
+        """The nodes there are now."""
+        return tuple(heard.spec for heard in self._nodes.values())
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """Names that several living nodes have."""
+        return frozenset(self._shared)
+
+    def connected(self, connected: bool, now: float) -> None:
+        """NATS is back, or gone."""
+        self._connected = connected
+        self._deaf_until = now + GONE_S
+
+    def heard(self, said: NodeReport, now: float) -> bool:
+        """A node has reported; its URL is spelled as backends are named.
+
+        Returns:
+            Whether the list has changed.
+        """
+        run = said.report.run if said.report.run is not msgspec.UNSET else ""
+        if said.leaving:
+            present = self._nodes.get(said.url)
+            # The last words of an earlier process may come after the first ones of its successor on the same port.
+            if present is None or (present.run != run and present.spec.name == said.node):
+                return False
+            del self._nodes[said.url]
+            return True
+        spec = BackendSpec(said.url, source="nats", name=said.node)
+        before = self._nodes.get(said.url)
+        changed = before is None or before.spec != spec
+        if before is None:
+            self._take_place(said.node, run)
+        self._nodes[said.url] = _Heard(spec, run, now)
+        return changed
+
+    def expire(self, now: float) -> tuple[str, ...]:
+        """Forget who was silent for too long; returns their URLs."""
+        if not self._connected or now < self._deaf_until:
+            return ()
+        gone = tuple(url for url, heard in self._nodes.items() if now - heard.at > GONE_S)
+        for url in gone:
+            del self._nodes[url]
+        return gone
+
+    def _take_place(self, name: str, run: str) -> None:
+        """A node of this name has a new URL: what had the name before is gone, unless it speaks on."""
+        if run in self._replaced:
+            # It was taken for gone and speaks again.
+            self._shared.add(name)
+        if name in self._shared:
+            return
+        for url, heard in list(self._nodes.items()):
+            if heard.spec.name == name:
+                del self._nodes[url]
+                if heard.run != run:
+                    self._replaced[heard.run] = name
+        while len(self._replaced) > REMEMBERED:
+            del self._replaced[next(iter(self._replaced))]

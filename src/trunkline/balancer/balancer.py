@@ -1,0 +1,269 @@
+"""The balancer: what is known of a fleet, kept in one place, and a backend for everybody who asks.
+
+It is the one that holds the truth: sources say which backends there are, reports and nodes say how full they are,
+health checks and failed handshakes say which can be used, relays and other balancers say what was given out. Out of
+that comes each pick. Whoever carries the bytes (the relay in this process, relays in workers, Traefik) asks here.
+
+Start order: talk with nodes and balancers, sources, checks and reports; then it can place. Nothing here listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from trunkline import metrics
+from trunkline.balancer import sources
+from trunkline.balancer.backend import BackendSpec
+from trunkline.balancer.condition import Change
+from trunkline.balancer.configured_sources import configured
+from trunkline.balancer.fleet import Fleet
+from trunkline.balancer.health_checks import HealthChecks
+from trunkline.balancer.overview import Overview, overview
+from trunkline.balancer.placement import place
+from trunkline.balancer.placing import Ask, Pick, Refusal
+from trunkline.balancer.rebalancer import Rebalancer
+from trunkline.balancer.reports import ReportPoller
+from trunkline.balancer.source_nats import NatsSource
+from trunkline.balancer.talk import FleetTalk
+from trunkline.config import Settings
+from trunkline.control import LoadReport, NodeReport, PickNotice, PickNotices
+
+log = structlog.get_logger("trunkline.balancer")
+
+TICK_S: Final = 0.25
+"""How often picks that never showed up are looked for."""
+
+SUSPICIONS: Final = ("busy", "retry")
+"""Failures that prove no fault: a backend that sheds load works, and a client may ask twice with one key. They are
+reasons to look, not to eject."""
+
+
+class BalancerMeter:
+    """The live counts of one balancer."""
+
+    __slots__ = ("ejections", "failures", "moves", "picks", "place", "refusals", "reports")
+
+    def __init__(self) -> None:
+        self.picks = metrics.Labelled()
+        self.refusals = metrics.Labelled()
+        self.failures = metrics.Labelled()
+        self.ejections = metrics.Labelled()
+        self.reports = metrics.Labelled()
+        self.moves = metrics.Labelled()
+        self.place = metrics.Histogram(metrics.LATENCY_BUCKETS)
+
+
+class Balancer:
+    """The truth about a fleet; a `Placer`.
+
+    Args:
+        settings: everything an operator may say.
+        rng: source of ties and jitter.
+    """
+
+    def __init__(self, settings: Settings, *, rng: random.Random | None = None) -> None:
+        self.settings = settings.balancer
+        self.id = secrets.token_hex(4)
+        self.meter = BalancerMeter()
+        self._rng = rng or random.Random()  # noqa: S311 - ties and jitter, no secrets
+        self.fleet = Fleet(self.settings, self._rng)
+        self.nats_connected = False
+        self.ready = asyncio.Event()
+        self.on_change: Callable[[], None] = lambda: None
+        self._checks = HealthChecks(self.settings, self._on_checked)
+        self._reports = ReportPoller(self.settings, self._on_report, self._on_report_failed, self._known_opened)
+        self._talk: FleetTalk | None = None
+        self._sources: dict[str, sources.Source] = configured(self.settings)
+        if self.settings.announced and settings.bus.url != "memory":
+            self._nats_source = NatsSource()
+            self._sources["nats"] = self._nats_source
+            self._talk = FleetTalk(settings.bus, self.id, self._on_node, self._on_notices, self._on_nats)
+        self._told: dict[str, Sequence[BackendSpec]] = {}
+        self._conflicts: tuple[sources.Conflict, ...] = ()
+        self._rebalancer = Rebalancer(self.settings, self.fleet, self._talk, self.meter.moves)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- start and stop -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to learn; raises StartError or SettingsError for what cannot work."""
+        if self._talk is not None:
+            await self._talk.start()
+        await self._checks.start()
+        await self._reports.start()
+        for name, source in self._sources.items():
+            self._tasks.append(asyncio.create_task(source.run(functools.partial(self._on_source, name))))
+        self._tasks.append(asyncio.create_task(self._tick()))
+        self._tasks.append(asyncio.create_task(self._rebalancer.run()))
+
+    async def stop(self) -> None:
+        """Let go of everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._checks.close()
+        await self._reports.close()
+        if self._talk is not None:
+            await self._talk.close()
+
+    # --- placing ------------------------------------------------------------------------------------------------------
+
+    def place(self, ask: Ask) -> Pick | Refusal | Awaitable[Pick | Refusal]:
+        """Choose a backend and reserve a place on it; later, when every pick wants fresh reports."""
+        if self.settings.cache_ttl_ms == 0:
+            return self._place_fresh(ask)
+        return self._place(ask)
+
+    async def _place_fresh(self, ask: Ask) -> Pick | Refusal:
+        await self._reports.refresh([url for url, row in self.fleet.backends.items() if row.pool == ask.pool])
+        return self._place(ask)
+
+    def _place(self, ask: Ask) -> Pick | Refusal:
+        started = time.perf_counter()
+        answer = place(self.fleet, ask, time.monotonic(), self._rng)
+        self.meter.place.observe(time.perf_counter() - started)
+        if isinstance(answer, Pick):
+            self.meter.picks.add(answer.url, answer.reason)
+            if self._talk is not None and answer.reservation:
+                self._talk.note(PickNotice("p", answer.url, ask.key))
+        else:
+            self.meter.refusals.add(answer.reason)
+        return answer
+
+    def opened(self, pick: Pick) -> None:
+        """The backend has answered 101."""
+        self._changed(pick.url, self.fleet.opened(pick.reservation, time.monotonic()))
+
+    def failed(self, pick: Pick, why: str) -> None:
+        """No connection came of it through the backend's fault."""
+        self.meter.failures.add(pick.url, why)
+        self._note("f", pick)
+        now = time.monotonic()
+        if why in SUSPICIONS:
+            self.fleet.dropped(pick.reservation, now)
+            self._checks.hurry(pick.url)
+        else:
+            self._changed(pick.url, self.fleet.failed(pick.reservation, why, now))
+
+    def dropped(self, pick: Pick) -> None:
+        """No connection came of it, and the backend is not to blame."""
+        self._note("f", pick)
+        self.fleet.dropped(pick.reservation, time.monotonic())
+
+    def closed(self, pick: Pick) -> None:
+        """An opened connection has ended."""
+        self._note("c", pick)
+        self.fleet.closed(pick.reservation, time.monotonic())
+
+    def _note(self, event: str, pick: Pick) -> None:
+        if self._talk is not None and pick.reservation:
+            key = self.fleet.key_of(pick.reservation)
+            if key is not None:
+                self._talk.note(PickNotice("f" if event == "f" else "c", pick.url, key))
+
+    # --- what is heard ------------------------------------------------------------------------------------------------
+
+    def _on_source(self, name: str, specs: Sequence[BackendSpec]) -> None:
+        self._told[name] = specs
+        found = sources.merge(self._told)
+        merged = found.specs
+        for conflict in found.conflicts:
+            if conflict not in self._conflicts:
+                log.warning("backend_named_twice", backend=conflict.url, text=str(conflict))
+        self._conflicts = found.conflicts
+        changes = self.fleet.set_backends(merged, time.monotonic())
+        self._checks.set_backends(merged)
+        self._reports.set_backends(merged)
+        for url in changes.added:
+            log.info("backend_joined", backend=url, source=self.fleet.backends[url].spec.source)
+        for url in changes.removed:
+            log.info("backend_left", backend=url)
+        if any((changes.added, changes.removed, changes.changed)):
+            self._fleet_changed()
+
+    def _on_report(self, url: str, report: LoadReport, asked_at: float) -> None:
+        self.meter.reports.add("polled")
+        self._take(url, report, asked_at)
+
+    def _on_node(self, said: NodeReport) -> None:
+        self.meter.reports.add("pushed")
+        self._nats_source.heard(said)
+        self._take(said.url, said.report, time.monotonic())
+        self._reports.heard(said.url)
+
+    def _take(self, url: str, report: LoadReport, asked_at: float) -> None:
+        row = self.fleet.backends.get(url)
+        if row is None:
+            return
+        was_draining = row.draining
+        self.fleet.take_report(url, report, asked_at=asked_at, now=time.monotonic())
+        if row.draining != was_draining:
+            log.info("backend_draining" if row.draining else "backend_drained_no_more", backend=url)
+            self._fleet_changed()
+
+    def _on_report_failed(self, url: str, why: str) -> None:
+        self.meter.reports.add("failed")
+        self.fleet.report_failed(url, why, time.monotonic())
+
+    def _known_opened(self, url: str) -> tuple[str, int] | None:
+        row = self.fleet.backends.get(url)
+        return row.known_opened if row is not None else None
+
+    def _on_checked(self, url: str, ok: bool, why: str) -> None:
+        row = self.fleet.backends.get(url)
+        if row is not None:
+            self._changed(url, row.condition.checked(ok, why, time.monotonic()))
+
+    def _on_notices(self, balancer: str, notices: PickNotices) -> None:
+        now = time.monotonic()
+        for notice in notices.notices:
+            self.fleet.take_notice(balancer, notice, now)
+
+    def _on_nats(self, connected: bool) -> None:
+        self.nats_connected = connected
+        self._nats_source.connected(connected)
+
+    def _changed(self, url: str, change: Change | None) -> None:
+        if change is None:
+            return
+        if change.after in ("up", "half_open"):
+            log.info(f"backend_{change.after}", backend=url, before=change.before, why=change.why)
+        else:
+            log.warning("backend_out", backend=url, before=change.before, state=change.after, why=change.why)
+            self.meter.ejections.add(url, change.after)
+        self._fleet_changed()
+
+    def _fleet_changed(self) -> None:
+        now = time.monotonic()
+        if any(row.takes and row.condition.usable(now) for row in self.fleet.backends.values()):
+            self.ready.set()
+        else:
+            self.ready.clear()
+        self.on_change()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            self.fleet.expire(now)
+            for backend in self.fleet.backends.values():
+                self._changed(backend.url, backend.condition.passed(now))
+            while self.fleet.news:
+                news = self.fleet.news.popleft()
+                log.info(f"backend_{news.event}", backend=news.url, why=news.why)
+
+    # --- what it shows ------------------------------------------------------------------------------------------------
+
+    def overview(self) -> Overview:
+        """What /balancer-metrics shows."""
+        stamp = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return overview(self.fleet.rows(time.monotonic()), self.fleet.imbalance(), stamp)

@@ -1,0 +1,68 @@
+"""What the edge counts and tells: plain numbers and one event for each thing that happens to a connection. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from trunkline.metrics import DURATION_BUCKETS, LATENCY_BUCKETS, Histogram, Labelled
+
+EventName = Literal["opened", "closed", "refused", "failed"]
+
+
+class EdgeEvent(msgspec.Struct, frozen=True, gc=False):
+    """Something happened to a connection.
+
+    Attributes:
+        event: `opened` (101), `closed`, `refused` (answered with an error, or a page of the backend instead of 101),
+            `failed` (one backend could not take it; another may be tried).
+        backend: its URL, empty for none.
+        reason: of `opened` and `closed` why this backend was picked; else a fixed word.
+        address: the client's address.
+        path: path of the request; never the query, which may hold tokens.
+        duration_s: how long the connection was open, or the handshake took.
+        status: HTTP status that the client got, 0 when it got none.
+    """
+
+    event: EventName
+    backend: str
+    reason: str
+    address: str
+    path: str
+    duration_s: float
+    status: int
+
+
+class EdgeMeter:
+    """Counts of an edge since its start.
+
+    Attributes:
+        handshakes: upgrade requests that were well formed.
+        opened: relayed connections opened.
+        closed: relayed connections ended.
+        retries: further backends tried for a handshake.
+        requests: plain HTTP requests, by class of the status that the client got (`2xx`).
+        refusals: requests that the edge refused, by reason.
+        failures: backends that could not take a connection, by reason.
+        place_seconds: time until a backend was chosen.
+        connect_seconds: from a handshake's last byte to the 101.
+        duration_seconds: how long ended relayed connections lasted.
+    """
+
+    __slots__ = (
+        "closed", "connect_seconds", "duration_seconds", "failures", "handshakes", "opened", "place_seconds",
+        "refusals", "requests", "retries",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.handshakes = 0
+        self.opened = 0
+        self.closed = 0
+        self.retries = 0
+        self.requests = Labelled()
+        self.refusals = Labelled()
+        self.failures = Labelled()
+        self.place_seconds = Histogram(LATENCY_BUCKETS)
+        self.connect_seconds = Histogram(LATENCY_BUCKETS)
+        self.duration_seconds = Histogram(DURATION_BUCKETS)

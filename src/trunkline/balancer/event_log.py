@@ -1,0 +1,110 @@
+"""The log lines of connections: opened, closed, refused, failed; each with the backend and why it was that one.
+
+Connections come and go by the thousand, so lines are encoded here and written together once a tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from trunkline import log
+from trunkline.balancer.edge_meter import EdgeEvent
+
+LOGGER: Final = "trunkline.edge"
+TICK_S: Final = 0.1
+MOST_WAITING: Final = 10_000
+"""Lines that may wait for the tick; beyond it a flood of refusals would cost more than what it tells."""
+
+
+class EventLine(msgspec.Struct, omit_defaults=True):
+    """One event. It holds no query, no cookie and no token."""
+
+    event: str
+    backend: str
+    reason: str
+    address: str
+    path: str
+    timestamp: str
+    logger: str
+    level: str
+    status: int = 0
+    duration_s: float = 0.0
+
+
+class EventLog:
+    """Collects the lines of an edge."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[float, EdgeEvent]] = []
+        self._left_out = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to write once a tick."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Write what is left."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.flush()
+
+    def add(self, event: EdgeEvent) -> None:
+        """Take an event."""
+        if len(self._events) < MOST_WAITING:
+            self._events.append((time.time(), event))
+        else:
+            self._left_out += 1
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        events, self._events = self._events, []
+        left_out, self._left_out = self._left_out, 0
+        if not events:
+            return
+        lines = [msgspec.json.encode(_line(at, event)) for at, event in events]
+        log.write_lines(LOGGER, b"\n".join(lines).decode())
+        if left_out:
+            log.write_lines(LOGGER, msgspec.json.encode(_flood(left_out)).decode())
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.flush()
+
+
+class _Flood(msgspec.Struct):
+    lines: int
+    timestamp: str
+    event: str = "connection_lines_left_out"
+    logger: str = LOGGER
+    level: str = "warning"
+
+
+def _flood(count: int) -> _Flood:
+    return _Flood(count, _iso(time.time()))
+
+
+def _line(at: float, event: EdgeEvent) -> EventLine:
+    return EventLine(
+        event=f"connection_{event.event}",
+        backend=event.backend,
+        reason=event.reason,
+        address=event.address,
+        path=log.redact_text(event.path),
+        timestamp=_iso(at),
+        logger=LOGGER,
+        level="warning" if event.event == "failed" else "info",
+        status=event.status,
+        duration_s=round(event.duration_s, 3),
+    )
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

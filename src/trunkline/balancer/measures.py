@@ -1,0 +1,134 @@
+"""The balancer's series: what it and its edges count, and what is true at a scrape.
+
+Edges count in their own process, which may be a worker; `EdgeCounts` is what they tell, and counts of several add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+from prometheus_client.core import Metric
+
+from trunkline import metrics
+from trunkline.balancer.edge_meter import EdgeMeter
+from trunkline.version import __version__
+
+if TYPE_CHECKING:
+    from trunkline.balancer.balancer import Balancer
+
+_BUCKETS = len(metrics.LATENCY_BUCKETS) + 1
+
+
+class EdgeCounts(msgspec.Struct):
+    """What one edge has counted since its start.
+
+    Attributes:
+        connections: relayed now.
+        handshakes: answered with 101.
+        retries: handshakes tried at another backend.
+        http_requests: plain requests passed on, by class of their status.
+        refusals: clients turned away before a backend was asked, by reason.
+        handshake_counts: handshakes by bucket of their duration.
+        handshake_sum: seconds that all of them took.
+    """
+
+    connections: int = 0
+    handshakes: int = 0
+    retries: int = 0
+    http_requests: dict[str, int] = msgspec.field(default_factory=dict)
+    refusals: dict[str, int] = msgspec.field(default_factory=dict)
+    handshake_counts: list[int] = msgspec.field(default_factory=lambda: [0] * _BUCKETS)
+    handshake_sum: float = 0.0
+
+
+def counts_of(meter: EdgeMeter, connections: int) -> EdgeCounts:
+    """What an edge of this process has counted.
+
+    Args:
+        meter: its counters.
+        connections: relayed now.
+    """
+    return EdgeCounts(
+        connections=connections,
+        handshakes=meter.opened,
+        retries=meter.retries,
+        http_requests={labels[0]: times for labels, times in meter.requests.values.items()},
+        refusals={labels[0]: times for labels, times in meter.refusals.values.items()},
+        handshake_counts=list(meter.connect_seconds.counts),
+        handshake_sum=meter.connect_seconds.sum,
+    )
+
+
+def added(counts: Iterable[EdgeCounts]) -> EdgeCounts:
+    """The sum of what several edges counted."""
+    total = EdgeCounts()
+    for one in counts:
+        total.connections += one.connections
+        total.handshakes += one.handshakes
+        total.retries += one.retries
+        for into, words in ((total.refusals, one.refusals), (total.http_requests, one.http_requests)):
+            for word, times in words.items():
+                into[word] = into.get(word, 0) + times
+        total.handshake_counts = [a + b for a, b in zip(total.handshake_counts, one.handshake_counts, strict=True)]
+        total.handshake_sum += one.handshake_sum
+    return total
+
+
+def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Metric]:
+    """All series of a balancer as Prometheus metric families.
+
+    Args:
+        balancer: the balancer.
+        edge: what its edges counted.
+    """
+    meter = balancer.meter
+    refusals, requests = metrics.Labelled(), metrics.Labelled()
+    refusals.values.update(meter.refusals.values)
+    for status, times in edge.http_requests.items():
+        requests.add(status, times=times)
+    for reason, times in edge.refusals.items():
+        refusals.add(reason, times=times)
+    handshake = metrics.Histogram(metrics.LATENCY_BUCKETS)
+    handshake.counts, handshake.sum = list(edge.handshake_counts), edge.handshake_sum
+    connections, relayed, reserved, capacity, up, age, imbalance, build = (metrics.LabelledGauge() for _ in range(8))
+    found = balancer.overview()
+    for service in found.services:
+        connections.set(service.connections, service.url, service.group, service.pool)
+        relayed.set(service.relayed, service.url)
+        reserved.set(service.reserved, service.url)
+        up.set(float(service.state == "up"), service.url)
+        if service.capacity is not None:
+            capacity.set(service.capacity, service.url)
+        if service.reportAgeSeconds is not None:
+            age.set(service.reportAgeSeconds, service.url)
+    for group, ratio in found.imbalance.items():
+        imbalance.set(ratio, group)
+    build.set(1, __version__, balancer.settings.mode)
+    return metrics.exposition(
+        metrics.BALANCER_SERIES,
+        {
+            "ws_balancer_picks_total": meter.picks,
+            "ws_balancer_refusals_total": refusals,
+            "ws_balancer_failures_total": meter.failures,
+            "ws_balancer_retries_total": edge.retries,
+            "ws_balancer_ejections_total": meter.ejections,
+            "ws_balancer_reports_total": meter.reports,
+            "ws_balancer_moves_total": meter.moves,
+            "ws_balancer_handshakes_total": edge.handshakes,
+            "ws_balancer_http_requests_total": requests,
+            "ws_balancer_backend_connections": connections,
+            "ws_balancer_backend_relayed": relayed,
+            "ws_balancer_backend_reserved": reserved,
+            "ws_balancer_backend_capacity": capacity,
+            "ws_balancer_backend_up": up,
+            "ws_balancer_backend_report_age_seconds": age,
+            "ws_balancer_connections_active": edge.connections,
+            "ws_balancer_imbalance_ratio": imbalance,
+            "ws_balancer_nats_connected": float(balancer.nats_connected),
+            "ws_balancer_place_seconds": meter.place,
+            "ws_balancer_handshake_seconds": handshake,
+            "ws_balancer_build_info": build,
+        },
+    )

@@ -1,0 +1,230 @@
+"""What `/balancer-metrics` shows, pure: the JSON that dashboards read, and the same as a page for people.
+
+Rules:
+
+- The names of the JSON are a contract: timestamp, services, podMetrics, totalConnections, agentsConnections. What we
+  add stands beside them in the entries of `services`.
+- The page is one document with no script: a browser fetches it anew by itself, as often as its reader chose.
+- Whatever comes from a backend (its name, its pod) is text to be escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Final
+
+import msgspec
+
+REFRESH_CHOICES: Final = (0, 1, 2, 5, 10, 30)
+"""Seconds between two fetches that a reader can choose; 0: none."""
+
+DEFAULT_REFRESH_S: Final = 5
+
+
+class BackendRow(msgspec.Struct, frozen=True):
+    """One backend as it is seen now.
+
+    Attributes:
+        url: its name and place.
+        name: what people call it, empty for its URL.
+        group: its canary group or colour, empty for none.
+        pool: the pool that routes name, empty for the common one.
+        source: where it was found.
+        connections: connections it is believed to have.
+        reported: what its last report said, None without one.
+        report_age_s: age of that report in seconds.
+        relayed: connections this balancer relays to it.
+        reserved: picks that were not seen there yet.
+        state: what may happen to it now: up, draining, down, ejected, open, half_open, full.
+        why: why it is not up.
+        weight: its share.
+        capacity: connections it takes, None when unknown.
+        pod: podName, podIP and nodeName of its report.
+    """
+
+    url: str
+    name: str
+    group: str
+    pool: str
+    source: str
+    connections: int
+    reported: int | None
+    report_age_s: float | None
+    relayed: int
+    reserved: int
+    state: str
+    why: str
+    weight: float
+    capacity: int | None
+    pod: tuple[str | None, str | None, str | None] = (None, None, None)
+
+
+class Service(msgspec.Struct, frozen=True):
+    """An entry of `services`: `url` and `connections` by contract, the rest ours."""
+
+    url: str
+    connections: int
+    name: str
+    group: str
+    pool: str
+    source: str
+    state: str
+    why: str
+    weight: float
+    capacity: int | None
+    reported: int | None
+    reportAgeSeconds: float | None
+    relayed: int
+    reserved: int
+
+
+class PodMetric(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An entry of `podMetrics`, as the backend's own load report has it."""
+
+    agentsConnections: int
+    podName: str | None = None
+    podIP: str | None = None
+    nodeName: str | None = None
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """`/balancer-metrics` as JSON."""
+
+    timestamp: str
+    services: list[Service]
+    podMetrics: dict[str, list[PodMetric]]
+    totalConnections: int
+    agentsConnections: int
+    imbalance: dict[str, float]
+
+
+def overview(rows: Sequence[BackendRow], imbalance: dict[str, float], timestamp: str) -> Overview:
+    """The JSON document.
+
+    Args:
+        rows: the backends.
+        imbalance: fullest backend beside the mean, by group.
+        timestamp: the time in UTC, as RFC 3339 has it.
+    """
+    total = sum(row.connections for row in rows)
+    return Overview(
+        timestamp=timestamp,
+        services=[
+            Service(
+                url=row.url,
+                connections=row.connections,
+                name=row.name,
+                group=row.group,
+                pool=row.pool,
+                source=row.source,
+                state=row.state,
+                why=row.why,
+                weight=row.weight,
+                capacity=row.capacity,
+                reported=row.reported,
+                reportAgeSeconds=row.report_age_s,
+                relayed=row.relayed,
+                reserved=row.reserved,
+            )
+            for row in rows
+        ],
+        podMetrics={row.url: [PodMetric(row.reported, *row.pod)] for row in rows if row.reported is not None},
+        totalConnections=total,
+        agentsConnections=total,
+        imbalance={group: round(value, 4) for group, value in imbalance.items()},
+    )
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+_STYLE: Final = """
+:root{color-scheme:light dark;--line:#d5d9e0;--soft:#667;--bar:#3b6fd4;--bad:#b3261e;--warn:#8a5a00;--ok:#1d6b3a}
+@media(prefers-color-scheme:dark){:root{--line:#3a404a;--soft:#9aa3b2;--bar:#7aa2f7;--bad:#ff8a80;--warn:#ffc56b;--ok:#7ddc9a}}
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}
+h1{font-size:1.3rem;margin:0 0 .2rem}p{margin:.2rem 0;color:var(--soft)}
+nav a,nav b{margin-right:.7rem}a{color:var(--bar)}
+.wide{overflow-x:auto;margin-top:1rem}table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.45rem .7rem .45rem 0;border-bottom:1px solid var(--line)}
+th,td{vertical-align:top;white-space:nowrap}
+th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+meter{width:8rem;height:.8rem}small{color:var(--soft);display:block}
+.up{color:var(--ok)}.down,.ejected,.open{color:var(--bad)}.draining,.half_open,.full{color:var(--warn)}
+"""
+
+
+def page(found: Overview, refresh_s: int, mode: str) -> str:
+    """The HTML document.
+
+    Args:
+        found: what to show.
+        refresh_s: seconds until the browser fetches it again, one of `REFRESH_CHOICES`.
+        mode: relay or steer.
+    """
+    choices = " ".join(
+        f"<b>{label}</b>" if seconds == refresh_s else f'<a href="?refresh={seconds}">{label}</a>'
+        for seconds in REFRESH_CHOICES
+        for label in ["off" if seconds == 0 else f"{seconds} s"]
+    )
+    again = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
+    most = max((service.connections for service in found.services), default=0)
+    pods = {url: metrics[0] for url, metrics in found.podMetrics.items()}
+    rows = "".join(_row(service, pods.get(service.url), most) for service in found.services)
+    body = rows or '<tr><td colspan="7">no backend is known yet</td></tr>'
+    evenness = ", ".join(
+        f"{escape(group) + ' ' if group else ''}{value:.3f}" for group, value in sorted(found.imbalance.items())
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{again}'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>Balancer: '
+        f"{found.totalConnections} connections</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{found.totalConnections:,} connections on {len(found.services)} backends</h1>"
+        f"<p>{escape(mode)}; fullest beside the mean: {evenness or 'nothing to compare'}; {escape(found.timestamp)}</p>"
+        f"<nav aria-label='Refresh'>Refresh: {choices}</nav><div class='wide'><table><thead><tr><th>Backend</th>"
+        f"<th>State</th><th class='n'>Connections</th><th></th><th class='n'>Reported</th><th class='n'>On the way</th>"
+        f"<th class='n'>Capacity</th></tr></thead><tbody>{body}</tbody></table></div></body></html>"
+    )
+
+
+def _row(service: Service, pod: PodMetric | None, most: int) -> str:
+    about = [part for part in (service.name, service.group, service.pool, f"from {service.source}") if part]
+    if pod is not None:
+        about += [part for part in (pod.podName, pod.podIP, pod.nodeName) if part]
+    age = "" if service.reportAgeSeconds is None else f"<small>{service.reportAgeSeconds:.0f} s ago</small>"
+    why = f"<small>{escape(service.why)}</small>" if service.why else ""
+    full = service.capacity or max(most, 1)
+    reported = "none" if service.reported is None else f"{service.reported:,}"
+    capacity = "" if service.capacity is None else f"{service.capacity:,}"
+    return (
+        f"<tr><td>{escape(service.url)}<small>{escape(' · '.join(about))}</small></td>"
+        f"<td class='{escape(service.state)}'>{escape(service.state.replace('_', ' '))}{why}</td>"
+        f"<td class='n'>{service.connections:,}</td>"
+        f"<td><meter min='0' max='{full}' value='{min(service.connections, full)}'></meter></td>"
+        f"<td class='n'>{reported}{age}</td><td class='n'>{service.reserved:,}</td><td class='n'>{capacity}</td></tr>"
+    )
+
+
+def refresh_of(query_value: str | None) -> int:
+    """What a reader chose, or the default for anything that is no choice."""
+    if query_value is not None and query_value.isascii() and query_value.isdigit() and len(query_value) < 4:
+        chosen = int(query_value)
+        if chosen in REFRESH_CHOICES:
+            return chosen
+    return DEFAULT_REFRESH_S
+
+
+def shape_wanted(accept: str, chosen: str | None) -> str:
+    """Which of `json`, `html` and `prometheus` a request wants; JSON unless it says otherwise.
+
+    Args:
+        accept: its Accept header. A browser names text/html first, Prometheus names its own type or plain text 0.0.4.
+        chosen: `?format=` of its query, which wins.
+    """
+    if chosen in ("json", "html", "prometheus"):
+        return chosen
+    accept = accept.lower()
+    if "application/openmetrics-text" in accept or "version=0.0.4" in accept:
+        return "prometheus"
+    if "text/html" in accept and "application/json" not in accept:
+        return "html"
+    return "json"

@@ -1,0 +1,49 @@
+"""The balancer's own page on the port that clients use: one path, for allowed networks only.
+
+A client that comes through a proxy which is not trusted is a stranger whatever address it claims. In a worker the page
+is made by the process that holds the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from trunkline.addresses import networks, within
+from trunkline.balancer.heads import Page, PageRequest
+from trunkline.balancer.pages import CONTENT_SECURITY
+from trunkline.config_balancer import BalancerSettings
+
+Render = Callable[[str, str], Awaitable[tuple[str, bytes]]]
+
+FORBIDDEN: Final = Page(403, b"this page is for allowed networks\n")
+
+
+class OwnPages:
+    """The balancer's own page among what clients ask for on the data port.
+
+    Args:
+        settings: where it is and who may see it.
+        render: makes it, for a query and an Accept header: content type and body.
+    """
+
+    def __init__(self, settings: BalancerSettings, render: Render) -> None:
+        self._path = settings.balancer_metric_path
+        self._networks = networks(settings.metrics_networks)
+        self._render = render
+
+    def answer(self, request: PageRequest) -> Page | Awaitable[Page] | None:
+        """The page, a refusal for strangers, or None when it is no page of ours."""
+        if request.path != self._path:
+            return None
+        if request.stranger or not within(request.address, self._networks):
+            return FORBIDDEN
+        return self._page(request.query, request.headers.get("accept", ""))
+
+    async def _page(self, query: str, accept: str) -> Page:
+        content_type, body = await self._render(query, accept)
+        headers: Sequence[tuple[str, str]] = (
+            ("Cache-Control", "no-store"),
+            ("Content-Security-Policy", CONTENT_SECURITY),
+        )
+        return Page(200, body, content_type, headers)

@@ -1,0 +1,63 @@
+"""What a balancer shows of itself: one path in three shapes, chosen by who asks; and whether it can place.
+
+`/balancer-metrics` is JSON for programs, a page for browsers, and Prometheus' text for Prometheus, so that one path
+behind one rule of access is enough on the data port, on the admin port and in a worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+from urllib.parse import parse_qs
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.measures import EdgeCounts, families
+from trunkline.balancer.overview import page, refresh_of, shape_wanted
+
+CONTENT_SECURITY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+"""Of the page: no script at all; its one style sheet stands in it."""
+
+
+class BalancerPages:
+    """The balancer's own page.
+
+    Args:
+        balancer: the balancer.
+        edge: what its edges have counted.
+    """
+
+    def __init__(self, balancer: Balancer, edge: Callable[[], EdgeCounts]) -> None:
+        self._balancer = balancer
+        self._edge = edge
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def render(self, query: str, accept: str) -> tuple[str, bytes]:
+        """Content type and body.
+
+        Args:
+            query: the request's query: `format` json, html or prometheus; `refresh` in seconds for the page.
+            accept: its Accept header.
+        """
+        chosen = {name: values[-1] for name, values in parse_qs(query, max_num_fields=20).items()} if query else {}
+        shape = shape_wanted(accept, chosen.get("format"))
+        if shape == "prometheus":
+            return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
+        found = self._balancer.overview()
+        if shape == "html":
+            text = page(found, refresh_of(chosen.get("refresh")), self._balancer.settings.mode)
+            return "text/html; charset=utf-8", text.encode()
+        return "application/json", msgspec.json.encode(found)
+
+    async def render_soon(self, query: str, accept: str) -> tuple[str, bytes]:
+        """As `render`, for those who may have to wait for it."""
+        return self.render(query, accept)
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by prometheus_client at a scrape."""
+        return families(self._balancer, self._edge())

@@ -1,0 +1,100 @@
+"""Asks every member of a changing set again and again, each in its own time.
+
+Rules: a member is asked as soon as it joins, and from then on once in each interval. What members join together is
+asked at once that one time alone: their next turns are spread evenly over the interval (multiples of the golden ratio
+leave no large gap, however many there are), and each later one is moved by a little chance. No more than a given number
+is asked at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import structlog
+
+log = structlog.get_logger("trunkline.balancer")
+
+GOLDEN: Final = 0.6180339887498949
+JITTER: Final = 0.1
+"""Share of an interval by which a turn comes sooner or later."""
+
+
+class Rota:
+    """The members and their turns.
+
+    Args:
+        ask: asks one member; its faults are logged and end nothing.
+        interval_s: seconds between two turns of a member.
+        at_once: how many may be asked at the same time.
+        rng: source of the jitter.
+    """
+
+    def __init__(self, ask: Callable[[str], Awaitable[None]], interval_s: float, at_once: int, rng: random.Random):
+        self._ask = ask
+        self._interval_s = interval_s
+        self._rng = rng
+        self._places = asyncio.Semaphore(at_once)
+        self._turns: dict[str, asyncio.Task[None]] = {}
+        self._due: dict[str, float] = {}
+        self._asking: set[str] = set()
+        self._joined = 0
+
+    def set_members(self, members: Iterable[str]) -> None:
+        """Take `members` as the whole set; those that are new are asked at once, those that left never again."""
+        wanted = set(members)
+        for gone in self._turns.keys() - wanted:
+            self._turns.pop(gone).cancel()
+            self._due.pop(gone, None)
+        for member in wanted - self._turns.keys():
+            self._joined += 1
+            self._turns[member] = asyncio.get_running_loop().create_task(
+                self._take_turns(member, self._joined * GOLDEN % 1.0)
+            )
+
+    def postpone(self, member: str) -> None:
+        """Put a member's next turn off until a whole interval from now."""
+        if member in self._due:
+            self._due[member] = time.monotonic() + self._wait_s()
+
+    def hurry(self, member: str) -> None:
+        """Ask a member now, unless it is being asked or was within the last tenth of an interval."""
+        due = self._due.get(member)
+        # One that hangs would never get to its time-out if each suspicion began the question anew.
+        if due is None or member not in self._turns or member in self._asking:
+            return
+        if due - time.monotonic() < self._interval_s * (1 - JITTER):
+            self._turns[member].cancel()
+            self._turns[member] = asyncio.get_running_loop().create_task(self._take_turns(member, 1.0))
+
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        turns = list(self._turns.values())
+        self._turns.clear()
+        for turn in turns:
+            turn.cancel()
+        await asyncio.gather(*turns, return_exceptions=True)
+
+    async def _take_turns(self, member: str, share: float) -> None:
+        wait_s = self._interval_s * share
+        while True:
+            async with self._places:
+                # Counted from the question, so that slow answers do not make the turns rarer.
+                self._due[member] = time.monotonic() + wait_s
+                self._asking.add(member)
+                try:
+                    await self._ask(member)
+                except Exception:
+                    log.exception("backend_not_asked", backend=member)
+                finally:
+                    self._asking.discard(member)
+            # Its turn may be postponed while it waits, again and again; an event would have to be waited for as well.
+            while (left := self._due[member] - time.monotonic()) > 0:  # noqa: ASYNC110 - waits for a time, not a state
+                await asyncio.sleep(left)
+            wait_s = self._wait_s()
+
+    def _wait_s(self) -> float:
+        return self._interval_s * self._rng.uniform(1 - JITTER, 1 + JITTER)

@@ -1,0 +1,439 @@
+"""How a balancer talks with nodes and with other balancers: core NATS, JSON, nothing kept.
+
+Rules:
+
+- One connection at a time. A lost one is replaced for ever, after a wait that doubles up to two seconds and is drawn at
+  random. The client library's own reconnecting is off, for it sends later what was meant for then.
+- Nothing waits for NATS: what is to be told while it is away is dropped, since peers learn it from the nodes' reports.
+- Every connection begins with a hello, so that all nodes report at once.
+- Who writes to these subjects is let in by NATS, but may be of another version or broken: a message that is too long or
+  does not fit is counted, ignored and named in one log line every ten seconds at most.
+- Balancers hear of each other by their picks, and by a sign of life every two seconds. `leads` is true for one of them,
+  so that what must be done once for the whole fleet is not done by each.
+- A `tls://` address never talks without TLS. No secret is in a URL that the library or a log sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+from nats import errors as nats_errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from trunkline.balancer.backend import canonical_url
+from trunkline.config import BusSettings
+from trunkline.control import KeyCounts, KeysAsked, Moved, MoveOrder, NodeReport, PickNotice, PickNotices
+from trunkline.errors import BusError, BusUnavailable, SettingsError
+from trunkline.fleet_subjects import (
+    MAX_MESSAGE_BYTES,
+    hello_subject,
+    keys_subject,
+    move_subject,
+    picks_subject,
+    report_subject,
+)
+from trunkline.nats_address import NatsAddress, parse_address
+
+log = structlog.get_logger("trunkline.balancer")
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S: Final = 2
+CLOSE_TIMEOUT_S: Final = 2.0
+PING_S: Final = 2
+FIRST_WAIT_S: Final = 0.05
+LONGEST_WAIT_S: Final = 2.0
+HELD_S: Final = 10.0
+"""A connection that was up this long starts the waiting anew."""
+
+ALIVE_S: Final = 2.0
+GONE_S: Final = 6.0
+"""Seconds between two signs of life, and those after which a balancer counts as gone."""
+
+NODE_GONE_S: Final = 10.0
+NODES: Final = 10_000
+ANSWER_TIMEOUT_S: Final = 5.0
+NOTICES_AT_ONCE: Final = 4096
+NAME_LENGTH: Final = 256
+KEYS_AT_ONCE: Final = 16_384
+KEY_LENGTH: Final = 64
+COMPLAIN_S: Final = 10.0
+
+# The decoder of the library calls back in a task per subscription and drops beyond these bounds; they are ample.
+_PENDING_MESSAGES: Final = 65_536
+_PENDING_BYTES: Final = 64 * 1024 * 1024
+
+
+class FleetTalk:
+    """One balancer's connection to the fleet.
+
+    Args:
+        bus: where NATS is; `url` must not be `memory`.
+        balancer: this balancer's id, drawn at its start.
+        on_report: gets each node's report, its URL in the one spelling that names a backend.
+        on_notices: gets the id of another balancer and what it picked; never our own.
+        on_state: gets True when NATS is connected, False when it is lost.
+
+    Attributes:
+        ignored: messages that did not fit.
+
+    Raises:
+        SettingsError: the address or the CA file cannot be used.
+    """
+
+    def __init__(
+        self,
+        bus: BusSettings,
+        balancer: str,
+        on_report: Callable[[NodeReport], None],
+        on_notices: Callable[[str, PickNotices], None],
+        on_state: Callable[[bool], None],
+    ) -> None:
+        self._address = parse_address(bus.url)
+        self._tls = _tls_context(bus) if self._address.tls else None
+        self._prefix = bus.prefix
+        self._id = balancer
+        self._on_report = on_report
+        self._on_notices = on_notices
+        self._on_state = on_state
+        self._rng = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
+        self._reports = msgspec.json.Decoder(NodeReport)
+        self._picks = msgspec.json.Decoder(PickNotices)
+        self._client: Client | None = None
+        self._since = 0.0
+        self._peers: dict[str, float] = {}
+        self._nodes: dict[str, tuple[str, float]] = {}
+        self._waiting: list[PickNotice] = []
+        self._something = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._complained_at = float("-inf")
+        self._silently = 0
+        self.ignored = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether a message would reach NATS now."""
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the balancer that acts for the whole fleet: of those alive the one with the smallest id.
+
+        Nobody leads before it has listened long enough to know the others. Two may for a moment, when NATS is split.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self.connected or now - self._since < ALIVE_S * 1.5:
+            return False
+        return all(peer > self._id or now - heard > GONE_S for peer, heard in self._peers.items())
+
+    def node_at(self, url: str) -> str | None:
+        """Name of the node of ours that listens at `url`, None when none there was heard lately."""
+        name, heard = self._nodes.get(url, ("", 0.0))
+        return name if name and asyncio.get_running_loop().time() - heard < NODE_GONE_S else None
+
+    async def start(self) -> None:
+        """Begin to connect; returns at once, `on_state` says when it has worked."""
+        self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._tell())]
+
+    async def close(self) -> None:
+        """Let go of NATS; `on_state` is not called for it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        client, self._client = self._client, None
+        if client is not None:
+            await _close(client)
+
+    async def hello(self) -> None:
+        """Ask all nodes to report now; nothing happens while NATS is away."""
+        with contextlib.suppress(BusError):
+            await self._publish(hello_subject(self._prefix), b"")
+
+    def note(self, notice: PickNotice) -> None:
+        """Tell the other balancers; what is noted in one round of the loop goes out as one message."""
+        if self.connected:
+            self._waiting.append(notice)
+            self._something.set()
+
+    async def move(self, node: str, order: MoveOrder) -> Moved:
+        """Have a node ask clients to reconnect.
+
+        Args:
+            node: its name.
+            order: how many, or which.
+
+        Raises:
+            BusUnavailable: NATS is away, or no such node listens, or it did not answer in time.
+            BusError: the node refused the order.
+        """
+        return await self._ask(move_subject(self._prefix, node), order, Moved)
+
+    async def keys(self, node: str, by: str) -> KeyCounts:
+        """How many clients a node has of each value of `by`; raises as `move` does."""
+        return await self._ask(keys_subject(self._prefix, node), KeysAsked(by), KeyCounts)
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    async def _tell(self) -> None:
+        """Send what was noted, and a sign of life when there was nothing for a while."""
+        subject = picks_subject(self._prefix)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ALIVE_S):
+                    await self._something.wait()
+            self._something.clear()
+            notices, self._waiting = self._waiting, []
+            try:
+                for begin in range(0, max(len(notices), 1), NOTICES_AT_ONCE):
+                    batch = PickNotices(self._id, tuple(notices[begin : begin + NOTICES_AT_ONCE]))
+                    await self._publish(subject, msgspec.json.encode(batch))
+            except BusError as error:
+                log.debug("notices_not_sent", count=len(notices), why=str(error))
+
+    async def _publish(self, subject: str, data: bytes) -> None:
+        client = self._client
+        if client is None or not client.is_connected:
+            raise BusUnavailable(f"NATS at {self._address.shown} is not connected")
+        try:
+            await client.publish(subject, data)
+        except nats_errors.MaxPayloadError:
+            raise BusError(f"a message of {len(data)} bytes is larger than NATS takes; raise its max_payload") from None
+        except (nats_errors.Error, OSError) as error:
+            raise BusUnavailable(f"NATS did not take a message: {error}") from error
+
+    async def _ask(self, subject: str, question: msgspec.Struct, kind: type[T]) -> T:
+        client = self._client
+        if client is None or not client.is_connected:
+            raise BusUnavailable(f"NATS at {self._address.shown} is not connected")
+        try:
+            answer = await client.request(subject, msgspec.json.encode(question), timeout=ANSWER_TIMEOUT_S)
+        except nats_errors.NoRespondersError:
+            raise BusUnavailable(f"nobody listens on {subject}: the node is gone, or of an older version") from None
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            # The library cancels open requests when its connection ends.
+            raise BusUnavailable(f"no answer on {subject} within {ANSWER_TIMEOUT_S:g} s") from None
+        except (nats_errors.Error, OSError) as error:
+            raise BusUnavailable(f"NATS did not take a request on {subject}: {error}") from error
+        if len(answer.data) > MAX_MESSAGE_BYTES:
+            raise BusError(f"the answer on {subject} is longer than {MAX_MESSAGE_BYTES} bytes")
+        try:
+            return msgspec.json.decode(answer.data, type=kind)
+        except msgspec.MsgspecError:
+            raise BusError(f"the node refused on {subject}: {answer.data[:300].decode('utf-8', 'replace')}") from None
+
+    # --- hearing ------------------------------------------------------------------------------------------------------
+
+    async def _on_report_message(self, msg: Msg) -> None:
+        self._hear(msg, self._heard_report)
+
+    async def _on_picks_message(self, msg: Msg) -> None:
+        self._hear(msg, self._heard_picks)
+
+    def _hear(self, msg: Msg, heard: Callable[[bytes], None]) -> None:
+        try:
+            if len(msg.data) > MAX_MESSAGE_BYTES:
+                raise ValueError(f"it has {len(msg.data)} bytes, more than {MAX_MESSAGE_BYTES}")
+            heard(msg.data)
+        except ValueError as error:  # msgspec's errors are ValueErrors too
+            self._ignore(msg.subject, str(error))
+        except Exception:
+            # A listener's fault must not end the subscription.
+            log.exception("message_failed", subject=msg.subject)
+
+    def _heard_report(self, data: bytes) -> None:
+        said = self._reports.decode(data)
+        if not 0 < len(said.node) <= NAME_LENGTH or len(said.url) > NAME_LENGTH:
+            raise ValueError(f"names and URLs have 1 to {NAME_LENGTH} characters")
+        keys = said.report.keys
+        if keys and (len(keys) > KEYS_AT_ONCE or any(len(key) > KEY_LENGTH for key in keys)):
+            raise ValueError(f"at most {KEYS_AT_ONCE} keys of at most {KEY_LENGTH} characters are taken at once")
+        url = canonical_url(said.url)
+        if said.leaving:
+            self._nodes.pop(url, None)
+        else:
+            if len(self._nodes) >= NODES and url not in self._nodes:
+                del self._nodes[next(iter(self._nodes))]
+            self._nodes[url] = (said.node, asyncio.get_running_loop().time())
+        self._on_report(said if url == said.url else msgspec.structs.replace(said, url=url))
+
+    def _heard_picks(self, data: bytes) -> None:
+        said = self._picks.decode(data)
+        if not 0 < len(said.balancer) <= NAME_LENGTH:
+            raise ValueError(f"the id of a balancer has 1 to {NAME_LENGTH} characters")
+        if said.balancer == self._id:
+            return
+        now = asyncio.get_running_loop().time()
+        if said.balancer not in self._peers:
+            self._peers = {peer: heard for peer, heard in self._peers.items() if now - heard <= GONE_S}
+            log.info("balancer_heard", balancer=said.balancer)
+        self._peers[said.balancer] = now
+        if said.notices:
+            self._on_notices(said.balancer, said)
+
+    def _ignore(self, subject: str, why: str) -> None:
+        self.ignored += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._complained_at < COMPLAIN_S:
+            self._silently += 1
+            return
+        log.warning("message_ignored", subject=subject, why=why[:300], ignored_before_in_silence=self._silently)
+        self._complained_at = now
+        self._silently = 0
+
+    # --- the connection -----------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        attempt = 0
+        told = False
+        while True:
+            lost: asyncio.Future[str] = loop.create_future()
+            try:
+                client = await self._connect(lost)
+            except BusError as error:
+                # One line for an outage, not one for each try.
+                (log.debug if told else log.warning)("nats_unreachable", address=self._address.shown, why=str(error))
+                told = True
+            else:
+                told = False
+                self._client, self._since = client, loop.time()
+                log.info("nats_connected", address=self._address.shown)
+                self._say_state(True)
+                await self.hello()
+                why = await lost
+                self._client = None
+                self._waiting.clear()
+                log.warning("nats_lost", address=self._address.shown, why=why)
+                self._say_state(False)
+                await _close(client)
+                attempt = 0 if loop.time() - self._since > HELD_S else attempt
+            ceiling = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempt, 16))
+            attempt += 1
+            await asyncio.sleep(self._rng.uniform(ceiling / 2, ceiling))
+
+    def _say_state(self, connected: bool) -> None:
+        try:
+            self._on_state(connected)
+        except Exception:
+            log.exception("on_state_failed", connected=connected)
+
+    async def _connect(self, lost: asyncio.Future[str]) -> Client:
+        """Log in and subscribe; `lost` is set when the connection ends. Raises BusUnavailable."""
+        client = Client()
+        address = self._address
+        last_error = "no server answered"
+
+        async def on_error(error: Exception) -> None:
+            nonlocal last_error
+            last_error = str(error) or type(error).__name__
+            if isinstance(error, (OSError, nats_errors.StaleConnectionError)) and client.is_connected:
+                _set(lost, last_error)
+
+        async def on_closed() -> None:
+            _set(lost, str(client.last_error or last_error))
+
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S * (1 + len(address.servers))):
+                await client.connect(
+                    list(address.servers),
+                    name=f"trunkline balancer {self._id}",
+                    error_cb=on_error,
+                    closed_cb=on_closed,
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
+                    connect_timeout=CONNECT_TIMEOUT_S,
+                    ping_interval=PING_S,
+                    max_outstanding_pings=2,
+                    pending_size=0,  # nothing is kept for later
+                    flusher_queue_size=0,  # unbounded: queueing a flush never waits
+                    no_echo=True,
+                    inbox_prefix=f"{self._prefix}.inbox",
+                    tls=self._tls,
+                    **_log_in(client, address),
+                )
+                _refuse_plain(client, address)
+                for subject, heard in (
+                    (report_subject(self._prefix), self._on_report_message),
+                    (picks_subject(self._prefix), self._on_picks_message),
+                ):
+                    await client.subscribe(
+                        subject,
+                        cb=heard,
+                        pending_msgs_limit=_PENDING_MESSAGES,
+                        pending_bytes_limit=_PENDING_BYTES,
+                    )
+                # Nodes answer the hello that comes next: the server must have the subscriptions before it.
+                await client.flush(CONNECT_TIMEOUT_S)
+        except BaseException as error:
+            await _close(client)
+            if isinstance(error, (nats_errors.Error, OSError, TimeoutError, AssertionError, ValueError)):
+                raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {last_error}") from error
+            raise
+        return client
+
+
+def _log_in(client: Client, address: NatsAddress) -> dict[str, Any]:
+    """Options of the library that log in, revealed only over TLS when the address wants it.
+
+    The library asks for them when the log-in is about to be written. It encrypts only when the server says so, and
+    someone in between could make it seem not to.
+    """
+
+    def encrypted(secret: str) -> Callable[[], str]:
+        def reveal() -> str:
+            _refuse_plain(client, address)
+            return secret
+
+        return reveal
+
+    options: dict[str, Any] = {}
+    if address.token is not None:
+        options["token"] = encrypted(address.token)
+    if address.user is not None:
+        options["user"] = encrypted(address.user)
+        options["password"] = encrypted(address.password or "")
+    return options
+
+
+def _refuse_plain(client: Client, address: NatsAddress) -> None:
+    """Raise when a `tls://` address led to a server that offered no encryption."""
+    if address.tls and not client._server_info.get("tls_required", False):
+        raise BusUnavailable(f"NATS at {address.shown} does not ask for TLS; a tls:// address never talks without it")
+
+
+def _tls_context(bus: BusSettings) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=bus.tls_ca_file)
+    except OSError as error:
+        raise SettingsError(
+            "bus.tls_ca_file", value=str(bus.tls_ca_file), allowed=f"it must be a readable PEM file ({error})"
+        ) from None
+
+
+def _is_cancelled() -> bool:
+    """Whether it is our own task that is being cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _set(lost: asyncio.Future[str], why: str) -> None:
+    if not lost.done():
+        lost.set_result(why)
+
+
+async def _close(client: Client) -> None:
+    """Close as far as the peer lets us: one that does not read would hold the orderly way up for ever."""
+    with contextlib.suppress(nats_errors.Error, OSError, TimeoutError, AssertionError, RuntimeError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await client.close()

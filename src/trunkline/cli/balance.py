@@ -1,0 +1,68 @@
+"""`trunkline balance`: the connection balancer, as a relay, as several relays with one truth, or steering a Traefik."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trunkline import config, lifecycle
+from trunkline import log as log_setup
+from trunkline.balancer.relay_service import RelayService
+from trunkline.config import Settings
+from trunkline.errors import SettingsError
+from trunkline.traefik.steering_service import SteeringService
+
+
+def balance(
+    listen: Annotated[
+        str | None, typer.Option(help="Address and port to listen on, by default 127.0.0.1:8080; port 0: any free one.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="URL of a backend, such as http://10.0.0.1:3001; can be given again.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="relay: carry the bytes; steer: answer Traefik's questions.")] = None,
+    policy: Annotated[str | None, typer.Option(help="least_connections, affinity, p2c, round_robin or random.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share the port and one truth.")] = None,
+    bus: Annotated[
+        str | None, typer.Option(help="nats://… where nodes announce themselves and balancers share their picks.")
+    ] = None,
+    cache_ttl: Annotated[str | None, typer.Option(help="Time between load reports, such as 30s; 0: each pick.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only log what rebalancing would move.")] = False,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
+    ] = None,
+) -> None:
+    """Spread WebSocket connections evenly over backends until SIGTERM or Ctrl-C; a second one ends it at once."""
+    host, port = _place(listen)
+    flags = {
+        "balancer.host": host, "balancer.port": port, "balancer.mode": mode, "balancer.policy": policy,
+        "balancer.workers": workers, "balancer.cache_ttl_ms": cache_ttl, "bus.url": bus,
+        "balancer.backends": [{"url": url} for url in backend] if backend else None,
+        "balancer.rebalance": "dry-run" if dry_run else None,
+    }  # fmt: skip
+    settings = config.load(config_file, os.environ, flags).settings
+    log_setup.configure(settings.log)
+    raise typer.Exit(lifecycle.run(lambda: run_balancer(settings)))
+
+
+async def run_balancer(settings: Settings) -> int:
+    """Run a balancer in this process until it is told to stop."""
+    signals = lifecycle.Signals()
+    service = SteeringService(settings) if settings.balancer.mode == "steer" else RelayService(settings)
+    await service.start()
+    await lifecycle.serve_until_stopped(signals, service.stop)
+    return 0
+
+
+def _place(listen: str | None) -> tuple[str | None, str | None]:
+    if listen is None:
+        return None, None
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or not host or (":" in host and not host.startswith("[")):
+        raise SettingsError(
+            "--listen", value=listen, allowed="allowed: address and port, such as 127.0.0.1:8080 or [::1]:8080"
+        )
+    return host.strip("[]"), port

@@ -1,0 +1,121 @@
+"""`trunkline traefik`: write Traefik's configuration, and name the mistakes in one that is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from trunkline import config
+from trunkline.errors import SettingsError, StartError
+from trunkline.traefik import render_static
+from trunkline.traefik.check import Report, check_files
+from trunkline.traefik.dynamic_model import Dynamic
+from trunkline.traefik.render import file_dynamic
+
+app = typer.Typer(no_args_is_help=True, help="Write and check Traefik's configuration.")
+
+_STATIC_COMMENT = "Traefik's static configuration, read once at its start. Written by: trunkline traefik render"
+_DYNAMIC_COMMENT = "Traefik's dynamic configuration, read again when it changes. Written by: trunkline traefik render"
+_STEERED_COMMENT = "Routes and servers come from the balancer, over HTTP."
+_EMPTY_COMMENT = "Nothing is needed here."
+
+
+@app.command()
+def render(
+    static: Annotated[Path | None, typer.Option("--static", help="File for the static configuration.")] = None,
+    dynamic: Annotated[Path | None, typer.Option("--dynamic", help="File for the dynamic configuration.")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="Settings file; default: TRUNKLINE_CONFIG, or trunkline.toml.")
+    ] = None,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Print both, also when files are given.")] = False,
+) -> None:
+    """Write the static and the dynamic configuration; without files both are printed as two YAML documents."""
+    try:
+        settings = config.load(config_file, os.environ, {}).settings
+        dynamic_model = file_dynamic(settings)
+        # Traefik looks for it from its own directory, so the name in the static file is absolute when we know it.
+        named = dynamic.absolute() if dynamic is not None else Path("dynamic.yml")
+        static_text = render_static.to_yaml(render_static.static(settings, named), _STATIC_COMMENT)
+        comments = [_DYNAMIC_COMMENT]
+        if settings.traefik.steer:
+            comments.append(_STEERED_COMMENT)
+        if dynamic_model == Dynamic():
+            comments.append(_EMPTY_COMMENT)
+        dynamic_text = render_static.to_yaml(dynamic_model, *comments)
+        for path, text in ((static, static_text), (dynamic, dynamic_text)):
+            if path is not None:
+                _write(path, text)
+                typer.echo(f"wrote {path}", err=True)
+    except (SettingsError, StartError) as error:
+        typer.echo(f"trunkline: {error}", err=True)
+        raise typer.Exit(2) from None
+    if stdout or (static is None and dynamic is None):
+        typer.echo(f"{static_text}---\n{dynamic_text}", nl=False)
+
+
+@app.command()
+def check(
+    files: Annotated[
+        list[Path], typer.Argument(help="Static and dynamic files, Compose files, dashboards, scripts, Markdown.")
+    ],
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Name mistakes in Traefik's configuration; files that belong together are given together.
+
+    Exit code 0 without errors, 1 with, 2 when a file could not be read.
+    """
+    report = check_files(files)
+    if json_output:
+        typer.echo(msgspec.json.format(msgspec.json.encode(report.findings), indent=2).decode())
+    else:
+        _show(report, len(files))
+    raise typer.Exit(report.exit_code)
+
+
+def _show(report: Report, files: int) -> None:
+    plain = bool(os.environ.get("NO_COLOR")) or not sys.stdout.isatty()
+    # Without a terminal a line stays a line, however long.
+    console = Console(no_color=plain, highlight=False, markup=False, soft_wrap=True)
+    for finding in report.findings:
+        where = f"{finding.file}:{finding.line}" if finding.line else finding.file
+        line = Text(f"{where}: ")
+        line.append(finding.severity, style="bold red" if finding.severity == "error" else "yellow")
+        line.append(f" [{finding.rule}] {_printable(finding.message)}")
+        console.print(line)
+        console.print(Text(f"    instead: {_printable(finding.instead)}"))
+    errors = sum(finding.severity == "error" for finding in report.findings)
+    warnings = len(report.findings) - errors
+    console.print(Text(f"{files} file{'s' * (files != 1)}: {_count(errors, 'error')}, {_count(warnings, 'warning')}"))
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which a checked file could smuggle to the terminal."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Put the text in the file's place at once, for Traefik may be watching it. It holds password hashes."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.absolute().parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise StartError(
+            f"{path} cannot be written: {error.strerror}", "Name a directory that can be written."
+        ) from None

@@ -1,0 +1,54 @@
+"""Which WebSockets a node has opened, as far as a balancer may still want to know: a bounded ring of their keys. Pure.
+
+A balancer counts each of its picks at a node until it sees the connection there. The Sec-WebSocket-Key, which both saw,
+says that it has arrived. Adding one costs a connection no more than an append.
+
+Rule: `opened` counts from 0 in each `run`; with another run, numbers of an earlier one mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+
+KEPT = 4096
+"""Keys kept; a node that opens more between two looks is settled by its count."""
+
+
+class Arrivals:
+    """The keys of the newest WebSockets.
+
+    Args:
+        run: drawn at the start of the process.
+        kept: how many keys are kept.
+
+    Attributes:
+        run: as given.
+        opened: WebSockets opened since the start.
+    """
+
+    __slots__ = ("_keys", "opened", "run")
+
+    def __init__(self, run: str, kept: int = KEPT) -> None:
+        self.run = run
+        self.opened = 0
+        self._keys: deque[str] = deque(maxlen=kept)
+
+    def add(self, key: str) -> None:
+        """A WebSocket was opened; `key` is its Sec-WebSocket-Key."""
+        self.opened += 1
+        self._keys.append(key)
+
+    def behind(self, after: int, run: str | None = None) -> tuple[str, ...]:
+        """Keys of those behind the first `after`, oldest first, as far as they are kept.
+
+        Args:
+            after: what `opened` was at the last look, negative when there was none.
+            run: the run that this number is from; with another than ours, or with a number that we have not reached,
+                all keys that are kept.
+        """
+        new = self.opened - after
+        kept = len(self._keys)
+        if new < 0 or new > kept or after < 0 or (run is not None and run != self.run):
+            new = kept
+        return tuple(islice(self._keys, kept - new, None))

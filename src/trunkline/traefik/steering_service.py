@@ -1,0 +1,86 @@
+"""A balancer that steers Traefik, whole: the truth, and the port on which Traefik asks.
+
+The same port answers what the admin port of a relaying balancer does, for here no client comes by: only Traefik, and
+whoever looks at the balancer.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from aiohttp import web
+
+from trunkline.balancer.admin import BalancerAdmin
+from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.measures import EdgeCounts
+from trunkline.balancer.pages import BalancerPages
+from trunkline.balancer.workers import listening_socket
+from trunkline.config import Settings
+from trunkline.errors import StartError
+from trunkline.traefik.published import Candidate
+from trunkline.traefik.steering import Steering
+
+log = structlog.get_logger("trunkline.traefik")
+
+
+class SteeringService:
+    """A steering balancer.
+
+    Args:
+        settings: everything an operator may say.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.balancer = Balancer(settings)
+        self.steering = Steering(settings, self.balancer, self._candidates)
+        self.admin = BalancerAdmin(self.balancer, BalancerPages(self.balancer, EdgeCounts), settings.admin)
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Learn of the fleet and listen; raises StartError."""
+        sock = listening_socket(self._settings.balancer)
+        self.port = sock.getsockname()[1]
+        await self.balancer.start()
+        app = web.Application(client_max_size=1 << 16)
+        app.add_routes([*self.steering.routes(), *self.admin.routes()])
+        self._runner = web.AppRunner(app, access_log=None, max_line_size=1 << 16, max_field_size=1 << 16)
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock, backlog=4096).start()
+        try:
+            await self.admin.start(self.port)
+        except StartError:
+            await self.stop()
+            raise
+        log.info(
+            "balancer_up",
+            mode="steer",
+            port=self.port,
+            admin_port=self.admin.port,
+            policy=self._settings.balancer.policy,
+        )
+
+    async def stop(self) -> None:
+        """Answer no more; connections are Traefik's and stay."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        await self.admin.stop()
+        await self.balancer.stop()
+        log.info("balancer_stopped")
+
+    def _candidates(self) -> list[Candidate]:
+        now = time.monotonic()
+        return [
+            Candidate(
+                url=backend.url,
+                weight=backend.spec.weight,
+                group=backend.group,
+                pool=backend.pool,
+                usable=backend.condition.usable(now),
+                draining=backend.draining,
+            )
+            for backend in self.balancer.fleet.backends.values()
+        ]

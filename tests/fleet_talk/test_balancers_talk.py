@@ -1,0 +1,151 @@
+"""Balancers hear each other and the nodes, and shrug off what is no message."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+from talking import Ear, Scene, until
+
+from trunkline.balancer.backend import BackendSpec
+from trunkline.balancer.source_nats import NatsSource
+from trunkline.balancer.talk import FleetTalk
+from trunkline.bus.nats_server import NatsServer
+from trunkline.config import BusSettings
+from trunkline.control import LoadReport, NodeReport, PickNotice
+from trunkline.errors import SettingsError
+
+
+async def test_notices_travel_together(scene: Scene) -> None:
+    """What is noted in one round of the loop is one message to the others, in order, and none to oneself."""
+    one, two = await scene.ear("one"), await scene.ear("two")
+    notices = [PickNotice("p", "http://a:1", f"key{number}") for number in range(100)]
+    for notice in notices:
+        one.talk.note(notice)
+    await until(lambda: two.notices)
+    [(balancer, heard)] = two.notices
+    assert balancer == "one"
+    assert list(heard.notices) == notices
+    two.talk.note(PickNotice("f", "http://a:1", "key1"))
+    await until(lambda: one.notices)
+    assert [balancer for balancer, _ in one.notices] == ["two"]
+
+
+async def test_one_leads(scene: Scene) -> None:
+    """Of several balancers one leads; when it goes, another does."""
+    one, two = await scene.ear("one"), await scene.ear("two")
+    assert not one.talk.leads
+    assert not two.talk.leads
+    await until(lambda: one.talk.leads)
+    assert not two.talk.leads
+    await one.talk.close()
+    await until(lambda: two.talk.leads)
+
+
+async def test_what_is_no_message(scene: Scene) -> None:
+    """Broken, lying and overlong messages are counted, named in one line and change nothing."""
+    ear = await scene.ear()
+    good = NodeReport("n1", "ws://Host:3001/", LoadReport(3))
+    wrong: list[Any] = [
+        b"",
+        b"{",
+        b"[]",
+        msgspec.json.encode({"node": "n", "url": "http://a:1", "report": {"agentsConnections": -1}}),
+        msgspec.json.encode({"node": "n", "url": "http://a:1", "report": {"agentsConnections": "many"}}),
+        msgspec.json.encode(NodeReport("n", "file:///etc/passwd", LoadReport(1))),
+        msgspec.json.encode(NodeReport("n" * 300, "http://a:1", LoadReport(1))),
+        msgspec.json.encode(NodeReport("n", "http://a:1", LoadReport(1, keys=("k" * 65,)))),
+    ]
+    with capture_logs() as lines:
+        for data in wrong:
+            await scene.publish("report", data)
+        await scene.publish("picks", b'{"balancer":"x","notices":[["z","http://a:1","k"]]}')
+        await scene.publish("report", msgspec.json.encode(good))
+        await until(lambda: ear.reports)
+    assert [said.url for said in ear.reports] == ["http://host:3001"]
+    await until(lambda: ear.talk.ignored == len(wrong) + 1)
+    assert len([line for line in lines if line["event"] == "message_ignored"]) == 1
+    assert ear.talk.node_at("http://host:3001") == "n1"
+    assert ear.talk.node_at("http://a:1") is None
+
+
+async def test_a_listener_that_fails(scene: Scene) -> None:
+    """A fault in who is told ends neither the subscription nor the connection."""
+    heard: list[str] = []
+
+    def listener(said: NodeReport) -> None:
+        heard.append(said.node)
+        raise RuntimeError(said.node)
+
+    talk = FleetTalk(scene.bus, "b", listener, lambda *_: None, lambda _: None)
+    await talk.start()
+    try:
+        await until(lambda: talk.connected)
+        for name in ("n1", "n2"):
+            await scene.publish("report", msgspec.json.encode(NodeReport(name, "http://a:1", LoadReport(1))))
+        await until(lambda: heard == ["n1", "n2"])
+    finally:
+        await talk.close()
+
+
+async def test_secrets_are_not_logged(unused_tcp_port: int) -> None:
+    """An address that cannot be reached is named without what logs in; a CA file that is not there stops the start."""
+    with capture_logs() as lines:
+        ear = Ear(BusSettings(url=f"nats://me:hunter2@127.0.0.1:{unused_tcp_port}"))
+        await ear.talk.start()
+        await until(lambda: any(line["event"] == "nats_unreachable" for line in lines))
+        await asyncio.sleep(0)
+        await ear.talk.close()
+    assert "hunter2" not in repr(lines)
+    assert str(unused_tcp_port) in repr(lines)
+    with pytest.raises(SettingsError, match="tls_ca_file"):
+        Ear(BusSettings(url="tls://127.0.0.1:4222", tls_ca_file="/nowhere/ca.pem"))  # type: ignore[arg-type]
+
+
+async def test_log_in(tmp_path: Path) -> None:
+    """A token lets in; without TLS, an address that asks for it never shows the token."""
+    server = await NatsServer.start(tmp_path / "nats", token="s3cret")
+    try:
+        ear = Ear(BusSettings(url=server.url))
+        await ear.start()
+        await ear.talk.close()
+        for url in (f"nats://wr0ng@127.0.0.1:{server.port}", f"tls://s3cret@127.0.0.1:{server.port}"):
+            with capture_logs() as lines:
+                ear = Ear(BusSettings(url=url))
+                await ear.talk.start()
+                await until(lambda lines=lines: any(line["event"] == "nats_unreachable" for line in lines))
+                await ear.talk.close()
+            assert ear.states == []
+            assert "s3cret" not in repr(lines)
+            assert "wr0ng" not in repr(lines)
+    finally:
+        await server.stop()
+
+
+async def test_source_follows_the_nodes(scene: Scene) -> None:
+    """The source tells nodes as they come and go, before their report is passed on."""
+    told: list[tuple[BackendSpec, ...]] = []
+    source = NatsSource()
+    talk = FleetTalk(scene.bus, "b", source.heard, lambda *_: None, source.connected)
+    task = asyncio.create_task(source.run(lambda specs: told.append(tuple(specs))))
+    await talk.start()
+    try:
+        await until(lambda: told)
+        node = await scene.node("n1")
+        await until(lambda: told[-1])
+        [spec] = told[-1]
+        assert spec == BackendSpec(f"http://127.0.0.1:{node.port}", source="nats", name="n1")
+        await scene.kill_nats()
+        await until(lambda: not talk.connected)
+        await scene.bring_nats_back()
+        await until(lambda: talk.connected and node.bus.connected)
+        await scene.stop(node)
+        await until(lambda: not told[-1])
+        assert len(told) == 3
+    finally:
+        task.cancel()
+        await talk.close()
