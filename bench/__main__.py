@@ -10,7 +10,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import accept, autobahn_perf, echo, fanout, memory, recover, report, ten_thousand
+from bench import (
+    accept,
+    autobahn_perf,
+    burst,
+    echo,
+    fanout,
+    memory,
+    nine_thousand,
+    picks,
+    recover,
+    relay,
+    relay_memory,
+    report,
+    scale_out,
+    spread,
+    steering,
+    ten_thousand,
+)
 from bench.errors import BenchError
 from bench.rows import Options, Result
 
@@ -29,6 +46,17 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Options], Result]]] = {
     ),
     "ten_thousand": ("10,000 subscribers of one channel, 10 publications a second for 15 s.", ten_thousand.run),
     "recover": ("1,000 clients come back at once and recover 100 publications each, over NATS.", recover.run),
+    "picks": ("Placement alone: CPU of a pick, and how even bursts end on old reports.", picks.run),
+    "burst": ("Bursts through our relay over foreign backends, by reports that are 30 s old.", burst.run),
+    "spread": ("How even connections are after a burst, a backend's restart and a reload, by balancer.", spread.run),
+    "relay": ("100 connections through a proxy to one backend, one message in flight each.", relay.run),
+    "relay_memory": ("Memory of idle relayed connections: after minus before.", relay_memory.run),
+    "nine_thousand": ("9,000 connections through one relay process within 20,000 files, for 10 s.", nine_thousand.run),
+    "steering": (
+        "Traefik with steering beside the same Traefik without: time to connect, CPU a message.",
+        steering.run,
+    ),
+    "scale_out": ("2 nodes become 4 under 4,000 clients that follow a channel through our relay.", scale_out.run),
 }
 
 

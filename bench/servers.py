@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -45,6 +47,8 @@ class Contender:
         subscribed: bytes that the server sends once the subscription holds.
         ready_path: HTTP path that answers 200 once it serves; empty: being able to connect is enough.
         offer_deflate: whether clients offer it permessage-deflate, as browsers do.
+        last_signal: what it gets when this process ends without having stopped it; SIGTERM for one with children of
+            its own, which would stay.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Contender:
     subscribed: bytes = b"subscribed"
     ready_path: str = ""
     offer_deflate: bool = False
+    last_signal: int = signal.SIGKILL
 
     def publication(self, data: bytes, size: int) -> bytes:
         """The message that publishes; peers pass it on as it is, so it is filled up to the `size` of ours."""
@@ -71,12 +76,15 @@ class Server:
     Args:
         contender: what to start.
         environment: further settings for this one.
+        port: where it listens; by default a free one.
     """
 
-    def __init__(self, contender: Contender, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, contender: Contender, environment: Mapping[str, str] | None = None, *, port: int | None = None
+    ) -> None:
         self.contender = contender
         self.name = contender.name
-        self.port = free_port()
+        self.port = port or free_port()
         # A file, not a pipe: nobody reads along, and a full pipe would stop the server.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
@@ -88,7 +96,9 @@ class Server:
             stderr=self._said,
             cwd=HERE.parent,
             # Runs one C call that was loaded before the fork; no other thread runs Python code then.
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=functools.partial(_die_with_parent, contender.last_signal)  # noqa: PLW1509
+            if sys.platform == "linux"
+            else None,
         )
         self.pid = self._process.pid
         try:
@@ -154,6 +164,12 @@ class Server:
             found["uss"] = fields["Private_Clean"] + fields["Private_Dirty"]
         return found
 
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        self._process.kill()
+        self._process.wait()
+        self._said.close()
+
     def stop(self) -> None:
         """End it: ask twice, for the second time cuts a drain short, then kill it."""
         for end in (self._process.terminate, self._process.terminate, self._process.kill):
@@ -167,8 +183,8 @@ class Server:
 _libc = ctypes.CDLL(None)
 
 
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _die_with_parent(number: int) -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
 def free_port() -> int:
@@ -290,4 +306,24 @@ def versions() -> dict[str, str]:
     if bun:
         shown = subprocess.run([bun, "--version"], capture_output=True, text=True, timeout=10, check=False)
         found["Bun"] = shown.stdout.strip()
+    for program, (option, pattern) in _PROGRAMS.items():
+        path = find_program(program)
+        if path is not None:
+            shown = subprocess.run([path, option], capture_output=True, text=True, timeout=10, check=False)
+            if match := re.search(pattern, shown.stdout + shown.stderr):
+                found[program] = match[1]
     return found
+
+
+_PROGRAMS = {
+    "HAProxy": ("-v", r"version ([\d.]+)"),
+    "nginx": ("-v", r"nginx/([\d.]+)"),
+    "Traefik": ("version", r"Version:\s*([\d.]+)"),
+}
+
+
+def find_program(name: str) -> str | None:
+    """A proxy's program: beside this Python, on the PATH, or where systems keep it for the administrator alone."""
+    program = name.lower()
+    beside = Path(sys.executable).with_name(program)
+    return str(beside) if beside.exists() else shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")

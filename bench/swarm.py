@@ -18,7 +18,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bench.errors import BenchError
 from bench.servers import Server
@@ -32,7 +32,9 @@ SOURCES = 20
 
 MARK = b"^"
 _MASK = b"\x2d\x71\xc3\x1e"
-_KEY = base64.b64encode(bytes(range(16))).decode()
+_KEY = b"@" * 24
+"""Its place is taken by a key of each connection's own: balancers tell connections apart by it."""
+
 _RESET = struct.pack("ii", 1, 0)
 READ_BYTES = 1 << 18
 
@@ -83,6 +85,7 @@ class Swarm:
         until: bytes to wait for on each connection before it counts as ready.
         offer_deflate: offer permessage-deflate.
         wave: how many are opened at once.
+        also: further servers; connections go to them in turn.
 
     Attributes:
         sockets: by file descriptor.
@@ -99,8 +102,10 @@ class Swarm:
         until: bytes = b"",
         offer_deflate: bool = False,
         wave: int = WAVE,
+        also: Sequence[Server] = (),
     ) -> None:
         self.server = server
+        self._addresses = [each.address for each in (server, *also)]
         self.sockets: dict[int, socket.socket] = {}
         self.rest: dict[int, bytes] = {}
         self.epoll = select.epoll()
@@ -108,7 +113,7 @@ class Swarm:
         extension = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" if offer_deflate else ""
         self._request = (
             f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {_KEY}\r\nSec-WebSocket-Version: 13\r\n{extension}\r\n"
+            f"Sec-WebSocket-Key: {_KEY.decode()}\r\nSec-WebSocket-Version: 13\r\n{extension}\r\n"
         ).encode()
         self._subscribe = frame(subscribe) if subscribe is not None else b""
         self._until = until
@@ -133,8 +138,8 @@ class Swarm:
             # On loopback the kernel completes a connect by itself as long as the accept queue has room.
             sock.settimeout(PATIENCE_S)
             self._bind(sock, number)
-            sock.connect(self.server.address)
-            sock.sendall(self._request)
+            sock.connect(self._addresses[number % len(self._addresses)])
+            sock.sendall(self._request.replace(_KEY, base64.b64encode(os.urandom(16))))
             sock.setblocking(False)
             fd = sock.fileno()
             self.sockets[fd] = sock
@@ -208,6 +213,53 @@ class Swarm:
                 if sent < total:
                     write(fd, message)
                     sent += 1
+
+    def exchange(self, message: bytes, answer_bytes: int, total: int) -> None:
+        """As `echo`, for answers of any size: `answer_bytes` is that of a whole frame, and they are not looked at."""
+        poll, read, write = self.epoll.poll, os.read, os.write
+        held = dict.fromkeys(self.sockets, 0)
+        sent = answered = 0
+        for fd in self.sockets:
+            if write(fd, message) != len(message):
+                raise BenchError(f"a message of {len(message)} bytes does not fit a socket's buffer")
+            sent += 1
+        while answered < total:
+            ready = poll(PATIENCE_S)
+            if not ready:
+                raise BenchError(f"{self.server.name}: {total - answered} echoes did not come within {PATIENCE_S:g} s")
+            for fd, _ in ready:
+                data = read(fd, READ_BYTES)
+                if not data:
+                    raise BenchError(f"{self.server.name} closed a connection")
+                held[fd] += len(data)
+                if held[fd] < answer_bytes:
+                    continue
+                held[fd] -= answer_bytes
+                answered += 1
+                if sent < total:
+                    if write(fd, message) != len(message):
+                        raise BenchError(f"a message of {len(message)} bytes does not fit a socket's buffer")
+                    sent += 1
+
+    def forget_ended(self) -> int:
+        """Close the connections that were ended from the other side; returns how many.
+
+        What the others have received is thrown away.
+        """
+        gone = 0
+        while ready := self.epoll.poll(0):
+            for fd, _ in ready:
+                try:
+                    ended = not os.read(fd, READ_BYTES)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    ended = True
+                if ended:
+                    gone += 1
+                    self.epoll.unregister(fd)
+                    self.sockets.pop(fd).close()
+        return gone
 
     def receive(self, each: int) -> None:
         """Read until every connection got `each` publications; more than that on one of them is an error."""

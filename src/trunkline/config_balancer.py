@@ -30,16 +30,33 @@ BackendUrl = Annotated[
     ),
 ]
 PathPrefix = Annotated[
-    str, Meta(pattern=r"^/[^\s?#]*$", extra={"allowed": 'the beginning of a path, such as "/" or "/api/match"'})
+    str, Meta(pattern=r"^/[^\s?#`]*$", extra={"allowed": 'the beginning of a path, such as "/" or "/api/match"'})
 ]
 AffinityKey = Annotated[
     str,
     Meta(
-        pattern=r"^(query:[^\s=&]+|path:\d{1,2}|header:[A-Za-z0-9-]+|cookie:[^\s=;,]+)$",
+        pattern=r"^(query:[^\s=&]+|path:[1-9]\d?|header:[A-Za-z0-9-]+|cookie:[^\s=;,]+)$",
         extra={"allowed": '"query:NAME", "path:N" (the Nth part, from 1), "header:NAME" or "cookie:NAME"'},
     ),
 ]
 HeaderName = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", extra={"allowed": "a header name"})]
+HostName = Annotated[
+    str,
+    Meta(
+        pattern=r"^$|^(\*\.)?[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z])?$|^\*$",
+        extra={"allowed": 'a host name without scheme and port, "*.example.org" for all below it, or empty'},
+    ),
+]
+CookieName = Annotated[
+    str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]*$", extra={"allowed": "the name of a cookie, or empty"})
+]
+OptionalUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^$|^https?://[^\s/?#]+([/?][^\s#]*)?$", extra={"allowed": "a URL with http:// or https://, or empty"}
+    ),
+]
+OptionalPath = Annotated[str, Meta(pattern=r"^$|^/[^\s#`]*$", extra={"allowed": 'a path such as "/health", or empty'})]
 Policy = Literal["least_connections", "affinity", "p2c", "round_robin", "random"]
 Weight = Annotated[float, Meta(ge=0, le=1000)]
 
@@ -61,7 +78,7 @@ class RouteEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of [[balancer.routes]]; the first one that matches counts."""
 
     path: Annotated[PathPrefix, about("Requests whose path begins so; whole parts count: /api does not hold /apis.")]
-    host: Annotated[str, about('Host name without port, "*.example.org" for all below it; empty: any.')] = ""
+    host: Annotated[HostName, about('Host name without port, "*.example.org" for all below it; empty: any.')] = ""
     rewrite: Annotated[PathPrefix | None, about("What stands in the path's place at the backend.")] = None
     pool: Annotated[str, about("The pool of backends.")] = ""
     policy: Annotated[Policy | None, about("Placement policy instead of balancer.policy.")] = None
@@ -124,7 +141,7 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     ] = ()
     groups: Annotated[tuple[GroupEntry, ...], about("Canary groups and their shares; none: one group.")] = ()
     sticky_cookie: Annotated[
-        str, about("Name of the cookie that brings a client back to its backend; empty: none.")
+        CookieName, about("Name of the cookie that brings a client back to its backend; empty: none.")
     ] = ""
     sticky_secure: Annotated[bool, about("Send the cookie over TLS alone.")] = True
     sticky_same_site: Annotated[Literal["lax", "strict", "none"], about("The cookie's SameSite.")] = "lax"
@@ -236,22 +253,24 @@ class TraefikSettings(msgspec.Struct, frozen=True):
     http_port: Annotated[Port, about("Entry point of plain HTTP.")] = 80
     https_port: Annotated[Port, about("Entry point of TLS; 0: none.")] = 0
     redirect: Annotated[bool, about("Redirect plain HTTP to TLS.")] = True
-    domain: Annotated[str, about("Host name of the routes; empty: any host.")] = ""
+    domain: Annotated[HostName, about('Host name of the routes; empty or "*": any host.')] = ""
     acme_email: Annotated[str, about("Address for Let's Encrypt; empty: no ACME.")] = ""
     acme_storage: Annotated[str, about("File in which certificates are kept.")] = "acme.json"
-    acme_ca_server: Annotated[str, about("Another ACME server.")] = ""
+    acme_ca_server: Annotated[OptionalUrl, about("Another ACME server.")] = ""
     cert_file: Annotated[Path | None, about("PEM file with a certificate of one's own.")] = None
     key_file: Annotated[Path | None, about("PEM file with its key.")] = None
-    balancer_url: Annotated[str, about("Where Traefik finds the steering balancer.")] = "http://127.0.0.1:8080"
+    balancer_url: Annotated[BackendUrl, about("Where Traefik finds the steering balancer.")] = "http://127.0.0.1:8080"
     steer: Annotated[bool, about("Ask the balancer for each new connection.")] = True
     networks: Annotated[tuple[Network, ...], about("Networks from which Traefik may ask the balancer.")] = PRIVATE
     fail_open_port: Annotated[
         Port, about("Loopback entry point through which the balancer is asked, failing open.")
     ] = 8089
     poll_interval_ms: Annotated[PositiveMilliseconds, about("How often Traefik fetches its configuration.")] = 1_000
-    sticky_cookie: Annotated[str, about("Name of the sticky cookie that carries the pick.")] = "trunkline_lb"
+    sticky_cookie: Annotated[
+        CookieName, about("Sticky cookie without steering; with it, balancer.sticky_cookie counts.")
+    ] = "trunkline_lb"
     same_site: Annotated[Literal["lax", "strict", "none"], about("SameSite of that cookie.")] = "lax"
-    health_path: Annotated[str, about("Path of the servers' health check; empty: none.")] = "/health"
+    health_path: Annotated[OptionalPath, about("Path of the servers' health check; empty: none.")] = "/health"
     health_interval_ms: Annotated[PositiveMilliseconds, about("Its interval.")] = 5_000
     health_timeout_ms: Annotated[PositiveMilliseconds, about("Its time-out.")] = 2_000
     dial_timeout_ms: Annotated[PositiveMilliseconds, about("Time to connect to a server.")] = 2_000
@@ -261,9 +280,9 @@ class TraefikSettings(msgspec.Struct, frozen=True):
     compress: Annotated[bool, about("Compress plain HTTP answers.")] = False
     circuit_breaker: Annotated[str, about("Expression of a circuit breaker; empty: none.")] = ""
     security_headers: Annotated[bool, about("Add security headers to answers.")] = False
-    forward_auth: Annotated[str, about("Address of an authentication service asked first; empty: none.")] = ""
+    forward_auth: Annotated[OptionalUrl, about("Address of an authentication service asked first; empty: none.")] = ""
     forward_auth_headers: Annotated[tuple[HeaderName, ...], about("Headers taken from its answer.")] = ()
-    dashboard_host: Annotated[str, about("Host name of the dashboard; empty: no dashboard.")] = ""
+    dashboard_host: Annotated[HostName, about("Host name of the dashboard; empty: no dashboard.")] = ""
     dashboard_users: Annotated[tuple[BasicUser, ...], about("Who may see it.")] = ()
     access_log: Annotated[str, about('File of the JSON access log, "-" for standard output; empty: none.')] = ""
     log_level: Annotated[Literal["DEBUG", "INFO", "WARN", "ERROR"], about("Level of Traefik's log.")] = "INFO"

@@ -68,14 +68,17 @@ class PickNotice(msgspec.Struct, frozen=True, array_like=True):
     """One event of a balancer that its peers count too.
 
     Attributes:
-        event: `p` picked, `f` came to nothing, `c` an opened connection has ended.
+        event: `p` picked, `f` came to nothing, `c` an opened connection has ended, `m` the clients of an affinity key
+            were asked to move away.
         url: the backend.
-        key: Sec-WebSocket-Key of the connection.
+        key: Sec-WebSocket-Key of the connection; of `m` the affinity key.
+        affinity: of `p`, the affinity key that now lives at the backend; empty for none.
     """
 
-    event: Literal["p", "f", "c"]
+    event: Literal["p", "f", "c", "m"]
     url: str
     key: str
+    affinity: str = ""
 
 
 class PickNotices(msgspec.Struct, frozen=True):
@@ -110,7 +113,7 @@ class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Moved(msgspec.Struct, frozen=True):
     """Answer to it: how many clients are being asked."""
 
-    moving: int
+    moving: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 
 class KeysAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

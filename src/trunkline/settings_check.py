@@ -69,7 +69,16 @@ def _check_balancer(settings: Settings) -> None:
     if balancer.tls_key_file is not None and balancer.tls_cert_file is None:
         raise SettingsError("balancer.tls_key_file", allowed="balancer.tls_cert_file is missing; set both")
     if balancer.admin_port and balancer.admin_port == balancer.port:
-        raise SettingsError("balancer.admin_port", value=str(balancer.admin_port), allowed="it is balancer.port")
+        allowed = "it must differ from balancer.port (0 switches the admin port off)"
+        raise SettingsError("balancer.admin_port", value=str(balancer.admin_port), allowed=allowed)
+    if balancer.admin_port is None and balancer.port == 65_535:
+        allowed = "balancer.port + 1 is no port; set balancer.admin_port, or 0 to switch it off"
+        raise SettingsError("balancer.admin_port", allowed=allowed)
+    names = [group.name for group in balancer.groups]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            allowed = "an earlier group has this name; give each group one entry"
+            raise SettingsError(f"balancer.groups[{index}].name", value=name, allowed=allowed)
     if balancer.mode == "steer" and balancer.workers > 1:
         allowed = "a steering balancer carries no bytes; one process is enough"
         raise SettingsError("balancer.workers", value=str(balancer.workers), allowed=allowed)

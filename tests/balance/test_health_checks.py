@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import gc
 import hashlib
 import socket
@@ -370,15 +369,13 @@ async def test_off_asks_nobody() -> None:
         assert backend.requests == []
 
 
-async def test_run_ends_when_cancelled() -> None:
-    """`run` checks until it is cancelled and then tells nothing more."""
+async def test_close_ends_the_checks() -> None:
+    """After `close` nothing is asked and nothing told."""
     async with WebBackend(text("{}")) as backend:
         watch = Watch(backend.url)
-        running = asyncio.create_task(watch.checks.run())
+        await watch.checks.start()
         await watch.next()
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        await watch.checks.close()
         asked = len(backend.requests)
         while not watch.results.empty():
             watch.results.get_nowait()

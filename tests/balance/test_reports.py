@@ -439,14 +439,13 @@ async def test_close_ends_what_is_under_way() -> None:
     for ttl_ms in (0, 600_000):
         async with RawBackend(hang) as backend:
             desk = Desk(backend.url, cache_ttl_ms=ttl_ms, report_timeout_ms=60_000)
-            running = asyncio.create_task(desk.poller.run())
+            await desk.poller.start()
             async with asyncio.timeout(WAIT_S):
                 while not backend.connections:
                     await asyncio.sleep(0.005)
             waiting = asyncio.create_task(desk.poller.refresh([backend.url]))
             await asyncio.sleep(0)
-            running.cancel()
-            await asyncio.wait({running, waiting}, timeout=WAIT_S)
-            assert running.done()
+            await desk.poller.close()
+            await asyncio.wait({waiting}, timeout=WAIT_S)
             assert waiting.done()
             assert desk.drain() == []

@@ -225,3 +225,12 @@ def test_weights_are_beside_their_mean(targets: list[Target]) -> None:
         assert all(weight <= other for heavier, other in used if heavier.weight > target.weight)
     if len({target.weight for target, _ in used}) == 1:
         assert {weight for _, weight in used} == {1.0}
+
+
+async def test_a_name_that_no_one_can_look_up_ends_nothing(server: NameServer) -> None:
+    """A name that DNS and the system cannot even be asked for fails alone; the others are followed on."""
+    server.records[NAME, "A"] = ["10.0.0.1"]
+    async with running(source(server, f"http://{'x' * 70}.test:1", f"http://{NAME}:3001")) as lists:
+        await lists.until_urls("http://10.0.0.1:3001")
+        server.records[NAME, "A"] = ["10.0.0.2"]
+        await lists.until_urls("http://10.0.0.2:3001")

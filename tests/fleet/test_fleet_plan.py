@@ -64,7 +64,7 @@ def test_traefik_stands_before_a_steering_balancer() -> None:
     assert (plan.balancer.mode, plan.balancer.host) == ("steer", "127.0.0.1")
     environ = part_environment(plan, plan.balancer, {})
     settings = config.load(None, environ, {}).settings
-    assert settings.traefik.http_port == 8080
+    assert (settings.traefik.host, settings.traefik.http_port) == ("0.0.0.0", 8080)
     assert settings.traefik.balancer_url == plan.balancer.page_url
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import nats
 import pytest
 from structlog.testing import capture_logs
 from talking import Ear, Scene, until
 
 from trunkline.balancer.backend import BackendSpec
 from trunkline.balancer.source_nats import NatsSource
-from trunkline.balancer.talk import FleetTalk
+from trunkline.balancer.talk import PEERS, FleetTalk
 from trunkline.bus.nats_server import NatsServer
 from trunkline.config import BusSettings
-from trunkline.control import LoadReport, NodeReport, PickNotice
+from trunkline.control import LoadReport, NodeReport, PickNotice, PickNotices
 from trunkline.errors import SettingsError
 
 
@@ -71,6 +72,65 @@ async def test_what_is_no_message(scene: Scene) -> None:
     assert len([line for line in lines if line["event"] == "message_ignored"]) == 1
     assert ear.talk.node_at("http://host:3001") == "n1"
     assert ear.talk.node_at("http://a:1") is None
+
+
+async def test_keys_that_are_no_text_silence_nobody(scene: Scene) -> None:
+    """A key of bytes that are no text, as a server's parser hands them on, is told as far as it is text."""
+    one, two = await scene.ear("one"), await scene.ear("two")
+    one.talk.note(PickNotice("p", "http://a:1", "\udcff\udcfe", "m\udcffé"))
+    await until(lambda: two.notices)
+    assert two.notices[0][1].notices == (PickNotice("p", "http://a:1", "??", "m?é"),)
+    one.talk.note(PickNotice("p", "http://a:1", "k" * 5000))
+    await until(lambda: len(two.notices) == 2)
+    assert two.notices[1][1].notices == (PickNotice("p", "http://a:1", "k" * 256),)
+
+
+async def test_many_notices_are_several_messages(scene: Scene) -> None:
+    """What NATS would not take as one message goes out as several, in order and complete."""
+    one, two = await scene.ear("one"), await scene.ear("two")
+    notices = [PickNotice("p", "http://a:1", f"{number}", "\x01" * 256) for number in range(4500)]
+    for notice in notices:
+        one.talk.note(notice)
+    await until(lambda: sum(len(said.notices) for _, said in two.notices) == len(notices))
+    assert [notice for _, said in two.notices for notice in said.notices] == notices
+
+
+async def test_who_speaks_too_much(scene: Scene) -> None:
+    """A message of too many notices, and more balancers than there can be, are ignored."""
+    ear = await scene.ear()
+    await scene.publish("picks", msgspec.json.encode(PickNotices("x", (PickNotice("p", "", ""),) * 5000)))
+    client = await nats.connect(scene.bus.url)
+    for number in range(PEERS):
+        sign = msgspec.json.encode(PickNotices(f"b{number}", ()))
+        await client.publish(f"{scene.bus.prefix}.fleet.picks", sign)
+    await client.close()
+    await scene.publish("picks", msgspec.json.encode(PickNotices("one more", (PickNotice("p", "", ""),))))
+    await until(lambda: ear.talk.ignored == 2)
+    assert not ear.notices
+
+
+async def test_what_answers_is_no_nats() -> None:
+    """A server that speaks something like NATS is named in the log, and asked again."""
+    asked = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        writer.write(b"INFO []\r\n")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    ear = Ear(BusSettings(url=f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+    with capture_logs() as lines:
+        await ear.talk.start()
+        try:
+            await until(lambda: asked >= 3)
+        finally:
+            await ear.talk.close()
+            server.close()
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["nats_unreachable"]
 
 
 async def test_a_listener_that_fails(scene: Scene) -> None:

@@ -10,6 +10,7 @@ import pytest
 import uvloop
 from relay_peers import Behaviour, FixedPlacer, RawBackend, StartEdge, StartNode, edge_settings, node_settings
 
+from trunkline.balancer import relay_poller
 from trunkline.balancer.edge import Edge
 from trunkline.server import stock
 from trunkline.server.node import Node
@@ -18,6 +19,19 @@ from trunkline.server.node import Node
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The relay runs on uvloop, in tests as in production."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("sockets", marks=pytest.mark.skipif(not relay_poller.AVAILABLE, reason="no epoll here")),
+        "transports",
+    ]
+)
+def relay_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test over each kind of relay."""
+    kind: str = request.param
+    monkeypatch.setattr(relay_poller, "AVAILABLE", kind == "sockets")
+    return kind
 
 
 @pytest.fixture

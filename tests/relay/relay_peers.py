@@ -15,6 +15,9 @@ import msgspec
 
 from trunkline.balancer.edge import Edge
 from trunkline.balancer.placing import Ask, Pick, Refusal
+from trunkline.balancer.relay import Relay
+from trunkline.balancer.relay_sockets import SocketRelay
+from trunkline.balancer.relay_transports import TransportRelay
 from trunkline.config import Settings
 from trunkline.config_balancer import BalancerSettings
 from trunkline.server.node import Node
@@ -292,6 +295,31 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def descriptors(relay: Relay) -> tuple[int, int]:
+    """Those of a relay's client and backend."""
+    if isinstance(relay, SocketRelay):
+        return relay.descriptors
+    assert isinstance(relay, TransportRelay)
+    ends = (relay.client, relay.client.peer)
+    return ends[0].own.get_extra_info("socket").fileno(), ends[1].own.get_extra_info("socket").fileno()
+
+
+def waiting(relay: Relay) -> int:
+    """Bytes that a relay holds for both its sides."""
+    if isinstance(relay, SocketRelay):
+        return sum(relay.waiting)
+    assert isinstance(relay, TransportRelay)
+    return sum(end.own.get_write_buffer_size() for end in (relay.client, relay.client.peer))
+
+
+def is_held(relay: Relay) -> bool:
+    """Whether a relay does not read one side, because the other does not take what came."""
+    if isinstance(relay, SocketRelay):
+        return any(relay.waiting)
+    assert isinstance(relay, TransportRelay)
+    return relay.client.held or relay.client.peer.held
 
 
 def edge_settings(**changes: Any) -> BalancerSettings:

@@ -11,6 +11,8 @@ from relay_peers import FixedPlacer, Session, Wire, answer_101, echo, free_port,
 from trunkline.balancer.placing import Refusal
 from trunkline.config_balancer import HeaderEntry, RouteEntry
 
+pytestmark = pytest.mark.usefixtures("relay_kind")
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 BROKEN = b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\nX-Why: none\r\n\r\noops"
 

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from relay_peers import FixedPlacer, Session, Wire, answer_101, echo, edge_settings, handshake
+from relay_peers import FixedPlacer, Session, Wire, answer_101, echo, edge_settings, handshake, is_held
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
@@ -198,7 +198,7 @@ async def test_backpressure_over_tls(start_edge: Any, raw_backend: Any, authorit
     wire.reader._transport.pause_reading()  # type: ignore[attr-defined]
     relay = next(iter(edge._relays))
     async with asyncio.timeout(10):
-        while not relay.client.peer.held:
+        while not is_held(relay):
             await asyncio.sleep(0.02)
     await asyncio.sleep(0.2)
     assert relay.client.own.get_write_buffer_size() < 2_000_000

@@ -14,6 +14,7 @@ from steered_fleet import Backend, Opened, SteeredFleet
 
 from trunkline.balancer.backend import short_id
 from trunkline.balancer.placing import Refusal
+from trunkline.config_balancer import RouteEntry
 from trunkline.traefik.published import Candidate
 
 pytestmark = pytest.mark.skipif(TRAEFIK is None, reason="traefik is not installed (pip install 'trunkline[traefik]')")
@@ -115,6 +116,63 @@ async def test_a_balancer_that_hangs_or_breaks_fails_open(start: Start) -> None:
     fleet.placer.hangs = False
     fleet.placer.breaks = True
     assert (await fleet.connect()).status == 101
+
+
+NONSENSE = {
+    "nothing": b"",
+    "garbage": b"\x00\x01 nonsense \xff\r\n\r\n",
+    "redirect": b"HTTP/1.1 302 Found\r\nLocation: http://x.test/\r\nSet-Cookie: a=9\r\nContent-Length: 0\r\n\r\n",
+    "stranger": b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+    "upgrade": b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "unknown pick": b"HTTP/1.1 200 OK\r\nX-Trunkline-Pick: 0123456789abcdef\r\nContent-Length: 0\r\n\r\n",
+    "long head": b"HTTP/1.1 200 OK\r\nX-Long: " + b"y" * 2_000_000 + b"\r\n\r\n",
+}
+
+
+async def test_nonsense_in_the_balancers_place_fails_open(start: Start) -> None:
+    """Whatever else listens on the balancer's port: clients get in, with their cookies and nobody's pick."""
+    fleet = await start()
+    await fleet.balancer_gone()
+    answer = b""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # An empty 200 to the fetch of the configuration would be a valid one, with no routes.
+        if b"/place" in await reader.readuntil(b"\r\n\r\n"):
+            writer.write(answer)
+        writer.close()
+
+    port = int(fleet.settings.traefik.balancer_url.rpartition(":")[2])
+    forged = {"Cookie": "a=1; b=2", "X-Trunkline-Pick": short_id(fleet.backends[0].url)}
+    async with await asyncio.start_server(serve, "127.0.0.1", port):
+        for what, said in NONSENSE.items():
+            answer = said
+            met = set()
+            for _ in range(3):
+                one = await fleet.connect(headers=forged)
+                assert (what, one.status, one.headers.get("set-cookie")) == (what, 101, None)
+                seen = fleet.backend(one.backend).seen[-1].headers
+                assert (seen["cookie"], "x-trunkline-pick" in seen) == ("a=1; b=2", False)
+                met.add(one.backend)
+            assert len(met) > 1, what
+
+
+async def test_clients_cannot_reach_the_balancer_through_traefik(start: Start) -> None:
+    """What the balancer answers to Traefik leads to a backend when a client asks for it."""
+    fleet = await start()
+    for path in ("/place", "/place/", "/traefik/dynamic", "/balancer-metrics", "/ping", "/api/overview"):
+        assert (await fleet.connect(path, ws=False)).backend in {backend.port for backend in fleet.backends}
+    assert fleet.placer.asks == []
+
+
+async def test_a_route_for_all_names_below_one(start: Start) -> None:
+    """A host with a star takes every name below it in any spelling, and not that name itself."""
+    fleet = await start(routes=(RouteEntry("/in", host="*.Example.test", rewrite="/out"),))
+    for host, target in (
+        ("a.example.test", "/out"), ("A.B.Example.TEST:8080", "/out"), ("example.test", "/in"),
+        ("badexample.test", "/in"), ("a.example.test.evil.test", "/in"),
+    ):  # fmt: skip
+        one = await fleet.connect("/in", headers={"Host": host})
+        assert (host, fleet.backend(one.backend).seen[-1].target) == (host, target)
 
 
 async def test_a_head_too_long_for_the_balancer_fails_open(start: Start) -> None:

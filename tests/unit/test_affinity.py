@@ -8,12 +8,14 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trunkline.balancer.affinity import mix, point_of, seed_of
+from trunkline.balancer.affinity import NEVER_FULL, choose, mix, point_of, seed_of
 from trunkline.balancer.backend import BackendSpec
 from trunkline.balancer.fleet import Fleet
-from trunkline.balancer.placement import owner_of, place
-from trunkline.balancer.placing import Ask, Pick
+from trunkline.balancer.homes import KEPT_S, MOST, Homes
+from trunkline.balancer.placement import place
+from trunkline.balancer.placing import Ask, Pick, Refusal
 from trunkline.config_balancer import BalancerSettings
+from trunkline.control import PickNotice
 
 KEYS = [f"match-{number}" for number in range(2000)]
 
@@ -29,7 +31,12 @@ def urls_of(count: int) -> list[str]:
 
 
 def owners(fleet: Fleet, keys: list[str] = KEYS) -> dict[str, str | None]:
-    return {key: owner_of(fleet, "", "", key, 1.0) for key in keys}
+    return {key: owner_of(fleet, key) for key in keys}
+
+
+def owner_of(fleet: Fleet, key: str) -> str | None:
+    found, _ = choose(fleet.pools[""].takers, key, fleet.settings.affinity_bound, 1.0, ())
+    return None if found is None else found.url
 
 
 def test_only_the_keys_of_a_backend_that_leaves_move() -> None:
@@ -79,11 +86,57 @@ def test_nobody_gets_above_the_bound_and_a_spilled_key_has_one_place() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 9), st.lists(st.integers(0, 20), min_size=1, max_size=200), st.floats(1.01, 3))
 def test_the_bound_holds_for_any_mix_of_keys(count: int, matches: list[int], bound: float) -> None:
-    """No backend is above `bound` times the mean, rounded up, at any moment."""
+    """No backend is above `bound` times the mean, rounded up, at any moment, but for a handful of clients."""
     fleet = fleet_of(urls_of(count), bound=bound)
     for placed, match in enumerate(matches, start=1):
         place(fleet, Ask("k", policy="affinity", affinity=str(match)), 1.0, random.Random(1))
-        assert max(backend.estimate for backend in fleet.backends.values()) <= bound * placed / count + 1
+        allowed = max(NEVER_FULL, bound * placed / count + 1)
+        assert max(backend.estimate for backend in fleet.backends.values()) <= allowed
+
+
+def test_players_of_a_match_stay_together_while_it_fills() -> None:
+    """Matches that fill up side by side are on one node each, and no node is above 1.25 times the mean."""
+    for seed in range(20):
+        rng = random.Random(seed)
+        fleet = fleet_of(urls_of(4), bound=1.25)
+        players = [match for match in range(60) for _ in range(4)]
+        rng.shuffle(players)
+        homes: dict[int, set[str]] = {}
+        for number, match in enumerate(players):
+            answer = place(fleet, Ask(f"k{number}", policy="affinity", affinity=f"m{match}"), 1.0, rng)
+            assert isinstance(answer, Pick)
+            homes.setdefault(match, set()).add(answer.url)
+        assert sum(len(urls) > 1 for urls in homes.values()) <= 3
+        assert max(backend.estimate for backend in fleet.backends.values()) <= 1.25 * 60 + 1
+
+
+def test_a_key_that_was_moved_lives_where_hashing_says() -> None:
+    """After a move order the key's next client goes to its own backend, here and where the notice is heard."""
+    urls = urls_of(3)
+    rng = random.Random(1)
+    for forget in (True, False):
+        fleet = fleet_of(urls)
+        own = owner_of(fleet, "m")
+        assert own is not None
+        other = next(url for url in urls if url != own)
+        fleet.take_notice("peer", PickNotice("p", other, "k1", "m"), 1.0)
+        if forget:
+            fleet.take_notice("peer", PickNotice("m", other, "m"), 1.0)
+        answer = place(fleet, Ask("k2", policy="affinity", affinity="m"), 1.0, rng)
+        assert isinstance(answer, Pick)
+        assert answer.url == (own if forget else other)
+
+
+def test_old_keys_are_forgotten_and_their_number_is_bounded() -> None:
+    """Memory of keys is bounded by time and by number, whatever clients send."""
+    homes = Homes()
+    homes.settle("", "old", "u", 0.0)
+    assert homes.of("", "old", KEPT_S) == "u"
+    assert homes.of("", "old", KEPT_S + 1) is None
+    homes.settle("", "x" * 10_000, "u", 0.0)
+    for number in range(MOST + 10):
+        homes.settle("", str(number), "u", KEPT_S + 1)
+    assert len(homes) == MOST
 
 
 def test_other_processes_hash_the_same() -> None:
@@ -100,5 +153,6 @@ def test_other_processes_hash_the_same() -> None:
 
 def test_a_key_of_any_characters_has_a_place() -> None:
     """Lone surrogates come out of careless decoding."""
-    assert owner_of(fleet_of(urls_of(3)), "", "", "\ud800\x00" + "x" * 100_000, 1.0) is not None
-    assert owner_of(fleet_of([]), "", "", "m", 1.0) is None
+    assert owner_of(fleet_of(urls_of(3)), "\ud800\x00" + "x" * 100_000) is not None
+    ask = Ask("k", policy="affinity", affinity="m")
+    assert isinstance(place(fleet_of([]), ask, 1.0, random.Random(1)), Refusal)

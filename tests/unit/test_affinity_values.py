@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trunkline.balancer.routes import Route
+from trunkline.config_balancer import RouteEntry
 from trunkline.server.affinity import reader_of
+from trunkline.server.http import Request
 
 
 @pytest.mark.parametrize(
@@ -18,6 +21,9 @@ from trunkline.server.affinity import reader_of
         ("query:m", "/x?a=2&m=1&b", "1"),
         ("query:m", "/x?m=1&m=2", "2"),
         ("query:m", "/x?m=", None),
+        ("query:m", "/x?m=1&m", None),
+        ("query:m", "/x?m=" + "y" * 257, None),
+        ("query:m", "/x?" + "&".join(f"m={number}" for number in range(150)), "99"),
         ("query:m", "/x?mm=1", None),
         ("query:m", "/x", None),
         ("query:m", "/x?%6d=a%20b+c", "a b c"),
@@ -42,6 +48,19 @@ def test_any_query(name: str, value: str, others: dict[str, str]) -> None:
     others.pop(name, None)
     query = "&".join(part for part in (urlencode(others), f"{quote_plus(name)}={quote_plus(value)}") if part)
     assert read(f"/x?{query}") == value
+
+
+FIELDS = st.lists(st.tuples(st.sampled_from(["m", "%6d", "n", ""]), st.sampled_from(["", "=", "=1", "=a+b%20"])))
+
+
+@given(FIELDS, st.integers(0, 130))
+def test_balancer_and_node_agree(fields: list[tuple[str, str]], before: int) -> None:
+    """What a balancer places by is what the node counts by, and what its application reads."""
+    target = "/room/7?" + "&".join(["x=1"] * before + ["".join(field) for field in fields])
+    read = reader_of("query:m")
+    assert read is not None
+    assert Route(RouteEntry("/"), "affinity", "query:m").affinity(target, {}) == read(target)
+    assert read(target) == (Request("GET", target, "/room/7", {}).query.get("m") or None)
 
 
 def test_what_nodes_cannot_know() -> None:

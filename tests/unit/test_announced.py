@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trunkline.balancer.announced import GONE_S, Announced
+from trunkline.balancer.announced import GONE_S, MOST, Announced
 from trunkline.control import LoadReport, NodeReport
 
 
@@ -67,3 +67,13 @@ def test_shared_name() -> None:
         nodes.heard(said("a", "http://a:2", "r2"), at + 0.5)
     assert sorted(urls(nodes)) == ["http://a:1", "http://a:2"]
     assert nodes.shared == {"a"}
+
+
+def test_no_more_than_a_fleet_has() -> None:
+    """Beyond the limit new nodes are turned away and counted, those that are known are heard on."""
+    nodes = Announced()
+    for number in range(MOST + 3):
+        nodes.heard(said(f"n{number}", f"http://n{number}:1", f"r{number}"), 0.0)
+    assert (len(nodes.specs), nodes.turned_away) == (MOST, 3)
+    nodes.heard(said("n0", "http://n0:1", "r0"), GONE_S)
+    assert len(nodes.expire(GONE_S + 0.1)) == MOST - 1

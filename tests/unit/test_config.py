@@ -215,6 +215,26 @@ def test_an_unknown_flag_is_refused() -> None:
         ({"TRUNKLINE_ADMIN_TOKEN": "short"}, "admin.token"),
         ({"TRUNKLINE_ADMIN_TOKEN": SECRET, "TRUNKLINE_ADMIN_TOKEN_FILE": "x"}, "admin.token_file"),
         ({"PORT": "65535"}, "admin.port"),
+        ({"TRUNKLINE_BALANCER_PORT": "65535"}, "balancer.admin_port"),
+        ({"TRUNKLINE_BALANCER_PORT": "8000", "TRUNKLINE_BALANCER_ADMIN_PORT": "8000"}, "balancer.admin_port"),
+        ({"TRUNKLINE_BALANCER_AFFINITY": "path:0"}, "balancer.affinity"),
+        ({"TRUNKLINE_BALANCER_HEALTH": "websocket"}, "balancer.health_path"),
+        ({"TRUNKLINE_BALANCER_REBALANCE_UNTIL": "1.5"}, "balancer.rebalance_until"),
+        ({"TRUNKLINE_BALANCER_EJECT_MS": "90s"}, "balancer.eject_ms"),
+        ({"TRUNKLINE_BALANCER_TLS_KEY_FILE": "key.pem"}, "balancer.tls_key_file"),
+        ({"TRUNKLINE_BALANCER_MODE": "steer", "TRUNKLINE_BALANCER_WORKERS": "2"}, "balancer.workers"),
+        (
+            {
+                "TRUNKLINE_BALANCER_STICKY_COOKIE": "lb",
+                "TRUNKLINE_BALANCER_STICKY_SAME_SITE": "none",
+                "TRUNKLINE_BALANCER_STICKY_SECURE": "false",
+            },
+            "balancer.sticky_same_site",
+        ),
+        (
+            {"TRUNKLINE_BALANCER_GROUPS": '[{"name": "blue", "weight": 1}, {"name": "blue", "weight": 2}]'},
+            "balancer.groups[1].name",
+        ),
     ],
 )
 def test_settings_that_exclude_each_other(environ: dict[str, str], key: str) -> None:

@@ -261,3 +261,38 @@ def test_strange_keys_do_no_harm(keys: tuple[str, ...]) -> None:
     assert count.estimate == 1
     count.report(node_report(1, 10**30, *keys), 3.0, 3.0)
     assert count.estimate == 1
+
+
+def test_a_repeated_key_of_an_ended_connection_does_not_settle_the_next() -> None:
+    """Opened and ended between two reports: its key belongs to it, not to the pick of the same key that came later."""
+    count = ledger(reported=0, node=True)
+    gone = count.reserve(1, "same", 1.0)
+    count.open(gone, 1.1)
+    count.end(gone, 1.2)
+    count.reserve(2, "same", 2.0)
+    count.report(node_report(0, 1, "same"), 2.0, 2.1)
+    assert (count.estimate, list(count.pending)) == (1, [2])
+
+
+def test_a_foreign_report_that_overlaps_the_one_before_is_left_out() -> None:
+    """Asked for before the other had come, it may be the older one of the two."""
+    count = ledger(reported=10)
+    made = count.reserve(1, "k", 1.0)
+    assert count.report(LoadReport(11), 1.0, 1.5)
+    count.open(made, 1.6)
+    assert not count.report(LoadReport(10), 1.2, 1.7)
+    assert count.estimate == 11
+
+
+def test_a_young_pick_that_a_foreign_report_shows_does_not_expire() -> None:
+    """The report rose by it; forgetting it later would take off what is there."""
+    count = ledger(relaying=False, reported=10)
+    made = count.reserve(1, "k", 1.0)
+    count.report(LoadReport(11), 1.1, 1.2)
+    count.expire(made)
+    assert count.estimate == 11
+    missing = count.reserve(2, "k", 2.0)
+    count.report(LoadReport(11), 2.1, 2.2)
+    assert count.estimate == 12
+    count.expire(missing)
+    assert count.estimate == 11

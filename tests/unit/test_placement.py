@@ -242,6 +242,32 @@ def test_the_share_of_a_group_that_is_gone_goes_to_the_others() -> None:
     assert placing.refuse().reason == "all_down"
 
 
+def test_when_all_are_down_by_their_checks_one_is_tried_all_the_same() -> None:
+    """Checks that fail everywhere say nothing of where a client is best off; one that was tried is the last."""
+    placing = Placing(A, B, health_fall=1)
+    placing.report(A, 5)
+    for url in (A, B):
+        placing.fleet.backends[url].condition.checked(False, "status 503", 0.5)
+    answer = placing.place()
+    assert (answer.url, answer.reason) == (B, "last_resort")
+    assert placing.refuse(tried=(B,)).reason == "all_down"
+    placing.fleet.backends[A].condition.checked(True, "", 2.0)
+    assert placing.place(2.0).url == A
+
+
+def test_a_trial_that_arrives_brings_its_backend_back() -> None:
+    """Where nobody sees the 101 (steering), the key in a node's report says that the trial was good."""
+    placing = Placing(A, eject_after=1, mode="steer")
+    condition = placing.fleet.backends[A].condition
+    placing.report(A, 0, run="r", opened=0, keys=())
+    condition.failure("dial", 1.0)
+    assert condition.state == "ejected"
+    placing.place(100.0, key="trial")
+    assert condition.state == "half_open"
+    placing.report(A, 1, 101.0, run="r", opened=1, keys=("trial",))
+    assert condition.state == "up"
+
+
 # --- the fleet --------------------------------------------------------------------------------------------------------
 
 
@@ -376,5 +402,37 @@ def test_rows_and_imbalance_show_the_fleet() -> None:
     assert (one.state, one.pod, one.report_age_s, one.connections) == ("draining", ("pod-a", None, None), 2.0, 4)
     assert (two.state, two.name, two.reported, two.capacity) == ("full", "two", 10, 10)
     assert three.state == "up"
-    assert placing.fleet.imbalance() == {"blue": pytest.approx(10 / 7.5)}
+    assert placing.fleet.imbalance() == {("", "blue"): pytest.approx(10 / 7.5)}
     assert placing.fleet.key_of(placing.place(key="the key").reservation) == "the key"
+
+
+def test_imbalance_compares_what_could_be_even() -> None:
+    """Pools are no measure for each other, and what is down can be given nothing."""
+    placing = Placing(A, B, BackendSpec(C, pool="games"), health_fall=1)
+    for url, count in ((A, 0), (B, 10), (C, 1000)):
+        placing.report(url, count, 1.0)
+    assert placing.fleet.imbalance() == {("", ""): 2.0, ("games", ""): 1.0}
+    placing.fleet.backends[A].condition.checked(False, "gone", 2.0)
+    assert placing.fleet.imbalance() == {("", ""): 1.0, ("games", ""): 1.0}
+
+
+def test_a_claimed_capacity_beyond_belief_attracts_nobody() -> None:
+    """A report with such a capacity is none: what was known holds, and the page says why."""
+    placing = Placing(A, B)
+    placing.report(A, 1, 0.0, capacity=100)
+    assert not placing.report(A, 1, 0.5, capacity=10**15)
+    placing.report(B, 1, 0.5, capacity=100)
+    assert placing.burst(100) == {A: 50, B: 50}
+    assert "capacity of 1000000000000000" in placing.fleet.rows(1.0)[0].why
+
+
+def test_long_words_of_a_report_are_not_kept() -> None:
+    """Of names and colours a report gives no more is kept than fits on a page, whatever changes afterwards."""
+    placing = Placing(A)
+    long = "x" * 500_000
+    placing.report(A, 1, podName=long, podIP=long, nodeName=long, colour=long, run=long, opened=1, keys=(long,))
+    placing.set(BackendSpec(A, weight=2.0))
+    [row] = placing.fleet.rows(1.0)
+    assert row.pod == ("x" * 256,) * 3
+    assert row.group == "x" * 64
+    assert len(msgspec.json.encode(placing.fleet.backends[A].report)) < 2000

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.balancer.backend import BackendSpec
+from trunkline.balancer.backend import BackendSpec, canonical_url
 from trunkline.balancer.sources import ORDER, Conflict, merge
 
 A, B = "http://10.0.0.1:3001", "http://10.0.0.2:3001"
@@ -72,3 +73,19 @@ def test_every_backend_is_there_exactly_once(lists: dict[str, list[BackendSpec]]
     again = merge({"list": merged.specs})
     assert again.specs == merged.specs
     assert again.conflicts == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://a b:1", 'http://a"<b:1', "http://a;b:1", "http://a\\b:1", "http://\x00a:1", "http://[fe80::1%25e]:1"],
+)
+def test_a_host_is_a_name_or_an_address(text: str) -> None:
+    """What a node or a label says of itself becomes no backend whose name would break what it stands in."""
+    with pytest.raises(ValueError, match="host"):
+        canonical_url(text)
+
+
+def test_one_spelling_names_a_backend() -> None:
+    """Scheme, case and the usual port are one way only."""
+    assert canonical_url("WS://Node_1.Internal/") == "http://node_1.internal:80"
+    assert canonical_url("wss://[FD00::1]:8443") == "https://[fd00::1]:8443"

@@ -137,6 +137,12 @@ def test_undefined_entry_points() -> None:
     assert found("ping: {entryPoint: ping}\n") == []
 
 
+def test_without_entry_points_there_is_one_called_http() -> None:
+    """A whole static configuration that defines none has Traefik's own alone."""
+    text = "providers: {docker: {}}\nping:\n  entryPoint: ping\nmetrics: {prometheus: {entryPoint: http}}\n"
+    assert found(text) == [(3, "undefined-entry-point")]
+
+
 def test_undefined_names_count_when_the_set_is_complete() -> None:
     """With the static file given a missing middleware is an error, without it a warning; near names are told."""
     dynamic = """\
@@ -215,6 +221,14 @@ def test_docker_sockets() -> None:
               - {type: bind, source: /run/docker.sock, target: /x}
         """
     ) == [(8, "docker-socket"), (9, "docker-socket")]
+
+
+def test_docker_socket_as_a_default_and_for_discovery() -> None:
+    """A variable's default mounts it too; a balancer that is told to discover containers needs it."""
+    volume = "volumes: ['${S:-/var/run/docker.sock}:/var/run/docker.sock']"
+    assert found(f"services:\n  app:\n    image: a\n    {volume}\n") == [(4, "docker-socket")]
+    told = "environment: [TRUNKLINE_BALANCER_DOCKER=unix:///var/run/docker.sock]"
+    assert found(f"services:\n  app:\n    image: a\n    {volume}\n    {told}\n") == []
 
 
 def test_health_checks() -> None:
@@ -309,6 +323,11 @@ def test_conflicting_replicas() -> None:
         ('rate(traefik_service_requests_total{code!~"2..",protocol="http"}[5m])', None),
         ('rate(traefik_service_requests_total{code!~"2..",protocol!="websocket"}[5m])', None),
         ('rate(traefik_service_requests_total{code=~"5.."}[5m])', None),
+        ('rate(traefik_service_requests_total{code!~"(2|3).."}[5m])', "websocket-errors"),
+        ('rate(traefik_service_requests_total{code!~"[23]\\\\d+"}[5m])', "websocket-errors"),
+        ('rate(traefik_service_requests_total{code!="200"}[5m])', "websocket-errors"),
+        ('rate(traefik_service_requests_total{code!~"2..|0"}[5m])', None),
+        ('rate(traefik_service_requests_total{code!~"5.."}[5m])', None),
         ('rate(http_requests_total{code!~"2.."}[5m])', None),
     ],
 )
@@ -375,12 +394,13 @@ def test_fences_have_the_lines_of_their_file() -> None:
     [
         ("a: [1\nb: 2\n", "a.yml", 2),
         ("a = 1\nb = = 2\n", "a.toml", 2),
-        (
-            "a: &x [1]\nb: &y [*x, *x]\n" + "".join(f"k{n}: &z{n} [{'*y, ' * 9}*y]\n" for n in range(3000)),
-            "a.yml",
-            None,
-        ),
+        ("a0: &a0 [1]\n" + "".join(f"a{n + 1}: &a{n + 1} [{f'*a{n}, ' * 9}*a{n}]\n" for n in range(9)), "a.yml", None),
         ("[" * 500, "a.yml", None),
+        ("[" * 100_000, "a.yml", 1),
+        ("- " * 100_000, "a.yml", 1),
+        ("a = " + "[" * 20_000, "a.toml", 1),
+        ("http:\n  middlewares: {}\nhttp:\n  routers: {}\n", "a.yml", 3),
+        ("http:\n  routers:\n{{ range $i := until 3 }}\n    r{{ $i }}:\n      rule: x\n{{ end }}\n", "a.yml", 4),
     ],
 )
 def test_what_cannot_be_parsed_is_told(text: str, name: str, line: int | None) -> None:
@@ -389,6 +409,19 @@ def test_what_cannot_be_parsed_is_told(text: str, name: str, line: int | None) -
     assert report.exit_code == 2
     assert report.findings[0].rule == "unreadable"
     assert line is None or report.findings[0].line == line
+
+
+def test_a_name_may_stand_twice_in_json_and_in_what_is_merged() -> None:
+    """JSON takes the last of two, a merged map is there to be overruled, and a guide may show two ways."""
+    assert found("```yaml\na: 1\na: 2\n```\n", "a.md") == []
+    assert found('{"a": 1, "a": 2}', "a.json") == []
+    assert found("a: &x {k: 1}\nb:\n  <<: *x\n  k: 2\n", "a.yml") == []
+
+
+def test_an_answer_in_a_text_is_no_configuration() -> None:
+    """What a guide shows as an answer is left alone; broken YAML in it is told of."""
+    assert found('```json\n{"status": "healthy" | "degraded"}\n```\n', "a.md") == []
+    assert found("```yaml\na: [1\n```\n", "a.md") == [(3, "unreadable")]
 
 
 @given(st.text(max_size=300), st.sampled_from(["a.yml", "a.toml", "a.json", "a.md", "a.sh", "a"]))

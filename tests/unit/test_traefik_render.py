@@ -62,6 +62,15 @@ def test_steering_needs_no_file() -> None:
     assert file_of(settings) == {}
 
 
+@pytest.mark.parametrize(("host", "address"), [("", ""), ("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_entry_points_for_clients_have_the_address_asked_for(host: str, address: str) -> None:
+    """What clients reach listens where it was told to; what is not for them stays on loopback."""
+    points = static_of(settings_of(host=host, https_port=443, ping_port=8083))["entryPoints"]
+    assert points["web"]["address"] == f"{address}:80"
+    assert points["websecure"]["address"] == f"{address}:443"
+    assert points["ping"]["address"] == "127.0.0.1:8083"
+
+
 def test_pick_stands_inside_retry_and_before_the_rewriting() -> None:
     """Each attempt asks anew, and the balancer sees the path of its own routes."""
     routing = dynamic(settings_of(steer=True), [ServerView("http://10.0.0.1:3001")])
@@ -91,6 +100,8 @@ def test_routes_keep_their_order() -> None:
         (RouteEntry("/"), "d.test", "Host(`d.test`) && PathPrefix(`/`)"),
         (RouteEntry("/", host="h.test"), "d.test", "Host(`h.test`) && PathPrefix(`/`)"),
         (RouteEntry("/", host="*.h.test"), "", r"HostRegexp(`^.+\.h\.test$`) && PathPrefix(`/`)"),
+        (RouteEntry("/", host="*.H.test"), "", r"HostRegexp(`^.+\.h\.test$`) && PathPrefix(`/`)"),
+        (RouteEntry("/"), "*", "PathPrefix(`/`)"),
     ],
 )
 def test_rules(route: RouteEntry, domain: str, rule: str) -> None:
@@ -145,10 +156,13 @@ def test_pools_have_services_of_their_own() -> None:
     [
         (settings_of(acme_email="a@b.test"), "traefik.https_port"),
         (settings_of(acme_email="a@b.test", https_port=443), "traefik.domain"),
+        (settings_of(acme_email="a@b.test", https_port=443, domain="*.b.test"), "traefik.domain"),
         (settings_of(same_site="none"), "traefik.same_site"),
         (settings_of(cert_file=Path("c.pem")), "traefik.key_file"),
         (settings_of(dashboard_host="d.test"), "traefik.dashboard_users"),
         (settings_of(metrics_port=80), "traefik.metrics_port"),
+        (settings_of(http_port=0), "traefik.http_port"),
+        (settings_of(steer=True, fail_open_port=0), "traefik.fail_open_port"),
         (settings_of({"backends": ()}), "balancer.backends"),
         (settings_of({"groups": (GroupEntry("blue", 1),)}), "balancer.backends[0].group"),
     ],
@@ -201,7 +215,7 @@ def test_command_writes_files_and_prints(tmp_path: Path, monkeypatch: pytest.Mon
     static, routing = yaml.safe_load_all(printed.stdout)
     assert "entryPoints" in static
     assert "http" in routing
-    assert printed.stdout.startswith("# Traefik's static configuration")
+    assert printed.stdout.startswith("# Static configuration of Traefik")
     written = runner.invoke(
         app, ["render", "--config", "t.toml", "--static", "s.yml", "--dynamic", "d.yml"], catch_exceptions=False
     )
@@ -212,6 +226,23 @@ def test_command_writes_files_and_prints(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "d.yml").stat().st_mode & 0o077 == 0
     assert BasicUser("ops", "$2y$05$x").hash in (tmp_path / "d.yml").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.yml", "s.yml", "t.toml"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'domain = "https://a.test"', 'domain = "a.test:443"', 'domain = "a`) || Host(`b"', 'dashboard_host = "d test"',
+        'balancer_url = "nonsense"', 'forward_auth = "auth:80"', 'acme_ca_server = "ca"', 'health_path = "health"',
+        'sticky_cookie = "a b;c"',
+    ],
+)  # fmt: skip
+def test_what_traefik_would_not_understand_is_refused_here(tmp_path: Path, line: str) -> None:
+    """Traefik would start, and answer 404 or 500 to everybody: the setting is named instead."""
+    file = tmp_path / "t.toml"
+    file.write_text(f"[traefik]\n{line}\n")
+    answer = CliRunner().invoke(app, ["render", "--config", str(file)])
+    assert answer.exit_code == 2
+    assert f"traefik.{line.partition(' ')[0]}" in answer.stderr
 
 
 def test_command_names_bad_settings(tmp_path: Path) -> None:

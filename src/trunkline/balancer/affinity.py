@@ -5,8 +5,10 @@ Rules:
 - Each backend gives each key a score out of nothing but its URL, its weight and the key; the highest one wins. When a
   backend leaves, only its own keys move; when one joins, only those that it wins.
 - With -weight / ln(h) for a uniform h, a backend wins keys in proportion to its weight (weighted rendezvous hashing).
-- A backend whose connections have reached `bound` times its part of all (rounded up) passes keys on to the next in
-  their order (consistent hashing with bounded loads), and has them back once it has room.
+- A backend whose connections have reached `bound` times its part of all (rounded up) passes clients on to the next in
+  their key's order (consistent hashing with bounded loads), and has them back once it has room. New keys are passed on
+  halfway there already, so that the clients of those that are here can still come; and a backend with a handful of
+  connections is never too full, for parts of so few mean nothing.
 - Several processes and balancers must agree, so nothing here depends on the process: no `hash()`.
 """
 
@@ -19,6 +21,12 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from trunkline.balancer.pool import Backend, Lane
+
+NEW_KEYS: Final = 0.5
+"""How far on the way from its part to its bound a backend takes new keys."""
+
+NEVER_FULL: Final = 16
+"""With fewer connections a backend is never too full; for new keys half as many."""
 
 _MASK: Final = (1 << 64) - 1
 _SCALE: Final = 1.0 / (1 << 53)
@@ -52,7 +60,9 @@ def score(point: int, seed: int, weight: float) -> float:
     return -weight / math.log(((mix(point, seed) >> 11) + 0.5) * _SCALE)
 
 
-def choose(lane: Lane, key: str, bound: float, now: float, tried: Sequence[str]) -> tuple[Backend | None, bool]:
+def choose(
+    lane: Lane, key: str, bound: float, now: float, tried: Sequence[str], settled: str | None = None
+) -> tuple[Backend | None, bool]:
     """The backend of a key, and whether it is another than the key's own because that has its part.
 
     Args:
@@ -61,6 +71,7 @@ def choose(lane: Lane, key: str, bound: float, now: float, tried: Sequence[str])
         bound: how many times its part a backend may hold.
         now: seconds.
         tried: URLs not to be chosen.
+        settled: the URL where the key has clients, None for a new key.
     """
     total = 1
     shares = 0.0
@@ -70,7 +81,11 @@ def choose(lane: Lane, key: str, bound: float, now: float, tried: Sequence[str])
             shares += backend.full_share
     if not shares:
         return None, False
-    allowed = bound * total / shares
+    part = total / shares
+    for backend in lane.members if settled is not None else ():
+        if backend.url == settled and backend.ready(now, tried) and _has_room(backend, bound * part, NEVER_FULL):
+            return backend, False
+    allowed = (1.0 + (bound - 1.0) * NEW_KEYS) * part
     point = point_of(key)
     even = lane.even
     best = fitting = -1.0
@@ -89,3 +104,7 @@ def choose(lane: Lane, key: str, bound: float, now: float, tried: Sequence[str])
                 chosen = backend
     # The parts add up to more than the total, so somebody has room; rounding of floats is all that could deny it.
     return (home, False) if chosen is None else (chosen, chosen is not home)
+
+
+def _has_room(backend: Backend, allowed: float, always: int) -> bool:
+    return backend.estimate < max(always, math.ceil(allowed * backend.full_share))

@@ -7,6 +7,7 @@ Rules:
   cannot hear.
 - A node that comes back under another URL takes the place of what it was. Two living nodes that share a name are both
   kept, and named.
+- Beyond `MOST` nodes no new one is taken.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from trunkline.control import NodeReport
 GONE_S = 7.0
 """Three reports and a bit."""
 
+MOST = 2_000
+"""Nodes there can be; whoever announces more is no fleet of ours."""
+
 REMEMBERED = 1024
 
 
@@ -31,12 +35,17 @@ class _Heard(NamedTuple):
 
 
 class Announced:
-    """The nodes that were heard."""
+    """The nodes that were heard.
+
+    Attributes:
+        turned_away: reports of nodes beyond `MOST`.
+    """
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Heard] = {}
         self._replaced: dict[str, str] = {}
         self._shared: set[str] = set()
+        self.turned_away = 0
         self._connected = True
         self._deaf_until = float("-inf")
 
@@ -73,6 +82,9 @@ class Announced:
         before = self._nodes.get(said.url)
         changed = before is None or before.spec != spec
         if before is None:
+            if len(self._nodes) >= MOST:
+                self.turned_away += 1
+                return False
             self._take_place(said.node, run)
         self._nodes[said.url] = _Heard(spec, run, now)
         return changed

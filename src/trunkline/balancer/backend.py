@@ -6,11 +6,13 @@ Rule: the URL is a backend's name everywhere: scheme, host and port, lower case,
 from __future__ import annotations
 
 import hashlib
+import re
 from urllib.parse import urlsplit
 
 import msgspec
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[0-9a-z_.-]{1,253}|[0-9a-f:.]*:[0-9a-f:.]*")
 _SCHEMES = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
 
 
@@ -68,6 +70,9 @@ def canonical_url(text: str) -> str:
         ValueError: it is no URL of a backend; the text says what is wrong.
     """
     place = place_of(text)
+    if not _HOST.fullmatch(place.host):
+        # Nodes and labels say it of themselves, and it goes on to logs, pages and Traefik's configuration.
+        raise ValueError(f"{text[:100]!r} has a host that is neither a name nor an address")
     return f"{'https' if place.tls else 'http'}://{place.authority}"
 
 

@@ -27,6 +27,7 @@ from trunkline.balancer.condition import Change
 from trunkline.balancer.configured_sources import configured
 from trunkline.balancer.fleet import Fleet
 from trunkline.balancer.health_checks import HealthChecks
+from trunkline.balancer.homes import KEY_CHARS
 from trunkline.balancer.overview import Overview, overview
 from trunkline.balancer.placement import place
 from trunkline.balancer.placing import Ask, Pick, Refusal
@@ -42,6 +43,13 @@ log = structlog.get_logger("trunkline.balancer")
 TICK_S: Final = 0.25
 """How often picks that never showed up are looked for."""
 
+RESTART_S: Final = 1.0
+"""A part of the balancer that failed begins again after so long."""
+
+SERIES_KEPT: Final = 2_000
+"""Label sets of one counter above which those of backends that left are forgotten: where each start of a backend brings
+a new address, they would grow for as long as the balancer runs."""
+
 SUSPICIONS: Final = ("busy", "retry")
 """Failures that prove no fault: a backend that sheds load works, and a client may ask twice with one key. They are
 reasons to look, not to eject."""
@@ -50,7 +58,17 @@ reasons to look, not to eject."""
 class BalancerMeter:
     """The live counts of one balancer."""
 
-    __slots__ = ("ejections", "failures", "moves", "picks", "place", "refusals", "reports")
+    __slots__ = (
+        "ejections",
+        "failures",
+        "moves",
+        "picks",
+        "place",
+        "refusals",
+        "reports",
+        "steering",
+        "steering_answers",
+    )
 
     def __init__(self) -> None:
         self.picks = metrics.Labelled()
@@ -60,6 +78,9 @@ class BalancerMeter:
         self.reports = metrics.Labelled()
         self.moves = metrics.Labelled()
         self.place = metrics.Histogram(metrics.LATENCY_BUCKETS)
+        # Of a balancer that steers; its handlers count into these.
+        self.steering_answers = metrics.Labelled()
+        self.steering = metrics.Histogram(metrics.LATENCY_BUCKETS)
 
 
 class Balancer:
@@ -78,7 +99,6 @@ class Balancer:
         self.fleet = Fleet(self.settings, self._rng)
         self.nats_connected = False
         self.ready = asyncio.Event()
-        self.on_change: Callable[[], None] = lambda: None
         self._checks = HealthChecks(self.settings, self._on_checked)
         self._reports = ReportPoller(self.settings, self._on_report, self._on_report_failed, self._known_opened)
         self._talk: FleetTalk | None = None
@@ -101,9 +121,11 @@ class Balancer:
         await self._checks.start()
         await self._reports.start()
         for name, source in self._sources.items():
-            self._tasks.append(asyncio.create_task(source.run(functools.partial(self._on_source, name))))
-        self._tasks.append(asyncio.create_task(self._tick()))
-        self._tasks.append(asyncio.create_task(self._rebalancer.run()))
+            self._keep_running(
+                f"source {name}", functools.partial(source.run, functools.partial(self._on_source, name))
+            )
+        self._keep_running("clock", self._tick)
+        self._keep_running("rebalancer", self._rebalancer.run)
 
     async def stop(self) -> None:
         """Let go of everything."""
@@ -114,6 +136,18 @@ class Balancer:
         await self._reports.close()
         if self._talk is not None:
             await self._talk.close()
+
+    def _keep_running(self, part: str, run: Callable[[], Awaitable[None]]) -> None:
+        async def again() -> None:
+            while True:
+                try:
+                    await run()
+                except Exception:
+                    # A fault in one source must not leave the balancer with its last list for ever, unseen.
+                    log.exception("balancer_part_failed", part=part, again_in_s=RESTART_S)
+                await asyncio.sleep(RESTART_S)
+
+        self._tasks.append(asyncio.create_task(again()))
 
     # --- placing ------------------------------------------------------------------------------------------------------
 
@@ -134,7 +168,8 @@ class Balancer:
         if isinstance(answer, Pick):
             self.meter.picks.add(answer.url, answer.reason)
             if self._talk is not None and answer.reservation:
-                self._talk.note(PickNotice("p", answer.url, ask.key))
+                kept = ask.affinity if ask.policy == "affinity" and ask.affinity is not None else ""
+                self._talk.note(PickNotice("p", answer.url, ask.key, kept[:KEY_CHARS]))
         else:
             self.meter.refusals.add(answer.reason)
         return answer
@@ -187,8 +222,18 @@ class Balancer:
             log.info("backend_joined", backend=url, source=self.fleet.backends[url].spec.source)
         for url in changes.removed:
             log.info("backend_left", backend=url)
+        if changes.removed:
+            self._forget_series()
         if any((changes.added, changes.removed, changes.changed)):
             self._fleet_changed()
+
+    def _forget_series(self) -> None:
+        meter = self.meter
+        for counter in (meter.picks, meter.failures, meter.ejections, meter.moves):
+            if len(counter.values) > SERIES_KEPT:
+                # In place: the rebalancer counts into the same one.
+                for labels in [labels for labels in counter.values if labels[0] not in self.fleet.backends]:
+                    del counter.values[labels]
 
     def _on_report(self, url: str, report: LoadReport, asked_at: float) -> None:
         self.meter.reports.add("polled")
@@ -248,7 +293,6 @@ class Balancer:
             self.ready.set()
         else:
             self.ready.clear()
-        self.on_change()
 
     async def _tick(self) -> None:
         while True:

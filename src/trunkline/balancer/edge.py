@@ -25,12 +25,14 @@ import aiohttp
 import structlog
 
 from trunkline.addresses import networks, within
+from trunkline.balancer import relay_poller
 from trunkline.balancer.edge_connection import Door
 from trunkline.balancer.edge_meter import EdgeEvent, EdgeMeter, EventName
 from trunkline.balancer.forwarding import Forwarding
 from trunkline.balancer.heads import Page, PageRequest
 from trunkline.balancer.placing import Ask, Pick, Placer, Refusal
-from trunkline.balancer.relay import Relay, options_of
+from trunkline.balancer.relay import Relay, keep_alive, options_of
+from trunkline.balancer.relay_poller import Poller
 from trunkline.balancer.routes import Routes
 from trunkline.balancer.tls import ListenerTls, backend_context
 from trunkline.config_balancer import BalancerSettings
@@ -53,8 +55,6 @@ MAX_DOORS: Final = 2048
 OTHER_FILES: Final = 500
 """Open files that are left for everything but relayed connections, which need two each."""
 
-KEEP_ALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3))
-
 Pages = Callable[[PageRequest], Page | Awaitable[Page | None] | None]
 
 
@@ -71,6 +71,7 @@ class Edge:
 
     Attributes:
         port: the port it listens on, once started.
+        poller: watches relays on bare sockets; None where there are none.
 
     Raises:
         SettingsError: a certificate or a header of the settings cannot be used.
@@ -92,6 +93,7 @@ class Edge:
         self.meter = meter or EdgeMeter()
         self.on_event = on_event
         self.port = settings.port
+        self.poller: Poller | None = None
         self.stopping = False
         self.handshaking = 0
         self.routes = Routes(settings)
@@ -170,7 +172,10 @@ class Edge:
                 "Stop what uses the port, or choose another with --listen or balancer.port.",
             ) from None
         for listening in self._server.sockets:
-            _keep_alive(listening.fileno())
+            with options_of(listening.fileno()) as options:
+                keep_alive(options)
+        if relay_poller.AVAILABLE:
+            self.poller = Poller(loop)
         self.port = self.forwarding.port = self._server.sockets[0].getsockname()[1]
         self._idle_looked_at = loop.time()
         self._ticker = loop.call_later(TICK_S, self._tick)
@@ -203,6 +208,8 @@ class Edge:
         if self._ticker is not None:
             self._ticker.cancel()
             await self.session.close()
+        if self.poller is not None:
+            self.poller.close()
 
     # --- doors --------------------------------------------------------------------------------------------------------
 
@@ -343,12 +350,6 @@ class Edge:
             )
         self._less.set()
 
-    def set_keep_alive(self, transport: asyncio.Transport) -> None:
-        """Let the kernel find out when a backend's machine is gone."""
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            _keep_alive(sock.fileno())
-
     # --- events -------------------------------------------------------------------------------------------------------
 
     def tell(
@@ -387,10 +388,7 @@ class Edge:
 
     def _end_idle(self, now: float, idle_s: float) -> None:
         for relay in list(self._relays):
-            near = relay.client
-            far = near.peer
-            if near.active or far.active:
-                near.active = far.active = False
+            if relay.spoke():
                 relay.quiet_since = now
             elif now - relay.quiet_since >= idle_s:
                 relay.quiet_since = now
@@ -402,12 +400,3 @@ def _room_for_connections() -> int:
     if soft == resource.RLIM_INFINITY:
         return 1_000_000
     return max((soft - OTHER_FILES) // 2, 1)
-
-
-def _keep_alive(fileno: int) -> None:
-    with options_of(fileno) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for name, value in KEEP_ALIVE:
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -7,7 +7,7 @@ Rules:
   sends together with its handshake.
 - After an answer that ends the connection, what the client still sends is read and thrown away for a moment: closing
   at once would reset the connection, and the answer would be lost.
-- After the 101 nothing of this object is kept: the transport gets an end of the relay for its protocol.
+- After the 101 nothing of this object is kept: a relay takes over the transport, or its descriptor.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Door(asyncio.Protocol):
         edge: where it came in.
 
     Attributes:
+        transport: its own.
         deadline: loop time at which the edge's sweep calls `on_time_out`.
         answered: its last answer has been written.
         began: an answer has been written in part.
@@ -51,11 +52,11 @@ class Door(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body", "_buffer", "_drained", "_edge", "_peer", "_reading", "_scanned", "_task", "_transport", "answered",
-        "began", "deadline", "ended",
+        "_body", "_buffer", "_drained", "_edge", "_peer", "_reading", "_scanned", "_task", "answered", "began",
+        "deadline", "ended", "transport",
     )  # fmt: skip
 
-    _transport: asyncio.Transport
+    transport: asyncio.Transport
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
@@ -75,11 +76,11 @@ class Door(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
-        self._transport = cast(asyncio.Transport, transport)
+        self.transport = cast(asyncio.Transport, transport)
         peername = transport.get_extra_info("peername")
         self._peer = peername[0] if peername else ""
         if not self._edge.open_door(self):
-            self._transport.abort()
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; what was done for it ends."""
@@ -102,7 +103,7 @@ class Door(asyncio.Protocol):
         if self._edge.is_upgrading(self):
             self._task.cancel()
             return False
-        return self._transport.can_write_eof()
+        return self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
         """Answers wait for the client."""
@@ -184,7 +185,7 @@ class Door(asyncio.Protocol):
                 self.refuse(500, "internal", "this balancer could not handle the request")
         finally:
             self._task = None
-            if not self.answered and not self._transport.is_closing() and self._edge.is_door(self):
+            if not self.answered and not self.transport.is_closing() and self._edge.is_door(self):
                 self._go_on()
 
     def _go_on(self) -> None:
@@ -198,7 +199,7 @@ class Door(asyncio.Protocol):
             return
         if self._task is None:
             if self.ended or self._edge.stopping:
-                self._transport.close()
+                self.transport.close()
             self.read_on()
 
     def _on_bad(self, bad: BadHead) -> None:
@@ -214,20 +215,20 @@ class Door(asyncio.Protocol):
 
     def on_time_out(self) -> None:
         """The time for a request's head, or for taking the last answer, is over."""
-        if self.answered or self._transport.is_closing():
-            self._transport.abort()
+        if self.answered or self.transport.is_closing():
+            self.transport.abort()
         elif self._buffer:
             self._on_bad(BadHead(408, "the request was not complete in time"))
         else:
-            self._transport.close()
+            self.transport.close()
             self._edge.wait(self, FAREWELL_S)
 
     # --- what those who work on a request may do ----------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Write a piece of an answer."""
-        if not self.answered and not self._transport.is_closing():
-            self._transport.write(data)
+        if not self.answered and not self.transport.is_closing():
+            self.transport.write(data)
 
     async def drained(self) -> None:
         """Wait until the client takes more; raises TimeoutError when it does not."""
@@ -272,48 +273,47 @@ class Door(asyncio.Protocol):
 
     def finish(self, data: bytes) -> None:
         """Write the last of an answer, and close when the client has it."""
-        if self.answered or self._transport.is_closing():
+        if self.answered or self.transport.is_closing():
             return
-        self._transport.write(data)
+        self.transport.write(data)
         self.answered = True
         self._buffer = b""
         self._edge.wait(self, FAREWELL_S)
-        if self.ended or not self._transport.can_write_eof():
-            self._transport.close()
+        if self.ended or not self.transport.can_write_eof():
+            self.transport.close()
         else:
-            self._transport.write_eof()
+            self.transport.write_eof()
             self.read_on()
 
-    def leave(self) -> tuple[asyncio.Transport | None, bytes]:
-        """Hand the transport over to a relay.
+    @property
+    def is_over(self) -> bool:
+        """The client is gone, sends no more, or has had its last answer."""
+        return self.ended or self.answered or self.transport.is_closing()
 
-        Returns:
-            The transport, None when the client is gone; and what the client sent behind its handshake.
-        """
-        if self.ended or self.answered or self._transport.is_closing():
-            return None, b""
+    def leave(self) -> bytes:
+        """A relay has the transport from now on; returns what the client sent behind its handshake."""
         early, self._buffer = self._buffer, b""
         self.answered = True
         self._edge.close_door(self)
-        return self._transport, early
+        return early
 
     def abort(self) -> None:
         """Cut the TCP connection."""
         self.answered = True
-        self._transport.abort()
+        self.transport.abort()
 
     def close_if_idle(self) -> None:
         """The edge stops: end what waits for another request."""
         if self._task is None and not self.answered:
-            self._transport.close()
+            self.transport.close()
 
     def _pause(self) -> None:
         if self._reading:
             self._reading = False
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def read_on(self) -> None:
         """Read from the client again."""
-        if not self._reading and not self._transport.is_closing():
+        if not self._reading and not self.transport.is_closing():
             self._reading = True
-            self._transport.resume_reading()
+            self.transport.resume_reading()

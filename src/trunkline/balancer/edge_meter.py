@@ -8,7 +8,7 @@ import msgspec
 
 from trunkline.metrics import DURATION_BUCKETS, LATENCY_BUCKETS, Histogram, Labelled
 
-EventName = Literal["opened", "closed", "refused", "failed"]
+EventName = Literal["opened", "closed", "refused", "failed", "steered"]
 
 
 class EdgeEvent(msgspec.Struct, frozen=True, gc=False):
@@ -16,7 +16,7 @@ class EdgeEvent(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         event: `opened` (101), `closed`, `refused` (answered with an error, or a page of the backend instead of 101),
-            `failed` (one backend could not take it; another may be tried).
+            `failed` (one backend could not take it; another may be tried), `steered` (Traefik was told where to).
         backend: its URL, empty for none.
         reason: of `opened` and `closed` why this backend was picked; else a fixed word.
         address: the client's address.

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
+import structlog
 
 from trunkline import log
 from trunkline.balancer.edge_meter import EdgeEvent
@@ -19,6 +20,9 @@ LOGGER: Final = "trunkline.edge"
 TICK_S: Final = 0.1
 MOST_WAITING: Final = 10_000
 """Lines that may wait for the tick; beyond it a flood of refusals would cost more than what it tells."""
+
+
+PATH_CHARS: Final = 1024
 
 
 class EventLine(msgspec.Struct, omit_defaults=True):
@@ -76,7 +80,11 @@ class EventLog:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self.flush()
+            try:
+                self.flush()
+            except Exception:
+                # Lines of one tick are lost; the log of all that follows must not be.
+                structlog.get_logger(LOGGER).exception("connection_lines_lost")
 
 
 class _Flood(msgspec.Struct):
@@ -97,13 +105,19 @@ def _line(at: float, event: EdgeEvent) -> EventLine:
         backend=event.backend,
         reason=event.reason,
         address=event.address,
-        path=log.redact_text(event.path),
+        path=log.redact_text(_shown(event.path)),
         timestamp=_iso(at),
         logger=LOGGER,
         level="warning" if event.event == "failed" else "info",
         status=event.status,
         duration_s=round(event.duration_s, 3),
     )
+
+
+def _shown(path: str) -> str:
+    """A path cut to what a line may cost; bytes that are no text, as a server's parser hands them on, become "?"."""
+    path = path[:PATH_CHARS]
+    return path if path.isascii() else path.encode("utf-8", "replace").decode()
 
 
 def _iso(at: float) -> str:

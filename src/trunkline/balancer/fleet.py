@@ -19,6 +19,7 @@ from trunkline.balancer.backend import BackendSpec
 from trunkline.balancer.condition import Change, Condition
 from trunkline.balancer.counting import MOST_REPORTED, Ledger, Reservation
 from trunkline.balancer.groups import GroupTurns
+from trunkline.balancer.homes import Homes
 from trunkline.balancer.overview import BackendRow
 from trunkline.balancer.pool import FULL, Backend, Pool
 from trunkline.config_balancer import BalancerSettings
@@ -27,7 +28,8 @@ from trunkline.control import LoadReport, PickNotice
 RESERVATIONS_KEPT: Final = 200_000
 LATE_KEPT: Final = 10_000
 NEWS_KEPT: Final = 1_000
-COLOUR_CHARS: Final = 64
+WORDS_CHARS: Final = 256
+"""Of a name that a report gives no more is kept: pages show it for as long as the backend is there."""
 
 STARTING_S: Final = 5.0
 """Backends named within this time of the first one belong to the start of a fleet that has placed nobody yet."""
@@ -46,13 +48,13 @@ class News(NamedTuple):
 
     Attributes:
         url: the backend.
-        event: `trial`: a pick tries it again; `doubted`: its reports never change although picks go there; `trusted`:
-            they do again.
+        event: `trial`: a pick tries it again; `up`: that pick has arrived; `doubted`: its reports never change although
+            picks go there; `trusted`: they do again.
         why: in words.
     """
 
     url: str
-    event: Literal["trial", "doubted", "trusted"]
+    event: Literal["trial", "up", "doubted", "trusted"]
     why: str
 
 
@@ -67,6 +69,7 @@ class Fleet:
         settings: the same.
         backends: by URL.
         pools: the same, as placement looks through them.
+        homes: where the keys of the affinity policy live.
         news: for the log, oldest first; whoever logs takes them out.
     """
 
@@ -74,7 +77,9 @@ class Fleet:
         self.settings = settings
         self.backends: dict[str, Backend] = {}
         self.pools: dict[str, Pool] = {}
+        self.homes = Homes()
         self.news: deque[News] = deque(maxlen=NEWS_KEPT)
+        self._trials: dict[str, Reservation] = {}
         self._rng = rng
         self._relaying = settings.mode == "relay"
         self._keep_s = settings.reservation_ms / 1000
@@ -106,6 +111,7 @@ class Fleet:
         if not (added or removed or changed):
             return Changes((), (), ())
         for url in removed:
+            self._trials.pop(url, None)
             ledger = self.backends.pop(url).ledger
             if ledger.held or ledger.relayed:
                 self._left[url] = ledger
@@ -128,7 +134,7 @@ class Fleet:
         if self._first_at is None:
             self._first_at = now
         ledger = self._left.pop(spec.url, None) or Ledger(spec.url, self._relaying, self._keep_s, self._hold_s)
-        return Backend(spec, ledger, Condition(self.settings, self._rng), now)
+        return Backend(spec, ledger, Condition(self.settings, self._rng))
 
     def _running(self, now: float) -> bool:
         return self._first_at is not None and (self._placed or now - self._first_at > STARTING_S)
@@ -167,15 +173,26 @@ class Fleet:
         if not 0 <= report.agentsConnections <= MOST_REPORTED:
             self.report_failed(url, f"{report.agentsConnections} connections are beyond belief", now)
             return False
+        if report.capacity is not None and report.capacity > MOST_REPORTED:
+            # Load is reckoned by capacity: whoever claimed so much would get everybody.
+            self.report_failed(url, f"a capacity of {report.capacity} is beyond belief", now)
+            return False
         was_doubted = backend.ledger.doubted
         if not backend.ledger.report(report, min(asked_at, now), now):
             return False
         before = (backend.group, backend.capacity, backend.takes)
-        backend.report = report
+        backend.report = _to_keep(report)
         backend.reported_at = now
         backend.report_failure = ""
         backend.describe()
-        backend.group = backend.group[:COLOUR_CHARS]
+        trial = self._trials.get(url)
+        if trial is not None and (trial.shown or trial.over):
+            del self._trials[url]
+            if trial.shown and not trial.over:
+                # In steering nobody else sees that the trial was opened.
+                change = backend.condition.success(now)
+                if change is not None:
+                    self.news.append(News(url, "up", change.why))
         doubted = backend.ledger.doubted
         if doubted != was_doubted:
             said = report.agentsConnections
@@ -215,6 +232,7 @@ class Fleet:
             self.expire(now)
         if backend.condition.trial:
             made.trial = True
+            self._trials[url] = made
             change = backend.condition.took_trial(now)
             if change is not None:
                 self.news.append(News(url, "trial", change.why))
@@ -289,7 +307,12 @@ class Fleet:
         if backend is None:
             return
         ledger = backend.ledger
+        if notice.event == "m":
+            self.homes.forget(backend.pool, notice.key)
+            return
         if notice.event == "p":
+            if notice.affinity:
+                self.homes.settle(backend.pool, notice.affinity, notice.url, now)
             self._number += 1
             made = ledger.heard_pick(self._number, notice.key, now)
             if made is not None:
@@ -343,12 +366,15 @@ class Fleet:
         """Connections of all backends."""
         return sum(backend.estimate for backend in self.backends.values())
 
-    def imbalance(self) -> dict[str, float]:
-        """For each group the load of its fullest backend beside the mean, 1 when even; of backends that take more."""
-        counts: dict[str, list[tuple[int, float]]] = {}
+    def imbalance(self) -> dict[tuple[str, str], float]:
+        """By pool and group the load of the fullest backend beside the mean, 1 when even.
+
+        Of backends that take more and work: nobody can even out what is down, and a pool owes another nothing.
+        """
+        counts: dict[tuple[str, str], list[tuple[int, float]]] = {}
         for backend in self.backends.values():
-            if backend.takes:
-                counts.setdefault(backend.group, []).append((backend.estimate, backend.full_share))
+            if backend.takes and backend.condition.state in ("up", "half_open"):
+                counts.setdefault((backend.pool, backend.group), []).append((backend.estimate, backend.full_share))
         found = {}
         for group, each in counts.items():
             total = sum(count for count, _ in each)
@@ -359,6 +385,15 @@ class Fleet:
     def rows(self, now: float) -> list[BackendRow]:
         """All backends for pages, in the order in which they joined."""
         return [_row(backend, now) for backend in self.backends.values()]
+
+
+def _to_keep(report: LoadReport) -> LoadReport:
+    """What is needed of a report until the next one, in words that fit on a page; it may come with a megabyte."""
+    pod, address, machine, colour = (
+        None if words is None else words[:WORDS_CHARS]
+        for words in (report.podName, report.podIP, report.nodeName, report.colour)
+    )
+    return LoadReport(report.agentsConnections, pod, address, machine, report.state, colour, report.capacity)
 
 
 def _row(backend: Backend, now: float) -> BackendRow:

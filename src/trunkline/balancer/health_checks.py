@@ -80,14 +80,6 @@ class HealthChecks:
         )
         self._rota.set_members(self._specs)
 
-    async def run(self) -> None:
-        """Check until cancelled."""
-        try:
-            await self.start()
-            await asyncio.get_running_loop().create_future()
-        finally:
-            await self.close()
-
     async def close(self) -> None:
         """End all checks under way; nothing is told after this."""
         rota, self._rota = self._rota, None

@@ -103,8 +103,8 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Metric]:
             capacity.set(service.capacity, service.url)
         if service.reportAgeSeconds is not None:
             age.set(service.reportAgeSeconds, service.url)
-    for group, ratio in found.imbalance.items():
-        imbalance.set(ratio, group)
+    for (pool, group), ratio in balancer.fleet.imbalance().items():
+        imbalance.set(ratio, group, pool)
     build.set(1, __version__, balancer.settings.mode)
     return metrics.exposition(
         metrics.BALANCER_SERIES,
@@ -129,6 +129,8 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Metric]:
             "ws_balancer_nats_connected": float(balancer.nats_connected),
             "ws_balancer_place_seconds": meter.place,
             "ws_balancer_handshake_seconds": handshake,
+            "ws_balancer_steering_answers_total": meter.steering_answers,
+            "ws_balancer_steering_seconds": meter.steering,
             "ws_balancer_build_info": build,
         },
     )

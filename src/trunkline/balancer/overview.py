@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
@@ -99,12 +99,13 @@ class Overview(msgspec.Struct, frozen=True):
     imbalance: dict[str, float]
 
 
-def overview(rows: Sequence[BackendRow], imbalance: dict[str, float], timestamp: str) -> Overview:
+def overview(rows: Sequence[BackendRow], imbalance: Mapping[tuple[str, str], float], timestamp: str) -> Overview:
     """The JSON document.
 
     Args:
         rows: the backends.
-        imbalance: fullest backend beside the mean, by group.
+        imbalance: fullest backend beside the mean, by pool and group. The document's names are `group`, and
+            `pool/group` outside of the common pool.
         timestamp: the time in UTC, as RFC 3339 has it.
     """
     total = sum(row.connections for row in rows)
@@ -132,7 +133,7 @@ def overview(rows: Sequence[BackendRow], imbalance: dict[str, float], timestamp:
         podMetrics={row.url: [PodMetric(row.reported, *row.pod)] for row in rows if row.reported is not None},
         totalConnections=total,
         agentsConnections=total,
-        imbalance={group: round(value, 4) for group, value in imbalance.items()},
+        imbalance={f"{pool}/{group}" if pool else group: round(value, 4) for (pool, group), value in imbalance.items()},
     )
 
 
@@ -192,14 +193,15 @@ def _row(service: Service, pod: PodMetric | None, most: int) -> str:
         about += [part for part in (pod.podName, pod.podIP, pod.nodeName) if part]
     age = "" if service.reportAgeSeconds is None else f"<small>{service.reportAgeSeconds:.0f} s ago</small>"
     why = f"<small>{escape(service.why)}</small>" if service.why else ""
-    full = service.capacity or max(most, 1)
+    # Beside the fullest one rather than its own capacity: what a reader looks for is unevenness.
+    full = max(most, 1)
     reported = "none" if service.reported is None else f"{service.reported:,}"
     capacity = "" if service.capacity is None else f"{service.capacity:,}"
     return (
         f"<tr><td>{escape(service.url)}<small>{escape(' · '.join(about))}</small></td>"
         f"<td class='{escape(service.state)}'>{escape(service.state.replace('_', ' '))}{why}</td>"
         f"<td class='n'>{service.connections:,}</td>"
-        f"<td><meter min='0' max='{full}' value='{min(service.connections, full)}'></meter></td>"
+        f"<td><meter min='0' max='{full}' value='{service.connections}'></meter></td>"
         f"<td class='n'>{reported}{age}</td><td class='n'>{service.reserved:,}</td><td class='n'>{capacity}</td></tr>"
     )
 

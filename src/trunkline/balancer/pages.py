@@ -44,7 +44,7 @@ class BalancerPages:
             query: the request's query: `format` json, html or prometheus; `refresh` in seconds for the page.
             accept: its Accept header.
         """
-        chosen = {name: values[-1] for name, values in parse_qs(query, max_num_fields=20).items()} if query else {}
+        chosen = _chosen(query)
         shape = shape_wanted(accept, chosen.get("format"))
         if shape == "prometheus":
             return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
@@ -61,3 +61,10 @@ class BalancerPages:
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client at a scrape."""
         return families(self._balancer, self._edge())
+
+
+def _chosen(query: str) -> dict[str, str]:
+    try:
+        return {name: values[-1] for name, values in parse_qs(query, max_num_fields=20).items()}
+    except ValueError:
+        return {}  # nobody who reads the page has so many wishes

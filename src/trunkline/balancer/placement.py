@@ -44,19 +44,10 @@ def place(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Pick | Refu
     if found is None:
         return _refuse(fleet, ask, now, rng)
     backend, reason = found
+    if ask.policy == "affinity" and ask.affinity is not None:
+        fleet.homes.settle(ask.pool, ask.affinity, backend.url, now)
     reservation = fleet.reserve(backend.url, ask.key, now) if ask.key else 0
     return Pick(backend.url, reservation, reason, _cookie(fleet, ask, backend), backend.group)
-
-
-def owner_of(fleet: Fleet, pool: str, group: str, key: str, now: float) -> str | None:
-    """The URL on which the next client of an affinity key would be placed within a group; None for nowhere."""
-    found = fleet.pools.get(pool)
-    if found is None:
-        return None
-    found.refresh(now)
-    lane = found.lanes.get(group) if found.lanes else found.takers
-    home = affinity.choose(lane, key, fleet.settings.affinity_bound, now, ())[0] if lane is not None else None
-    return None if home is None else home.url
 
 
 def _choose(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
@@ -64,14 +55,42 @@ def _choose(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> tuple[Bac
     if pool is None or not pool.takers.members:
         return None
     pool.refresh(now)
+    return _ordinary(fleet, pool, ask, now, rng) or _last_resort(pool, ask, now, rng)
+
+
+def _last_resort(pool: Pool, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
+    """When every backend is down by its health checks, one of them all the same.
+
+    It is likelier that the checks are wrong, or that what they ask about (a bus, a database) is away, than that all
+    backends have gone at the same moment; a client that finds nobody is told so after one try.
+    """
+    if ask.tried or any(backend.condition.usable(now) for backend in pool.takers.members):
+        return None
+    down = [each for each in pool.takers.members if each.condition.state == "down" and each.load != FULL]
+    if not down:
+        return None
+    least = min(backend.load for backend in down)
+    return rng.choice([backend for backend in down if backend.load == least]), "last_resort"
+
+
+def _ordinary(fleet: Fleet, pool: Pool, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
     if ask.sticky is not None and fleet.settings.sticky_cookie:
         found = _by_cookie(fleet, pool, ask, now, rng)
         if found is not None:
             return found
     lane: Lane | None = pool.takers
     if pool.named:
-        lane = fleet.turns(ask.pool).next(pool, now, ask.tried)
+        # All clients of a key belong to one group, that of the first.
+        home = _home(fleet, ask, now)
+        lane = pool.lanes.get(home.group) if home is not None and home.ready(now, ask.tried) else None
+        lane = lane or fleet.turns(ask.pool).next(pool, now, ask.tried)
     return None if lane is None else _in_lane(fleet, lane, ask, now, rng)
+
+
+def _home(fleet: Fleet, ask: Ask, now: float) -> Backend | None:
+    if ask.policy != "affinity" or ask.affinity is None:
+        return None
+    return fleet.backends.get(fleet.homes.of(ask.pool, ask.affinity, now) or "")
 
 
 def _by_cookie(fleet: Fleet, pool: Pool, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
@@ -90,7 +109,8 @@ def _in_lane(fleet: Fleet, lane: Lane, ask: Ask, now: float, rng: random.Random)
     spilled = False
     if ask.policy == "affinity" and ask.affinity is not None:
         bound = fleet.settings.affinity_bound
-        backend, spilled = affinity.choose(lane, ask.affinity, bound, now, ask.tried)
+        home = fleet.homes.of(ask.pool, ask.affinity, now)
+        backend, spilled = affinity.choose(lane, ask.affinity, bound, now, ask.tried, home)
     else:
         backend = CHOOSERS.get(ask.policy, least_connections)(lane, now, ask.tried, rng)
     if backend is None:

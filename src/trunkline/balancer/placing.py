@@ -43,7 +43,7 @@ class Pick(msgspec.Struct, frozen=True, tag="pick"):
         url: the backend.
         reservation: number of the reservation, 0 for none.
         reason: why this one, a fixed word: the policy's name, `sticky`, `affinity_spill` (its key's node is full),
-            `retry`, `only`.
+            `retry`, `only`, `last_resort` (all are down by their health checks).
         cookie: value of the sticky cookie to set, None when none is to be set.
         group: the canary group, empty for none.
         server_name: the name that the backend's certificate must have, empty for the URL's host.

@@ -25,6 +25,9 @@ from trunkline.control import LoadReport
 FULL: Final = float("inf")
 """Load of a backend that is at its capacity."""
 
+COLOUR_CHARS: Final = 64
+"""Of a reported colour no more counts; it is a label of series."""
+
 SLOW_START_FROM: Final = 0.1
 """The part of its share with which a new backend begins."""
 
@@ -39,7 +42,6 @@ class Backend:
         seed: what affinity hashes it by.
         ledger: the count of its connections.
         condition: whether it works.
-        joined_at: when it was first named, in seconds.
         report: its last report, None without one.
         reported_at: when that arrived.
         report_failure: why the newest report could not be had, empty when it could.
@@ -60,7 +62,6 @@ class Backend:
         "full_share",
         "group",
         "id",
-        "joined_at",
         "ledger",
         "load",
         "report",
@@ -74,14 +75,13 @@ class Backend:
         "warm_at",
     )
 
-    def __init__(self, spec: BackendSpec, ledger: Ledger, condition: Condition, now: float) -> None:
+    def __init__(self, spec: BackendSpec, ledger: Ledger, condition: Condition) -> None:
         self.spec = spec
         self.url = spec.url
         self.id = short_id(spec.url)
         self.seed = seed_of(spec.url)
         self.ledger = ledger
         self.condition = condition
-        self.joined_at = now
         self.report: LoadReport | None = None
         self.reported_at = float("-inf")
         self.report_failure = ""
@@ -147,7 +147,9 @@ class Backend:
     def describe(self) -> None:
         """Take group and capacity from its source and its report."""
         report = self.report
-        self.group = self.spec.group or (report.colour if report is not None and report.colour else "")
+        self.group = self.spec.group
+        if not self.group and report is not None and report.colour:
+            self.group = report.colour[:COLOUR_CHARS]
         self.capacity = self.spec.capacity
         if self.capacity is None and report is not None:
             self.capacity = report.capacity

@@ -21,7 +21,7 @@ from trunkline.balancer.fleet import Fleet
 from trunkline.balancer.rebalance import GroupKey, Move, RebalanceState, Row
 from trunkline.balancer.talk import FleetTalk
 from trunkline.config_balancer import BalancerSettings
-from trunkline.control import MoveOrder
+from trunkline.control import MoveOrder, PickNotice
 from trunkline.errors import BusError
 from trunkline.metrics import Labelled
 
@@ -190,6 +190,10 @@ class Rebalancer:
             self._state.refused(move.url, time.monotonic())
             return
         self._moves.add(move.url, times=moved.moving)
+        for value in move.values:
+            # Hashing says where the key's next client goes, here and at the other balancers.
+            self._fleet.homes.forget(move.pool, value)
+            talk.note(PickNotice("m", move.url, value))
         if moved.moving * 2 < move.count:
             # Somewhat fewer are those that left by themselves.
             log.info("moved_fewer", backend=move.url, node=move.node, asked=move.count, moving=moved.moving)

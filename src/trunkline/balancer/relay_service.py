@@ -17,7 +17,7 @@ from trunkline.balancer.own_pages import OwnPages
 from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.workers import Workers
 from trunkline.config import Settings
-from trunkline.errors import StartError
+from trunkline.errors import SettingsError, StartError
 
 log = structlog.get_logger("trunkline.balancer")
 
@@ -51,11 +51,11 @@ class RelayService:
 
     async def start(self) -> None:
         """Learn of the fleet and listen; raises StartError."""
-        await self.balancer.start()
         try:
+            await self.balancer.start()
             await self._listen()
             await self.admin.start(self.port)
-        except StartError:
+        except (SettingsError, StartError):
             await self._close(0.0)
             raise
         log.info(

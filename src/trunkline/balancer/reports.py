@@ -25,6 +25,7 @@ import structlog
 
 from trunkline.balancer.asking import FAULTS, in_words, open_session, read_at_most
 from trunkline.balancer.backend import BackendSpec
+from trunkline.balancer.counting import MOST_REPORTED
 from trunkline.balancer.rota import Rota
 from trunkline.config_balancer import BalancerSettings
 from trunkline.control import LoadReport
@@ -36,8 +37,6 @@ AT_ONCE: Final = 32
 
 LONGEST_REPORT: Final = 65_536
 LONGEST_REPORT_WITH_KEYS: Final = 1_048_576
-MOST_CONNECTIONS: Final = 10_000_000
-"""No machine holds more; a backend that says so is not believed."""
 
 
 class ReportPoller:
@@ -106,14 +105,6 @@ class ReportPoller:
             self._rota.set_members(self._backends)
         else:
             self._ask_new()
-
-    async def run(self) -> None:
-        """Ask until cancelled."""
-        try:
-            await self.start()
-            await asyncio.get_running_loop().create_future()
-        finally:
-            await self.close()
 
     async def close(self) -> None:
         """End all questions under way; nothing is told after this."""
@@ -232,6 +223,6 @@ def read_report(body: bytes) -> LoadReport | str:
         return f"no load report: {error}"
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "no load report: not JSON"
-    if report.agentsConnections > MOST_CONNECTIONS:
-        return f"no load report: agentsConnections above {MOST_CONNECTIONS}"
+    if report.agentsConnections > MOST_REPORTED:
+        return f"no load report: agentsConnections above {MOST_REPORTED}"
     return report

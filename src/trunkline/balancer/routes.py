@@ -12,6 +12,9 @@ from urllib.parse import unquote, unquote_plus
 
 from trunkline.config_balancer import DEFAULT_ROUTES, BalancerSettings, Policy, RouteEntry
 
+LOOKED_AT: Final = 100
+"""Query parameters that are looked at, as on a node."""
+
 MAX_VALUE: Final = 256
 """Longest affinity value that counts, in characters; a longer one is nobody's match."""
 
@@ -109,12 +112,13 @@ def host_name(host: str) -> str:
 
 
 def query_value(query: str, name: str) -> str | None:
-    """The first value of parameter `name`, decoded; None without."""
-    for part in query.split("&"):
+    """The value of parameter `name`, decoded; None without. Of several the last, which is the one that a node sees."""
+    found = None
+    for part in query.split("&", LOOKED_AT)[:LOOKED_AT]:
         key, _, value = part.partition("=")
         if key == name or (("%" in key or "+" in key) and unquote_plus(key) == name):
-            return unquote_plus(value)
-    return None
+            found = value
+    return None if found is None else unquote_plus(found)
 
 
 def cookie_value(header: str, name: str) -> str | None:

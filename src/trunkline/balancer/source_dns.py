@@ -310,6 +310,8 @@ class _Lookup:
                 found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
         except OSError as error:  # a time-out is one too
             raise _Unresolved(f"the system does not know it either ({error.strerror or 'no answer in time'})") from None
+        except ValueError:  # a label too long, or one that IDNA does not have
+            raise _Unresolved("the system cannot look up such a name") from None
         return _sorted({A: [str(address[0]) for *_, address in found]})
 
     async def _ask(self, name: str, kind: RdataType) -> tuple[list[Any], float]:

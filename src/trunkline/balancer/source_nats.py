@@ -7,7 +7,7 @@ import time
 
 import structlog
 
-from trunkline.balancer.announced import Announced
+from trunkline.balancer.announced import MOST, Announced
 from trunkline.balancer.sources import Tell
 from trunkline.control import NodeReport
 
@@ -26,12 +26,16 @@ class NatsSource:
     def __init__(self) -> None:
         self._nodes = Announced()
         self._told_shared: frozenset[str] = frozenset()
+        self._told_full = False
         self._tell: Tell | None = None
 
     def heard(self, said: NodeReport) -> None:
         """A node has reported."""
         if self._nodes.heard(said, time.monotonic()) and self._tell is not None:
             self._tell(self._nodes.specs)
+        if self._nodes.turned_away and not self._told_full:
+            self._told_full = True
+            log.warning("too_many_nodes", limit=MOST, node=said.node, text="nodes beyond the limit are not taken")
         if self._nodes.shared != self._told_shared:
             for name in self._nodes.shared - self._told_shared:
                 log.warning("node_name_shared", node=name, text="two nodes have this name: give each its server.name")

@@ -61,6 +61,10 @@ NODE_GONE_S: Final = 10.0
 NODES: Final = 10_000
 ANSWER_TIMEOUT_S: Final = 5.0
 NOTICES_AT_ONCE: Final = 4096
+NOTICES_BYTES: Final = MAX_MESSAGE_BYTES // 2
+"""A message of notices is no longer: NATS takes 1 MiB by default, and peers read no more."""
+
+PEERS: Final = 1_000
 NAME_LENGTH: Final = 256
 KEYS_AT_ONCE: Final = 16_384
 KEY_LENGTH: Final = 64
@@ -160,6 +164,11 @@ class FleetTalk:
     def note(self, notice: PickNotice) -> None:
         """Tell the other balancers; what is noted in one round of the loop goes out as one message."""
         if self.connected:
+            if not (notice.key.isascii() and notice.affinity.isascii() and len(notice.key) <= NAME_LENGTH):
+                # Clients choose both. What is no text (a server's parser hands such bytes on) cannot be sent as JSON.
+                notice = msgspec.structs.replace(
+                    notice, key=_text(notice.key[:NAME_LENGTH]), affinity=_text(notice.affinity)
+                )
             self._waiting.append(notice)
             self._something.set()
 
@@ -191,12 +200,22 @@ class FleetTalk:
                     await self._something.wait()
             self._something.clear()
             notices, self._waiting = self._waiting, []
-            try:
-                for begin in range(0, max(len(notices), 1), NOTICES_AT_ONCE):
-                    batch = PickNotices(self._id, tuple(notices[begin : begin + NOTICES_AT_ONCE]))
-                    await self._publish(subject, msgspec.json.encode(batch))
-            except BusError as error:
-                log.debug("notices_not_sent", count=len(notices), why=str(error))
+            for begin in range(0, max(len(notices), 1), NOTICES_AT_ONCE):
+                try:
+                    for message in self._messages(notices[begin : begin + NOTICES_AT_ONCE]):
+                        await self._publish(subject, message)
+                except BusError as error:
+                    log.debug("notices_not_sent", why=str(error))
+                except Exception:
+                    # Without signs of life two balancers would act for the fleet.
+                    log.exception("notices_failed")
+
+    def _messages(self, notices: list[PickNotice]) -> list[bytes]:
+        data = msgspec.json.encode(PickNotices(self._id, tuple(notices)))
+        if len(data) <= NOTICES_BYTES or len(notices) < 2:
+            return [data]
+        middle = len(notices) // 2
+        return [*self._messages(notices[:middle]), *self._messages(notices[middle:])]
 
     async def _publish(self, subject: str, data: bytes) -> None:
         client = self._client
@@ -270,11 +289,15 @@ class FleetTalk:
         said = self._picks.decode(data)
         if not 0 < len(said.balancer) <= NAME_LENGTH:
             raise ValueError(f"the id of a balancer has 1 to {NAME_LENGTH} characters")
+        if len(said.notices) > NOTICES_AT_ONCE:
+            raise ValueError(f"at most {NOTICES_AT_ONCE} notices are taken at once")
         if said.balancer == self._id:
             return
         now = asyncio.get_running_loop().time()
         if said.balancer not in self._peers:
             self._peers = {peer: heard for peer, heard in self._peers.items() if now - heard <= GONE_S}
+            if len(self._peers) >= PEERS:
+                raise ValueError(f"more than {PEERS} balancers talk here")
             log.info("balancer_heard", balancer=said.balancer)
         self._peers[said.balancer] = now
         if said.notices:
@@ -379,6 +402,10 @@ class FleetTalk:
             await _close(client)
             if isinstance(error, (nats_errors.Error, OSError, TimeoutError, AssertionError, ValueError)):
                 raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {last_error}") from error
+            if isinstance(error, Exception):
+                # What answers there is no NATS: the library stumbles over it in any way.
+                why = f"what answers is no NATS ({type(error).__name__})"
+                raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {why}") from error
             raise
         return client
 
@@ -425,6 +452,10 @@ def _is_cancelled() -> bool:
     """Whether it is our own task that is being cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _text(given: str) -> str:
+    return given.encode("utf-8", "replace").decode()
 
 
 def _set(lost: asyncio.Future[str], why: str) -> None:

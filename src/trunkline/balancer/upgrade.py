@@ -11,156 +11,22 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import ssl
 import sys
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from trunkline.balancer.backend import place_of
-from trunkline.balancer.bodies import BodyReader
 from trunkline.balancer.edge_meter import EventName
 from trunkline.balancer.forwarding import Caller, accepts, key_is_valid, text_answer
-from trunkline.balancer.heads import UNTIL_CLOSE, AnswerHead, BadHead, RequestHead, find_end, read_answer
+from trunkline.balancer.handshake_answer import Accepted, Failure, Refused
+from trunkline.balancer.heads import RequestHead
 from trunkline.balancer.placing import Ask, Pick, Refusal
-from trunkline.balancer.relay import Relay
+from trunkline.balancer.relay_dial import Dialled, dial
 from trunkline.balancer.routes import cookie_value
 
 if TYPE_CHECKING:
     from trunkline.balancer.edge import Edge
     from trunkline.balancer.edge_connection import Door
-
-MAX_ANSWER_BODY: Final = 1 << 16
-"""Most bytes of a backend's answer that refuses a handshake; a longer one is cut to its status."""
-
-
-class Failure(Exception):
-    """A backend could not take a connection.
-
-    Attributes:
-        why: a word that `Placer.failed` knows.
-    """
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
-
-
-class Refused(NamedTuple):
-    """A backend's answer other than 101."""
-
-    head: AnswerHead
-    body: bytes
-
-
-class BackendHandshake(asyncio.Protocol):
-    """A connection to a backend until it has answered.
-
-    Args:
-        limit: most bytes of the answer's head.
-    """
-
-    __slots__ = ("_answer", "_body", "_buffer", "_content", "_head", "_limit", "_scanned", "lost", "transport")
-
-    transport: asyncio.Transport
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._buffer = b""
-        self._scanned = 0
-        self._head: AnswerHead | None = None
-        self._body: BodyReader | None = None
-        self._content = b""
-        self._answer: asyncio.Future[Refused | tuple[AnswerHead, bytes]] | None = None
-        self.lost = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The backend has taken the connection."""
-        self.transport = cast(asyncio.Transport, transport)
-
-    async def ask(self, request: bytes) -> Refused | tuple[AnswerHead, bytes]:
-        """Send a handshake and read the answer; after a 101 nothing more is read.
-
-        Returns:
-            The head of a 101 with the bytes behind it, or another answer.
-
-        Raises:
-            Failure: `closed` or `bad_answer`.
-        """
-        if self.lost:
-            raise Failure("closed")
-        self._answer = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        if self._buffer:
-            # It spoke before it was asked.
-            self.data_received(b"")
-        return await self._answer
-
-    def data_received(self, data: bytes) -> None:
-        """Read more of the answer."""
-        answer = self._answer
-        if answer is None:
-            self._buffer += data
-            if len(self._buffer) > self._limit:
-                self.transport.abort()
-            return
-        if answer.done():
-            return
-        try:
-            self._read(data, answer)
-        except BadHead:
-            answer.set_exception(Failure("bad_answer"))
-
-    def _read(self, data: bytes, answer: asyncio.Future[Refused | tuple[AnswerHead, bytes]]) -> None:
-        if self._body is not None:
-            self._read_body(data, answer)
-            return
-        self._buffer += data
-        while True:
-            end = find_end(self._buffer, self._limit, self._scanned)
-            if end < 0:
-                self._scanned = len(self._buffer)
-                return
-            head = read_answer(self._buffer[:end])
-            rest = self._buffer[end:]
-            if head.status == 101:
-                self.transport.pause_reading()
-                answer.set_result((head, rest))
-                return
-            if head.status >= 200:
-                break
-            # An interim answer: what counts comes behind it, and all together are bounded.
-            self._limit -= end
-            self._buffer, self._scanned = rest, 0
-        self._buffer = b""
-        self._head = head
-        self._body = BodyReader(head.length, 1 << 62)
-        self._read_body(rest, answer)
-
-    def _read_body(self, data: bytes, answer: asyncio.Future[Refused | tuple[AnswerHead, bytes]]) -> None:
-        head, body = self._head, self._body
-        if head is None or body is None:
-            return
-        content, _ = body.feed(data)
-        self._content += content
-        if len(self._content) > MAX_ANSWER_BODY:
-            answer.set_result(Refused(head, b""))
-        elif body.done:
-            answer.set_result(Refused(head, self._content))
-
-    def eof_received(self) -> bool:
-        """The backend sends no more, which may be the end of its body."""
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
-        self.lost = True
-        answer = self._answer
-        if answer is not None and not answer.done():
-            if self._head is not None and self._head.length == UNTIL_CLOSE:
-                answer.set_result(Refused(self._head, self._content))
-            else:
-                answer.set_exception(Failure("closed"))
 
 
 class Upgrade:
@@ -190,12 +56,11 @@ class Upgrade:
             return
         edge = self._edge
         edge.handshaking += 1
-        relayed = False
         try:
-            relayed = await self._connect()
+            await self._connect()
         finally:
             edge.handshaking -= 1
-            if self._limited and not relayed:
+            if self._limited:
                 edge.leave_address(self._caller.address)
 
     # --- admission ----------------------------------------------------------------------------------------------------
@@ -238,7 +103,7 @@ class Upgrade:
 
     # --- backends -----------------------------------------------------------------------------------------------------
 
-    async def _connect(self) -> bool:
+    async def _connect(self) -> None:
         edge, head = self._edge, self._head
         cookie = edge.settings.sticky_cookie
         route = edge.routes.find(head.headers["host"], self._path)
@@ -259,7 +124,7 @@ class Upgrade:
             if isinstance(picked, Refusal):
                 if not attempt:
                     self._refuse(picked.status, picked.reason, picked.text, picked.retry_after_s)
-                    return False
+                    return
                 break
             if attempt:
                 edge.meter.retries += 1
@@ -271,12 +136,12 @@ class Upgrade:
                 self._failed(picked, why)
             else:
                 if answered is None:
-                    return True
+                    return
                 if answered.head.status < 500:
                     edge.placer.dropped(picked)
                     edge.meter.refusals.add("backend_refused")
                     self._pass_answer(answered, picked.cookie, "backend_refused", picked.url)
-                    return False
+                    return
                 last, why = answered, "busy" if answered.head.status == 503 else "status_5xx"
                 self._failed(picked, why)
             ask = msgspec.structs.replace(ask, tried=(*ask.tried, picked.url))
@@ -289,7 +154,6 @@ class Upgrade:
         else:
             self._door.finish(text_answer(edge.forwarding, 502, "no backend took the connection"))
             self._tell_refused(502, why, url)
-        return False
 
     def _failed(self, pick: Pick, why: str) -> None:
         edge = self._edge
@@ -303,45 +167,43 @@ class Upgrade:
         self._tell_refused(answered.head.status, reason, url)
 
     async def _try(self, pick: Pick, request: bytes) -> Refused | None:
-        """Ask one backend; None: the connection is relayed."""
+        """Ask one backend; None: the connection is relayed, or its client has left."""
         edge = self._edge
-        backend: BackendHandshake | None = None
-        relayed = False
+        backend: Dialled | None = None
         try:
-            backend = await dial(edge, pick)
-            try:
-                async with asyncio.timeout(edge.handshake_timeout_s):
-                    answer = await backend.ask(request)
-            except TimeoutError:
-                raise Failure("handshake_timeout") from None
+            backend = await dial(edge, pick, self._door.transport)
+            answer = await backend.ask(request, edge.handshake_timeout_s)
             if isinstance(answer, Refused):
                 if 200 <= answer.head.status < 300:
                     raise Failure("bad_answer")
                 return answer
-            head, behind = answer
-            if not accepts(head, self._head.headers["sec-websocket-key"]):
+            if not accepts(answer.head, self._head.headers["sec-websocket-key"]):
                 raise Failure("bad_answer")
-            if backend.lost:
-                raise Failure("closed")
-            relayed = self._relay(pick, backend.transport, head, behind)
+            self._relay(pick, backend, answer)
             return None
         except asyncio.CancelledError:
             # The client has left, or the edge stops.
             edge.placer.dropped(pick)
             raise
         finally:
-            if backend is not None and not relayed:
-                backend.transport.abort()
+            if backend is not None:
+                backend.abort()
 
-    def _relay(self, pick: Pick, backend: asyncio.Transport, head: AnswerHead, behind: bytes) -> bool:
+    def _relay(self, pick: Pick, backend: Dialled, answer: Accepted) -> None:
         edge = self._edge
-        client, early = self._door.leave()
-        if client is None:
+        if self._door.is_over:
             edge.placer.dropped(pick)
-            return False
+            return
         now = edge.loop.time()
-        relay = Relay(edge, pick, client, backend, now)
-        relay.limited = self._limited
+        try:
+            relay = backend.relay(edge, pick, self._door.transport, now)
+        except OSError:
+            edge.placer.dropped(pick)
+            self._refuse(503, "edge_full", "this balancer has no room for more connections", 2.0 + 3.0 * edge.jitter())
+            return
+        early = self._door.leave()
+        # The relay's end makes room for its address from now on.
+        relay.limited, self._limited = self._limited, False
         # Shared by all connections that have the same one.
         relay.address = sys.intern(self._caller.address)
         if edge.on_event is not None:
@@ -349,36 +211,6 @@ class Upgrade:
         edge.add_relay(relay)
         edge.placer.opened(pick)
         edge.meter.connect_seconds.observe(now - self._started)
-        relay.start(edge.forwarding.upgrade_answer(head, pick.cookie) + behind, early)
         if edge.on_event is not None:
             self._tell("opened", pick.url, pick.reason, 101)
-        return True
-
-
-async def dial(edge: Edge, pick: Pick) -> BackendHandshake:
-    """Connect to a backend; raises Failure `dial`, `dial_timeout` or `tls`."""
-    place = place_of(pick.url)
-    try:
-        async with asyncio.timeout(edge.dial_timeout_s):
-            if place.tls:
-                transport, protocol = await edge.loop.create_connection(
-                    lambda: BackendHandshake(edge.settings.header_bytes),
-                    place.host,
-                    place.port,
-                    ssl=edge.backend_tls,
-                    server_hostname=pick.server_name or place.host,
-                    ssl_handshake_timeout=edge.dial_timeout_s,
-                    ssl_shutdown_timeout=1.0,
-                )
-            else:
-                transport, protocol = await edge.loop.create_connection(
-                    lambda: BackendHandshake(edge.settings.header_bytes), place.host, place.port
-                )
-    except TimeoutError:
-        raise Failure("dial_timeout") from None
-    except ssl.SSLError:
-        raise Failure("tls") from None
-    except OSError:
-        raise Failure("dial") from None
-    edge.set_keep_alive(transport)
-    return protocol
+        relay.start(edge.forwarding.upgrade_answer(answer.head, pick.cookie) + answer.behind, early)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import socket
 import sys
@@ -53,10 +52,7 @@ async def run(listening: int, link: int) -> int:
     )
     await edge.start(socket.socket(fileno=listening))
     counting = asyncio.create_task(_count(edge, placer))
-    # As in a node: what was loaded lives as long as the process, and relayed connections hold no circles.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    lifecycle.spare_collector()
 
     async def stop() -> None:
         await edge.stop(settings.balancer.drain_ms / 1000)

@@ -17,12 +17,19 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Generic, Literal, TypeVar, cast
 
 import msgspec
+import structlog
 
 from trunkline.balancer.placing import Ask, Pick, Placer, Refusal
 
-LONGEST: Final = 1 << 20
+log = structlog.get_logger("trunkline.balancer")
+
+LONGEST: Final = 16 << 20
 """Bytes of one message; both ends are ours, so a longer one means that the stream is out of step."""
 
+LONGEST_PAGE: Final = LONGEST - 1024
+"""A page is as long as the fleet is large. One that is too long must not cost a worker its clients."""
+
+PLAIN: Final = "text/plain; charset=utf-8"
 _LENGTH: Final = struct.Struct("!I")
 
 
@@ -274,8 +281,17 @@ class WorkerSeat:
         elif isinstance(message, Counts):
             self._on_counts(message)
         else:
+            self.link.send(PageAnswer(message.id, *self._page_for(message)))
+
+    def _page_for(self, message: PageAsk) -> tuple[str, bytes]:
+        try:
             content_type, body = self._page(message.query, message.accept)
-            self.link.send(PageAnswer(message.id, content_type, body))
+        except Exception:
+            log.exception("page_failed")
+            return PLAIN, b"the page could not be made; the balancer's log says why\n"
+        if len(body) > LONGEST_PAGE:
+            return PLAIN, b"the page is too long to come through a worker; ask the admin port for it\n"
+        return content_type, body
 
     def _answer(self, number: int, answer: Pick | Refusal) -> None:
         if isinstance(answer, Pick) and answer.reservation:

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -71,7 +72,7 @@ class Workers:
         self._ended = EdgeCounts()
         self._children: dict[int, Child] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._stop_asked = asyncio.Event()
         self._listening: socket.socket | None = None
         self._up: set[int] = set()
         self._all_up = asyncio.Event()
@@ -103,7 +104,7 @@ class Workers:
         Args:
             drain_s: how long their clients have; they keep to it themselves, and are killed a second later.
         """
-        self._stopping = True
+        self._stop_asked.set()
         if self._listening is not None:
             self._listening.close()
         for child in self._children.values():
@@ -117,17 +118,23 @@ class Workers:
 
     def kill(self) -> None:
         """End the workers at once."""
-        self._stopping = True
+        self._stop_asked.set()
         for child in self._children.values():
             child.kill()
 
     async def _keep(self, number: int) -> None:
         loop = asyncio.get_running_loop()
         pause_s = FIRST_PAUSE_S
-        while not self._stopping:
+        while not self._stop_asked.is_set():
             began = loop.time()
-            code = await self._run(number)
-            if self._stopping:
+            code: int | str
+            try:
+                code = await self._run(number)
+            except Exception as error:
+                # No process could be made; that may pass, and without it the worker would be missed for good.
+                log.exception("worker_not_started", worker=number)
+                code = f"none: {type(error).__name__}"
+            if self._stop_asked.is_set():
                 return
             if number not in self._up:
                 self._failed = StartError(f"worker {number} ended with exit code {code}", "See what it said above.")
@@ -136,7 +143,8 @@ class Workers:
             if loop.time() - began > STEADY_S:
                 pause_s = FIRST_PAUSE_S
             log.warning("worker_ended", worker=number, exit_code=code, again_in_s=pause_s)
-            await asyncio.sleep(pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop_asked.wait(), pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def _run(self, number: int) -> int:
@@ -144,7 +152,7 @@ class Workers:
         ours, theirs = socket.socketpair()
         seat = WorkerSeat(self._balancer, self.pages.render, lambda counts: self._take(number, counts))
         try:
-            child = await Child.start(
+            child = self._children[number] = await Child.start(
                 [
                     sys.executable,
                     "-m",
@@ -156,15 +164,22 @@ class Workers:
                 _pass_on,
                 pass_fds=(self._listening.fileno(), theirs.fileno()),
             )
+        except Exception:
+            ours.close()
+            raise
         finally:
             theirs.close()
-        self._children[number] = child
-        if self._stopping:
+        if self._stop_asked.is_set():
             child.kill()
         settings = WorkerSettings(number, self._settings.balancer, self._settings.log)
-        ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: seat.link, sock=ours)
+        try:
+            ours.setblocking(False)
+            await asyncio.get_running_loop().create_unix_connection(lambda: seat.link, sock=ours)
+        except Exception:
+            # It accepts clients for whom nobody could place.
+            child.kill()
+            ours.close()
+            raise
         seat.link.send(Welcome(encode_settings(settings)))
         code = await child.wait()
         seat.close()

@@ -14,6 +14,7 @@ from trunkline.cli.balance import balance
 from trunkline.cli.config import app as config_app
 from trunkline.cli.publish import publish
 from trunkline.cli.serve import serve
+from trunkline.cli.traefik import app as traefik_app
 from trunkline.cli.up import up
 from trunkline.errors import SettingsError, StartError
 from trunkline.version import __version__
@@ -31,6 +32,7 @@ app.command()(up)
 app.command()(balance)
 app.command()(publish)
 app.add_typer(config_app, name="config")
+app.add_typer(traefik_app, name="traefik")
 
 
 @app.callback(invoke_without_command=True)

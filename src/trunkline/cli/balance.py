@@ -53,6 +53,7 @@ async def run_balancer(settings: Settings) -> int:
     signals = lifecycle.Signals()
     service = SteeringService(settings) if settings.balancer.mode == "steer" else RelayService(settings)
     await service.start()
+    lifecycle.spare_collector()
     await lifecycle.serve_until_stopped(signals, service.stop)
     return 0
 

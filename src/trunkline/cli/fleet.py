@@ -1,15 +1,15 @@
 """A fleet on this machine: one NATS, its nodes and their edge as child processes, kept running until told to stop.
 
 Start order: ports are checked, NATS, all other parts at the same time, then addresses are told. Stop order: all nodes,
-each of which drains, then the edge, through which their clients were told, and NATS last, for a draining node still
-publishes.
+each of which drains, then the edge, through which their clients were told (Traefik before the balancer that it asks),
+and NATS last, for a draining node still publishes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
+import random
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +30,10 @@ from trunkline.cli.fleet_status import (
     draining_text,
 )
 from trunkline.errors import StartError
+from trunkline.traefik.process import write_private
+
+NEVER_CLIENTS: Final = (15_000, 32_000)
+"""Ports below those that Linux (from 32,768), macOS and Windows (from 49,152) give to clients."""
 
 READY_S: Final = 30.0
 SAMPLE_S: Final = 1.0
@@ -37,7 +41,7 @@ NATS_STOP_S: Final = 5.0
 NATS_KILL_S: Final = 1.0
 DRAIN_NOTE_S: Final = 5.0
 EDGE_STOP_S: Final = 5.0
-"""Time of the edge to end: the nodes are gone by then, so it has nobody left to serve."""
+"""Time of each part of the edge to end: the nodes are gone by then, so it has nobody left to serve."""
 
 
 class FleetNats:
@@ -169,6 +173,9 @@ class Fleet:
         find_binary()
         check_ports(self.plan)
         await self.nats.start()
+        # Not sooner: until the lock on the store is ours, they may be those of another fleet.
+        for path, text in self.plan.traefik.files if self.plan.traefik is not None else ():
+            write_private(path, text)
         await self._probe.__aenter__()
         self._supervisors = [asyncio.create_task(self._supervise(node)) for node in self.nodes]
         self._edge_supervisors = [asyncio.create_task(self._supervise(part)) for part in self.edge]
@@ -193,9 +200,9 @@ class Fleet:
         for node in self.nodes:
             node.stop()
         await self._nodes_ended()
-        for part in self.edge:
+        for part, supervisor in zip(self.edge, self._edge_supervisors, strict=False):
             part.stop()
-        await self._edge_ended()
+            await self._edge_ended(part, supervisor)
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -208,13 +215,11 @@ class Fleet:
         for part in (*self.nodes, *self.edge):
             part.kill()
 
-    async def _edge_ended(self) -> None:
-        if self._edge_supervisors:
-            _, late = await asyncio.wait(self._edge_supervisors, timeout=EDGE_STOP_S)
-            if late:
-                for part in self.edge:
-                    part.kill()
-                await asyncio.wait(late)
+    async def _edge_ended(self, part: FleetPart, supervisor: asyncio.Task[None]) -> None:
+        _, late = await asyncio.wait({supervisor}, timeout=EDGE_STOP_S)
+        if late:
+            part.kill()
+            await asyncio.wait(late)
 
     async def _nodes_ended(self) -> None:
         deadline = time.monotonic() + self.plan.stop_timeout_s
@@ -330,13 +335,12 @@ def check_ports(plan: FleetPlan) -> None:
 
 def free_first_port(span: int) -> int:
     """A port from which on `span` ports are free on loopback; raises StartError."""
-    for _ in range(50):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
-        with contextlib.suppress(OverflowError):
-            if all(_why_unusable("127.0.0.1", port) is None for port in range(first, first + span)):
-                return first
+    for _ in range(200):
+        # Not from where the system takes ports for clients: between two of a thousand connections there is no room, and
+        # what is free now would be a client's in a moment.
+        first = random.randrange(*NEVER_CLIENTS)  # noqa: S311 - a port is no secret
+        if all(_why_unusable("127.0.0.1", port) is None for port in range(first, first + span)):
+            return first
     raise StartError(f"there are no {span} free ports in a row", "Choose the first one with --port.")
 
 

@@ -117,7 +117,7 @@ class FleetPart:
 
     async def _until_ready(self, child: Child, probe: Probe) -> None:
         while child.running and not self._stopping.is_set():
-            if await probe.is_ready(self.part.ready_url) and child.running:
+            if await probe.is_ready(self.part) and child.running:
                 self.status.enter("up")
                 again = " again" if self.first_ready.is_set() else ""
                 self.first_ready.set()

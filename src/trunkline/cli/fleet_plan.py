@@ -138,6 +138,7 @@ class TraefikPlan(msgspec.Struct, frozen=True):
         fail_open_port: the loopback port through which it asks the balancer.
         ping_port: the loopback port on which it says that it is alive.
         command: program and arguments.
+        files: what it reads, path and text, to be written before it starts.
     """
 
     name: str
@@ -146,6 +147,7 @@ class TraefikPlan(msgspec.Struct, frozen=True):
     fail_open_port: int
     ping_port: int
     command: tuple[str, ...] = ()
+    files: tuple[tuple[Path, str], ...] = ()
 
     @property
     def page_url(self) -> str:
@@ -353,12 +355,19 @@ def traefik_environment(plan: FleetPlan) -> dict[str, str]:
     if plan.traefik is None:
         return {}
     return {
+        "TRUNKLINE_TRAEFIK_STEER": "true",
         "TRUNKLINE_TRAEFIK_HOST": plan.traefik.host,
         "TRUNKLINE_TRAEFIK_HTTP_PORT": str(plan.traefik.port),
         "TRUNKLINE_TRAEFIK_FAIL_OPEN_PORT": str(plan.traefik.fail_open_port),
         "TRUNKLINE_TRAEFIK_PING_PORT": str(plan.traefik.ping_port),
         "TRUNKLINE_TRAEFIK_BALANCER_URL": plan.balancer.page_url,
+        # A fleet for trying out is small; its changes should show at once.
         "TRUNKLINE_TRAEFIK_POLL_INTERVAL_MS": "200",
+        # What belongs to the public place of the real one: on this machine there is plain HTTP under any name.
+        "TRUNKLINE_TRAEFIK_HTTPS_PORT": "0",
+        "TRUNKLINE_TRAEFIK_METRICS_PORT": "0",
+        "TRUNKLINE_TRAEFIK_DOMAIN": "*",
+        "TRUNKLINE_TRAEFIK_SAME_SITE": "lax",
     }
 
 

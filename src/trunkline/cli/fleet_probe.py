@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import aiohttp
 import msgspec
 
-from trunkline.cli.fleet_plan import NodePlan
+from trunkline.cli.fleet_plan import NodePlan, PartPlan, TraefikPlan
 from trunkline.cli.fleet_status import Sample
 from trunkline.control import LoadReport, Stats
 
@@ -36,9 +36,13 @@ class Probe:
         if self._session is not None:
             await self._session.close()
 
-    async def is_ready(self, url: str) -> bool:
-        """Whether the part that answers there wants traffic."""
-        return await self._get(url) is not None
+    async def is_ready(self, part: PartPlan) -> bool:
+        """Whether the part wants traffic."""
+        status, _ = await self._get(part.ready_url)
+        if isinstance(part, TraefikPlan):
+            # An authentication service may refuse us; 404 is a Traefik without routes, 503 one without servers.
+            return 200 <= status < 500 and status != 404
+        return status == 200
 
     async def sample(self, node: NodePlan) -> Sample | None:
         """What the node reports, None when it does not answer as a node does."""
@@ -50,19 +54,20 @@ class Probe:
         return Sample(report.state, report.agentsConnections, stats.messages_received + stats.messages_sent)
 
     async def _read(self, node: NodePlan, path: str, kind: type[T]) -> T | None:
-        body = await self._get(f"{node.page_url}{path}")
-        if body is None:
+        status, body = await self._get(f"{node.page_url}{path}")
+        if status != 200:
             return None
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError:
             return None
 
-    async def _get(self, url: str) -> bytes | None:
+    async def _get(self, url: str) -> tuple[int, bytes]:
+        """Status and body; status 0 when there is no answer."""
         if self._session is None:
             raise RuntimeError("use the probe as a context manager")
         try:
             async with self._session.get(url, allow_redirects=False) as answer:
-                return await answer.content.read(LONGEST_ANSWER) if answer.status == 200 else None
+                return answer.status, await answer.content.read(LONGEST_ANSWER) if answer.status == 200 else b""
         except (aiohttp.ClientError, TimeoutError, OSError):
-            return None
+            return 0, b""

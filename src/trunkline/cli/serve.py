@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -51,10 +50,6 @@ async def run_node(settings: Settings) -> int:
     signals = lifecycle.Signals()
     node = Node(settings, load_app(settings.server.app))
     await node.start()
-    # What was loaded so far lives as long as the process; the collector need not look at it again. Connections hold
-    # no circles, so it may also come by less often: a full pass over 10,000 of them would stall the loop.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    lifecycle.spare_collector()
     await lifecycle.serve_until_stopped(signals, node.stop)
     return 0

@@ -22,8 +22,10 @@ from trunkline.traefik.render import file_dynamic
 
 app = typer.Typer(no_args_is_help=True, help="Write and check Traefik's configuration.")
 
-_STATIC_COMMENT = "Traefik's static configuration, read once at its start. Written by: trunkline traefik render"
-_DYNAMIC_COMMENT = "Traefik's dynamic configuration, read again when it changes. Written by: trunkline traefik render"
+_STATIC_COMMENT = "Static configuration of Traefik 3.7, read once at its start. Written by: trunkline traefik render"
+_DYNAMIC_COMMENT = (
+    "Dynamic configuration of Traefik 3.7, read again when it changes. Written by: trunkline traefik render"
+)
 _STEERED_COMMENT = "Routes and servers come from the balancer, over HTTP."
 _EMPTY_COMMENT = "Nothing is needed here."
 

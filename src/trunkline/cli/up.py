@@ -45,7 +45,7 @@ def up(
     loaded = config.load(config_file, os.environ, flags)
     settings = loaded.settings
     plan = make_plan(loaded, settings.up.port or free_first_port(ports_needed(settings.up.nodes, settings.up.edge)))
-    plan = prepare(plan, settings)
+    plan = prepare(plan, os.environ)
     view = make_view(as_json)
     _hear_log(view)
     if loaded.sources["bus.url"] != "default":

@@ -13,6 +13,9 @@ ReadValue = Callable[[str], str | None]
 LOOKED_AT = 100
 """Query parameters that are looked at, as everywhere on a node."""
 
+LONGEST = 256
+"""Longer values keep nobody together, here as in the balancer."""
+
 
 def reader_of(affinity: str) -> ReadValue | None:
     """What reads the value out of a request target.
@@ -42,14 +45,18 @@ def _query_value(target: str, name: str) -> str | None:
         return None
     found = None
     for field in query.split("&", LOOKED_AT)[:LOOKED_AT]:
-        given, mark, value = field.partition("=")
-        if mark and (given == name or (("%" in given or "+" in given) and unquote_plus(given) == name)):
+        given, _, value = field.partition("=")
+        if given == name or (("%" in given or "+" in given) and unquote_plus(given) == name):
             found = value
     if not found:
         return None
-    return unquote_plus(found) if "%" in found or "+" in found else found
+    return _counts(unquote_plus(found) if "%" in found or "+" in found else found)
 
 
 def _path_part(target: str, number: int) -> str | None:
     parts = target.partition("?")[0].split("/", number + 1)
-    return (unquote(parts[number]) or None) if number < len(parts) else None
+    return _counts(unquote(parts[number])) if number < len(parts) else None
+
+
+def _counts(value: str) -> str | None:
+    return value if 0 < len(value) <= LONGEST else None

@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterator
 
 from trunkline.traefik.corpus import ComposeService, Corpus, Finding
-from trunkline.traefik.documents import Node
+from trunkline.traefik.documents import Node, pairs
 
 _SOCKET = "docker.sock"
 _NATS_MONITOR = ":8222"
+_NATS_SCRAPED = re.compile(r":8222/metrics\b")
 _METRIC = re.compile(r"\btraefik_service_open_connections\b")
 _REQUESTS = re.compile(r"\btraefik_(?:service|router|entrypoint)_requests?_(?:total|duration_seconds\w*)\{([^}]*)\}")
-_NOT_2XX = re.compile(r"""\bcode\s*!~\s*\\*["']2""")
+_NOT = re.compile(r"""\bcode\s*!(?P<how>[~=])\s*\\*["'](?P<codes>[^"'\\]*(?:\\+[^"'\\]+)*)\\*["']""")
 _NO_WEBSOCKETS = re.compile(r"""\bprotocol\s*(!=\s*\\*["']websocket|=\s*\\*["']https?\b)""")
 _VALIDATE = re.compile(r"(?:^|[\s/;&|(])traefik(?::\S+)?\s+validate\b")
 
@@ -24,7 +25,8 @@ def mounted_sockets(corpus: Corpus) -> Iterator[Finding]:
             continue
         for volume in (service.node.at("volumes") or Node(0, [])).items:
             source = volume.text or volume.word("source")
-            if source.partition(":")[0].endswith(_SOCKET):
+            # Also as the default of a variable: ${SOCKET:-/var/run/docker.sock}:/var/run/docker.sock
+            if any(part.rstrip("}").endswith(_SOCKET) for part in source.split(":")):
                 yield Finding(
                     service.file,
                     volume.line,
@@ -37,6 +39,10 @@ def mounted_sockets(corpus: Corpus) -> Iterator[Finding]:
 
 def _works_on_docker(service: ComposeService) -> bool:
     image = service.node.word("image").lower()
+    if any(
+        name == "TRUNKLINE_BALANCER_DOCKER" for _, name, _ in pairs(service.node.at("environment") or Node(0, None))
+    ):
+        return True
     tools = ("socket-proxy", "portainer", "watchtower", "cadvisor", "dozzle", "autoheal")
     return any(tool in image for tool in tools)
 
@@ -92,15 +98,23 @@ def text_lines(corpus: Corpus) -> Iterator[Finding]:
                 )
             for selector in _REQUESTS.findall(line):
                 # A JSON text writes the quotes of the query with a backslash.
-                if _NOT_2XX.search(selector) and not _NO_WEBSOCKETS.search(selector):
+                if _counts_code_0(selector) and not _NO_WEBSOCKETS.search(selector):
                     yield Finding(
                         file,
                         number,
                         "websocket-errors",
-                        'code!~"2.." counts every WebSocket as an error when it ends: its code is 0 and its protocol '
-                        '"websocket"',
+                        "all but 2xx counts as an error here, and so does every WebSocket when it ends: its code "
+                        'is 0 and its protocol "websocket"',
                         'add protocol!="websocket"; failed handshakes are code=~"[45].."',
                     )
+            if snippet.language != "json" and _NATS_SCRAPED.search(line):
+                yield Finding(
+                    file,
+                    number,
+                    "nats-metrics",
+                    "nats-server has no /metrics on its monitoring port 8222",
+                    "run prometheus-nats-exporter and ask it (port 7777)",
+                )
             if snippet.language != "json" and _VALIDATE.search(line) and not line.lstrip().startswith("#"):
                 yield Finding(
                     file,
@@ -109,6 +123,21 @@ def text_lines(corpus: Corpus) -> Iterator[Finding]:
                     "Traefik has no command validate: it prints its help and fails",
                     "run: trunkline traefik check FILE…",
                 )
+
+
+def _counts_code_0(selector: str) -> bool:
+    """Whether codes are taken for errors because they are not 200, with the 0 of WebSockets among them."""
+    for found in _NOT.finditer(selector):
+        if found["how"] == "=":
+            return found["codes"].startswith("2")
+        try:
+            # Within a query, and once more within JSON, a backslash is written twice.
+            pattern = re.compile(re.sub(r"\\+", r"\\", found["codes"]))
+        except re.error:
+            return False
+        if pattern.fullmatch("200") and not pattern.fullmatch("0"):
+            return True
+    return False
 
 
 RULES: tuple[Callable[[Corpus], Iterator[Finding]], ...] = (mounted_sockets, published_api, scraped_nats, text_lines)

@@ -16,13 +16,19 @@ from trunkline.traefik.documents import Node
 
 # Traefik makes it by itself for the API, ping and metrics.
 _OWN_ENTRY_POINT = "traefik"
+# There is one on port 80 when nothing else is defined.
+_DEFAULT_ENTRY_POINT = "http"
 
 
 def undefined_entry_points(corpus: Corpus) -> Iterator[Finding]:
     """An entry point that the static configuration does not define."""
     defined = {name for piece in corpus.of("static") for name in (piece.node.at("entryPoints") or Node(0, {})).parts}
     if not defined:
-        return
+        static = corpus.of("static")
+        # With providers it is a whole configuration, and not the half of one whose flags define the entry points.
+        if not any(not piece.fenced and piece.node.at("providers") for piece in static):
+            return
+        defined = {_DEFAULT_ENTRY_POINT}
     for piece, what, node in _entry_point_names(corpus):
         name = node.text or ""
         if name and name != _OWN_ENTRY_POINT and not _among(name, defined) and "${" not in name:

@@ -154,48 +154,92 @@ def trees(snippet: Snippet) -> list[Node]:
     """The documents of a snippet; raises UnreadableError."""
     offset = snippet.first_line - 1
     if snippet.language in ("yaml", "json"):
-        # JSON is YAML, but for tabs between its words.
-        text = snippet.text.replace("\t", "  ") if snippet.language == "json" else snippet.text
-        return _yaml(text, offset)
+        return _yaml(snippet, offset)
     if snippet.language == "toml":
         return [_toml(snippet.text, offset)]
     return []
 
 
-def _yaml(text: str, offset: int) -> list[Node]:
-    budget = [MAX_VALUES]
+_SURROGATE = re.compile(r"(?<!\\)((?:\\\\)*)\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+def _as_yaml(text: str) -> str:
+    """JSON as YAML: they differ in tabs between words, and in signs that JSON escapes as two surrogates."""
+    return _SURROGATE.sub(r"\1?", text.replace("\t", "  "))
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What is being read: the lines before it, the values that it may still have, whether a name may stand twice."""
+
+    offset: int
+    left: int
+    repeats: bool
+
+
+def _yaml(snippet: Snippet, offset: int) -> list[Node]:
+    json = snippet.language == "json"
+    what = "JSON" if json else "YAML"
+    text = _as_yaml(snippet.text) if json else snippet.text
+    # A guide may show two ways in one fence.
+    reading = _Reading(offset, MAX_VALUES, json or snippet.fenced)
     try:
         loader = yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader
-        return [
-            _composed(node, offset, budget, 0) for node in yaml.compose_all(text, Loader=loader) if node is not None
-        ]
+        _bounded(text, loader, offset)
+        return [_composed(node, reading, 0) for node in yaml.compose_all(text, Loader=loader) if node is not None]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
-        raise UnreadableError(line + offset, f"is no YAML: {error.problem}") from None
+        if "{{" in text and not json:
+            why = "is a template, and what it becomes is not known here; check its output"
+            raise UnreadableError(line + offset, why) from None
+        raise UnreadableError(line + offset, f"is no {what}: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise UnreadableError(1 + offset, f"is no YAML: {error}") from None
+        raise UnreadableError(1 + offset, f"is no {what}: {error}") from None
     except RecursionError:
         raise UnreadableError(1 + offset, "nests too deep") from None
 
 
-def _composed(node: yaml.Node, offset: int, budget: list[int], depth: int, line: int | None = None) -> Node:
-    budget[0] -= 1
-    if budget[0] < 0 or depth > _MAX_DEPTH:
-        raise UnreadableError(node.start_mark.line + 1 + offset, "has too many values, or nests too deep")
-    at = node.start_mark.line + 1 + offset if line is None else line
+def _bounded(text: str, loader: Any, offset: int) -> None:
+    """Raises UnreadableError for what nests deeper than the composer in C has stack for: it ends the whole process."""
+    if _count_of(text, "[{") <= _MAX_DEPTH and _count_of(text, "-?:") <= _MAX_DEPTH:
+        return
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _MAX_DEPTH:
+            raise UnreadableError((event.start_mark.line if event.start_mark else 0) + 1 + offset, "nests too deep")
+
+
+def _count_of(text: str, signs: str) -> int:
+    return sum(text.count(sign) for sign in signs)
+
+
+def _composed(node: yaml.Node, reading: _Reading, depth: int, line: int | None = None) -> Node:
+    reading.left -= 1
+    first = node.start_mark.line + 1 + reading.offset
+    if reading.left < 0 or depth > _MAX_DEPTH:
+        raise UnreadableError(first, "has too many values, or nests too deep")
+    at = first if line is None else line
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Node] = {}
+        own: dict[str, int] = {}
         for key, value in node.value:
-            key_line = key.start_mark.line + 1 + offset
+            key_line = key.start_mark.line + 1 + reading.offset
             if key.tag == "tag:yaml.org,2002:merge":
                 merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
                 for source in merged:
-                    found = {**_composed(source, offset, budget, depth + 1).parts, **found}
+                    found = {**_composed(source, reading, depth + 1).parts, **found}
             elif isinstance(key, yaml.ScalarNode):
-                found[key.value] = _composed(value, offset, budget, depth + 1, key_line)
+                earlier = own.setdefault(key.value, key_line)
+                if earlier != key_line and not reading.repeats:
+                    raise UnreadableError(key_line, f"has {key.value!r} already on line {earlier}: Traefik refuses it")
+                found[key.value] = _composed(value, reading, depth + 1, key_line)
         return Node(at, found)
     if isinstance(node, yaml.SequenceNode):
-        return Node(at, [_composed(item, offset, budget, depth + 1) for item in node.value])
+        return Node(at, [_composed(item, reading, depth + 1) for item in node.value])
     if node.tag == "tag:yaml.org,2002:null":
         return Node(at, None)
     return Node(at, str(node.value))
@@ -213,6 +257,8 @@ def _toml(text: str, offset: int) -> Node:
         found = re.search(r"line (\d+)", str(error))
         at = int(found.group(1)) if found else 1
         raise UnreadableError(at + offset, f"is no TOML: {error}") from None
+    except RecursionError:
+        raise UnreadableError(1 + offset, "nests too deep") from None
     # The parser tells no lines; names are looked up in the text. Entries of [[lists]] share their first line.
     lines: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()

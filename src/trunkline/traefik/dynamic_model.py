@@ -103,11 +103,12 @@ class Tls(Part, frozen=True):
 
 
 class Router(Part, frozen=True):
-    """Leads requests that match a rule to a service."""
+    """Leads requests that match a rule to a service; of two layers a parent has no service, a child no entry points."""
 
     rule: str
-    service: str
-    entry_points: tuple[str, ...]
+    service: str = ""
+    entry_points: tuple[str, ...] = ()
+    parent_refs: tuple[str, ...] = ()
     middlewares: tuple[str, ...] = ()
     priority: int | None = None
     tls: Tls | None = None
@@ -159,19 +160,21 @@ class CircuitBreaker(Part, frozen=True):
 
 
 class Headers(Part, frozen=True):
-    """Headers of answers."""
+    """Headers of answers, and of requests; an empty value removes one."""
 
     content_type_nosniff: bool | None = None
     frame_deny: bool | None = None
     referrer_policy: str | None = None
     sts_seconds: int | None = None
-    custom_response_headers: dict[str, str] | None = None
+    custom_request_headers: dict[str, str] | None = None
 
 
 class ForwardAuth(Part, frozen=True):
     """Asks another service first. What it names of the answer replaces the request's headers, or deletes them."""
 
     address: str
+    trust_forward_header: bool | None = None
+    auth_request_headers: tuple[str, ...] = ()
     auth_response_headers: tuple[str, ...] = ()
     max_response_body_size: int | None = None
 

@@ -53,27 +53,6 @@ _PICKED_PRIORITY, _REST_PRIORITY = 2, 1
 _WEBSOCKET_PRIORITY = 10_000
 
 
-class LayeredRouter(model.Router, frozen=True):
-    """A router of either layer: a parent has no service, a child no entry points."""
-
-    service: str = ""
-    entry_points: tuple[str, ...] = ()
-    parent_refs: tuple[str, ...] = ()
-
-
-class Asking(model.ForwardAuth, frozen=True):
-    """Asks for a pick. The entry point has dropped forwarding headers that are not to be trusted."""
-
-    trust_forward_header: bool | None = None
-    auth_request_headers: tuple[str, ...] = ()
-
-
-class RequestHeaders(model.Headers, frozen=True):
-    """Headers of requests; an empty value removes one."""
-
-    custom_request_headers: dict[str, str] | None = None
-
-
 def layered(settings: Settings, servers: Servers) -> model.Dynamic:
     """The configuration of a Traefik that is steered.
 
@@ -112,7 +91,7 @@ def layered(settings: Settings, servers: Servers) -> model.Dynamic:
         )
     )
     for service, names in parents.items():
-        routers[f"{service}-{_REST}"] = LayeredRouter(
+        routers[f"{service}-{_REST}"] = model.Router(
             rule="PathPrefix(`/`)",
             service=service,
             parent_refs=tuple(names),
@@ -123,7 +102,7 @@ def layered(settings: Settings, servers: Servers) -> model.Dynamic:
         if server.pool not in pools:
             continue  # no route leads there
         place = short_id(server.url)
-        routers[f"{_TO}-{place}"] = LayeredRouter(
+        routers[f"{_TO}-{place}"] = model.Router(
             rule=f"Header(`{PICK_HEADER}`, `{place}`)",
             service=f"{_AT}-{place}",
             parent_refs=tuple(parents[pools[server.pool]]),
@@ -143,8 +122,8 @@ def layered(settings: Settings, servers: Servers) -> model.Dynamic:
     )
 
 
-def _parent(router: model.Router, rule: str, priority: int | None) -> LayeredRouter:
-    return LayeredRouter(
+def _parent(router: model.Router, rule: str, priority: int | None) -> model.Router:
+    return model.Router(
         rule=rule, entry_points=router.entry_points, middlewares=router.middlewares, priority=priority, tls=router.tls
     )
 
@@ -158,16 +137,17 @@ def _route_of(settings: Settings, router: str) -> RouteEntry:
 def _middlewares(settings: Settings) -> dict[str, model.Middleware]:
     return {
         PICK: model.Middleware(
-            forward_auth=Asking(
+            forward_auth=model.ForwardAuth(
                 address=f"http://127.0.0.1:{settings.traefik.fail_open_port}/place",
                 auth_response_headers=(PICK_HEADER,),
                 max_response_body_size=render.PLACE_ANSWER_BYTES,
+                # The entry point has dropped forwarding headers that are not to be trusted.
                 trust_forward_header=True,
                 auth_request_headers=_told(settings),
             )
         ),
         # Which server was picked is no business of the server.
-        _FORGET: model.Middleware(headers=RequestHeaders(custom_request_headers={PICK_HEADER: ""})),
+        _FORGET: model.Middleware(headers=model.Headers(custom_request_headers={PICK_HEADER: ""})),
     }
 
 

@@ -228,15 +228,20 @@ def _check_free(host: str, port: int) -> None:
 def write_static(directory: Path, static: str) -> Path:
     """Write the static configuration so that this user alone can read it; returns the file, raises StartError."""
     path = directory / "traefik.yml"
+    write_private(path, static)
+    return path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file of Traefik's, and its directory, so that this user alone can read it; raises StartError."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Removed first: an existing file would keep the rights it has.
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(static)
+            file.write(text)
     except OSError as error:
         raise StartError(
             f"Traefik's configuration cannot be written to {path}: {error.strerror}",
             "Choose a directory that can be written.",
         ) from error
-    return path

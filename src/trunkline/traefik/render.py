@@ -7,9 +7,9 @@ Rules:
 - What must live without the balancer (certificates, dashboard) is `file_dynamic`'s.
 - `pick` stands inside `retry`, so that each attempt asks anew; the other way round a dead server is tried again.
 - `pick` stands before the rewriting of paths, so that the balancer sees the path that its own routes name.
-- Without steering equal weights and a health check take Traefik's p2c, which counts open WebSockets. All else takes wrr:
-  p2c ignores weights, and a dead server has the fewest connections, so p2c asks it again at every attempt until a check
-  finds out (seen with two servers, one dead, three attempts: 12 of 60 requests lost, with wrr none).
+- Without steering equal weights and a health check take Traefik's p2c, which counts open WebSockets. All else takes
+  wrr: p2c ignores weights, and a dead server has the fewest connections, so p2c asks it again at every attempt until a
+  check finds out (seen with two servers, one dead, three attempts: 12 of 60 requests lost, with wrr none).
 - No passive health check: Traefik's counts an answer of 500 as a failure, so one broken page takes every server away.
 """
 
@@ -151,14 +151,15 @@ def rule_of(route: RouteEntry, domain: str) -> str:
 
     Args:
         route: its path holds whole parts: /api does not hold /apis.
-        domain: host name of routes that name none, empty for any.
+        domain: host name of routes that name none, empty or "*" for any.
     """
     path = route.path.rstrip("/")
     parts = []
-    host = route.host or domain
+    # Traefik compares names in small letters.
+    host = (route.host or domain).lower()
     if host.startswith("*."):
         parts.append(f"HostRegexp(`^.+{re.escape(host[1:])}$`)")
-    elif host:
+    elif host not in ("", "*"):
         parts.append(f"Host(`{host}`)")
     # One part of the rule is enough for the root, for every path begins with it.
     parts.append(f"(Path(`{path}`) || PathPrefix(`{path}/`))" if path else "PathPrefix(`/`)")

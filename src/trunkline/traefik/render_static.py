@@ -77,7 +77,7 @@ def _entry_points(traefik: TraefikSettings) -> dict[str, model.EntryPoint]:
         redirections = model.Redirections(entry_point=model.RedirectTo(to=WEBSECURE, scheme="https"))
     found = {
         WEB: model.EntryPoint(
-            address=f":{traefik.http_port}",
+            address=_address(traefik.host, traefik.http_port),
             http=_http(redirections=redirections),
             transport=transport,
             forwarded_headers=forwarded,
@@ -85,7 +85,7 @@ def _entry_points(traefik: TraefikSettings) -> dict[str, model.EntryPoint]:
     }
     if traefik.https_port:
         found[WEBSECURE] = model.EntryPoint(
-            address=f":{traefik.https_port}",
+            address=_address(traefik.host, traefik.https_port),
             http=_http(tls=dynamic_model.Tls(cert_resolver=RESOLVER if traefik.acme_email else None)),
             transport=transport,
             forwarded_headers=forwarded,
@@ -102,6 +102,10 @@ def _entry_points(traefik: TraefikSettings) -> dict[str, model.EntryPoint]:
     if traefik.ping_port:
         found["ping"] = model.EntryPoint(address=f"127.0.0.1:{traefik.ping_port}", http=_http())
     return found
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _http(
@@ -137,8 +141,13 @@ def _check(settings: Settings) -> None:
     traefik = settings.traefik
     if traefik.acme_email and not traefik.https_port:
         raise SettingsError("traefik.https_port", value="0", allowed="traefik.acme_email is set; set a port, e.g. 443")
-    if traefik.acme_email and not (traefik.domain or any(route.host for route in settings.balancer.routes)):
-        raise SettingsError("traefik.domain", value="", allowed="ACME needs the host name that a certificate is for")
+    names = (traefik.domain, *(route.host for route in settings.balancer.routes))
+    if traefik.acme_email and not any(name and not name.startswith("*") for name in names):
+        raise SettingsError(
+            "traefik.domain",
+            value=traefik.domain,
+            allowed="ACME needs the host name that a certificate is for, in full",
+        )
     if traefik.same_site == "none" and traefik.sticky_cookie and not traefik.https_port:
         raise SettingsError(
             "traefik.same_site", value="none", allowed="browsers take it over TLS alone: set https_port"
@@ -150,6 +159,9 @@ def _check(settings: Settings) -> None:
         "traefik.metrics_port": traefik.metrics_port,
         "traefik.ping_port": traefik.ping_port,
     }
+    for key in ("traefik.http_port", *(("traefik.fail_open_port",) if traefik.steer else ())):
+        if not ports[key]:
+            raise SettingsError(key, value="0", allowed="Traefik needs a port that clients, or itself, can know")
     seen: dict[int, str] = {}
     for key, port in ports.items():
         if port and port in seen:

@@ -29,6 +29,7 @@ from aiohttp import web
 from trunkline import metrics
 from trunkline.addresses import networks, origin_of, within
 from trunkline.balancer.backend import short_id
+from trunkline.balancer.edge_meter import EdgeEvent
 from trunkline.balancer.placing import Ask, Pick, Placer, Refusal
 from trunkline.balancer.routes import Routes, cookie_value
 from trunkline.config import Settings
@@ -78,6 +79,7 @@ class Steering:
         placer: gives out the backends. It hears `failed(pick, "retry")` when a handshake is asked for again: a
             suspicion, for the key may have been used twice, so a reason to check that backend now.
         servers: every backend of the fleet as it is now.
+        on_event: told of each handshake; None when nobody listens.
         clock: seconds, monotonic.
 
     Raises:
@@ -90,6 +92,7 @@ class Steering:
         placer: Placer,
         servers: Callable[[], Sequence[Candidate]],
         *,
+        on_event: Callable[[EdgeEvent], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         traefik = settings.traefik
@@ -97,6 +100,7 @@ class Steering:
         self._placer = placer
         self._servers = servers
         self._clock = clock
+        self._on_event = on_event
         self._routes = Routes(settings.balancer)
         self._sticky = settings.balancer.sticky_cookie
         self._attempts = Attempts(traefik.dial_timeout_ms / 1000 + _RETRY_MARGIN_S, traefik.retry_attempts)
@@ -135,7 +139,17 @@ class Steering:
             )
             answer = await self._place(ask, target)
         response = self._answer(answer, bool(key))
-        self.meter.place.observe(time.perf_counter() - started)
+        took_s = time.perf_counter() - started
+        self.meter.place.observe(took_s)
+        if key and answer is not None and self._on_event is not None:
+            picked = isinstance(answer, Pick)
+            url = answer.url if isinstance(answer, Pick) else ""
+            address = self._client(headers.get("X-Forwarded-For", ""))
+            path = target.partition("?")[0]
+            status = 0 if picked else response.status
+            self._on_event(
+                EdgeEvent("steered" if picked else "refused", url, answer.reason, address, path, took_s, status)
+            )
         return response
 
     async def _place(self, ask: Ask, target: str) -> Pick | Refusal:

@@ -13,11 +13,12 @@ from aiohttp import web
 
 from trunkline.balancer.admin import BalancerAdmin
 from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.event_log import EventLog
 from trunkline.balancer.measures import EdgeCounts
 from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.workers import listening_socket
 from trunkline.config import Settings
-from trunkline.errors import StartError
+from trunkline.errors import SettingsError, StartError
 from trunkline.traefik.published import Candidate
 from trunkline.traefik.steering import Steering
 
@@ -34,7 +35,11 @@ class SteeringService:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.balancer = Balancer(settings)
-        self.steering = Steering(settings, self.balancer, self._candidates)
+        self._events = EventLog() if settings.log.access else None
+        on_event = self._events.add if self._events is not None else None
+        self.steering = Steering(settings, self.balancer, self._candidates, on_event=on_event)
+        self.balancer.meter.steering_answers = self.steering.meter.answers
+        self.balancer.meter.steering = self.steering.meter.place
         self.admin = BalancerAdmin(self.balancer, BalancerPages(self.balancer, EdgeCounts), settings.admin)
         self._runner: web.AppRunner | None = None
         self.port = 0
@@ -43,15 +48,18 @@ class SteeringService:
         """Learn of the fleet and listen; raises StartError."""
         sock = listening_socket(self._settings.balancer)
         self.port = sock.getsockname()[1]
-        await self.balancer.start()
-        app = web.Application(client_max_size=1 << 16)
-        app.add_routes([*self.steering.routes(), *self.admin.routes()])
-        self._runner = web.AppRunner(app, access_log=None, max_line_size=1 << 16, max_field_size=1 << 16)
-        await self._runner.setup()
-        await web.SockSite(self._runner, sock, backlog=4096).start()
         try:
+            await self.balancer.start()
+            if self._events is not None:
+                self._events.start()
+            app = web.Application(client_max_size=1 << 16)
+            app.add_routes([*self.steering.routes(), *self.admin.routes()])
+            self._runner = web.AppRunner(app, access_log=None, max_line_size=1 << 16, max_field_size=1 << 16)
+            await self._runner.setup()
+            await web.SockSite(self._runner, sock, backlog=4096).start()
             await self.admin.start(self.port)
-        except StartError:
+        except (SettingsError, StartError):
+            sock.close()
             await self.stop()
             raise
         log.info(
@@ -69,6 +77,8 @@ class SteeringService:
             self._runner = None
         await self.admin.stop()
         await self.balancer.stop()
+        if self._events is not None:
+            await self._events.stop()
         log.info("balancer_stopped")
 
     def _candidates(self) -> list[Candidate]:

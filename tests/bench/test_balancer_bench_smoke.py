@@ -1,0 +1,104 @@
+"""The benchmarks of the balancer stay runnable, and what they count about ours is right even in a smoke run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 100
+
+
+def quick(tmp_path: Path, name: str) -> list[dict[str, Any]]:
+    """Rows of a smoke run, which has to end well."""
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--json", str(figures), name],
+        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(figures.read_text())[name]["rows"]
+    return rows
+
+
+def row(rows: list[dict[str, Any]], words: str) -> dict[str, Any]:
+    """The one row whose name holds `words`."""
+    found = [each for each in rows if words in each["what"]]
+    assert len(found) == 1, [each["what"] for each in rows]
+    return found[0]
+
+
+def needs(*programs: str) -> None:
+    """Skip where a program that the benchmark is about is missing."""
+    for program in programs:
+        beside = Path(sys.executable).with_name(program)
+        if not beside.exists() and not shutil.which(program) and not shutil.which(program, path="/usr/sbin:/sbin"):
+            pytest.skip(f"{program} is not installed")
+
+
+def test_quick_picks_places_evenly(tmp_path: Path) -> None:
+    """`picks` measures every policy and ends its bursts even."""
+    rows = quick(tmp_path, "picks")
+    assert row(rows, "least_connections, 100 backends")["ours"] > 0
+    assert all(each["met"] for each in rows if each["what"].startswith("burst"))
+
+
+def test_quick_burst_is_even_through_real_relays(tmp_path: Path) -> None:
+    """`burst` runs one relay and two that share a NATS, and both spread the connections as the targets say."""
+    rows = quick(tmp_path, "burst")
+    assert row(rows, "one relay")["met"]
+    assert row(rows, "2 relays")["met"]
+
+
+def test_quick_spread_shows_ours_and_the_others(tmp_path: Path) -> None:
+    """`spread` measures the steered Traefik, our relay and the balancers that are installed, in three situations."""
+    needs("traefik")
+    rows = quick(tmp_path, "spread")
+    for ours in ("Traefik with steering, ", "relay, "):
+        assert len([each for each in rows if each["what"].startswith(ours)]) == 3
+    assert row(rows, "Traefik with steering, fresh")["met"]
+    assert {"Traefik wrr", "Traefik p2c", "Traefik leasttime"} <= {each["peer"] for each in rows}
+
+
+def test_quick_relay_measures_messages_beside_a_peer(tmp_path: Path) -> None:
+    """`relay` gives the CPU of a message of both sizes, ours and a peer's."""
+    needs("haproxy")
+    rows = quick(tmp_path, "relay")
+    assert {each["what"] for each in rows} == {"relayed message of 64 B", "relayed message of 16 KB"}
+    assert "HAProxy" in {each["peer"] for each in rows}
+    assert all(each["ours"] > 0 and each["theirs"] > 0 for each in rows)
+
+
+def test_quick_relay_memory_measures_a_connection_beside_a_peer(tmp_path: Path) -> None:
+    """`relay_memory` gives the memory of a connection, ours and a peer's."""
+    needs("haproxy")
+    rows = quick(tmp_path, "relay_memory")
+    assert "HAProxy" in {each["peer"] for each in rows}
+    assert all(each["ours"] > 0 and each["theirs"] > 0 for each in rows)
+
+
+def test_quick_nine_thousand_loses_nothing(tmp_path: Path) -> None:
+    """`nine_thousand` holds its connections, all of which carry messages."""
+    rows = quick(tmp_path, "nine_thousand")
+    assert row(rows, "connections lost")["ours"] == 0
+    assert row(rows, "answers missing")["ours"] == 0
+
+
+def test_quick_steering_measures_both_paths(tmp_path: Path) -> None:
+    """`steering` gives what a pick adds to a connect, and what a message costs with and without."""
+    needs("traefik")
+    rows = quick(tmp_path, "steering")
+    assert row(rows, "p50")["ours"] < 100
+    assert row(rows, "message of 64 B")["theirs"] > 0
+
+
+def test_quick_scale_out_loses_no_publication(tmp_path: Path) -> None:
+    """`scale_out` ends even over four nodes, and every client has every publication once."""
+    rows = quick(tmp_path, "scale_out")
+    assert row(rows, "fullest beside the mean")["met"]
+    assert row(rows, "lost by recovering")["ours"] == 0
+    assert row(rows, "twice or out of order")["ours"] == 0
