@@ -259,7 +259,10 @@ class TraefikSettings(msgspec.Struct, frozen=True):
     acme_ca_server: Annotated[OptionalUrl, about("Another ACME server.")] = ""
     cert_file: Annotated[Path | None, about("PEM file with a certificate of one's own.")] = None
     key_file: Annotated[Path | None, about("PEM file with its key.")] = None
-    balancer_url: Annotated[BackendUrl, about("Where Traefik finds the steering balancer.")] = "http://127.0.0.1:8080"
+    balancer_url: Annotated[
+        BackendUrl | None,
+        about("Where Traefik finds the steering balancer; by default on its own machine, at balancer.port."),
+    ] = None
     steer: Annotated[bool, about("Ask the balancer for each new connection.")] = True
     networks: Annotated[tuple[Network, ...], about("Networks from which Traefik may ask the balancer.")] = PRIVATE
     fail_open_port: Annotated[

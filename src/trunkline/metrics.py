@@ -118,6 +118,8 @@ BALANCER_SERIES: Final[tuple[Series, ...]] = (
            unit="seconds", buckets=LATENCY_BUCKETS),
     Series("ws_balancer_handshake_seconds", "histogram", "From a client's request to the backend's 101.",
            unit="seconds", buckets=LATENCY_BUCKETS),
+    Series("ws_balancer_connection_duration_seconds", "histogram", "How long ended relayed connections lasted.",
+           unit="seconds", buckets=DURATION_BUCKETS),
     Series("ws_balancer_steering_answers_total", "counter", "Traefik's questions, by answer.", ("answer",)),
     Series("ws_balancer_steering_seconds", "histogram", "From Traefik's question to the answer.",
            unit="seconds", buckets=LATENCY_BUCKETS),

@@ -41,7 +41,9 @@ class BalancerAdmin:
         wanted = self._balancer.settings.admin_port
         if wanted == 0:
             return
-        port = wanted if wanted is not None else data_port + 1
+        # Beside any free port the next one may be taken, so it is any free one too.
+        beside = data_port + 1 if self._balancer.settings.port else 0
+        port = wanted if wanted is not None else beside
         app = web.Application(client_max_size=1 << 16)
         app.add_routes(self.routes())
         self._runner = web.AppRunner(app, access_log=None)
@@ -54,8 +56,8 @@ class BalancerAdmin:
                 f"cannot listen on the balancer's admin port {HOST}:{port}: {error.strerror or error}",
                 "Choose another with balancer.admin_port (TRUNKLINE_BALANCER_ADMIN_PORT), or 0 to switch it off.",
             ) from None
-        self.port = port
-        self._token = AdminToken(port, self._settings.token, self._settings.token_file)
+        self.port = int(self._runner.addresses[0][1])
+        self._token = AdminToken(self.port, self._settings.token, self._settings.token_file)
 
     def routes(self) -> list[web.RouteDef]:
         """What it answers; the steering port answers the same."""

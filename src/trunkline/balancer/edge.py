@@ -18,7 +18,6 @@ import random
 import resource
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
-from time import perf_counter
 from typing import Any, Final
 
 import aiohttp
@@ -294,7 +293,6 @@ class Edge:
 
     async def place(self, ask: Ask) -> Pick | Refusal:
         """Ask the placer, which may have to ask another process."""
-        started = perf_counter()
         answer = self.placer.place(ask)
         if inspect.isawaitable(answer):
             coming = asyncio.ensure_future(answer)
@@ -307,7 +305,6 @@ class Edge:
             except TimeoutError:
                 self._let_go(coming)
                 answer = Refusal(503, "place_timeout", "no backend could be chosen in time", 1.0 + 2.0 * self.jitter())
-        self.meter.place_seconds.observe(perf_counter() - started)
         return answer
 
     def _let_go(self, coming: asyncio.Future[Pick | Refusal]) -> None:
@@ -341,7 +338,6 @@ class Edge:
         if relay.limited:
             self.leave_address(relay.address)
         duration_s = self.loop.time() - relay.opened_at
-        self.meter.closed += 1
         self.meter.duration_seconds.observe(duration_s)
         self.placer.closed(relay.pick)
         if self.on_event is not None:

@@ -38,31 +38,22 @@ class EdgeMeter:
     """Counts of an edge since its start.
 
     Attributes:
-        handshakes: upgrade requests that were well formed.
         opened: relayed connections opened.
-        closed: relayed connections ended.
         retries: further backends tried for a handshake.
         requests: plain HTTP requests, by class of the status that the client got (`2xx`).
         refusals: requests that the edge refused, by reason.
-        failures: backends that could not take a connection, by reason.
-        place_seconds: time until a backend was chosen.
         connect_seconds: from a handshake's last byte to the 101.
         duration_seconds: how long ended relayed connections lasted.
     """
 
     __slots__ = (
-        "closed", "connect_seconds", "duration_seconds", "failures", "handshakes", "opened", "place_seconds",
-        "refusals", "requests", "retries",
+        "connect_seconds", "duration_seconds", "opened", "refusals", "requests", "retries",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.handshakes = 0
         self.opened = 0
-        self.closed = 0
         self.retries = 0
         self.requests = Labelled()
         self.refusals = Labelled()
-        self.failures = Labelled()
-        self.place_seconds = Histogram(LATENCY_BUCKETS)
         self.connect_seconds = Histogram(LATENCY_BUCKETS)
         self.duration_seconds = Histogram(DURATION_BUCKETS)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trunkline.balancer.balancer import Balancer
 
 _BUCKETS = len(metrics.LATENCY_BUCKETS) + 1
+_DURATIONS = len(metrics.DURATION_BUCKETS) + 1
 
 
 class EdgeCounts(msgspec.Struct):
@@ -32,6 +33,8 @@ class EdgeCounts(msgspec.Struct):
         refusals: clients turned away before a backend was asked, by reason.
         handshake_counts: handshakes by bucket of their duration.
         handshake_sum: seconds that all of them took.
+        duration_counts: ended connections by bucket of how long they lasted.
+        duration_sum: seconds that all of them lasted.
     """
 
     connections: int = 0
@@ -41,6 +44,8 @@ class EdgeCounts(msgspec.Struct):
     refusals: dict[str, int] = msgspec.field(default_factory=dict)
     handshake_counts: list[int] = msgspec.field(default_factory=lambda: [0] * _BUCKETS)
     handshake_sum: float = 0.0
+    duration_counts: list[int] = msgspec.field(default_factory=lambda: [0] * _DURATIONS)
+    duration_sum: float = 0.0
 
 
 def counts_of(meter: EdgeMeter, connections: int) -> EdgeCounts:
@@ -58,6 +63,8 @@ def counts_of(meter: EdgeMeter, connections: int) -> EdgeCounts:
         refusals={labels[0]: times for labels, times in meter.refusals.values.items()},
         handshake_counts=list(meter.connect_seconds.counts),
         handshake_sum=meter.connect_seconds.sum,
+        duration_counts=list(meter.duration_seconds.counts),
+        duration_sum=meter.duration_seconds.sum,
     )
 
 
@@ -73,6 +80,8 @@ def added(counts: Iterable[EdgeCounts]) -> EdgeCounts:
                 into[word] = into.get(word, 0) + times
         total.handshake_counts = [a + b for a, b in zip(total.handshake_counts, one.handshake_counts, strict=True)]
         total.handshake_sum += one.handshake_sum
+        total.duration_counts = [a + b for a, b in zip(total.duration_counts, one.duration_counts, strict=True)]
+        total.duration_sum += one.duration_sum
     return total
 
 
@@ -92,6 +101,8 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Metric]:
         refusals.add(reason, times=times)
     handshake = metrics.Histogram(metrics.LATENCY_BUCKETS)
     handshake.counts, handshake.sum = list(edge.handshake_counts), edge.handshake_sum
+    duration = metrics.Histogram(metrics.DURATION_BUCKETS)
+    duration.counts, duration.sum = list(edge.duration_counts), edge.duration_sum
     connections, relayed, reserved, capacity, up, age, imbalance, build = (metrics.LabelledGauge() for _ in range(8))
     found = balancer.overview()
     for service in found.services:
@@ -129,6 +140,7 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Metric]:
             "ws_balancer_nats_connected": float(balancer.nats_connected),
             "ws_balancer_place_seconds": meter.place,
             "ws_balancer_handshake_seconds": handshake,
+            "ws_balancer_connection_duration_seconds": duration,
             "ws_balancer_steering_answers_total": meter.steering_answers,
             "ws_balancer_steering_seconds": meter.steering,
             "ws_balancer_build_info": build,

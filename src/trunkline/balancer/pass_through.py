@@ -237,7 +237,6 @@ class PassThrough:
             edge.placer.dropped(pick)
             return True
         edge.placer.failed(pick, why)
-        edge.meter.failures.add(why)
         if edge.on_event is not None:
             edge.tell("failed", pick.url, why, self._caller.address, self._head.path, edge.loop.time(), 0)
         if again and why in ("dial", "dial_timeout", "tls"):

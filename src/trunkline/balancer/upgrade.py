@@ -85,7 +85,6 @@ class Upgrade:
             self._refuse(429, "address_full", "too many open connections from your address", 5.0)
         else:
             self._limited = entered is True
-            edge.meter.handshakes += 1
             return True
         return False
 
@@ -158,7 +157,6 @@ class Upgrade:
     def _failed(self, pick: Pick, why: str) -> None:
         edge = self._edge
         edge.placer.failed(pick, why)
-        edge.meter.failures.add(why)
         if edge.on_event is not None:
             self._tell("failed", pick.url, why, 0)
 

@@ -36,6 +36,8 @@ BACKLOG: Final = 4096
 FIRST_PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0
+SILENT_S: Final = 10.0
+"""A worker tells its counts every second; one that was silent this long hangs, while the kernel hands it clients."""
 READY_S: Final = 20.0
 
 
@@ -75,6 +77,7 @@ class Workers:
         self._stop_asked = asyncio.Event()
         self._listening: socket.socket | None = None
         self._up: set[int] = set()
+        self._heard_at: dict[int, float] = {}
         self._all_up = asyncio.Event()
         self._failed: StartError | None = None
         self.pages = BalancerPages(balancer, self.counts)
@@ -181,7 +184,11 @@ class Workers:
             ours.close()
             raise
         seat.link.send(Welcome(encode_settings(settings)))
-        code = await child.wait()
+        watching = asyncio.create_task(self._watch(number, child))
+        try:
+            code = await child.wait()
+        finally:
+            watching.cancel()
         seat.close()
         await seat.lost.wait()
         if number in self._counts:
@@ -191,7 +198,20 @@ class Workers:
             self._ended = added([self._ended, last])
         return code
 
+    async def _watch(self, number: int, child: Child) -> None:
+        """Kill a worker that hangs, so that another takes its place."""
+        loop = asyncio.get_running_loop()
+        self._heard_at[number] = loop.time() + READY_S
+        while True:
+            silent_s = loop.time() - self._heard_at[number]
+            if silent_s > SILENT_S:
+                log.error("worker_hangs", worker=number, pid=child.pid, silent_s=round(silent_s, 1))
+                child.kill()
+                return
+            await asyncio.sleep(SILENT_S - silent_s + 0.1)
+
     def _take(self, number: int, counts: Counts) -> None:
+        self._heard_at[number] = asyncio.get_running_loop().time()
         self._counts[number] = msgspec.msgpack.decode(counts.data, type=EdgeCounts)
         self._up.add(number)
         if len(self._up) == self._settings.balancer.workers:

@@ -42,6 +42,9 @@ _FILES: Final = {
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
 
+SCRAPED: Final = ("/metric", "/metrics")
+"""What balancers and Prometheus ask for as often as they need: no rate limit within `server.metrics_networks`."""
+
 
 class Pages:
     """The HTTP endpoints of a node.
@@ -82,7 +85,9 @@ class Pages:
         """
         if request.method not in ("GET", "HEAD"):
             return text_response(405, "only GET and HEAD are served here", [("Allow", "GET, HEAD")])
-        wait_s = self._limiter.take(request.address, self._node.runtime.clock.now)
+        wait_s = 0.0
+        if request.path not in SCRAPED or stranger or not within(request.address, self._metrics_networks):
+            wait_s = self._limiter.take(request.address, self._node.runtime.clock.now)
         if wait_s:
             return text_response(429, "too many requests from this address", retry_after_header(wait_s))
         if request.path == "/metrics":

@@ -94,7 +94,7 @@ def dynamic(settings: Settings, servers: Sequence[ServerView]) -> model.Dynamic:
         )
         services[TO_BALANCER] = model.Service(
             load_balancer=model.LoadBalancer(
-                servers=(model.Server(url=canonical_url(settings.traefik.balancer_url)),),
+                servers=(model.Server(url=balancer_url(settings)),),
                 servers_transport=TO_BALANCER,
             )
         )
@@ -139,6 +139,11 @@ def file_dynamic(settings: Settings) -> model.Dynamic:
             },
         )
     return model.Dynamic(http=http, tls=_certificates(settings))
+
+
+def balancer_url(settings: Settings) -> str:
+    """Where Traefik finds the balancer that it asks."""
+    return canonical_url(settings.traefik.balancer_url or f"http://127.0.0.1:{settings.balancer.port}")
 
 
 def encode_json(configuration: model.Dynamic) -> bytes:

@@ -41,7 +41,7 @@ def static(settings: Settings, dynamic_file: Path) -> model.Static:
             file=model.FileProvider(filename=str(dynamic_file), watch=True) if has_file else None,
             http=(
                 model.HttpProvider(
-                    endpoint=traefik.balancer_url.rstrip("/") + DYNAMIC_PATH,
+                    endpoint=render.balancer_url(settings) + DYNAMIC_PATH,
                     poll_interval=duration(traefik.poll_interval_ms),
                     poll_timeout="2s",
                 )
