@@ -8,8 +8,8 @@ import time
 
 from bench.rows import Options, Result, Row, in_turn
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.fleet import Fleet
-from trunkline.balancer.placement import place
+from trunkline.balancer.placement.fleet import Fleet
+from trunkline.balancer.placement.placement import place
 from trunkline.balancer.placing import Ask, Pick
 from trunkline.config_balancer import BalancerSettings
 from trunkline.control import LoadReport, PickNotice

@@ -21,7 +21,7 @@ from backend_server import RawBackend, WebBackend, hang, text
 
 from trunkline import App
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.health_checks import HealthChecks, only_full
+from trunkline.balancer.health.health_checks import HealthChecks, only_full
 from trunkline.config import Settings
 from trunkline.config_balancer import BalancerSettings
 from trunkline.errors import SettingsError

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.reports import LONGEST_REPORT_WITH_KEYS, ReportPoller, read_report
+from trunkline.balancer.health.reports import LONGEST_REPORT_WITH_KEYS, ReportPoller, read_report
 from trunkline.config import Settings
 from trunkline.config_balancer import BalancerSettings
 from trunkline.control import LoadReport

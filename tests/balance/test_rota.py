@@ -8,7 +8,7 @@ import time
 
 import structlog
 
-from trunkline.balancer.rota import Rota
+from trunkline.balancer.health.rota import Rota
 
 
 class Log:

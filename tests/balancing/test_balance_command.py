@@ -199,7 +199,7 @@ async def test_workers_share_one_truth(start_balancer: Start, foreign: list[Fore
     balancer = await start_balancer("--workers", "2", backends=urls(foreign))
     clients = await connect_many(balancer.port, 90)
     assert [len(each.open) for each in foreign] == [30, 30, 30]
-    workers = [child for child in _children(balancer) if "trunkline.balancer.worker" in child.cmdline()]
+    workers = [child for child in _children(balancer) if "trunkline.balancer.workers.worker" in child.cmdline()]
     assert len(workers) == 2
     workers[0].kill()
     await balancer.hear(lambda line: line["event"] == "worker_ended")

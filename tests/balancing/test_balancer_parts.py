@@ -16,12 +16,12 @@ from trunkline import log
 from trunkline.balancer import balancer as balancer_module
 from trunkline.balancer.backend import BackendSpec
 from trunkline.balancer.balancer import SERIES_KEPT, Balancer
-from trunkline.balancer.edge_meter import EdgeEvent
 from trunkline.balancer.event_log import MOST_WAITING, EventLog
 from trunkline.balancer.measures import EdgeCounts
 from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.placing import Ask, Pick
-from trunkline.balancer.sources import Tell
+from trunkline.balancer.relay.edge_meter import EdgeEvent
+from trunkline.balancer.sources.sources import Tell
 from trunkline.config import Settings
 from trunkline.control import LoadReport
 

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from trunkline.balancer import worker_link
 from trunkline.balancer.placing import Ask, Pick, Refusal
-from trunkline.balancer.worker_link import LinkLost, RemotePlacer, WorkerSeat
+from trunkline.balancer.workers import worker_link
+from trunkline.balancer.workers.worker_link import LinkLost, RemotePlacer, WorkerSeat
 
 URL = "http://10.0.0.1:1"
 

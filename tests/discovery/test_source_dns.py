@@ -13,7 +13,7 @@ from name_server import NameServer, name_server
 from told_lists import running
 
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.source_dns import DnsName, DnsSource, Target, parse_name, weigh
+from trunkline.balancer.sources.source_dns import DnsName, DnsSource, Target, parse_name, weigh
 from trunkline.errors import SettingsError
 
 NAME, SERVICE = "ws.example.test", "_ws._tcp.example.test"

@@ -16,7 +16,7 @@ from trunkline.balancer.backend import BackendSpec
 from trunkline.errors import SettingsError
 
 pytest.importorskip("aiodocker", reason="Docker discovery needs the package aiodocker")
-from trunkline.balancer.source_docker import DockerSource
+from trunkline.balancer.sources.source_docker import DockerSource
 
 OURS = {"trunkline.enable": "true"}
 Logged = Callable[[str], Awaitable[Any]]

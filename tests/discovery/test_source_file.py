@@ -14,8 +14,8 @@ import pytest
 from told_lists import running
 
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.source_file import FileSource, parse
-from trunkline.balancer.source_list import ListSource
+from trunkline.balancer.sources.source_file import FileSource, parse
+from trunkline.balancer.sources.source_list import ListSource
 from trunkline.config_balancer import BackendEntry
 from trunkline.errors import SettingsError
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.sources import Source
+from trunkline.balancer.sources.sources import Source
 
 Specs = tuple[BackendSpec, ...]
 

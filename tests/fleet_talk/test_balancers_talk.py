@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from talking import Ear, Scene, until
 
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.source_nats import NatsSource
+from trunkline.balancer.sources.source_nats import NatsSource
 from trunkline.balancer.talk import PEERS, FleetTalk
 from trunkline.bus.nats_server import NatsServer
 from trunkline.config import BusSettings

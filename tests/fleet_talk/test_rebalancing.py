@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from talking import Caller, Scene, until
 
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.fleet import Fleet
-from trunkline.balancer.rebalancer import Rebalancer, home_of
-from trunkline.balancer.source_nats import NatsSource
+from trunkline.balancer.placement.fleet import Fleet
+from trunkline.balancer.rebalance.rebalancer import Rebalancer, home_of
+from trunkline.balancer.sources.source_nats import NatsSource
 from trunkline.balancer.talk import FleetTalk
 from trunkline.config_balancer import BalancerSettings
 from trunkline.control import LoadReport, NodeReport

@@ -10,8 +10,8 @@ import pytest
 import uvloop
 from relay_peers import Behaviour, FixedPlacer, RawBackend, StartEdge, StartNode, edge_settings, node_settings
 
-from trunkline.balancer import relay_poller
-from trunkline.balancer.edge import Edge
+from trunkline.balancer.relay import relay_poller
+from trunkline.balancer.relay.edge import Edge
 from trunkline.server import stock
 from trunkline.server.node import Node
 

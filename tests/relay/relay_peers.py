@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trunkline.balancer.edge import Edge
 from trunkline.balancer.placing import Ask, Pick, Refusal
-from trunkline.balancer.relay import Relay
-from trunkline.balancer.relay_sockets import SocketRelay
-from trunkline.balancer.relay_transports import TransportRelay
+from trunkline.balancer.relay.edge import Edge
+from trunkline.balancer.relay.relay import Relay
+from trunkline.balancer.relay.relay_sockets import SocketRelay
+from trunkline.balancer.relay.relay_transports import TransportRelay
 from trunkline.config import Settings
 from trunkline.config_balancer import BalancerSettings
 from trunkline.server.node import Node

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 from relay_peers import FixedPlacer, Session, Wire, echo, free_port, handshake, request, says
 
-from trunkline.balancer.edge import Edge, Page, PageRequest
 from trunkline.balancer.placing import Refusal
+from trunkline.balancer.relay.edge import Edge, Page, PageRequest
 from trunkline.errors import StartError
 
 HOST = b"Host: play.example.org\r\n"
@@ -376,7 +376,7 @@ async def test_slow_clients_cannot_lock_others_out(
     start_edge: Any, http_backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When every door is taken by clients that say nothing, the one that waited longest makes room."""
-    monkeypatch.setattr("trunkline.balancer.edge.MAX_DOORS", 5)
+    monkeypatch.setattr("trunkline.balancer.relay.edge.MAX_DOORS", 5)
     edge = await start_edge(FixedPlacer(http_backend))
     silent = [await Wire.connect(edge.port) for _ in range(5)]
     for wire in silent:

@@ -30,12 +30,12 @@ from relay_peers import (
     waiting,
 )
 
-from trunkline.balancer import relay_poller
 from trunkline.balancer.placing import Pick
-from trunkline.balancer.relay import Relay, options_of
-from trunkline.balancer.relay_dial import SocketHandshake
-from trunkline.balancer.relay_poller import BATCH, READ_SIZE, Poller
-from trunkline.balancer.relay_sockets import SocketRelay, take_descriptor
+from trunkline.balancer.relay import relay_poller
+from trunkline.balancer.relay.relay import Relay, options_of
+from trunkline.balancer.relay.relay_dial import SocketHandshake
+from trunkline.balancer.relay.relay_poller import BATCH, READ_SIZE, Poller
+from trunkline.balancer.relay.relay_sockets import SocketRelay, take_descriptor
 
 pytestmark = pytest.mark.skipif(not relay_poller.AVAILABLE, reason="no epoll here")
 
@@ -249,7 +249,7 @@ async def test_no_more_files(start_edge: Any, raw_backend: Any, monkeypatch: pyt
     backend = await raw_backend(echo)
     placer = FixedPlacer(backend.url)
     edge = await start_edge(placer)
-    monkeypatch.setattr("trunkline.balancer.relay_dial.take_descriptor", full)
+    monkeypatch.setattr("trunkline.balancer.relay.relay_dial.take_descriptor", full)
     answer = await request(edge.port, handshake())
     assert (answer.status, "retry-after" in answer.headers) == (503, True)
     assert placer.heard == [("dropped", backend.url)]

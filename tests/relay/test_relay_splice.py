@@ -26,9 +26,9 @@ from relay_peers import (
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from trunkline.balancer.edge import EdgeEvent
-from trunkline.balancer.relay import Relay
-from trunkline.balancer.relay_transports import End
+from trunkline.balancer.relay.edge import EdgeEvent
+from trunkline.balancer.relay.relay import Relay
+from trunkline.balancer.relay.relay_transports import End
 
 pytestmark = pytest.mark.usefixtures("relay_kind")
 
@@ -239,7 +239,7 @@ async def test_half_close_from_the_backend(start_edge: Any, raw_backend: Any) ->
 
 async def test_half_closed_connections_end(start_edge: Any, raw_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend that ignores its client's end does not keep the connection for ever."""
-    monkeypatch.setattr("trunkline.balancer.relay.HALF_CLOSED_S", 0.3)
+    monkeypatch.setattr("trunkline.balancer.relay.relay.HALF_CLOSED_S", 0.3)
 
     async def ignore(session: Session) -> None:
         session.writer.write(answer_101(session.head))
@@ -256,7 +256,7 @@ async def test_half_closed_connections_end(start_edge: Any, raw_backend: Any, mo
 
 async def test_last_bytes_that_nobody_takes(start_edge: Any, raw_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a backend left behind for a client that does not read is held for a moment, not for ever."""
-    monkeypatch.setattr("trunkline.balancer.relay.LINGER_S", 0.3)
+    monkeypatch.setattr("trunkline.balancer.relay.relay.LINGER_S", 0.3)
 
     async def flood(session: Session) -> None:
         session.writer.write(answer_101(session.head) + b"f" * 30_000_000)

@@ -18,7 +18,7 @@ from relay_peers import FixedPlacer, Session, Wire, answer_101, echo, edge_setti
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
-from trunkline.balancer.edge import Edge
+from trunkline.balancer.relay.edge import Edge
 from trunkline.errors import SettingsError
 
 

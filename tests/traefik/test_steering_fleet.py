@@ -14,8 +14,8 @@ from live_traefik import TRAEFIK
 from steered_fleet import CountingPlacer, SteeredFleet
 
 from trunkline.balancer.backend import BackendSpec, short_id
-from trunkline.balancer.fleet import Fleet
-from trunkline.balancer.placement import place
+from trunkline.balancer.placement.fleet import Fleet
+from trunkline.balancer.placement.placement import place
 from trunkline.balancer.placing import Ask, Pick, Refusal
 from trunkline.config import Settings
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.fleet import Fleet
-from trunkline.balancer.placement import place
+from trunkline.balancer.placement.fleet import Fleet
+from trunkline.balancer.placement.placement import place
 from trunkline.balancer.placing import Ask, Pick
 from trunkline.config_balancer import BalancerSettings
 from trunkline.control import LoadReport, PickNotice

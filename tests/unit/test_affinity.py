@@ -8,11 +8,11 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trunkline.balancer.affinity import NEVER_FULL, choose, mix, point_of, seed_of
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.fleet import Fleet
-from trunkline.balancer.homes import KEPT_S, MOST, Homes
-from trunkline.balancer.placement import place
+from trunkline.balancer.placement.affinity import NEVER_FULL, choose, mix, point_of, seed_of
+from trunkline.balancer.placement.fleet import Fleet
+from trunkline.balancer.placement.homes import KEPT_S, MOST, Homes
+from trunkline.balancer.placement.placement import place
 from trunkline.balancer.placing import Ask, Pick, Refusal
 from trunkline.config_balancer import BalancerSettings
 from trunkline.control import PickNotice
@@ -141,7 +141,7 @@ def test_old_keys_are_forgotten_and_their_number_is_bounded() -> None:
 
 def test_other_processes_hash_the_same() -> None:
     """Python's own hash differs from process to process; ours must not."""
-    code = "from trunkline.balancer.affinity import *; print(mix(point_of('m'), seed_of('http://a:1')))"
+    code = "from trunkline.balancer.placement.affinity import *; print(mix(point_of('m'), seed_of('http://a:1')))"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True

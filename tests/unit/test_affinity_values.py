@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.balancer.routes import Route
+from trunkline.balancer.relay.routes import Route
 from trunkline.config_balancer import RouteEntry
 from trunkline.server.affinity import reader_of
 from trunkline.server.http import Request

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trunkline.balancer.announced import GONE_S, MOST, Announced
+from trunkline.balancer.sources.announced import GONE_S, MOST, Announced
 from trunkline.control import LoadReport, NodeReport
 
 

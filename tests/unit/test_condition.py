@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.balancer.condition import SHORTEST, Change, Condition
+from trunkline.balancer.placement.condition import SHORTEST, Change, Condition
 from trunkline.config_balancer import BalancerSettings
 
 

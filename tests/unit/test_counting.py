@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trunkline.balancer.counting import CLOSES_KEPT, LATE_S, SEEN_KEPT, SETTLE_S, Ledger
+from trunkline.balancer.placement.counting import CLOSES_KEPT, LATE_S, SEEN_KEPT, SETTLE_S, Ledger
 from trunkline.control import LoadReport
 
 URL = "http://10.0.0.1:3001"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.balancer.backend import BackendSpec, place_of
-from trunkline.balancer.docker_labels import Container, Verdict, asks, read
+from trunkline.balancer.sources.docker_labels import Container, Verdict, asks, read
 
 OURS = {"trunkline.enable": "true"}
 TRAEFIK = {"traefik.enable": "true"}

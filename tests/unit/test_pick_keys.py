@@ -5,8 +5,8 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.balancer.keys import KeyTable, SeenKeys
-from trunkline.balancer.sticky import Sticky, parse, render
+from trunkline.balancer.placement.keys import KeyTable, SeenKeys
+from trunkline.balancer.placement.sticky import Sticky, parse, render
 
 
 class Item(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from trunkline.balancer import fleet as fleet_module
 from trunkline.balancer.backend import BackendSpec, short_id
-from trunkline.balancer.fleet import Fleet
-from trunkline.balancer.placement import pick, place
+from trunkline.balancer.placement import fleet as fleet_module
+from trunkline.balancer.placement.fleet import Fleet
+from trunkline.balancer.placement.placement import pick, place
 from trunkline.balancer.placing import Ask, Pick, Refusal
 from trunkline.config_balancer import BalancerSettings, GroupEntry
 from trunkline.control import LoadReport, PickNotice

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.balancer.rebalance import (
+from trunkline.balancer.rebalance.rebalance import (
     KEY_REST_S,
     SPAN_S,
     SPARE_MOVES,

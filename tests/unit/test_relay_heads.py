@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.balancer.bodies import BodyReader
-from trunkline.balancer.forwarding import Caller, Forwarding, accept_key
-from trunkline.balancer.heads import (
+from trunkline.balancer.relay.bodies import BodyReader
+from trunkline.balancer.relay.forwarding import Caller, Forwarding, accept_key
+from trunkline.balancer.relay.heads import (
     CHUNKED,
     UNTIL_CLOSE,
     BadHead,
@@ -20,7 +20,7 @@ from trunkline.balancer.heads import (
     read_answer,
     read_request,
 )
-from trunkline.balancer.routes import Route, Routes, cookie_value, host_name, query_value
+from trunkline.balancer.relay.routes import Route, Routes, cookie_value, host_name, query_value
 from trunkline.config_balancer import BalancerSettings, HeaderEntry, RouteEntry
 from trunkline.errors import SettingsError
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.balancer.backend import BackendSpec, canonical_url
-from trunkline.balancer.sources import ORDER, Conflict, merge
+from trunkline.balancer.sources.sources import ORDER, Conflict, merge
 
 A, B = "http://10.0.0.1:3001", "http://10.0.0.2:3001"
 

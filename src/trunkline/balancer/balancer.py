@@ -21,19 +21,19 @@ from typing import Final
 import structlog
 
 from trunkline import metrics
-from trunkline.balancer import sources
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.condition import Change
-from trunkline.balancer.configured_sources import configured
-from trunkline.balancer.fleet import Fleet
-from trunkline.balancer.health_checks import HealthChecks
-from trunkline.balancer.homes import KEY_CHARS
+from trunkline.balancer.health.health_checks import HealthChecks
+from trunkline.balancer.health.reports import ReportPoller
 from trunkline.balancer.overview import Overview, overview
-from trunkline.balancer.placement import place
+from trunkline.balancer.placement.condition import Change
+from trunkline.balancer.placement.fleet import Fleet
+from trunkline.balancer.placement.homes import KEY_CHARS
+from trunkline.balancer.placement.placement import place
 from trunkline.balancer.placing import Ask, Pick, Refusal
-from trunkline.balancer.rebalancer import Rebalancer
-from trunkline.balancer.reports import ReportPoller
-from trunkline.balancer.source_nats import NatsSource
+from trunkline.balancer.rebalance.rebalancer import Rebalancer
+from trunkline.balancer.sources import sources
+from trunkline.balancer.sources.configured_sources import configured
+from trunkline.balancer.sources.source_nats import NatsSource
 from trunkline.balancer.talk import FleetTalk
 from trunkline.config import Settings
 from trunkline.control import LoadReport, NodeReport, PickNotice, PickNotices

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from trunkline import log
-from trunkline.balancer.edge_meter import EdgeEvent
+from trunkline.balancer.relay.edge_meter import EdgeEvent
 
 LOGGER: Final = "trunkline.edge"
 TICK_S: Final = 0.1

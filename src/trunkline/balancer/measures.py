@@ -12,7 +12,7 @@ import msgspec
 from prometheus_client.core import Metric
 
 from trunkline import metrics
-from trunkline.balancer.edge_meter import EdgeMeter
+from trunkline.balancer.relay.edge_meter import EdgeMeter
 from trunkline.version import __version__
 
 if TYPE_CHECKING:

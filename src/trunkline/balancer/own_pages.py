@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from trunkline.addresses import networks, within
-from trunkline.balancer.heads import Page, PageRequest
 from trunkline.balancer.pages import CONTENT_SECURITY
+from trunkline.balancer.relay.heads import Page, PageRequest
 from trunkline.config_balancer import BalancerSettings
 
 Render = Callable[[str, str], Awaitable[tuple[str, bytes]]]

@@ -10,12 +10,12 @@ import structlog
 
 from trunkline.balancer.admin import BalancerAdmin
 from trunkline.balancer.balancer import Balancer
-from trunkline.balancer.edge import Edge
 from trunkline.balancer.event_log import EventLog
 from trunkline.balancer.measures import EdgeCounts, counts_of
 from trunkline.balancer.own_pages import OwnPages
 from trunkline.balancer.pages import BalancerPages
-from trunkline.balancer.workers import Workers
+from trunkline.balancer.relay.edge import Edge
+from trunkline.balancer.workers.workers import Workers
 from trunkline.config import Settings
 from trunkline.errors import SettingsError, StartError
 

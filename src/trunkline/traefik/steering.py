@@ -29,9 +29,9 @@ from aiohttp import web
 from trunkline import metrics
 from trunkline.addresses import networks, origin_of, within
 from trunkline.balancer.backend import short_id
-from trunkline.balancer.edge_meter import EdgeEvent
 from trunkline.balancer.placing import Ask, Pick, Placer, Refusal
-from trunkline.balancer.routes import Routes, cookie_value
+from trunkline.balancer.relay.edge_meter import EdgeEvent
+from trunkline.balancer.relay.routes import Routes, cookie_value
 from trunkline.config import Settings
 from trunkline.config_types import LOOPBACK
 from trunkline.traefik.attempts import Attempts

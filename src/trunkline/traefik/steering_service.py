@@ -16,7 +16,7 @@ from trunkline.balancer.balancer import Balancer
 from trunkline.balancer.event_log import EventLog
 from trunkline.balancer.measures import EdgeCounts
 from trunkline.balancer.pages import BalancerPages
-from trunkline.balancer.workers import listening_socket
+from trunkline.balancer.workers.workers import listening_socket
 from trunkline.config import Settings
 from trunkline.errors import SettingsError, StartError
 from trunkline.traefik.published import Candidate

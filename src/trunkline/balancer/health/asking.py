@@ -1,0 +1,95 @@
+"""How the balancer asks a backend something over HTTP on its own account, for checks and reports.
+
+Rules: nothing of the environment or of an earlier answer has a say (no proxies, no cookies, no redirects); what is read
+of an answer is bounded, and never unpacked; a fault becomes a few words.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import aiohttp
+from aiohttp import hdrs
+
+from trunkline.balancer.relay.tls import backend_context
+from trunkline.config_balancer import BalancerSettings
+from trunkline.version import __version__
+
+LONGEST_REASON: Final = 120
+
+
+def open_session(settings: BalancerSettings, *, timeout_s: float, keep_alive: bool) -> aiohttp.ClientSession:
+    """A client for backends; close it.
+
+    Args:
+        settings: says how TLS is verified.
+        timeout_s: the longest time from a question to the end of its answer.
+        keep_alive: whether a connection serves for more than one question.
+
+    Raises:
+        SettingsError: the file of `balancer.tls_ca_file` cannot be used.
+    """
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(_no_redirect)
+    return aiohttp.ClientSession(
+        # Names are resolved anew for each connection: a cached address would hide that a backend has moved.
+        connector=aiohttp.TCPConnector(
+            ssl=backend_context(settings), limit=0, force_close=not keep_alive, use_dns_cache=False
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={hdrs.USER_AGENT: f"trunkline-balancer/{__version__}", hdrs.ACCEPT_ENCODING: "identity"},
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
+        auto_decompress=False,
+        trust_env=False,
+        trace_configs=[trace],
+    )
+
+
+async def read_at_most(answer: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """The body, None when it is longer than `limit` bytes; then no more than that was read."""
+    if answer.content_length is not None and answer.content_length > limit:
+        return None
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
+def in_words(error: BaseException) -> str:
+    """Why there was no answer, in a few words, with nothing of the answer's content."""
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        # With 101 it is aiohttp that found a header of the answer false.
+        return f"handshake answered with status {error.status}" + (f": {error.message}" if error.status == 101 else "")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"certificate not trusted: {error.certificate_error}"[:LONGEST_REASON]
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name does not resolve"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        system = error.os_error
+        return f"cannot connect: {system.strerror or type(system).__name__}"[:LONGEST_REASON]
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "closed the connection without an answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer breaks off"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the answer is no HTTP"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:LONGEST_REASON]
+    return type(error).__name__
+
+
+FAULTS: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+"""What a question may end with; ValueError is aiohttp's for a URL or a head that it cannot take."""
+
+
+class Redirected(aiohttp.ClientError):
+    """The backend sent us elsewhere, and we do not go: what is there says nothing of the backend."""
+
+
+async def _no_redirect(session: object, context: object, params: aiohttp.TraceRequestRedirectParams) -> None:
+    # Plain questions say so themselves; a WebSocket handshake of aiohttp has no other way to.
+    raise Redirected(f"status {params.response.status}")

@@ -1,0 +1,228 @@
+"""Asks backends how full they are: each one every `cache_ttl_ms`, or all before a pick when that is 0.
+
+Rules:
+
+* A backend of ours whose run and count of opened connections are known is asked for the keys behind that count.
+* What a backend says is a claim. An answer that is too long, late, no JSON of the right shape, or beyond belief is a
+  failure with a short reason, and what was known before stays.
+* A failure is told each time and logged once, and so is the recovery.
+* `asked_at` is taken before the question leaves: a pick made after it may be missing in the answer.
+* A fresh report means one asked for after the call. Callers that come while a backend is being asked share its next
+  round. One that failed the last time is asked with the others and not waited for: it must not delay every pick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Final
+
+import aiohttp
+import msgspec
+import structlog
+
+from trunkline.balancer.backend import BackendSpec
+from trunkline.balancer.health.asking import FAULTS, in_words, open_session, read_at_most
+from trunkline.balancer.health.rota import Rota
+from trunkline.balancer.placement.counting import MOST_REPORTED
+from trunkline.config_balancer import BalancerSettings
+from trunkline.control import LoadReport
+
+log = structlog.get_logger("trunkline.balancer")
+
+AT_ONCE: Final = 32
+"""Turns under way at the same time; fresh reports are not held back."""
+
+LONGEST_REPORT: Final = 65_536
+LONGEST_REPORT_WITH_KEYS: Final = 1_048_576
+
+
+class ReportPoller:
+    """Collects load reports of the backends that it is given.
+
+    Args:
+        settings: `metric_path`, `cache_ttl_ms`, `report_timeout_ms`, and how TLS is verified.
+        on_report: gets a backend's URL, its report, and when it was asked, in seconds of `time.monotonic`.
+        on_failure: gets a backend's URL and why there is no report.
+        known_opened: the run and the count of opened connections that are known of a backend, None for none.
+    """
+
+    def __init__(
+        self,
+        settings: BalancerSettings,
+        on_report: Callable[[str, LoadReport, float], None],
+        on_failure: Callable[[str, str], None],
+        known_opened: Callable[[str], tuple[str, int] | None],
+    ) -> None:
+        self._settings = settings
+        self._on_report = on_report
+        self._on_failure = on_failure
+        self._known_opened = known_opened
+        self._timeout_s = settings.report_timeout_ms / 1000
+        self._backends: dict[str, _Asked] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._rota: Rota | None = None
+        self._running: set[asyncio.Task[None]] = set()
+
+    def set_backends(self, specs: Sequence[BackendSpec]) -> None:
+        """Take the whole list of backends; a new one is asked at once."""
+        self._backends = {spec.url: self._backends.get(spec.url) or _Asked() for spec in specs}
+        for spec in specs:
+            self._backends[spec.url].server_name = spec.server_name or None
+        if self._rota is not None:
+            self._rota.set_members(self._backends)
+        elif self._session is not None:
+            self._ask_new()
+
+    def heard(self, url: str) -> None:
+        """The backend has just reported on its own: the next question can wait for a whole interval."""
+        if self._rota is not None:
+            self._rota.postpone(url)
+
+    async def refresh(self, urls: Iterable[str]) -> None:
+        """Wait for reports of `urls` that are asked for from now on; unknown ones are passed over."""
+        wanted = [(url, asked) for url in urls if (asked := self._backends.get(url)) is not None]
+        rounds = [(self._next_round(url, asked), asked.failing) for url, asked in wanted]
+        wait_for = [task for task, failing in rounds if not failing]
+        if wait_for:
+            # A caller that is cancelled leaves the round to the others.
+            await asyncio.wait(wait_for)
+
+    async def start(self) -> None:
+        """Begin to ask; raises SettingsError for a CA file it cannot use."""
+        if self._session is not None:
+            return
+        self._session = open_session(self._settings, timeout_s=self._timeout_s, keep_alive=True)
+        if self._settings.cache_ttl_ms:
+            self._rota = Rota(
+                self._ask,
+                self._settings.cache_ttl_ms / 1000,
+                AT_ONCE,
+                random.Random(),  # noqa: S311 - jitter, no secrets
+            )
+            self._rota.set_members(self._backends)
+        else:
+            self._ask_new()
+
+    async def close(self) -> None:
+        """End all questions under way; nothing is told after this."""
+        rota, self._rota = self._rota, None
+        if rota is not None:
+            await rota.close()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    # --- rounds -------------------------------------------------------------------------------------------------------
+
+    def _ask_new(self) -> None:
+        for url, asked in self._backends.items():
+            if not asked.ever:
+                self._next_round(url, asked)
+
+    def _next_round(self, url: str, asked: _Asked) -> asyncio.Task[None]:
+        if asked.next is None or asked.next.done():
+            asked.ever = True
+            asked.next = asyncio.get_running_loop().create_task(self._round(url, asked, asked.running))
+            self._running.add(asked.next)
+            asked.next.add_done_callback(self._running.discard)
+        return asked.next
+
+    async def _round(self, url: str, asked: _Asked, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        # From here on a caller is too late for this round.
+        asked.running, asked.next = asked.next, None
+        try:
+            await self._ask(url)
+        except Exception:
+            log.exception("backend_not_asked", backend=url)
+
+    # --- one question -------------------------------------------------------------------------------------------------
+
+    async def _ask(self, url: str) -> None:
+        asked, session = self._backends.get(url), self._session
+        if asked is None or session is None:
+            return
+        known = self._known_opened(url)
+        asked_at = time.monotonic()
+        answer: LoadReport | str
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._get(session, url, known)
+        except TimeoutError:
+            answer = f"no answer within {self._settings.report_timeout_ms} ms"
+        except FAULTS as error:
+            answer = in_words(error)
+        if self._backends.get(url) is not asked:
+            return
+        if isinstance(answer, LoadReport):
+            if asked.failing:
+                log.info("report_recovered", backend=url)
+            asked.failing = False
+            self._on_report(url, answer, asked_at)
+            return
+        if not asked.failing:
+            log.warning("report_failed", backend=url, path=self._settings.metric_path, why=answer)
+        asked.failing = True
+        self._on_failure(url, answer)
+
+    async def _get(self, session: aiohttp.ClientSession, url: str, known: tuple[str, int] | None) -> LoadReport | str:
+        query = {} if known is None else {"after": str(known[1]), "run": known[0]}
+        limit = LONGEST_REPORT if known is None else LONGEST_REPORT_WITH_KEYS
+        backend = self._backends.get(url)
+        name = backend.server_name if backend is not None else None
+        async with session.get(
+            url + self._settings.metric_path, params=query, allow_redirects=False, server_hostname=name
+        ) as answer:
+            if 300 <= answer.status < 400:
+                return f"status {answer.status}, a redirect"
+            if answer.status != 200:
+                return f"status {answer.status}"
+            body = await read_at_most(answer, limit)
+        return f"longer than {limit} bytes" if body is None else read_report(body)
+
+
+class _Asked:
+    """What goes on with one backend: the round that has begun and the one that begins after it."""
+
+    __slots__ = ("ever", "failing", "next", "running", "server_name")
+
+    def __init__(self) -> None:
+        self.server_name: str | None = None
+        self.ever = False
+        self.failing = False
+        self.running: asyncio.Task[None] | None = None
+        self.next: asyncio.Task[None] | None = None
+
+
+class _Count(msgspec.Struct):
+    """All that is needed of a report."""
+
+    agentsConnections: Annotated[int, msgspec.Meta(ge=0)]
+
+
+def read_report(body: bytes) -> LoadReport | str:
+    """The report in `body`, or in a few words why there is none to believe.
+
+    A foreign backend may use our other names for things of its own (`"state": "running"`): then its count is all that
+    is taken.
+    """
+    try:
+        try:
+            report = msgspec.json.decode(body, type=LoadReport)
+        except msgspec.ValidationError:
+            report = LoadReport(msgspec.json.decode(body, type=_Count).agentsConnections)
+    except msgspec.ValidationError as error:
+        # Names the field and what it should be, nothing of what it is.
+        return f"no load report: {error}"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "no load report: not JSON"
+    if report.agentsConnections > MOST_REPORTED:
+        return f"no load report: agentsConnections above {MOST_REPORTED}"
+    return report

@@ -1,0 +1,1 @@
+"""Moving clients to where there is room."""

@@ -1,0 +1,1 @@
+"""The way in: handshakes, retries, and bytes that pass."""

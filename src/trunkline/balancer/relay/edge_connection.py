@@ -1,0 +1,319 @@
+"""A client's TCP connection until it is relayed: requests read one after the other, each answered before the next.
+
+Rules:
+
+- A head that is not complete within the handshake time-out ends the connection with 408, whatever arrives meanwhile.
+- While a request is under way, at most `AHEAD` bytes behind it are read: pipelined requests, or frames that a client
+  sends together with its handshake.
+- After an answer that ends the connection, what the client still sends is read and thrown away for a moment: closing
+  at once would reset the connection, and the answer would be lost.
+- After the 101 nothing of this object is kept: a relay takes over the transport, or its descriptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, cast
+
+import structlog
+
+from trunkline.addresses import origin_of, within
+from trunkline.balancer.relay.bodies import BodyReader
+from trunkline.balancer.relay.forwarding import Caller, text_answer
+from trunkline.balancer.relay.heads import BadHead, RequestHead, check_beginning, find_end, read_request
+from trunkline.balancer.relay.pass_through import BODY_HIGH_WATER, STALL_S, PassThrough, RequestBody
+from trunkline.balancer.relay.upgrade import Upgrade
+
+if TYPE_CHECKING:
+    from trunkline.balancer.relay.edge import Edge
+
+log = structlog.get_logger("trunkline.balancer")
+
+AHEAD: Final = 1 << 16
+"""Bytes read behind a request that is under way."""
+
+FAREWELL_S: Final = 2.0
+"""How long a client may take to close after its last answer."""
+
+
+class Door(asyncio.Protocol):
+    """One TCP connection of the edge, until it is relayed.
+
+    Args:
+        edge: where it came in.
+
+    Attributes:
+        transport: its own.
+        deadline: loop time at which the edge's sweep calls `on_time_out`.
+        answered: its last answer has been written.
+        began: an answer has been written in part.
+        ended: the client sends no more.
+    """
+
+    __slots__ = (
+        "_body", "_buffer", "_drained", "_edge", "_peer", "_reading", "_scanned", "_task", "answered", "began",
+        "deadline", "ended", "transport",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._peer = ""
+        self._buffer = b""
+        self._scanned = 0
+        self._task: asyncio.Task[None] | None = None
+        self._body: RequestBody | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._reading = True
+        self.answered = False
+        self.began = False
+        self.ended = False
+        self.deadline = 0.0
+
+    # --- what the transport says --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self.transport = cast(asyncio.Transport, transport)
+        peername = transport.get_extra_info("peername")
+        self._peer = peername[0] if peername else ""
+        if not self._edge.open_door(self):
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone; what was done for it ends."""
+        self.answered = self.ended = True
+        self._edge.close_door(self)
+        # It knows this object, and would keep it alive until the garbage is collected.
+        self._body = None
+        if self._task is not None:
+            self._task.cancel()
+
+    def eof_received(self) -> bool:
+        """The client sends no more. It still gets the answers to what it asked, but no WebSocket."""
+        self.ended = True
+        if self.answered:
+            return False
+        if self._body is not None:
+            self._body.wake()
+        if self._task is None:
+            return False
+        if self._edge.is_upgrading(self):
+            self._task.cancel()
+            return False
+        return self.transport.can_write_eof()
+
+    def pause_writing(self) -> None:
+        """Answers wait for the client."""
+        if self._drained is None:
+            self._drained = self._edge.loop.create_future()
+
+    def resume_writing(self) -> None:
+        """The client has taken most of them."""
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Handle one read."""
+        if self.answered:
+            return
+        try:
+            if self._body is not None and not self._body.complete:
+                data = self._body.feed(data)
+                if self._body.size > BODY_HIGH_WATER:
+                    self._pause()
+                if not data:
+                    return
+            self._buffer = self._buffer + data if self._buffer else data
+            if self._task is None:
+                self._next()
+            elif len(self._buffer) > AHEAD:
+                self._pause()
+        except BadHead as bad:
+            self._on_bad(bad)
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        edge = self._edge
+        if self._buffer[:2] == b"\r\n":
+            # An empty line before a request is to be ignored (RFC 9112 section 2.2).
+            self._buffer = self._buffer[2:]
+        end = find_end(self._buffer, edge.settings.header_bytes, self._scanned)
+        if end < 0:
+            if b"\n" in self._buffer:
+                check_beginning(self._buffer)
+            self._scanned = len(self._buffer)
+            return
+        head = read_request(self._buffer[:end])
+        rest, self._buffer, self._scanned = self._buffer[end:], b"", 0
+        caller = self._caller(head)
+        if head.wants_websocket:
+            self._buffer = rest
+            self._body = None
+            if len(rest) > AHEAD:
+                self._pause()
+            edge.upgrading(self)
+            self._task = edge.spawn(self._run(Upgrade(edge, self, head, caller)))
+            return
+        reader = BodyReader(head.length, edge.settings.body_bytes)
+        expected = head.minor == 1 and head.headers.get("expect", "").lower() == "100-continue"
+        body = self._body = RequestBody(reader, self, expected)
+        self._buffer = rest if body.complete else body.feed(rest)
+        if len(self._buffer) > AHEAD or body.size > BODY_HIGH_WATER:
+            self._pause()
+        else:
+            self.read_on()
+        edge.busy(self)
+        self._task = edge.spawn(self._run(PassThrough(edge, self, head, caller, body)))
+
+    def _caller(self, head: RequestHead) -> Caller:
+        edge = self._edge
+        peer = self._peer
+        origin = origin_of(peer, head.headers, edge.trusted_proxies)
+        return Caller(peer, origin.address, within(peer, edge.trusted_proxies), edge.listens_tls, origin.stranger)
+
+    async def _run(self, work: Upgrade | PassThrough) -> None:
+        try:
+            await work.run()
+        except Exception:
+            log.exception("request_failed")
+            if not self.answered:
+                self.refuse(500, "internal", "this balancer could not handle the request")
+        finally:
+            self._task = None
+            if not self.answered and not self.transport.is_closing() and self._edge.is_door(self):
+                self._go_on()
+
+    def _go_on(self) -> None:
+        self._body = None
+        self._edge.wait(self)
+        try:
+            if self._buffer:
+                self._next()
+        except BadHead as bad:
+            self._on_bad(bad)
+            return
+        if self._task is None:
+            if self.ended or self._edge.stopping:
+                self.transport.close()
+            self.read_on()
+
+    def _on_bad(self, bad: BadHead) -> None:
+        reason = {408: "head_timeout", 413: "body_too_long", 431: "head_too_long"}.get(bad.status, "bad_request")
+        # Marks the answer before the task that works on the request ends, so that it says no more.
+        task, self._task = self._task, None
+        if self.began:
+            self.abort()
+        self.refuse(bad.status, reason, bad.text)
+        self._edge.tell_refused(bad.status, reason, self._peer)
+        if task is not None:
+            task.cancel()
+
+    def on_time_out(self) -> None:
+        """The time for a request's head, or for taking the last answer, is over."""
+        if self.answered or self.transport.is_closing():
+            self.transport.abort()
+        elif self._buffer:
+            self._on_bad(BadHead(408, "the request was not complete in time"))
+        else:
+            self.transport.close()
+            self._edge.wait(self, FAREWELL_S)
+
+    # --- what those who work on a request may do ----------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Write a piece of an answer."""
+        if not self.answered and not self.transport.is_closing():
+            self.transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait until the client takes more; raises TimeoutError when it does not."""
+        if self._drained is not None:
+            async with asyncio.timeout(STALL_S):
+                await asyncio.shield(self._drained)
+
+    async def next_request(self, keep: bool) -> None:
+        """An answer is complete.
+
+        Args:
+            keep: whether the connection may serve another request.
+        """
+        await self.drained()
+        self.began = False
+        if not keep:
+            self.finish(b"")
+
+    def refuse(
+        self,
+        status: int,
+        reason: str,
+        text: str,
+        *,
+        retry_after_s: float | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        head_only: bool = False,
+    ) -> None:
+        """Turn a request away with one line of text, and close.
+
+        Args:
+            status: HTTP status.
+            reason: the word under which it is counted.
+            text: for people.
+            retry_after_s: for Retry-After.
+            headers: more headers.
+            head_only: it answers HEAD.
+        """
+        self._edge.meter.refusals.add(reason)
+        answer = text_answer(self._edge.forwarding, status, text, retry_after_s=retry_after_s, headers=headers)
+        self.finish(answer[: answer.index(b"\r\n\r\n") + 4] if head_only else answer)
+
+    def finish(self, data: bytes) -> None:
+        """Write the last of an answer, and close when the client has it."""
+        if self.answered or self.transport.is_closing():
+            return
+        self.transport.write(data)
+        self.answered = True
+        self._buffer = b""
+        self._edge.wait(self, FAREWELL_S)
+        if self.ended or not self.transport.can_write_eof():
+            self.transport.close()
+        else:
+            self.transport.write_eof()
+            self.read_on()
+
+    @property
+    def is_over(self) -> bool:
+        """The client is gone, sends no more, or has had its last answer."""
+        return self.ended or self.answered or self.transport.is_closing()
+
+    def leave(self) -> bytes:
+        """A relay has the transport from now on; returns what the client sent behind its handshake."""
+        early, self._buffer = self._buffer, b""
+        self.answered = True
+        self._edge.close_door(self)
+        return early
+
+    def abort(self) -> None:
+        """Cut the TCP connection."""
+        self.answered = True
+        self.transport.abort()
+
+    def close_if_idle(self) -> None:
+        """The edge stops: end what waits for another request."""
+        if self._task is None and not self.answered:
+            self.transport.close()
+
+    def _pause(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read from the client again."""
+        if not self._reading and not self.transport.is_closing():
+            self._reading = True
+            self.transport.resume_reading()

@@ -1,0 +1,263 @@
+"""What a head becomes on its way through, pure: hop-by-hop headers, X-Forwarded-*, the operator's own headers.
+
+Rules:
+
+- Host stays as the client sent it. Names keep their case, and what is not named here its value and its place.
+- Forwarding headers of a client count only when it is a trusted proxy; else they are taken out, also in spellings with
+  underscores, which some backends cannot tell from the real ones.
+- Connection, and the headers that it names, end here (RFC 9110 section 7.6.1); framing is written anew for each side.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+
+from trunkline.balancer.relay.heads import AnswerHead, Field, RequestHead, tokens_of
+from trunkline.config_balancer import BalancerSettings, HeaderEntry
+from trunkline.errors import SettingsError
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+        "transfer-encoding", "upgrade", "http2-settings",
+    }
+)  # fmt: skip
+
+_STAY = frozenset({"host", "content-length", "cookie", "authorization"})
+"""Not even a Connection header that names them takes these out: who asks, and where, is no matter of one hop."""
+
+_FORWARDING = frozenset(
+    {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded"}
+)
+_FRAMING = frozenset({"connection", "upgrade", "content-length", "transfer-encoding", "te", "trailer"})
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who sent a request.
+
+    Attributes:
+        peer: the other end of the TCP connection.
+        address: the client as far as that can be trusted.
+        trusted: whether `peer` is one of the operator's proxies.
+        secure: whether the listener speaks TLS.
+        stranger: forwarding headers came from a proxy that is not trusted.
+    """
+
+    peer: str
+    address: str
+    trusted: bool
+    secure: bool
+    stranger: bool
+
+
+class Forwarding:
+    """Rewrites heads as the settings say.
+
+    Args:
+        settings: of the balancer.
+
+    Raises:
+        SettingsError: the operator wants to set a header that frames messages.
+    """
+
+    __slots__ = ("_cookie", "_requests", "_responses", "port")
+
+    def __init__(self, settings: BalancerSettings) -> None:
+        self._requests = _Edits("balancer.request_headers", settings.request_headers)
+        self._responses = _Edits("balancer.response_headers", settings.response_headers)
+        self.port = settings.port
+        same_site = settings.sticky_same_site.capitalize()
+        secure = "; Secure" if settings.sticky_secure else ""
+        self._cookie = (f"{settings.sticky_cookie}=", f"; Path=/; HttpOnly{secure}; SameSite={same_site}")
+
+    def request_fields(self, head: RequestHead, caller: Caller) -> list[Field]:
+        """The headers of a request to a backend, without those that frame it."""
+        headers = head.headers
+        named = _named(headers.get("connection"))
+        fields = [
+            field
+            for field in head.fields
+            if field[1] not in HOP_BY_HOP
+            and field[1] not in named
+            and (_dashed(field[1]) not in _FORWARDING or (caller.trusted and field[1] == "forwarded"))
+        ]
+        kept = headers if caller.trusted else {}
+        chain = kept.get("x-forwarded-for")
+        host = headers.get("host", "")
+        for name, value in (
+            ("X-Forwarded-For", f"{chain}, {caller.peer}" if chain else caller.peer),
+            ("X-Forwarded-Proto", kept.get("x-forwarded-proto") or ("https" if caller.secure else "http")),
+            ("X-Forwarded-Host", kept.get("x-forwarded-host") or host),
+            ("X-Forwarded-Port", kept.get("x-forwarded-port") or str(self.port)),
+            ("X-Real-IP", kept.get("x-real-ip") or caller.address),
+        ):
+            if value:
+                fields.append((name, name.lower(), value))
+        return self._requests.applied(fields)
+
+    def upgrade_request(self, head: RequestHead, target: str, caller: Caller) -> bytes:
+        """The handshake as a backend gets it."""
+        fields = self.request_fields(head, caller)
+        fields.append(("Connection", "connection", "Upgrade"))
+        fields.append(("Upgrade", "upgrade", "websocket"))
+        return head_bytes(f"{head.method} {target} HTTP/1.1", fields)
+
+    def answer_fields(self, answer: AnswerHead, cookie: str | None) -> list[Field]:
+        """The headers of a backend's answer for the client, without those that frame it.
+
+        Args:
+            answer: of the backend.
+            cookie: value of the sticky cookie to set, None for none.
+        """
+        named = _named(answer.headers.get("connection"))
+        fields = [field for field in answer.fields if field[1] not in HOP_BY_HOP and field[1] not in named]
+        if cookie is not None:
+            name, attributes = self._cookie
+            fields.append(("Set-Cookie", "set-cookie", name + cookie + attributes))
+        return self._responses.applied(fields)
+
+    def upgrade_answer(self, answer: AnswerHead, cookie: str | None) -> bytes:
+        """The 101 for the client."""
+        fields = self.answer_fields(answer, cookie)
+        fields.append(("Connection", "connection", "Upgrade"))
+        fields.append(("Upgrade", "upgrade", "websocket"))
+        return head_bytes(f"HTTP/1.1 101 {answer.phrase or 'Switching Protocols'}", fields)
+
+    def whole_answer(self, answer: AnswerHead, body: bytes, cookie: str | None) -> bytes:
+        """A backend's answer other than 101 to a handshake; the connection closes after it."""
+        fields = [field for field in self.answer_fields(answer, cookie) if field[1] != "content-length"]
+        if answer.status not in (204, 304):
+            fields.append(("Content-Length", "content-length", str(len(body))))
+        fields.append(("Connection", "connection", "close"))
+        return head_bytes(f"HTTP/1.1 {answer.status} {answer.phrase}", fields) + body
+
+    def own_answer(
+        self,
+        status: int,
+        body: bytes,
+        *,
+        content_type: str = "text/plain; charset=utf-8",
+        headers: Iterable[tuple[str, str]] = (),
+        keep_alive: bool = False,
+        head_only: bool = False,
+    ) -> bytes:
+        """An answer of the balancer itself.
+
+        Args:
+            status: HTTP status.
+            body: its body.
+            content_type: of the body.
+            headers: more headers.
+            keep_alive: whether the connection stays open.
+            head_only: it answers HEAD: its length is told and its body left out.
+        """
+        fields: list[Field] = [("Content-Type", "content-type", content_type)]
+        fields.extend((name, name.lower(), value) for name, value in headers)
+        fields = self._responses.applied(fields)
+        fields.append(("Content-Length", "content-length", str(len(body))))
+        fields.append(("Connection", "connection", "keep-alive" if keep_alive else "close"))
+        return head_bytes(f"HTTP/1.1 {status} {phrase(status)}", fields) + (b"" if head_only else body)
+
+
+class _Edits:
+    """Headers to set or to remove."""
+
+    __slots__ = ("_names", "_set")
+
+    def __init__(self, key: str, entries: Sequence[HeaderEntry]) -> None:
+        for entry in entries:
+            if entry.name.lower() in _FRAMING or entry.name.lower().startswith("sec-websocket-"):
+                raise SettingsError(
+                    key, value=entry.name, allowed="a header that does not frame messages or open a WebSocket"
+                )
+        self._names = frozenset(entry.name.lower() for entry in entries)
+        self._set: list[Field] = [(entry.name, entry.name.lower(), entry.value) for entry in entries if entry.value]
+
+    def applied(self, fields: list[Field]) -> list[Field]:
+        if not self._names:
+            return fields
+        return [field for field in fields if field[1] not in self._names] + self._set
+
+
+def text_answer(
+    forwarding: Forwarding,
+    status: int,
+    text: str,
+    *,
+    retry_after_s: float | None = None,
+    headers: Iterable[tuple[str, str]] = (),
+) -> bytes:
+    """One line of text after which the connection closes.
+
+    Args:
+        forwarding: knows the operator's headers.
+        status: HTTP status.
+        text: for people.
+        retry_after_s: seconds for Retry-After, rounded up.
+        headers: more headers.
+    """
+    given = [("Cache-Control", "no-store"), *headers]
+    if retry_after_s is not None:
+        given.append(("Retry-After", str(max(1, math.ceil(retry_after_s)))))
+    return forwarding.own_answer(status, (text + "\n").encode(), headers=given)
+
+
+def accept_key(key: str) -> str:
+    """Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
+
+
+def key_is_valid(key: str) -> bool:
+    """Whether a Sec-WebSocket-Key is 16 bytes in base64."""
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def accepts(answer: AnswerHead, key: str) -> bool:
+    """Whether a 101 opens the WebSocket that `key` asked for (RFC 6455 section 4.1)."""
+    headers = answer.headers
+    return (
+        headers.get("upgrade", "").lower() == "websocket"
+        and "upgrade" in tokens_of(headers.get("connection", ""))
+        and headers.get("sec-websocket-accept") == accept_key(key)
+    )
+
+
+def phrase(status: int) -> str:
+    """The usual text of a status."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Status"
+
+
+def _named(connection: str | None) -> frozenset[str]:
+    if connection is None:
+        return frozenset()
+    return frozenset(
+        token for token in tokens_of(connection) if token not in _STAY and not token.startswith("sec-websocket-")
+    )
+
+
+@functools.lru_cache(maxsize=512)
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def head_bytes(first: str, fields: Iterable[Field]) -> bytes:
+    """A head: its first line, its headers, the empty line."""
+    lines = "".join([f"{name}: {value}\r\n" for name, _, value in fields])
+    return f"{first}\r\n{lines}\r\n".encode("latin-1", "replace")

@@ -1,0 +1,109 @@
+"""A backend's answer to a handshake, pure: read from bytes as they come, the same way over every kind of connection."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from trunkline.balancer.relay.bodies import BodyReader
+from trunkline.balancer.relay.heads import UNTIL_CLOSE, AnswerHead, BadHead, find_end, read_answer
+
+MAX_ANSWER_BODY: Final = 1 << 16
+"""Most bytes of a backend's answer that refuses a handshake; a longer one is cut to its status."""
+
+
+class Failure(Exception):
+    """A backend could not take a connection.
+
+    Attributes:
+        why: a word that `Placer.failed` knows.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Accepted(NamedTuple):
+    """A backend's 101, and the bytes that came behind it."""
+
+    head: AnswerHead
+    behind: bytes
+
+
+class Refused(NamedTuple):
+    """A backend's answer other than 101."""
+
+    head: AnswerHead
+    body: bytes
+
+
+Answer = Accepted | Refused
+
+
+class AnswerReader:
+    """Reads one answer.
+
+    Args:
+        limit: most bytes of its head, interim answers before it included.
+    """
+
+    __slots__ = ("_body", "_buffer", "_content", "_head", "_limit", "_scanned")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = b""
+        self._scanned = 0
+        self._head: AnswerHead | None = None
+        self._body: BodyReader | None = None
+        self._content = b""
+
+    def feed(self, data: bytes) -> Answer | None:
+        """Take the next bytes.
+
+        Returns:
+            The answer once it is complete. After a 101 nothing more is to be fed.
+
+        Raises:
+            Failure: `bad_answer`: it cannot be understood, or its head is too long.
+        """
+        try:
+            return self._read(data)
+        except BadHead:
+            raise Failure("bad_answer") from None
+
+    def ended(self) -> Answer:
+        """The connection has ended, which may be the end of the answer's body.
+
+        Raises:
+            Failure: `closed`: the answer is not complete.
+        """
+        if self._head is not None and self._head.length == UNTIL_CLOSE:
+            return Refused(self._head, self._content)
+        raise Failure("closed")
+
+    def _read(self, data: bytes) -> Answer | None:
+        head, body = self._head, self._body
+        if head is None or body is None:
+            self._buffer += data
+            while True:
+                end = find_end(self._buffer, self._limit, self._scanned)
+                if end < 0:
+                    self._scanned = len(self._buffer)
+                    return None
+                head = read_answer(self._buffer[:end])
+                data = self._buffer[end:]
+                if head.status == 101:
+                    return Accepted(head, data)
+                if head.status >= 200:
+                    break
+                # An interim answer: what counts comes behind it, and all together are bounded.
+                self._limit -= end
+                self._buffer, self._scanned = data, 0
+            self._buffer = b""
+            self._head = head
+            self._body = body = BodyReader(head.length, 1 << 62)
+        content, _ = body.feed(data)
+        self._content += content
+        if len(self._content) > MAX_ANSWER_BODY:
+            return Refused(head, b"")
+        return Refused(head, self._content) if body.done else None

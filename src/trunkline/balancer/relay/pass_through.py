@@ -1,0 +1,316 @@
+"""A plain HTTP request on its way: the balancer's own pages, or one backend, bodies streamed in both directions.
+
+Rules:
+
+- No body is ever held whole: what one side does not take stops the reading of the other.
+- Bodies are taken apart and framed anew on each side; content is never decoded, redirects are not followed.
+- It asks the placer without a key, so nothing is reserved; `failed` or `dropped` tells what became of the pick.
+- A GET or HEAD whose backend could not be dialled gets one more. Nothing else is ever sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+import msgspec
+from multidict import CIMultiDict
+from yarl import URL
+
+from trunkline.balancer.placing import Ask, Pick, Refusal
+from trunkline.balancer.relay.bodies import BodyReader
+from trunkline.balancer.relay.forwarding import Caller, head_bytes
+from trunkline.balancer.relay.heads import AnswerHead, Field, PageRequest, RequestHead
+from trunkline.balancer.relay.routes import cookie_value
+
+if TYPE_CHECKING:
+    from trunkline.balancer.relay.edge import Edge
+    from trunkline.balancer.relay.edge_connection import Door
+
+BODY_HIGH_WATER: Final = 1 << 16
+"""Bytes of a request's body waiting for the backend, above which the client is not read."""
+
+STALL_S: Final = 60.0
+"""How long a client may send or take nothing of a body."""
+
+SILENCE_S: Final = 300.0
+"""How long a backend may say nothing in the middle of a body; long, for streams of events are quiet at times."""
+
+
+class RequestBody:
+    """The body of a request while it comes in.
+
+    Args:
+        reader: finds its end.
+        door: the connection that it comes from.
+        expected: the client waits for 100 Continue before it sends the body.
+
+    Attributes:
+        broken: the client did not send all of it.
+        size: bytes waiting for the backend.
+    """
+
+    __slots__ = ("_door", "_expected", "_pieces", "_reader", "_waiter", "broken", "size")
+
+    def __init__(self, reader: BodyReader, door: Door, expected: bool) -> None:
+        self._reader = reader
+        self._door = door
+        self._expected = expected
+        self._pieces: deque[bytes] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self.broken = False
+        self.size = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it has come in."""
+        return self._reader.done
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what one read returned; returns what follows the body. Raises BadHead."""
+        content, rest = self._reader.feed(data)
+        if content:
+            self._expected = False
+            self._pieces.append(content)
+            self.size += len(content)
+        self.wake()
+        return rest
+
+    def wake(self) -> None:
+        """Something has changed for who reads."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes in; raises TimeoutError when the client stalls, ConnectionError when it ended early."""
+        while True:
+            while self._pieces:
+                piece = self._pieces.popleft()
+                self.size -= len(piece)
+                if self.size <= BODY_HIGH_WATER:
+                    self._door.read_on()
+                yield piece
+            if self._reader.done:
+                return
+            if self._door.ended:
+                self.broken = True
+                raise ConnectionError("the client has ended its request early")
+            if self._expected:
+                self._expected = False
+                self._door.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(STALL_S):
+                    await self._waiter
+            except TimeoutError:
+                self.broken = True
+                raise
+            self._waiter = None
+
+
+class PassThrough:
+    """One plain request.
+
+    Args:
+        edge: where it came in.
+        door: the client's connection.
+        head: the request.
+        caller: who sent it.
+        body: its body.
+    """
+
+    __slots__ = ("_body", "_caller", "_door", "_edge", "_head", "_head_sent", "_target")
+
+    def __init__(self, edge: Edge, door: Door, head: RequestHead, caller: Caller, body: RequestBody) -> None:
+        self._edge = edge
+        self._door = door
+        self._head = head
+        self._caller = caller
+        self._body = body
+        self._target = head.target
+        self._head_sent = False
+
+    async def run(self) -> None:
+        """Answer it."""
+        if await self._answer_page():
+            return
+        edge, head = self._edge, self._head
+        route = edge.routes.find(head.headers.get("host", ""), head.path)
+        self._target = route.rewritten(head.target)
+        cookie = edge.settings.sticky_cookie
+        ask = Ask(
+            key="",
+            pool=route.pool,
+            policy=route.policy,
+            affinity=route.affinity(head.target, head.headers),
+            sticky=cookie_value(head.headers.get("cookie", ""), cookie) if cookie else None,
+            address=self._caller.address,
+        )
+        again = head.method in ("GET", "HEAD") and self._body.complete
+        while True:
+            picked = await edge.place(ask)
+            if isinstance(picked, Refusal):
+                if ask.tried:
+                    self._refuse(502, "backend_failed", "no backend took the request")
+                else:
+                    self._refuse(picked.status, picked.reason, picked.text, picked.retry_after_s)
+                return
+            if await self._try(picked, again and not ask.tried):
+                return
+            edge.meter.retries += 1
+            ask = msgspec.structs.replace(ask, tried=(picked.url,))
+
+    async def _answer_page(self) -> bool:
+        edge, head = self._edge, self._head
+        if edge.pages is None or head.method not in ("GET", "HEAD"):
+            return False
+        path, _, query = head.target.partition("?")
+        found = edge.pages(
+            PageRequest(head.method, path, query, head.headers, self._caller.address, self._caller.stranger)
+        )
+        page = await found if inspect.isawaitable(found) else found
+        if page is None:
+            return False
+        keep = self._keeps()
+        self._door.write(
+            edge.forwarding.own_answer(
+                page.status,
+                page.body,
+                content_type=page.content_type,
+                headers=page.headers,
+                keep_alive=keep,
+                head_only=head.method == "HEAD",
+            )
+        )
+        await self._door.next_request(keep)
+        return True
+
+    def _keeps(self) -> bool:
+        return self._head.keep_alive and self._body.complete and not self._edge.stopping
+
+    def _refuse(self, status: int, reason: str, text: str, retry_after_s: float | None = None) -> None:
+        self._edge.meter.requests.add(f"{status // 100}xx")
+        self._door.refuse(status, reason, text, retry_after_s=retry_after_s, head_only=self._head.method == "HEAD")
+
+    async def _try(self, pick: Pick, again: bool) -> bool:
+        """Ask one backend; False: it could not be dialled, and another may be asked."""
+        edge = self._edge
+        why, status = "closed", 502
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                answer = await self._ask(pick, stack)
+                if answer.status == 101:
+                    raise aiohttp.ClientPayloadError("101 to a request that asked for no upgrade")
+                edge.placer.dropped(pick)
+                await self._pass_answer(answer, pick.cookie)
+                return True
+        except asyncio.CancelledError:
+            if not self._head_sent:
+                edge.placer.dropped(pick)
+            raise
+        except aiohttp.ClientSSLError:
+            why = "tls"
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ServerTimeoutError):
+            why, status = "dial_timeout", 504
+        except aiohttp.ClientConnectorError:
+            why = "dial"
+        except TimeoutError:
+            why, status = "handshake_timeout", 504
+        except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError):
+            why = "bad_answer"
+        except (aiohttp.ClientError, OSError):
+            why = "closed"
+        if self._head_sent:
+            # Half an answer cannot be taken back; cutting it off is the only way to say so.
+            self._door.abort()
+            return True
+        if self._body.broken:
+            edge.placer.dropped(pick)
+            self._refuse(408, "body_incomplete", "the request's body did not come in full")
+            return True
+        if self._door.answered:
+            edge.placer.dropped(pick)
+            return True
+        edge.placer.failed(pick, why)
+        if edge.on_event is not None:
+            edge.tell("failed", pick.url, why, self._caller.address, self._head.path, edge.loop.time(), 0)
+        if again and why in ("dial", "dial_timeout", "tls"):
+            return False
+        self._refuse(status, "backend_failed", "the backend did not answer" if status == 504 else "no backend answered")
+        return True
+
+    async def _ask(self, pick: Pick, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        edge, head = self._edge, self._head
+        headers: CIMultiDict[str] = CIMultiDict(
+            (name, _text(value))
+            for name, lower, value in edge.forwarding.request_fields(head, self._caller)
+            if lower != "expect"
+        )
+        async with asyncio.timeout(None) as limit:
+
+            async def body() -> AsyncIterator[bytes]:
+                async for piece in self._body.pieces():
+                    yield piece
+                if not self._head_sent:
+                    limit.reschedule(edge.loop.time() + edge.handshake_timeout_s)
+
+            has_body = bool(head.length)
+            if not has_body:
+                limit.reschedule(edge.loop.time() + edge.dial_timeout_s + edge.handshake_timeout_s)
+            return await stack.enter_async_context(
+                edge.session.request(
+                    head.method,
+                    URL(pick.url + self._target, encoded=True),
+                    headers=headers,
+                    data=body() if has_body else None,
+                    allow_redirects=False,
+                    server_hostname=pick.server_name or None,
+                )
+            )
+
+    async def _pass_answer(self, answer: aiohttp.ClientResponse, cookie: str | None) -> None:
+        door, head = self._door, self._head
+        fields: list[Field] = [
+            (name.decode("latin-1"), name.decode("latin-1").lower(), value.decode("latin-1"))
+            for name, value in answer.raw_headers
+        ]
+        headers = {lower: value for _, lower, value in fields}
+        found = AnswerHead(answer.status, answer.reason or "", fields, headers, 0)
+        passed = self._edge.forwarding.answer_fields(found, cookie)
+        empty = head.method == "HEAD" or answer.status in (204, 304)
+        measured = "content-length" in headers and "transfer-encoding" not in headers
+        chunked = not empty and not measured and head.minor == 1
+        if not measured:
+            passed = [field for field in passed if field[1] != "content-length"]
+        keep = self._keeps() and (empty or measured or chunked)
+        if chunked:
+            passed.append(("Transfer-Encoding", "transfer-encoding", "chunked"))
+        passed.append(("Connection", "connection", "keep-alive" if keep else "close"))
+        self._head_sent = door.began = True
+        self._edge.meter.requests.add(f"{answer.status // 100}xx")
+        door.write(head_bytes(f"HTTP/1.1 {answer.status} {found.phrase}", passed))
+        if not empty:
+            # The timer is moved on, not made anew, with each piece.
+            async with asyncio.timeout(SILENCE_S) as limit:
+                async for piece in answer.content.iter_any():
+                    door.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                    await door.drained()
+                    limit.reschedule(self._edge.loop.time() + SILENCE_S)
+            if chunked:
+                door.write(b"0\r\n\r\n")
+        await door.next_request(keep)
+
+
+def _text(value: str) -> str:
+    """A header's value as aiohttp, which sends UTF-8, has to be given it."""
+    if value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return value

@@ -1,0 +1,1 @@
+"""Several relaying processes with one truth."""
