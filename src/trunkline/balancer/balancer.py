@@ -4,12 +4,14 @@ It is the one that holds the truth: sources say which backends there are, report
 health checks and failed handshakes say which can be used, relays and other balancers say what was given out. Out of
 that comes each pick. Whoever carries the bytes (the relay in this process, relays in workers, Traefik) asks here.
 
-Start order: talk with nodes and balancers, sources, checks and reports; then it can place. Nothing here listens.
+Start order: talk with nodes and balancers, sources, checks and reports; then it learns for a moment, so that a balancer
+that was away does not send all who come back to the first backend it hears of. Nothing here listens.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import random
 import secrets
@@ -39,6 +41,12 @@ from trunkline.config import Settings
 from trunkline.control import LoadReport, NodeReport, PickNotice, PickNotices
 
 log = structlog.get_logger("trunkline.balancer")
+
+LEARN_S: Final = 1.5
+"""Longest time that a start waits for what it can learn."""
+
+HELLO_S: Final = 0.3
+"""Time that nodes get to answer when a balancer says hello."""
 
 TICK_S: Final = 0.25
 """How often picks that never showed up are looked for."""
@@ -99,6 +107,7 @@ class Balancer:
         self.fleet = Fleet(self.settings, self._rng)
         self.nats_connected = False
         self.ready = asyncio.Event()
+        self._news = asyncio.Event()
         self._checks = HealthChecks(self.settings, self._on_checked)
         self._reports = ReportPoller(self.settings, self._on_report, self._on_report_failed, self._known_opened)
         self._talk: FleetTalk | None = None
@@ -126,6 +135,20 @@ class Balancer:
             )
         self._keep_running("clock", self._tick)
         self._keep_running("rebalancer", self._rebalancer.run)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEARN_S):
+                await self._learn()
+
+    async def _learn(self) -> None:
+        """Wait until each source has told its list, nodes could answer, and each backend has reported or failed to."""
+        while not (self._told.keys() >= self._sources.keys() and (self._talk is None or self.nats_connected)):
+            self._news.clear()
+            await self._news.wait()
+        if self._talk is not None:
+            await asyncio.sleep(HELLO_S)
+        while any(row.report is None and not row.report_failure for row in self.fleet.backends.values()):
+            self._news.clear()
+            await self._news.wait()
 
     async def stop(self) -> None:
         """Let go of everything."""
@@ -209,6 +232,7 @@ class Balancer:
 
     def _on_source(self, name: str, specs: Sequence[BackendSpec]) -> None:
         self._told[name] = specs
+        self._news.set()
         found = sources.merge(self._told)
         merged = found.specs
         for conflict in found.conflicts:
@@ -246,6 +270,7 @@ class Balancer:
         self._reports.heard(said.url)
 
     def _take(self, url: str, report: LoadReport, asked_at: float) -> None:
+        self._news.set()
         row = self.fleet.backends.get(url)
         if row is None:
             return
@@ -258,6 +283,7 @@ class Balancer:
     def _on_report_failed(self, url: str, why: str) -> None:
         self.meter.reports.add("failed")
         self.fleet.report_failed(url, why, time.monotonic())
+        self._news.set()
 
     def _known_opened(self, url: str) -> tuple[str, int] | None:
         row = self.fleet.backends.get(url)
@@ -275,6 +301,7 @@ class Balancer:
 
     def _on_nats(self, connected: bool) -> None:
         self.nats_connected = connected
+        self._news.set()
         self._nats_source.connected(connected)
 
     def _changed(self, url: str, change: Change | None) -> None:

@@ -32,7 +32,8 @@ WORDS_CHARS: Final = 256
 """Of a name that a report gives no more is kept: pages show it for as long as the backend is there."""
 
 STARTING_S: Final = 5.0
-"""Backends named within this time of the first one belong to the start of a fleet that has placed nobody yet."""
+"""Backends named within this time of the first one belong to the start: they were there before and only the balancer is
+new, so none of them starts slowly."""
 
 
 class Changes(NamedTuple):
@@ -86,7 +87,6 @@ class Fleet:
         self._hold_s = self._keep_s + 2 * settings.cache_ttl_ms / 1000
         self._slow_start_s = settings.slow_start_ms / 1000
         self._number = 0
-        self._placed = False
         self._first_at: float | None = None
         self._reservations: dict[int, Reservation] = {}
         self._due: deque[Reservation] = deque()
@@ -137,7 +137,7 @@ class Fleet:
         return Backend(spec, ledger, Condition(self.settings, self._rng))
 
     def _running(self, now: float) -> bool:
-        return self._first_at is not None and (self._placed or now - self._first_at > STARTING_S)
+        return self._first_at is not None and now - self._first_at > STARTING_S
 
     def _arrange(self, now: float) -> None:
         members: dict[str, list[Backend]] = {}
@@ -223,7 +223,6 @@ class Fleet:
         backend = self.backends.get(url)
         if backend is None:
             return 0
-        self._placed = True
         self._number += 1
         made = backend.ledger.reserve(self._number, key, now)
         self._reservations[self._number] = made

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, Literal, TypeVar, cast
+from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 import structlog
@@ -233,14 +233,12 @@ class RemotePlacer:
 
     def _lost(self) -> None:
         lost = LinkLost("the balancer's first process is gone")
-        if not self.welcome.done():
-            self.welcome.set_exception(lost)
-        for place in self._places.values():
-            if not place.done():
-                place.set_exception(lost)
-        for page in self._pages.values():
-            if not page.done():
-                page.set_exception(lost)
+        waiting: list[asyncio.Future[Any]] = [self.welcome, *self._places.values(), *self._pages.values()]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(lost)
+                # Who waits gets it; that nobody waits any more is no fault to be told of.
+                future.exception()
         self._places.clear()
         self._pages.clear()
         self._on_lost()
