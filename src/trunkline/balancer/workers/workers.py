@@ -208,7 +208,7 @@ class Workers:
                 log.error("worker_hangs", worker=number, pid=child.pid, silent_s=round(silent_s, 1))
                 child.kill()
                 return
-            await asyncio.sleep(SILENT_S - silent_s + 0.1)
+            await asyncio.sleep(min(SILENT_S, SILENT_S - silent_s) + 0.1)
 
     def _take(self, number: int, counts: Counts) -> None:
         self._heard_at[number] = asyncio.get_running_loop().time()
