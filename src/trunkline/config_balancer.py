@@ -273,7 +273,7 @@ class TraefikSettings(msgspec.Struct, frozen=True):
         CookieName, about("Sticky cookie without steering; with it, balancer.sticky_cookie counts.")
     ] = "trunkline_lb"
     same_site: Annotated[Literal["lax", "strict", "none"], about("SameSite of that cookie.")] = "lax"
-    health_path: Annotated[OptionalPath, about("Path of the servers' health check; empty: none.")] = "/health"
+    health_path: Annotated[OptionalPath, about("Path of the servers' health check; empty: none.")] = "/ready"
     health_interval_ms: Annotated[PositiveMilliseconds, about("Its interval.")] = 5_000
     health_timeout_ms: Annotated[PositiveMilliseconds, about("Its time-out.")] = 2_000
     dial_timeout_ms: Annotated[PositiveMilliseconds, about("Time to connect to a server.")] = 2_000

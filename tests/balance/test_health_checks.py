@@ -21,7 +21,7 @@ from backend_server import RawBackend, WebBackend, hang, text
 
 from trunkline import App
 from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.health.health_checks import HealthChecks, only_full
+from trunkline.balancer.health.health_checks import HealthChecks, only_loaded
 from trunkline.config import Settings
 from trunkline.config_balancer import BalancerSettings
 from trunkline.errors import SettingsError
@@ -173,9 +173,9 @@ async def test_redirects_are_not_followed() -> None:
 
 
 async def test_a_full_node_is_not_ill() -> None:
-    """503 of a node that is only nearly full is good; with another fault beside it is bad."""
+    """503 of a node that is only nearly full, or only busy, is good; with another fault beside it is bad."""
 
-    def health(connections: int, connected: bool = True) -> bytes:
+    def health(connections: int, connected: bool = True, cpu_percent: float = 1.0) -> bytes:
         return msgspec.json.encode(
             assess(
                 bus_name="nats",
@@ -184,7 +184,7 @@ async def test_a_full_node_is_not_ill() -> None:
                 max_connections=100,
                 memory_bytes=1,
                 memory_limit_bytes=None,
-                cpu_percent=1.0,
+                cpu_percent=cpu_percent,
                 slow_clients=0,
                 draining=False,
                 uptime_s=1.0,
@@ -195,9 +195,10 @@ async def test_a_full_node_is_not_ill() -> None:
         assert (await first(backend.url)).ok
         backend.answer = text(health(99, connected=False).decode(), 503)
         assert not (await first(backend.url)).ok
-    assert only_full(health(99))
-    assert not only_full(health(1, connected=False))
-    assert not any(only_full(body) for body in (b"", b"{", b"[]", b'{"status":"unhealthy"}', b"[" * 60_000))
+    assert only_loaded(health(99))
+    assert only_loaded(health(1, cpu_percent=99.0))
+    assert not only_loaded(health(1, connected=False))
+    assert not any(only_loaded(body) for body in (b"", b"{", b"[]", b'{"status":"unhealthy"}', b"[" * 60_000))
 
 
 async def test_a_backend_that_is_gone_is_ill() -> None:

@@ -5,8 +5,8 @@ Rules:
 * Each check makes a new connection, since that is what a client will need.
 * A check by request is good when the answer is 2xx. Where the operator named no path, a backend that refuses the page
   (4xx) is well too: it answers, and a foreign backend need not know our path. Named paths must be 2xx.
-* A node of ours that is unwell only because it is nearly full is well: capacity is the business of placement, which
-  would otherwise lose the last places of every node.
+* A node of ours that is unwell only because it is nearly full or busy is well: load is the business of placement, which
+  would otherwise lose the last places of every node, and all nodes at once in a storm.
 * A handshake is good when the backend answers 101 with the right Sec-WebSocket-Accept; it is closed with 1000.
 * One verdict a check, for whoever counts them; nothing here decides that a backend is down.
 """
@@ -125,7 +125,7 @@ class HealthChecks:
                 self._told.add(url)
                 log.info("health_page_missing", backend=url, path=path, status=status, taken_as="well, it answers")
             return ""
-        if status == 503 and body is not None and only_full(body):
+        if status == 503 and body is not None and only_loaded(body):
             return ""
         return f"status {status}"
 
@@ -151,10 +151,11 @@ class HealthChecks:
         return ""
 
 
-def only_full(body: bytes) -> bool:
-    """Whether `body` is the `/health` of a node of ours on which nothing but its capacity is unhealthy."""
+def only_loaded(body: bytes) -> bool:
+    """Whether `body` is the `/health` of a node of ours on which nothing but its load is unhealthy."""
     try:
         health = msgspec.json.decode(body, type=Health)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    return {name for name, check in health.checks.items() if not check.healthy} == {"capacity"}
+    unwell = {name for name, check in health.checks.items() if not check.healthy}
+    return bool(unwell) and unwell <= {"capacity", "cpu"}
