@@ -17,6 +17,7 @@ import nats
 from websockets.asyncio.client import ClientConnection, connect
 
 from trunkline.balancer.talk import FleetTalk
+from trunkline.bus.base import FleetBus
 from trunkline.bus.nats_server import NatsServer
 from trunkline.config import BusSettings, Settings
 from trunkline.control import NodeReport, PickNotices
@@ -121,6 +122,9 @@ class Scene:
         node = Node(settings, stock.create())
         await node.start()
         self._nodes.append(node)
+        if isinstance(node.bus, FleetBus) and node.bus.connected:
+            # What it listens to is known to the server only then; an order may come over another connection.
+            await node.bus.fleet_link.flush(5.0)
         return node
 
     async def call(self, node: Node, path: str = "/ws") -> Caller:
