@@ -6,7 +6,6 @@ import asyncio
 import base64
 import gc
 import hashlib
-import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ import structlog
 from aiohttp import web
 from backend_server import RawBackend, WebBackend, hang, text
 
+from free_ports import free_port
 from trunkline import App
 from trunkline.balancer.backend import BackendSpec
 from trunkline.balancer.health.health_checks import HealthChecks, only_loaded
@@ -106,12 +106,6 @@ async def first(spec: BackendSpec | str, **changes: Any) -> Result:
     """The first result for one backend; the interval is too long for a second one."""
     async with Watch(spec, **{"health_interval_ms": 600_000, **changes}) as watch:
         return await watch.next()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- by request -------------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest_asyncio
 from balance_process import Command, ForeignBackend
 
+from free_ports import free_port
+
 Start = Callable[..., Awaitable[Command]]
 
 
@@ -58,12 +60,3 @@ async def foreign() -> AsyncIterator[list[ForeignBackend]]:
     yield backends
     for backend in backends:
         await backend.stop()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +14,8 @@ import psutil
 import pytest
 import pytest_asyncio
 from aiohttp import ClientError, ClientSession
+
+from free_ports import free_ports
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -54,16 +54,6 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
             if process.returncode is None:
                 process.terminate()
             await asyncio.wait_for(process.wait(), 30)
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on now."""
-    while True:
-        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
-            first = probes.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            for port in range(first + 1, first + count):
-                probes.enter_context(socket.create_server(("127.0.0.1", port)))
-            return int(first)
 
 
 async def ready(http: ClientSession, node: str) -> None:

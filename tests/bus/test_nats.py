@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +16,7 @@ import structlog
 from bus_probe import Inbox, States, retention_of, settings, until
 from nats.aio.client import Client
 
+from free_ports import free_port
 from trunkline.bus import BusUnavailable
 from trunkline.bus.nats import NatsBus
 from trunkline.bus.nats_server import NatsServer
@@ -208,9 +208,7 @@ async def test_publish_times_out_when_nats_hangs(store: Path, start_server: Star
 
 async def test_server_down_at_the_start(store: Path, start_server: Start, open_node: Open) -> None:
     """A bus whose server is not there starts all the same, and connects when it comes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     states = States()
     bus = await open_node(f"nats://127.0.0.1:{port}", states)
     assert not bus.connected

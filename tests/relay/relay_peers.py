@@ -290,13 +290,6 @@ async def request(port: int, raw: bytes, *, head: bool = False) -> Answer:
         wire.close()
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def descriptors(relay: Relay) -> tuple[int, int]:
     """Those of a relay's client and backend."""
     if isinstance(relay, SocketRelay):

@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from relay_peers import FixedPlacer, Session, Wire, answer_101, echo, free_port, handshake, hang, request, says
+from relay_peers import FixedPlacer, Session, Wire, answer_101, echo, handshake, hang, request, says
 
+from free_ports import free_port
 from trunkline.balancer.placing import Refusal
 from trunkline.config_balancer import HeaderEntry, RouteEntry
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from relay_peers import FixedPlacer, Session, Wire, echo, free_port, handshake, request, says
+from relay_peers import FixedPlacer, Session, Wire, echo, handshake, request, says
 
+from free_ports import free_port
 from trunkline.balancer.placing import Refusal
 from trunkline.balancer.relay.edge import Edge, Page, PageRequest
 from trunkline.errors import StartError

@@ -22,7 +22,6 @@ from relay_peers import (
     answer_101,
     descriptors,
     echo,
-    free_port,
     handshake,
     hang,
     request,
@@ -30,6 +29,7 @@ from relay_peers import (
     waiting,
 )
 
+from free_ports import free_port
 from trunkline.balancer.placing import Pick
 from trunkline.balancer.relay import relay_poller
 from trunkline.balancer.relay.relay import Relay, options_of

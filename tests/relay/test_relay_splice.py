@@ -17,7 +17,6 @@ from relay_peers import (
     answer_101,
     descriptors,
     echo,
-    free_port,
     handshake,
     is_held,
     request,
@@ -26,6 +25,7 @@ from relay_peers import (
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from free_ports import free_port
 from trunkline.balancer.relay.edge import EdgeEvent
 from trunkline.balancer.relay.relay import Relay
 from trunkline.balancer.relay.relay_transports import End

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,15 +16,10 @@ from typing import Any
 
 import yaml
 
+from free_ports import free_port
+
 BESIDE = Path(sys.executable).with_name("traefik")
 TRAEFIK = str(BESIDE) if BESIDE.exists() else shutil.which("traefik")
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class LiveTraefik:

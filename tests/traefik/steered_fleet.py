@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import aiohttp
 import msgspec
 from aiohttp import web
-from live_traefik import free_port, with_api
+from live_traefik import with_api
 
+from free_ports import free_port
 from trunkline.balancer.backend import short_id
 from trunkline.balancer.placing import Ask, Pick, Refusal
 from trunkline.config import Settings

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 from label_source import labelled_containers
-from live_traefik import TRAEFIK, LiveTraefik, free_port, refused, running
+from live_traefik import TRAEFIK, LiveTraefik, refused, running
 
+from free_ports import free_port
 from trunkline.traefik.check import check_texts
 from trunkline.traefik.documents import pairs, snippets, trees
 from trunkline.traefik.known_fields import Field, known

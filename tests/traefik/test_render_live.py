@@ -20,8 +20,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from live_traefik import TRAEFIK, LiveTraefik, free_port, running
+from live_traefik import TRAEFIK, LiveTraefik, running
 
+from free_ports import free_port
 from trunkline.config import BalancerSettings, Settings, TraefikSettings
 from trunkline.config_balancer import BackendEntry, BasicUser, GroupEntry, RouteEntry
 from trunkline.traefik import render, render_static

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_traefik import TRAEFIK, free_port
+from live_traefik import TRAEFIK
 from steered_fleet import Backend, Opened, SteeredFleet
 
+from free_ports import free_port
 from trunkline.balancer.backend import short_id
 from trunkline.balancer.placing import Refusal
 from trunkline.config_balancer import RouteEntry

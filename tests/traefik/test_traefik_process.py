@@ -8,8 +8,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from live_traefik import TRAEFIK, free_port
+from live_traefik import TRAEFIK
 
+from free_ports import free_port
 from trunkline.errors import StartError
 from trunkline.traefik.process import TraefikProcess, find_binary
 
