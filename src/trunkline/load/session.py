@@ -1,0 +1,131 @@
+"""A session: one simulated client, which survives its connections; and what all sessions of a worker share.
+
+Rules:
+
+- A session knows how to talk (echo, feed, steps, python), the link below it knows frames, and the generator when to
+  connect, cut, reconnect and what is due.
+- Times are seconds of the coordinator's clock: `shared.now()`. On one machine that is the monotonic clock itself.
+- `message` is the hot path: no await, no task, no timer there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+from trunkline.load.messages import Hole, Job, Position
+from trunkline.load.plan import Scenario
+from trunkline.load.tally import Tally
+
+
+class Link(Protocol):
+    """The open connection of a session."""
+
+    def send(self, payload: bytes, *, binary: bool = False) -> None:
+        """Send one message; what the socket does not take now is buffered."""
+
+    def close(self, code: int = 1000) -> None:
+        """End it with a closing handshake."""
+
+    def abort(self) -> None:
+        """End it with no word, as a failing network would."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the socket has not taken yet."""
+
+
+class Shared:
+    """What the sessions of one worker have in common.
+
+    Args:
+        job: what this worker was told.
+        tally: where it counts.
+        clock: this machine's monotonic time in seconds.
+        rng: the worker's own random numbers, seeded by the job.
+
+    Attributes:
+        started: when the run began, on the coordinator's clock; set by the generator.
+        ready: called by a session when it may be given messages to send (feed: subscribed), each time it connects.
+        published: feed: offsets of acknowledged publications of this worker, by channel.
+    """
+
+    def __init__(self, job: Job, tally: Tally, clock: Callable[[], float], rng: random.Random) -> None:
+        self.job = job
+        self.scenario: Scenario = job.scenario
+        self.tally = tally
+        self.rng = rng
+        self.started = 0.0
+        self._clock = clock
+        self._offset = job.clock_offset_s
+        self.now: Callable[[], float] = clock if not self._offset else self._shifted
+
+    def _shifted(self) -> float:
+        return self._clock() + self._offset
+
+    def local(self, moment: float) -> float:
+        """A moment of the coordinator's clock on this machine's."""
+        return moment - self._offset
+
+
+class Session:
+    """One client; subclasses say how it talks.
+
+    Args:
+        number: its number in the whole run, over all workers.
+        shared: of its worker.
+
+    Attributes:
+        link: its connection while that is open.
+        ready: whether it may be given messages to send.
+        abusive: whether it is one of those that send far more than they may.
+        opened_at: when its present connection's 101 came.
+        lost_at: when it lost a connection that should have stayed, or was to come back; None when it has not.
+    """
+
+    __slots__ = ("abusive", "link", "lost_at", "number", "opened_at", "ready", "shared")
+
+    def __init__(self, number: int, shared: Shared) -> None:
+        self.number = number
+        self.shared = shared
+        self.link: Link | None = None
+        self.ready = False
+        self.abusive = False
+        self.opened_at = 0.0
+        self.lost_at: float | None = None
+
+    def opened(self) -> None:
+        """The 101 has come; `link` is set. Calls `get_ready` when nothing more is to be awaited."""
+        self.get_ready()
+
+    def get_ready(self) -> None:
+        """From now on messages may be sent; counts the reconnect, if it was one."""
+        self.ready = True
+        if self.lost_at is not None:
+            self.shared.tally.reconnect.record(self.shared.now() - self.lost_at)
+            self.lost_at = None
+
+    def message(self, payload: bytes, binary: bool) -> None:
+        """A message has come (the generator has counted it in `received`)."""
+        raise NotImplementedError
+
+    def due(self, intended: float) -> None:
+        """A message of the schedule is to be sent, meant for the moment `intended`; only called when `ready`."""
+        raise NotImplementedError
+
+    def ended(self, code: int, reason: str) -> None:
+        """The connection has ended, whoever ended it, and `link` is None; counts what was awaited as abandoned."""
+        self.ready = False
+
+    def comes_back_after(self, code: int, rng: random.Random) -> float | None:
+        """Seconds until it connects again after the other side ended its connection; None: never."""
+        return 1.0 + rng.random()
+
+    def settled(self, ends: dict[str, Position]) -> bool:
+        """Whether everything that is still to come has come; `ends` holds the last position of each channel."""
+        return True
+
+    def finish(self, ends: dict[str, Position]) -> list[Hole]:
+        """Count what is missing for good; feed: returns the holes, whose publications the coordinator counts."""
+        return []
