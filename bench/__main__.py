@@ -16,6 +16,9 @@ from bench import (
     burst,
     echo,
     fanout,
+    load_capacity,
+    load_cost,
+    load_omission,
     memory,
     nine_thousand,
     picks,
@@ -57,6 +60,12 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Options], Result]]] = {
         steering.run,
     ),
     "scale_out": ("2 nodes become 4 under 4,000 clients that follow a channel through our relay.", scale_out.run),
+    "load_cost": (
+        "CPU of load generators: 100 connections, 2,000 echoes of 64 B a second, one bare server.",
+        load_cost.run,
+    ),
+    "load_capacity": ("Connections that `trunkline load` holds, and opens a second.", load_capacity.run),
+    "load_omission": ("A server that stands still: what p99 a load generator reports.", load_omission.run),
 }
 
 

@@ -37,6 +37,12 @@ def within(address: str, ranges: Sequence[Network]) -> bool:
     return parsed is not None and any(parsed in network for network in ranges if network.version == parsed.version)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own loopback."""
+    address = _parse(host)
+    return host.lower() == "localhost" or (address is not None and address.is_loopback)
+
+
 # At an edge the same few peers are asked about at every request.
 @functools.lru_cache(maxsize=4096)
 def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -17,9 +17,11 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import uvloop
+
+T = TypeVar("T")
 
 _PR_SET_PDEATHSIG: Final = 1
 _CHUNK: Final = 65_536
@@ -63,10 +65,10 @@ async def serve_until_stopped(signals: Signals, stop: Callable[[], Coroutine[Any
     await asyncio.gather(stopping, return_exceptions=True)
 
 
-def run(main: Callable[[], Awaitable[int]]) -> int:
-    """Run a command's coroutine on uvloop; returns its exit code."""
+def run(main: Callable[[], Awaitable[T]]) -> T:
+    """Run a command's coroutine on uvloop; returns what it returns, most often an exit code."""
 
-    async def entry() -> int:
+    async def entry() -> T:
         return await main()
 
     return uvloop.run(entry())

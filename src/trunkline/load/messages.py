@@ -25,10 +25,18 @@ MAX_HOLES = 5_000
 
 
 class Position(msgspec.Struct, frozen=True):
-    """The last publication of a channel."""
+    """The last publication of a channel.
+
+    Attributes:
+        epoch: the channel's epoch.
+        offset: its offset.
+        at: when its acknowledgement came, on the coordinator's clock; decides between workers that name different
+            epochs.
+    """
 
     epoch: str
     offset: int
+    at: float = 0.0
 
 
 class Hole(msgspec.Struct, frozen=True):
@@ -84,15 +92,23 @@ class Stop(msgspec.Struct, tag="stop", frozen=True):
 
 
 class Settle(msgspec.Struct, tag="settle", frozen=True):
-    """The last position of each channel, over all workers: wait for these, then close the connections."""
+    """The last position of each channel, over all workers: wait for these, then close the connections.
+
+    Long ones travel in pieces, all but the last with `more`; a generator gets one whole.
+    """
 
     ends: dict[str, Position]
+    more: bool = False
 
 
 class Tell(msgspec.Struct, tag="tell", frozen=True):
-    """Tell the offsets published in these channels; then end."""
+    """Tell the offsets published in these channels; then end.
+
+    Long ones travel in pieces, all but the last with `more`.
+    """
 
     channels: tuple[str, ...]
+    more: bool = False
 
 
 # --- worker to coordinator --------------------------------------------------------------------------------------------
@@ -111,10 +127,14 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
 
 
 class Sent(msgspec.Struct, tag="sent", frozen=True):
-    """Nothing more will be sent; where each channel ended, as far as this worker published."""
+    """Nothing more will be sent; where each channel ended, as far as this worker published.
+
+    Long ones travel in pieces, all but the last with `more`; a generator makes one whole.
+    """
 
     worker: int
     ends: dict[str, Position]
+    more: bool = False
 
 
 class Done(msgspec.Struct, tag="done", frozen=True):

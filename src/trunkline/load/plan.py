@@ -43,7 +43,7 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         arrivals: even: at equal distances; poisson: at random ones with that mean.
         channels: how many channels the run uses; 0: one for ten connections at the greatest count.
         subscribe_each: channels that each connection subscribes to.
-        slow_share: share of connections that read slowly.
+        slow_share: share of connections that read slowly, and send nothing.
         slow_bytes_per_s: how much each of those reads.
         abuse_share: share of connections that send far more than they may.
         abuse_rate_each: what each of those sends, in messages a second, on top.
@@ -84,7 +84,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         send: the text to send. `{n}` becomes the number of the round, `{connection}` the connection's, `{run}` the
-            run's name, `{stamp}` the intended time of sending; a doubled brace is a brace.
+            run's name, `{stamp}` the intended time of sending; other braces stand for themselves.
         expect: what the answer has to be before the next step: the value of its `type`, or `/…/` for a regular
             expression that must be found in the text. Empty: none is awaited.
         timeout_s: how long to wait for the answer; later is an error, and the flow goes on.

@@ -11,9 +11,11 @@ Rules:
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Callable
 from typing import Protocol
 
+from trunkline.load.comeback import seconds_away
 from trunkline.load.messages import Hole, Job, Position
 from trunkline.load.plan import Scenario
 from trunkline.load.tally import Tally
@@ -25,8 +27,8 @@ class Link(Protocol):
     def send(self, payload: bytes, *, binary: bool = False) -> None:
         """Send one message; what the socket does not take now is buffered."""
 
-    def close(self, code: int = 1000) -> None:
-        """End it with a closing handshake."""
+    def close(self) -> None:
+        """End it with a closing handshake and 1000."""
 
     def abort(self) -> None:
         """End it with no word, as a failing network would."""
@@ -34,6 +36,29 @@ class Link(Protocol):
     @property
     def unsent(self) -> int:
         """Bytes that the socket has not taken yet."""
+
+
+class Published:
+    """Acknowledged publications of one channel.
+
+    Args:
+        epoch: theirs; when the channel begins anew, the older ones mean nothing any more.
+
+    Attributes:
+        offsets: theirs, in the order in which they were acknowledged.
+        at: when the last acknowledgement came.
+    """
+
+    __slots__ = ("at", "epoch", "offsets")
+
+    def __init__(self, epoch: str) -> None:
+        self.at = 0.0
+        self.epoch = epoch
+        self.offsets = array("q")
+
+
+def _nobody(session: Session) -> None:
+    """Nobody wants to know who is ready."""
 
 
 class Shared:
@@ -47,8 +72,8 @@ class Shared:
 
     Attributes:
         started: when the run began, on the coordinator's clock; set by the generator.
-        ready: called by a session when it may be given messages to send (feed: subscribed), each time it connects.
-        published: feed: offsets of acknowledged publications of this worker, by channel.
+        on_ready: called when a session may be given messages to send, each time it connects; set by the generator.
+        published: feed: acknowledged publications of this worker, by channel.
     """
 
     def __init__(self, job: Job, tally: Tally, clock: Callable[[], float], rng: random.Random) -> None:
@@ -57,6 +82,8 @@ class Shared:
         self.tally = tally
         self.rng = rng
         self.started = 0.0
+        self.on_ready: Callable[[Session], None] = _nobody
+        self.published: dict[str, Published] = {}
         self._clock = clock
         self._offset = job.clock_offset_s
         self.now: Callable[[], float] = clock if not self._offset else self._shifted
@@ -80,11 +107,14 @@ class Session:
         link: its connection while that is open.
         ready: whether it may be given messages to send.
         abusive: whether it is one of those that send far more than they may.
+        slow: whether it is one of those that read slowly.
+        attempt: how often connecting failed in a row.
+        place: where the generator keeps it among those that are ready; -1: nowhere.
         opened_at: when its present connection's 101 came.
         lost_at: when it lost a connection that should have stayed, or was to come back; None when it has not.
     """
 
-    __slots__ = ("abusive", "link", "lost_at", "number", "opened_at", "ready", "shared")
+    __slots__ = ("abusive", "attempt", "link", "lost_at", "number", "opened_at", "place", "ready", "shared", "slow")
 
     def __init__(self, number: int, shared: Shared) -> None:
         self.number = number
@@ -92,6 +122,9 @@ class Session:
         self.link: Link | None = None
         self.ready = False
         self.abusive = False
+        self.slow = False
+        self.attempt = 0
+        self.place = -1
         self.opened_at = 0.0
         self.lost_at: float | None = None
 
@@ -105,6 +138,7 @@ class Session:
         if self.lost_at is not None:
             self.shared.tally.reconnect.record(self.shared.now() - self.lost_at)
             self.lost_at = None
+        self.shared.on_ready(self)
 
     def message(self, payload: bytes, binary: bool) -> None:
         """A message has come (the generator has counted it in `received`)."""
@@ -118,9 +152,19 @@ class Session:
         """The connection has ended, whoever ended it, and `link` is None; counts what was awaited as abandoned."""
         self.ready = False
 
-    def comes_back_after(self, code: int, rng: random.Random) -> float | None:
-        """Seconds until it connects again after the other side ended its connection; None: never."""
-        return 1.0 + rng.random()
+    def comes_back_after(self, code: int, attempt: int) -> float | None:
+        """Seconds until it connects again after the other side ended its connection; None: never.
+
+        Args:
+            code: the close code, 1006 for none, also for a connection that could not be opened.
+            attempt: how often it has failed in a row, from 0.
+        """
+        return seconds_away(code, None, attempt, self.shared.rng)
+
+    @property
+    def said_goodbye(self) -> bool:
+        """Whether the server announced the end of the last connection and asked to come back."""
+        return False
 
     def settled(self, ends: dict[str, Position]) -> bool:
         """Whether everything that is still to come has come; `ends` holds the last position of each channel."""
@@ -129,3 +173,8 @@ class Session:
     def finish(self, ends: dict[str, Position]) -> list[Hole]:
         """Count what is missing for good; feed: returns the holes, whose publications the coordinator counts."""
         return []
+
+    @property
+    def forgotten(self) -> int:
+        """Holes that `finish` cannot tell any more, for there were too many."""
+        return 0

@@ -7,6 +7,7 @@ up to the run, in any order. Nothing here waits, talks or asks the time.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -34,6 +35,7 @@ class Totals(msgspec.Struct):
         cut: connections ended by this side because the scenario says so.
         closed: connections ended by the other side, or broken, that should have stayed.
         goodbyes: of those, announced by a `goodbye` that asks to come back (a drain, a move).
+        shed: of those, slow readers without a goodbye: a server is right to end them.
         sent: messages sent (data messages: text and binary frames).
         received: messages received.
         bytes_sent: payload bytes of those.
@@ -61,6 +63,7 @@ class Totals(msgspec.Struct):
     cut: int = 0
     closed: int = 0
     goodbyes: int = 0
+    shed: int = 0
     sent: int = 0
     received: int = 0
     bytes_sent: int = 0
@@ -96,10 +99,10 @@ class Totals(msgspec.Struct):
         """Share (0 to 1) of what was done that went wrong.
 
         Done: connections tried and messages sent. Wrong: failed connections, connections that ended without being asked
-        to and with no goodbye, refused and unanswered messages, and everything in `errors`.
+        to and with no goodbye (slow readers aside), refused and unanswered messages, and everything in `errors`.
         """
         done = self.attempts + self.sent
-        wrong = self.failed + self.closed - self.goodbyes + self.refused + self.unanswered + self.errors
+        wrong = self.failed + self.closed - self.goodbyes - self.shed + self.refused + self.unanswered + self.errors
         return wrong / done if done else 0.0
 
 
@@ -139,7 +142,7 @@ class Beat(msgspec.Struct, tag="beat"):
         reasons: errors by reason.
         closes: ended connections by close code, those cut by this side aside.
         open: connections open now (a level, not a difference).
-        cpu_s: CPU time of the worker.
+        cpu_s: CPU time of the worker since the beat before.
         findings: the first ones only; `totals` counts all.
     """
 
@@ -176,6 +179,12 @@ class Tally:
         self._findings: list[Finding] = []
         self._told = 0
         self._known: set[str] = set()
+        self._received_before = 0
+
+    @property
+    def received(self) -> int:
+        """Messages received since the start."""
+        return self._received_before + self.totals.received
 
     def error(self, reason: str) -> None:
         """Count something that went wrong and has no count of its own."""
@@ -190,21 +199,29 @@ class Tally:
             self._known.add(reason)
         self.reasons[reason] += 1
 
-    def behind(self, seconds: float) -> None:
-        """Something was done so much later than it was due."""
-        self.lag.record(seconds)
+    def behind(self, seconds: float, times: int = 1) -> None:
+        """Something was done so much later than it was due; `times` things that were done together."""
+        self.lag.record(seconds, times)
         if seconds > LATE_S:
-            self.totals.late += 1
+            self.totals.late += times
 
-    def find(self, finding: Finding) -> None:
-        """Name a message that did not come as it should; its count is the caller's."""
-        if self._told < MAX_FINDINGS:
-            self._told += 1
-            self._findings.append(finding)
+    def find(self, findings: Iterable[Finding]) -> None:
+        """Name messages that did not come as they should and count them; what is lost, the caller counts."""
+        for finding in findings:
+            if finding.kind == "duplicate":
+                self.totals.duplicates += 1
+            elif finding.kind == "reordered":
+                self.totals.reordered += 1
+            elif finding.kind == "epoch":
+                self.error("a channel began anew (its epoch changed) without a word")
+            if self._told < MAX_FINDINGS:
+                self._told += 1
+                self._findings.append(finding)
 
     def beat(self, worker: int, second: int, cpu_s: float) -> Beat:
         """What was counted since the last call."""
         totals, self.totals = self.totals, Totals()
+        self._received_before += totals.received
         reasons, self.reasons = self.reasons, Counter()
         closes, self.closes = self.closes, Counter()
         findings, self._findings = self._findings, []

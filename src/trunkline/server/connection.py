@@ -313,7 +313,11 @@ class Connection(asyncio.Protocol):
             return
         while not self.blocked:
             for gap in outbox.gaps_due(0):
-                outbox.put(frames.text(_encode(self._gap(gap))), 0, self.runtime.clock.now)
+                told = frames.text(_encode(self._gap(gap)))
+                outbox.put(told, 0, self.runtime.clock.now)
+                self.bytes_out += len(told)
+                self.runtime.meter.bytes_sent += len(told)
+                self.runtime.meter.messages_sent += 1
             data = outbox.take(FLUSH_BYTES)
             if not data:
                 self._outbox = None

@@ -1,0 +1,76 @@
+"""What several workers say of the same channels, put together. Pure.
+
+Rules:
+
+- Where a channel ended: in one epoch the greatest offset. Where workers name different epochs the channel began anew
+  during the run, and the one that was acknowledged last counts (`Position.at`), for no order can be told from the
+  epochs themselves.
+- Long maps travel in pieces of `ENDS_AT_ONCE`, so that no message grows beyond what a pipe or NATS takes.
+- Of the published offsets only those within holes are kept; the rest of a long run would fill the memory.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Final
+
+from trunkline.load.messages import Hole, Position
+
+ENDS_AT_ONCE: Final = 1_500
+"""A name has 400 characters at most, so this many positions stay below MAX_BYTES."""
+
+Range = tuple[int, int]
+"""First and last offset, both in it."""
+
+
+def merge_ends(told: Iterable[Mapping[str, Position]]) -> dict[str, Position]:
+    """Where each channel ended, over all workers."""
+    ends: dict[str, Position] = {}
+    for each in told:
+        for channel, position in each.items():
+            known = ends.get(channel)
+            if known is None or _later(position, known):
+                ends[channel] = position
+    return ends
+
+
+def _later(one: Position, other: Position) -> bool:
+    if one.epoch == other.epoch:
+        return one.offset > other.offset
+    # The text of the epoch decides between equal times, so that the order of the workers never does.
+    return (one.at, one.epoch) > (other.at, other.epoch)
+
+
+def in_pieces(ends: Mapping[str, Position]) -> Iterator[tuple[dict[str, Position], bool]]:
+    """Pieces of a map, each with whether more follow; one empty piece for an empty map."""
+    items = iter(ends.items())
+    left = len(ends)
+    while True:
+        piece = dict(islice(items, ENDS_AT_ONCE))
+        left -= len(piece)
+        yield piece, left > 0
+        if left <= 0:
+            return
+
+
+def ranges_of(holes: Iterable[Hole]) -> dict[str, list[Range]]:
+    """The offsets that lie in some hole, by channel: ranges that grow and do not touch each other."""
+    by_channel: dict[str, list[Range]] = {}
+    for hole in sorted(holes, key=lambda hole: (hole.channel, hole.after, hole.upto)):
+        ranges = by_channel.setdefault(hole.channel, [])
+        first, last = hole.after + 1, hole.upto
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], max(ranges[-1][1], last))
+        else:
+            ranges.append((first, last))
+    return by_channel
+
+
+def within(offsets: Sequence[int], ranges: Iterable[Range]) -> list[int]:
+    """Those of growing `offsets` that lie in a range."""
+    found: list[int] = []
+    for first, last in ranges:
+        found.extend(offsets[bisect_left(offsets, first) : bisect_right(offsets, last)])
+    return found

@@ -1,0 +1,56 @@
+"""Holes against the offsets that were published."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trunkline.load import missing
+from trunkline.load.messages import Hole
+from trunkline.load.tally import MAX_FINDINGS, Finding
+
+
+def test_only_published_offsets_are_counted() -> None:
+    """Offsets are not dense: of a hole of ten numbers three were publications; bounds are after < offset <= upto."""
+    hole = Hole("a", "e", 10, 20, 3)
+    assert missing.count([hole], {"a": [5, 10, 12, 17, 20, 25]}) == 3
+    assert missing.count([hole, hole], {"a": [12, 20], "b": [11, 13]}) == 4
+
+
+def test_the_end_of_a_hole_exists_even_if_nobody_was_told() -> None:
+    """Its acknowledgement was lost, or somebody else published it: it counts beside those that are known."""
+    hole = Hole("a", "e", 10, 20, 3)
+    assert missing.count([hole], {}) == 1
+    assert missing.count([hole], {"a": [5, 12, 25]}) == 2
+
+
+def test_each_lost_publication_is_named() -> None:
+    """Channel, connection, epoch, its own offset and the one before it."""
+    told = missing.findings([Hole("a", "e", 10, 20, 3)], {"a": [10, 12, 20]}, 9.5)
+    assert told == [
+        Finding("lost", "a", 3, 12, after=10, epoch="e", at_s=9.5),
+        Finding("lost", "a", 3, 20, after=12, epoch="e", at_s=9.5),
+    ]
+
+
+def test_a_great_hole_does_not_push_out_the_others() -> None:
+    """After the first hundred of a hole the rest is one finding, and there is an end to all of them."""
+    offsets = {"a": range(1, 5001)}
+    told = missing.findings([Hole("a", "e", 0, 4999, 3), Hole("a", "e", 0, 7, 4)], offsets, 0.0)
+    assert [(each.connection, each.after, each.offset) for each in told[99:102]] == [
+        (3, 99, 100), (3, 100, 4999), (4, 0, 1),
+    ]  # fmt: skip
+    assert len(missing.findings([Hole("a", "e", n, n + 1, 3) for n in range(3000)], offsets, 0.0)) == MAX_FINDINGS
+
+
+@given(
+    st.sets(st.integers(1, 60)),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 10)), max_size=6),
+)
+def test_counts_are_those_of_plain_sets(published: set[int], bounds: list[tuple[int, int]]) -> None:
+    """Any offsets and holes: what lies within, and the end of each."""
+    holes = [Hole("a", "e", after, after + width, 0) for after, width in bounds]
+    expected = sum(len({n for n in published if h.after < n <= h.upto} | {h.upto}) for h in holes)
+    offsets = {"a": sorted(published)}
+    assert missing.count(holes, offsets) == expected
+    assert len(missing.findings(holes, offsets, 0.0)) == expected
