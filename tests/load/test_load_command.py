@@ -215,7 +215,7 @@ async def test_ctrl_c_ends_with_the_report(tmp_path: Path) -> None:
 
 async def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
     """The second Ctrl-C does not wait for a server that answers nothing any more."""
-    async with FaultyProcess("stall:30/1") as server:
+    async with FaultyProcess("stall:30/5") as server:
         process = await start(
             tmp_path, server.url("/echo"), "--connections", "5", "--duration", "60s", "--rate", "50", "--no-watch",
             "--protocol", "echo", "--json",
