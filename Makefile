@@ -48,5 +48,5 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,reload,docker,traefik,load]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,reload,docker,traefik,load,monitor]'
 	@touch $@ $(VENV)/.installed

@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from trunkline import settings_source
 from trunkline.config_balancer import BackendUrl, BalancerSettings, TraefikSettings
+from trunkline.config_monitor import MonitorSettings
 from trunkline.config_types import (
     LOOPBACK,
     MIB,
@@ -309,6 +310,7 @@ class Settings(msgspec.Struct, frozen=True):
     up: UpSettings = UpSettings()
     balancer: BalancerSettings = BalancerSettings()
     traefik: TraefikSettings = TraefikSettings()
+    monitor: MonitorSettings = MonitorSettings()
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -323,6 +325,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "up": UpSettings,
     "balancer": BalancerSettings,
     "traefik": TraefikSettings,
+    "monitor": MonitorSettings,
 }
 
 PLAIN_ENVIRONMENT: dict[str, str] = {

@@ -1,0 +1,71 @@
+"""[monitor]: what Prometheus scrapes, who is told of alerts, what Grafana is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trunkline.config_types import Milliseconds, PositiveMilliseconds, about
+
+HostPort = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}$",
+        extra={"allowed": 'host and port, such as "10.0.0.1:3001"'},
+    ),
+]
+HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s]+$", extra={"allowed": "an http:// or https:// URL"})]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+
+
+class MonitorSettings(msgspec.Struct, frozen=True):
+    """[monitor]: rendering and running Prometheus, Alertmanager and Grafana's provisioning."""
+
+    scrape_interval_ms: Annotated[PositiveMilliseconds, about("How often every target is scraped.")] = 15_000
+    scrape_timeout_ms: Annotated[PositiveMilliseconds, about("How long a scrape may take.")] = 10_000
+    evaluation_interval_ms: Annotated[PositiveMilliseconds, about("How often rules are evaluated.")] = 15_000
+    retention_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], about("Days that Prometheus keeps samples.")] = 15
+    nodes: Annotated[tuple[HostPort, ...], about("Nodes to scrape, when they are few and fixed.")] = ()
+    nodes_file: Annotated[
+        str, about("File of scrape targets (Prometheus's file_sd) that names the nodes; empty: none.")
+    ] = ""
+    nodes_dns: Annotated[str, about("DNS name whose A records are the nodes; empty: none.")] = ""
+    nodes_dns_port: Annotated[Annotated[int, Meta(ge=1, le=65535)], about("Data port of those.")] = 3001
+    nodes_docker: Annotated[bool, about("Find nodes by their Docker label trunkline.enable.")] = False
+    balancers: Annotated[tuple[HostPort, ...], about("Admin addresses of balancers.")] = ()
+    traefik: Annotated[tuple[HostPort, ...], about("Addresses of Traefik's metrics.")] = ()
+    nats_exporters: Annotated[tuple[HostPort, ...], about("Addresses of prometheus-nats-exporter.")] = ()
+    node_exporters: Annotated[tuple[HostPort, ...], about("Addresses of node_exporter, mostly port 9100.")] = ()
+    cadvisors: Annotated[tuple[HostPort, ...], about("Addresses of cAdvisor, mostly port 8080.")] = ()
+    postgres_exporters: Annotated[tuple[HostPort, ...], about("Addresses of postgres_exporter, mostly 9187.")] = ()
+    alertmanagers: Annotated[tuple[HostPort, ...], about("Alertmanagers that get the alerts.")] = ("127.0.0.1:9093",)
+    idle_colour: Annotated[str, about("Deploy group that has no clients now, and is not missed; empty: none.")] = ""
+    webhook_url_file: Annotated[Path | None, about("File that holds the URL which is told of every alert.")] = None
+    email_to: Annotated[tuple[str, ...], about("Addresses that get critical alerts.")] = ()
+    email_from: Annotated[str, about("Sender of those mails.")] = "trunkline@localhost"
+    smtp: Annotated[HostPort, about("Mail server.")] = "127.0.0.1:25"
+    smtp_user: Annotated[str, about("User at the mail server; empty: no log-in.")] = ""
+    smtp_password_file: Annotated[Path | None, about("File that holds that user's password.")] = None
+    smtp_tls: Annotated[bool, about("Refuse a mail server without TLS.")] = True
+    group_wait_ms: Annotated[Milliseconds, about("How long the first alert of a group waits for others.")] = 30_000
+    group_interval_ms: Annotated[PositiveMilliseconds, about("Time between two messages of a group.")] = 300_000
+    repeat_interval_ms: Annotated[PositiveMilliseconds, about("Time after which an alert is told again.")] = 14_400_000
+    grafana_url: Annotated[HttpUrl, about("Where people find Grafana, for links.")] = "http://localhost:3000"
+    runbook_url: Annotated[
+        str, about("Where people find docs/runbooks, for links; empty: the path in this project.")
+    ] = ""
+    prometheus_url: Annotated[HttpUrl, about("Where Grafana finds Prometheus.")] = "http://localhost:9090"
+    grafana_credentials: Annotated[
+        Literal["file", "vault"], about("Where Grafana's admin user and password come from.")
+    ] = "file"
+    vault_path: Annotated[str, about("Secret in Vault (KV v2), as mount/path, with admin_user and admin_password.")] = (
+        "secret/trunkline/grafana"
+    )
+    slo_handshake: Annotated[Share, about("Share of handshakes that are to succeed.")] = 0.999
+    slo_delivery: Annotated[Share, about("Share of publications to be delivered within slo_delivery_ms.")] = 0.99
+    slo_delivery_ms: Annotated[
+        Literal[10, 25, 50, 100, 250, 500, 1000, 2500, 5000], about("Limit of a delivery; a bucket of its histogram.")
+    ] = 250
