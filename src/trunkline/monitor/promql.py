@@ -18,8 +18,23 @@ _LABELS: Final = re.compile(r"\{[^{}]*\}|\[[^\[\]]*\]")
 _GROUPING: Final = re.compile(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^()]*\)")
 _NAME: Final = re.compile(r"(?<![\w:.$])([a-zA-Z_:][\w:]*)(?!\w*\s*\()")
 _WORDS: Final = frozenset(
-    ("and", "or", "unless", "bool", "offset", "by", "without", "on", "ignoring", "group_left", "group_right")
-    + ("inf", "nan", "start", "end")
+    (
+        "and",
+        "or",
+        "unless",
+        "bool",
+        "offset",
+        "by",
+        "without",
+        "on",
+        "ignoring",
+        "group_left",
+        "group_right",
+        "inf",
+        "nan",
+        "start",
+        "end",
+    )
 )
 _SUFFIXES: Final = ("_bucket", "_sum", "_count")
 
