@@ -27,6 +27,7 @@ from bench import (
     relay_memory,
     report,
     scale_out,
+    scrape,
     spread,
     steering,
     ten_thousand,
@@ -60,6 +61,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Options], Result]]] = {
         steering.run,
     ),
     "scale_out": ("2 nodes become 4 under 4,000 clients that follow a channel through our relay.", scale_out.run),
+    "scrape": ("/metrics of a node, asked for again and again: 100 and 10,000 subscribers.", scrape.run),
     "load_cost": (
         "CPU of load generators: 100 connections, 2,000 echoes of 64 B a second, one bare server.",
         load_cost.run,

@@ -1,12 +1,10 @@
-"""Load generators as child processes: how each is started, what it received, and what it used of the CPU.
+"""Load generators: who there is, how each is started, and what each says it received.
 
-CPU is that of the whole tree of processes, from its start to its end, as the kernel adds it up (wait4): a process that
-a generator started and awaited is in it. What the first process used itself is told apart.
+Each does the work as its kind is used: it takes what its users would, and keeps what its reports are made of.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -15,144 +13,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
 from bench.errors import BenchError
 from bench.servers import HERE
+from bench.spent import Spent, spend
 from trunkline.load.report import Report, decode
 
-GRACE_S = 60.0
-"""How much longer than planned a generator may take."""
-
-_SAMPLE_S = 0.5
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-
 
 @dataclass(frozen=True)
-class Spent:
-    """What a run used.
+class Outcome:
+    """A run.
 
     Attributes:
-        cpu_s: user and system time of all its processes.
-        first_s: of that, the process that was started; exact to a hundredth of a second.
-        lasted_s: from start to end.
-        private: greatest sum of its processes' private memory, in bytes; 0 unless asked for.
-        output: what it wrote on standard output.
-        complaint: the end of what it wrote on standard error.
-    """
-
-    cpu_s: float
-    first_s: float
-    lasted_s: float
-    private: int
-    output: bytes
-    complaint: str
-
-
-def spend(
-    command: list[str],
-    planned_s: float,
-    environment: Mapping[str, str] | None = None,
-    *,
-    ends: tuple[int, ...] = (0,),
-    memory: bool = False,
-) -> Spent:
-    """Run a generator to its end.
-
-    Args:
-        command: its command line.
-        planned_s: how long it means to take.
-        environment: added to this process' own, without settings of ours.
-        ends: exit codes that are no failure.
-        memory: look at its memory twice a second; that costs other processes than its own.
-
-    Raises:
-        BenchError: it failed, or took far longer.
-    """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
-        began = time.monotonic()
-        process = subprocess.Popen(
-            command, env={**kept, **(environment or {})}, stdin=subprocess.DEVNULL, stdout=said, stderr=complained,
-            cwd=HERE.parent,
-        )  # fmt: skip
-        try:
-            private = _watch(process.pid, began + planned_s + GRACE_S, memory)
-        except BaseException:
-            _end(process)
-            raise
-        lasted_s = time.monotonic() - began
-        # It has ended and is not yet reaped, so the kernel still tells its own times from those of its children.
-        first_s = _own_cpu_s(process.pid)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = code = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        output = said.read()
-        complained.seek(0)
-        complaint = complained.read()[-600:].decode(errors="replace")
-    if code not in ends:
-        words = complaint or output[-600:].decode(errors="replace")
-        raise BenchError(f"{Path(command[0]).name} {' '.join(command[1:4])} ended with {code}:\n{words}")
-    return Spent(usage.ru_utime + usage.ru_stime, first_s, lasted_s, private, output, complaint)
-
-
-def _watch(pid: int, deadline: float, memory: bool) -> int:
-    private = 0
-    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        if time.monotonic() > deadline:
-            raise BenchError(f"a generator had not ended {GRACE_S:g} s after it should have")
-        if memory:
-            private = max(private, _private(pid))
-        time.sleep(_SAMPLE_S if memory else 0.05)
-    return private
-
-
-def _tree(pid: int) -> Iterator[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        first = psutil.Process(pid)
-        yield first
-        yield from first.children(recursive=True)
-
-
-def _private(pid: int) -> int:
-    found = 0
-    for process in _tree(pid):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Private_"):
-                    found += int(line.split()[1]) * 1024
-    return found
-
-
-def _own_cpu_s(pid: int) -> float:
-    # Behind the name in brackets, which may hold anything: utime and stime are fields 14 and 15 of all.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for each in list(_tree(process.pid)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-    process.wait()
-
-
-# --- who there is -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Echoed:
-    """A run of echoes.
-
-    Attributes:
-        received: messages received.
+        received: messages received, as far as the generator counts them.
         spent: what it used.
         p99_ms: 99th percentile of a message's latency; None when the generator keeps none.
     """
@@ -164,19 +43,21 @@ class Echoed:
 
 @dataclass(frozen=True)
 class Load:
-    """What a generator is to do: 64-byte echoes.
+    """What a generator is to do.
 
     Attributes:
         url: where to.
         connections: how many.
-        rate: messages a second over all of them.
+        rate: messages a second that it receives, over all connections.
         duration_s: for how long.
+        fan_out: all connections subscribe to one channel of our node; else they send 64 bytes and get an echo.
     """
 
     url: str
     connections: int
     rate: float
     duration_s: float
+    fan_out: bool = False
 
     @property
     def rate_each(self) -> float:
@@ -192,25 +73,27 @@ class Generator:
         name: what tables call it.
         run: runs it once.
         version: its version.
-        notes: what a reader should know about how it does the work.
+        counts: whether it looks at the messages that it receives.
     """
 
     name: str
-    run: Callable[[Load], Echoed]
+    run: Callable[[Load], Outcome]
     version: str = ""
-    notes: list[str] = field(default_factory=list)
+    counts: bool = True
 
 
 OURS = "trunkline load"
 WEBSOCKETS, WEBSOCKETS_UVLOOP, ARTILLERY, LOCUST = "websockets", "websockets on uvloop", "artillery", "locust"
 PEERS = (WEBSOCKETS, WEBSOCKETS_UVLOOP, ARTILLERY, LOCUST)
+ARTILLERY_DEAF = "artillery, not looking"
+"""Artillery as it comes: its steps see the answer to a message they sent, and of what is pushed they see nothing."""
 
 _QUIET = {"ARTILLERY_DISABLE_TELEMETRY": "true", "NO_UPDATE_NOTIFIER": "1"}
 """Artillery is to send nothing to anybody else."""
 
 
 def trunkline_load(url: str, planned_s: float, *options: str, memory: bool = False) -> tuple[Report, Spent]:
-    """Run ours against an echo server.
+    """Run ours.
 
     Args:
         url: where to.
@@ -221,7 +104,7 @@ def trunkline_load(url: str, planned_s: float, *options: str, memory: bool = Fal
     Returns:
         Its report, whatever the verdict, and what it used.
     """
-    command = [sys.executable, "-m", "trunkline", "load", url, "--protocol", "echo", *options, "--json"]
+    command = [sys.executable, "-m", "trunkline", "load", url, *options, "--json"]
     # 1: a threshold did not hold. The benchmarks judge the figures themselves.
     spent = spend(command, planned_s, ends=(0, 1), memory=memory)
     try:
@@ -267,16 +150,18 @@ def _peer(name: str) -> Generator | None:
             return None
         more = ["uvloop"] if name == WEBSOCKETS_UVLOOP else []
         return Generator(
-            name, lambda load: websockets_client(load, "paced", *more), importlib.metadata.version("websockets")
+            name,
+            lambda load: websockets_client(load, "subscribed" if load.fan_out else "paced", *more),
+            importlib.metadata.version("websockets"),
         )
-    if name == ARTILLERY:
+    if name in (ARTILLERY, ARTILLERY_DEAF):
         program = find_artillery()
         if program is None:
             return None
         said = _says(program, "--version")
         version = next((line.split()[1] for line in said.splitlines() if line.startswith("Artillery: ")), "")
         return Generator(
-            name, lambda load: _artillery(program, load), version, ["artillery keeps no latency of a message."]
+            name, lambda load: _artillery(program, load, looks=name == ARTILLERY), version, name == ARTILLERY
         )
     if name == LOCUST:
         python = find_locust()
@@ -293,53 +178,72 @@ def _says(*command: str) -> str:
     return asked.stdout
 
 
-def _ours(load: Load) -> Echoed:
+def _ours(load: Load) -> Outcome:
+    # In a fan-out it publishes by itself: as many times fewer as there are subscribers.
+    kind, rate = (("feed", "--channels", "1"), load.rate_each) if load.fan_out else (("echo",), load.rate)
     report, spent = trunkline_load(
         load.url, load.duration_s, "--connections", str(load.connections), "--duration", f"{load.duration_s:g}s",
-        "--rate", f"{load.rate:g}", "--processes", "1",
+        "--rate", f"{rate:g}", "--processes", "1", "--protocol", *kind,
     )  # fmt: skip
-    return Echoed(report.totals.received, spent, report.latencies["round_trip"].quantiles.p99 if load.rate else None)
+    if wrong := report.totals.failed + report.totals.lost + report.totals.reordered:
+        raise BenchError(f"{OURS}: {wrong} connections failed or messages were lost or reordered: {report.reasons}")
+    latency = report.latencies.get("delivery" if load.fan_out else "round_trip")
+    return Outcome(report.totals.received, spent, latency.quantiles.p99 if latency else None)
 
 
-def websockets_client(load: Load, *how: str) -> Echoed:
+def websockets_client(load: Load, *how: str) -> Outcome:
     """Run the `websockets` client; `how` are its last arguments."""
     script = str(HERE / "peers" / "websockets_client.py")
     numbers = (str(load.connections), str(load.rate_each), str(load.duration_s))
     spent = spend([sys.executable, script, load.url, *numbers, *how], load.duration_s)
     told: dict[str, Any] = json.loads(spent.output)
-    return Echoed(told["received"], spent, told.get("p99_ms"))
+    if told["disordered"]:
+        raise BenchError(f"{WEBSOCKETS}: {told['disordered']} messages out of order")
+    return Outcome(told["received"], spent, told.get("p99_ms"))
 
 
-def _artillery(program: str, load: Load) -> Echoed:
-    # An answer is only looked at, and only counted, by a step that expects something of it.
-    message = '{"type":"echo","pad":"%s"}' % ("m" * 40)
-    echo = {"send": {"payload": message, "match": {"json": "$.type", "value": "echo"}}}
+def _artillery(program: str, load: Load, *, looks: bool) -> Outcome:
     # With the unit: a number that is not whole would be taken for milliseconds.
-    pause = {"think": f"{1000 / load.rate_each if load.rate else 1000 * load.duration_s:.3f}ms"}
-    rounds = max(1, round(load.rate_each * load.duration_s))
-    flow = [{"loop": [echo, pause], "count": rounds}] if load.rate else [pause]
+    pause: dict[str, Any] = {"think": f"{1000 * load.duration_s:.0f}ms"}
+    flow: list[dict[str, Any]] = [pause]
+    if load.fan_out:
+        subscribe = {"send": '{"type":"subscribe","channels":["public.bench"]}'}
+        flow = [*([{"function": "listen"}] if looks else []), subscribe, pause]
+    elif load.rate:
+        # An answer is only looked at, and only counted, by a step that expects something of it.
+        message = '{"type":"echo","pad":"%s"}' % ("m" * 40)
+        echo = {"send": {"payload": message, "match": {"json": "$.type", "value": "echo"}}}
+        pause = {"think": f"{1000 / load.rate_each:.3f}ms"}
+        flow = [{"loop": [echo, pause], "count": max(1, round(load.rate_each * load.duration_s))}]
     script = {
-        "config": {"target": load.url, "phases": [{"duration": 1, "arrivalCount": load.connections}]},
+        "config": {
+            "target": load.url,
+            "phases": [{"duration": 1, "arrivalCount": load.connections}],
+            "processor": str(HERE / "peers" / "artillery_feed.js"),
+        },
         "scenarios": [{"engine": "ws", "flow": flow}],
     }
     with tempfile.TemporaryDirectory() as directory:
-        written, result = Path(directory) / "echo.json", Path(directory) / "report.json"
+        written, result = Path(directory) / "load.json", Path(directory) / "report.json"
         written.write_text(json.dumps(script))
         spent = spend([program, "run", "--quiet", "--output", str(result), str(written)], load.duration_s, _QUIET)
-        counters = json.loads(result.read_text())["aggregate"]["counters"]
-    if failed := counters.get("vusers.failed"):
-        raise BenchError(f"artillery: {failed} connections failed")
-    return Echoed(counters.get("websocket.messages_received", 0), spent)
+        counters: dict[str, int] = json.loads(result.read_text())["aggregate"]["counters"]
+    wrong = {name: count for name, count in counters.items() if name == "vusers.failed" or name.startswith("errors.")}
+    if any(wrong.values()):
+        raise BenchError(f"artillery: {wrong}")
+    counted = counters.get("received" if load.fan_out else "websocket.messages_received", 0)
+    return Outcome(counted, spent)
 
 
-def _locust(python: str, load: Load) -> Echoed:
+def _locust(python: str, load: Load) -> Outcome:
     count = str(load.connections)
     options = ("--headless", "--json", "-u", count, "-r", count, "-t", f"{load.duration_s:g}s", "--host", load.url)
+    script = HERE / "peers" / ("locust_feed.py" if load.fan_out else "locust_echo.py")
     spent = spend(
-        [python, "-m", "locust", "-f", str(HERE / "peers" / "locust_echo.py"), *options],
+        [python, "-m", "locust", "-f", str(script), *options],
         load.duration_s, {"BENCH_RATE_EACH": str(load.rate_each)},
     )  # fmt: skip
     rows: list[dict[str, Any]] = json.loads(spent.output)
     if failed := sum(row["num_failures"] for row in rows):
         raise BenchError(f"locust: {failed} messages failed")
-    return Echoed(sum(row["num_requests"] for row in rows), spent)
+    return Outcome(sum(row["num_requests"] for row in rows), spent)

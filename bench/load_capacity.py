@@ -11,8 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from bench.bare_echo import bare_echo
-from bench.generators import Spent, trunkline_load
+from bench.generators import trunkline_load
 from bench.rows import Options, Result, Row
+from bench.spent import Spent
 from trunkline.load.report import Report
 
 SIZES = {1: 15_000, 4: 50_000}
@@ -22,10 +23,10 @@ QUICK_SIZES = {1: 300, 2: 600}
 FEW = 50
 """Connections of the run whose memory is subtracted."""
 
-OPENED_PER_S = 1_500
+OPENED_PER_S = 1_200
 """Over all processes, for they share two cores with the server's."""
 
-HOLD_S = 20.0
+HOLD_S = 30.0
 SUDDEN = 5_000
 CONNECTS_PER_S = 3_000
 

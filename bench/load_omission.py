@@ -33,7 +33,7 @@ def run(options: Options) -> Result:
             _wait_over(every_s, stall_s)
             report, _ = trunkline_load(
                 load.url, duration_s, "--connections", str(CONNECTIONS), "--duration", f"{duration_s:g}s",
-                "--rate", f"{load.rate:g}", "--processes", "1",
+                "--rate", f"{load.rate:g}", "--processes", "1", "--protocol", "echo",
             )  # fmt: skip
             ours.append(report.latencies["round_trip"].quantiles.p99)
             late.append(report.latencies["lag"].quantiles.p99)

@@ -268,7 +268,10 @@ class LogSettings(msgspec.Struct, frozen=True):
         "info"
     )
     format: Annotated[
-        Literal["auto", "json", "console"], about("JSON lines or text for people; auto: text on a terminal.")
+        Literal["auto", "json", "console", "ecs"],
+        about(
+            "JSON lines, text for people, or JSON in the Elastic Common Schema; auto: text on a terminal, else JSON."
+        ),
     ] = "auto"
     directory: Annotated[Path | None, about("Directory for log files besides standard output; by default none.")] = None
     access: Annotated[bool, about("Log handshakes and HTTP requests.")] = True

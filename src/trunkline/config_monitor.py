@@ -35,7 +35,10 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     nodes_dns: Annotated[str, about("DNS name whose A records are the nodes; empty: none.")] = ""
     nodes_dns_port: Annotated[Annotated[int, Meta(ge=1, le=65535)], about("Data port of those.")] = 3001
     nodes_docker: Annotated[bool, about("Find nodes by their Docker label trunkline.enable.")] = False
-    balancers: Annotated[tuple[HostPort, ...], about("Admin addresses of balancers.")] = ()
+    balancers: Annotated[tuple[HostPort, ...], about("Balancers: data port, or admin port on their machine.")] = ()
+    token_file: Annotated[
+        Path | None, about("File with the admin token, for nodes and balancers that do not allow Prometheus's network.")
+    ] = None
     traefik: Annotated[tuple[HostPort, ...], about("Addresses of Traefik's metrics.")] = ()
     nats_exporters: Annotated[tuple[HostPort, ...], about("Addresses of prometheus-nats-exporter.")] = ()
     node_exporters: Annotated[tuple[HostPort, ...], about("Addresses of node_exporter, mostly port 9100.")] = ()
@@ -44,6 +47,11 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     alertmanagers: Annotated[tuple[HostPort, ...], about("Alertmanagers that get the alerts.")] = ("127.0.0.1:9093",)
     idle_colour: Annotated[str, about("Deploy group that has no clients now, and is not missed; empty: none.")] = ""
     webhook_url_file: Annotated[Path | None, about("File that holds the URL which is told of every alert.")] = None
+    webhook_url: Annotated[HttpUrl | None, about("The same URL when it is no secret; keep one of the two.")] = None
+    webhook_token_file: Annotated[Path | None, about("File with the bearer token that the webhook asks for.")] = None
+    watchdog_url_file: Annotated[
+        Path | None, about("File with the URL that hears the Watchdog, and is to miss it when Prometheus is dead.")
+    ] = None
     email_to: Annotated[tuple[str, ...], about("Addresses that get critical alerts.")] = ()
     email_from: Annotated[str, about("Sender of those mails.")] = "trunkline@localhost"
     smtp: Annotated[HostPort, about("Mail server.")] = "127.0.0.1:25"
@@ -61,9 +69,23 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     grafana_credentials: Annotated[
         Literal["file", "vault"], about("Where Grafana's admin user and password come from.")
     ] = "file"
+    grafana_user_file: Annotated[Path | None, about("File that holds Grafana's admin user; by default admin.")] = None
+    grafana_password_file: Annotated[
+        Path | None, about("File that holds that user's password; by default one is made.")
+    ] = None
+    grafana_dashboards_path: Annotated[str, about("Directory in which Grafana finds the dashboards.")] = (
+        "/var/lib/grafana/dashboards/trunkline"
+    )
+    vault_url: Annotated[HttpUrl | None, about("Address of Vault; by default the one of VAULT_ADDR.")] = None
+    vault_token_file: Annotated[
+        Path | None, about("File with the token for Vault; by default VAULT_TOKEN, or ~/.vault-token.")
+    ] = None
     vault_path: Annotated[str, about("Secret in Vault (KV v2), as mount/path, with admin_user and admin_password.")] = (
         "secret/trunkline/grafana"
     )
+    compose: Annotated[
+        bool, about("Render docker-compose.yml too, and use the names of its services as addresses.")
+    ] = False
     slo_handshake: Annotated[Share, about("Share of handshakes that are to succeed.")] = 0.999
     slo_delivery: Annotated[Share, about("Share of publications to be delivered within slo_delivery_ms.")] = 0.99
     slo_delivery_ms: Annotated[

@@ -5,7 +5,8 @@ Rules:
 - Everything goes one way: our own events (structlog) and those of libraries (standard logging) pass the same redaction,
   which masks tokens, authorization headers, passwords and whatever stands in for them in URLs.
 - Logging never raises into its caller. What cannot be written is dropped, and standard error says so once a minute.
-- Files are JSON; how they are rotated and kept stands in `log_files.py`.
+- Files are JSON, in the words of the Elastic Common Schema if the format is `ecs` (`log_ecs.py`); how they are rotated
+  and kept stands in `log_files.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
+from trunkline import log_ecs
 from trunkline.config import LogSettings
 from trunkline.log_files import Complaint, RotatingFile, file_handlers
 from trunkline.settings_source import MASK, mask_url
+from trunkline.version import __version__
 
 _QUIET = {"aiohttp.access": logging.WARNING, "asyncio": logging.WARNING, "nats": logging.WARNING}
 """Libraries that tell at `info` what we tell ourselves."""
@@ -49,6 +52,8 @@ _MAX_DEPTH = 4
 def configure(
     settings: LogSettings,
     *,
+    service: str = "trunkline",
+    node: str = "",
     stream: TextIO | None = None,
     environ: Mapping[str, str] = os.environ,
     wall: Callable[[], float] = time.time,
@@ -57,6 +62,8 @@ def configure(
 
     Args:
         settings: level, format, files.
+        service: what this process is, for the format `ecs`.
+        node: its name among its like; empty: made of host and process.
         stream: where lines go, standard output by default.
         environ: read for NO_COLOR.
         wall: seconds since 1970, for the rotation of files.
@@ -68,10 +75,11 @@ def configure(
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     console = settings.format == "console" or (settings.format == "auto" and out.isatty())
     handlers: list[logging.Handler] = [_StreamHandler(out)]
-    handlers[0].setFormatter(_formatter(_console(out, environ) if console else structlog.processors.JSONRenderer()))
+    origin = log_ecs.Origin(service, node, __version__) if settings.format == "ecs" else None
+    lines = _json_formatter(origin)
+    handlers[0].setFormatter(_formatter(_console(out, environ)) if console else lines)
     if settings.directory is not None:
-        json_lines = _formatter(structlog.processors.JSONRenderer())
-        handlers += file_handlers(settings, settings.directory, json_lines, wall)
+        handlers += file_handlers(settings, settings.directory, lines, wall)
     close()
     structlog.configure(
         processors=[*_ORIGIN, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -159,40 +167,50 @@ def _redacted(key: object, value: Any, depth: int) -> Any:
 
 
 class _Formatter(structlog.stdlib.ProcessorFormatter):
-    """Renders events, and passes on lines that `write_lines` was given."""
+    """Renders events, and what `write_lines` was given line by line; as they are if no `again` is named."""
 
-    def __init__(self, renderer: Processor, **options: Any) -> None:
+    def __init__(self, again: Processor | None, **options: Any) -> None:
         super().__init__(**options)
-        self._console = renderer if isinstance(renderer, structlog.dev.ConsoleRenderer) else None
+        self._again = again
 
     def format(self, record: logging.LogRecord) -> str:
         lines = getattr(record, "lines", None)
         if lines is None:
             return super().format(record)
-        if self._console is None:
+        if self._again is None:
             return str(lines)
-        return "\n".join(str(self._console(None, "info", msgspec.json.decode(line))) for line in lines.split("\n"))
+        return "\n".join(str(self._again(None, "info", msgspec.json.decode(line))) for line in lines.split("\n"))
+
+
+def _json_formatter(origin: log_ecs.Origin | None) -> logging.Formatter:
+    if origin is None:
+        renderer: Processor = structlog.processors.JSONRenderer()
+        return _Formatter(None, foreign_pre_chain=_FOREIGN, processors=[*_SHOWN, renderer])
+    renderer = log_ecs.renderer(origin)
+    return _Formatter(renderer, foreign_pre_chain=_FOREIGN, processors=[log_ecs.name_error, *_SHOWN, renderer])
 
 
 def _formatter(renderer: Processor) -> logging.Formatter:
-    return _Formatter(
-        renderer,
-        foreign_pre_chain=[*_ORIGIN, structlog.stdlib.ExtraAdder(), _no_color_message],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.StackInfoRenderer(),
-            # Before redaction: the text of an exception may hold a URL or a header.
-            structlog.processors.format_exc_info,
-            redact,
-            renderer,
-        ],
-    )
+    return _Formatter(renderer, foreign_pre_chain=_FOREIGN, processors=[*_SHOWN, renderer])
 
 
 def _no_color_message(_logger: object, _method: str, event: EventDict) -> EventDict:
     # Some libraries repeat their message with terminal colours in an extra field.
     event.pop("color_message", None)
     return event
+
+
+_FOREIGN: tuple[Processor, ...] = (*_ORIGIN, structlog.stdlib.ExtraAdder(), _no_color_message)
+"""How an event of standard logging gets the fields that ours have."""
+
+_SHOWN: tuple[Processor, ...] = (
+    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+    structlog.processors.StackInfoRenderer(),
+    # Before redaction: the text of an exception may hold a URL or a header.
+    structlog.processors.format_exc_info,
+    redact,
+)
+"""What every event passes before it is rendered."""
 
 
 def _console(out: TextIO, environ: Mapping[str, str]) -> Processor:

@@ -74,6 +74,7 @@ SERIES: Final[tuple[Series, ...]] = (
     Series("ws_draining", "gauge", "1 while the node is draining."),
     Series("ws_channels_active", "gauge", "Channels with a subscriber on this node.", unit="channels"),
     Series("ws_subscriptions_active", "gauge", "Subscriptions of all clients.", unit="subscriptions"),
+    Series("ws_start_time_seconds", "gauge", "When the node started, in seconds since 1970.", unit="seconds"),
     Series("ws_message_latency_seconds", "histogram", "From reading a message to having handled it, in one read of 8.",
            unit="seconds", buckets=LATENCY_BUCKETS),
     Series("ws_delivery_latency_seconds", "histogram", "From the bus taking a publication to writing it out.",
@@ -282,6 +283,7 @@ class Gauges(NamedTuple):
     channels_active: int
     subscriptions_active: int
     build: tuple[str, str, str]
+    start_time_seconds: float = 0.0
 
 
 def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Iterator[Metric]:

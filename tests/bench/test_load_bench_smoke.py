@@ -30,11 +30,13 @@ def row(rows: list[dict[str, Any]], words: str) -> dict[str, Any]:
 
 
 def test_quick_load_cost_measures_ours_beside_the_peers_that_are_installed(tmp_path: Path) -> None:
-    """`load_cost` gives the CPU of a message, ours and a plain client's; peers that are missing are left out."""
+    """`load_cost` gives the CPU of a message, pushed or echoed, beside a plain client's; missing peers are left out."""
     rows = quick(tmp_path, "load_cost")
-    added = [each for each in rows if "that messages add" in each["what"]]
-    assert {"websockets", "websockets on uvloop"} <= {each["peer"] for each in added}
-    assert all(each["ours"] > 0 and each["theirs"] > 0 for each in added)
+    for kind in ("pushed message", "echo"):
+        added = [each for each in rows if each["what"] == f"{kind}, CPU that messages add"]
+        assert {"websockets", "websockets on uvloop"} <= {each["peer"] for each in added}
+        # Artillery's start varies by more than a smoke run's messages cost.
+        assert all(each["ours"] > 0 and each["theirs"] > 0 for each in added if "artillery" not in each["peer"])
 
 
 def test_quick_load_capacity_loses_no_connection(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The scenario's description says what goes wrong, as words: `<what>:<worker>`.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 import time
@@ -67,7 +68,7 @@ class SmallGenerator:
             self.tally.totals.sent += EACH_TICK
             now = time.monotonic() - self.begin
             if int(now) > second:
-                self.tell(self.tally.beat(self.job.worker, second, 0.5))
+                self.tell(self.tally.beat(self.job.worker, second, math.nan if "odd" in self.faults else 0.5))
                 second = int(now)
                 await asyncio.sleep(0.05)  # the beat goes out
                 if "die" in self.faults:

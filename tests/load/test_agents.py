@@ -15,6 +15,7 @@ import pytest
 from faulty_server import FaultyServer
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from seen_seconds import Seen
 
 from trunkline.bus.nats_server import NatsServer
 from trunkline.errors import SettingsError, StartError
@@ -28,9 +29,7 @@ from trunkline.load.over_nats import Alive, Hire, Incoming, Parcel, ask_subject,
 from trunkline.load.pipe import BadMessage, ChannelClosed
 from trunkline.load.plan import Scenario, Stage, Step, Target, Traffic
 from trunkline.load.remote_workers import clock_offset
-from trunkline.load.report import Second
 from trunkline.load.run_plan import Outcome, Patience, RunPlan
-from trunkline.load.tally import Sum
 from trunkline.version import __version__
 
 HERE = Path(__file__).parent
@@ -60,18 +59,6 @@ class Said(Seen):
         print("second", flush=True)
 asyncio.run(Coordinator(plan(sys.argv[1], ("one",), seconds=60), Said()).run())
 """
-
-
-class Seen:
-    """Keeps the seconds that the coordinator shows."""
-
-    def __init__(self) -> None:
-        self.seconds: list[Second] = []
-        self.first = asyncio.Event()
-
-    def second(self, second: Second, so_far: Sum, /) -> None:
-        self.seconds.append(second)
-        self.first.set()
 
 
 class AgentProcess:

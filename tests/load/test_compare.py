@@ -8,9 +8,11 @@ from example_report import example_report, faulty_report, measured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trunkline.errors import SettingsError
 from trunkline.load.compare import Comparison, Outcome, compare, comparison_text
 from trunkline.load.histogram import encode, quantiles
-from trunkline.load.report import Machine, Measured, Report
+from trunkline.load.report import FORMAT, Machine, Measured, Report, Second, decode
+from trunkline.load.report import encode as encode_report
 from trunkline.load.tally import Totals
 
 WORSE = """\
@@ -43,8 +45,8 @@ generator lag p50             0.067 ms      0.067 ms     1.00
 generator lag p95             0.217 ms      0.217 ms     1.00
 generator lag p99             0.325 ms      0.325 ms     1.00
 opened per second               50.0/s        50.0/s     1.00
-sent per second                  221/s         221/s     1.00
-received per second            1,855/s       1,854/s     1.00
+sent per second                  225/s         225/s     1.00
+received per second            1,892/s       1,892/s     1.00
 error rate                         0 %       0.158 %        -  WORSE
 failed connects                    0 %       0.791 %        -  WORSE
 lost                                 0             3        -  WORSE
@@ -131,15 +133,20 @@ def test_the_generators_own_lag_is_no_regression_of_the_server() -> None:
     assert comparison.cautions == ("in B the generator was late 500 times: its latencies hold its own lag",)
 
 
+def busier(sent: int = 225, target: int = 1_000) -> list[Second]:
+    """The seconds of a run with as much as this in each."""
+    return [msgspec.structs.replace(each, target=target, totals=Totals(sent=sent)) for each in example_report().seconds]
+
+
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
         ({"scenario": "spike"}, "the scenario is ramp in A and spike in B"),
         ({"protocol": "echo"}, "the protocol is feed in A and echo in B"),
-        ({"peak": 2000}, "A wants 1,000 connections and B 2,000"),
+        ({"seconds": busier(target=2_000)}, "A wants 1,000 connections and B 2,000"),
         ({"planned_s": 600.0}, "A is planned for 60 s and B for 10 min"),
         ({"lasted_s": 20.0, "verdict": "interrupted"}, "A lasted 61.2 s and B 20 s"),
-        ({"totals": Totals(sent=27_000)}, "A sent 221 messages a second and B 441"),
+        ({"seconds": busier(sent=450)}, "A sent 225 messages a second and B 450"),
         ({"latencies": {}}, "delivery was measured in A only"),
     ],
 )
@@ -185,7 +192,7 @@ def test_a_few_errors_more_are_noise_and_many_are_not() -> None:
 
 def test_a_broken_histogram_names_itself() -> None:
     """The latency and the run are in the message."""
-    with pytest.raises(ValueError, match=r"delivery of run q7x2m4ka: not an HDR histogram"):
+    with pytest.raises(SettingsError, match=r"q7x2m4ka.*histogram of delivery cannot be read: not an HDR histogram"):
         compare(_with_delivery(Measured(measured(1.0).quantiles, "nonsense")), example_report())
 
 
@@ -204,3 +211,16 @@ def test_no_pair_is_worse_both_ways(values: list[float], times: int) -> None:
     opposite: dict[Outcome, Outcome] = {"worse": "better", "better": "worse"}
     for what, outcome in there.items():
         assert back[what] == opposite.get(outcome, outcome)
+
+
+def test_a_server_that_takes_fewer_connections_was_asked_the_same() -> None:
+    """What was wanted makes the experiment, not what the server let happen."""
+    assert compare(example_report(), example_report(peak=500)).comparable
+
+
+def test_a_report_of_a_newer_version_says_so() -> None:
+    """Whatever else has changed in it, its format is what is told."""
+    newer = encode_report(example_report()).replace(b'"format": 1', b'"format": %d' % (FORMAT + 1))
+    newer = newer.replace(b'"verdict": "passed"', b'"verdict": ["passed"]')
+    with pytest.raises(msgspec.ValidationError, match=r"it has format 2, and this version reads 1 at most"):
+        decode(newer)

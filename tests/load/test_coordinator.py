@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -14,30 +15,17 @@ from pathlib import Path
 import psutil
 import pytest
 from faulty_server import Faults, FaultyServer
+from seen_seconds import Seen
 
 from trunkline.errors import SettingsError, StartError
 from trunkline.load import missing
 from trunkline.load.coordinator import Coordinator
 from trunkline.load.plan import Scenario, Stage, Target, Traffic
-from trunkline.load.report import Second
 from trunkline.load.run_plan import Outcome, Patience, RunPlan
-from trunkline.load.tally import Sum
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("small_worker.py")))
 TARGET = Target("ws://127.0.0.1:9/")
 ALL_IN_TIME = Patience(ready_s=20, silent_s=20, sent_s=20, done_s=20, offsets_s=20)
-
-
-class Seen:
-    """Keeps the seconds that the coordinator shows."""
-
-    def __init__(self) -> None:
-        self.seconds: list[Second] = []
-        self.first = asyncio.Event()
-
-    def second(self, second: Second, so_far: Sum, /) -> None:
-        self.seconds.append(second)
-        self.first.set()
 
 
 def workers(parent: int | None = None) -> list[psutil.Process]:
@@ -153,6 +141,17 @@ async def test_hanging_worker_is_ended(fault: str, patience: Patience, says: str
     assert outcome.failures == [says]
     assert outcome.missing_workers == (0,)
     assert outcome.sum.reasons.total() == 1
+    # The stages lasted as long as those of the other worker, however long this one was waited for.
+    assert outcome.lasted_s < (1.3 if "freeze" not in fault else 3) + 0.4
+
+
+async def test_worker_with_impossible_counts_is_ended() -> None:
+    """What it told is in no sum, so that the report stays readable."""
+    outcome, _ = await run(plan("odd:0"))
+    assert outcome.failures == ["worker 0 was lost: a beat holds numbers that cannot be"]
+    assert outcome.missing_workers == (0,)
+    assert outcome.sum.totals.sent > 0
+    assert all(math.isfinite(second.generator_cpu) for second in outcome.seconds)
 
 
 async def test_fault_before_the_start_is_an_error() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from typing import NamedTuple
 
 import pytest
-from faulty_server import Faults, FaultyProcess, FaultyServer
+from faulty_server import TEXT, Faults, FaultyProcess, FaultyServer, Peer, frame
 
 from trunkline.load import histogram, missing
+from trunkline.load.dial import MAX_FRAME
 from trunkline.load.generator import Generator
 from trunkline.load.messages import Begin, Done, Job, Settle
 from trunkline.load.plan import Disturbance, Protocol, Scenario, Stage, Target, Traffic
@@ -260,3 +262,65 @@ async def test_stop_ends_early_with_what_was_seen() -> None:
         sent = await running
         await generator.settle(Settle(sent.ends))
     assert sum(beat.totals.received for beat in beats) == sum(beat.totals.sent for beat in beats)
+
+
+async def test_what_is_still_dialled_at_the_end_is_counted() -> None:
+    """A connection under way when the stages end is waited for; one that hangs has failed, with a reason."""
+    async with FaultyServer(Faults(accept_delay=0.3)) as server:
+        late = await generate(server.url("/echo"), "echo", Stage(0, 5), Stage(0.1, 5))
+        server.faults = Faults(silent=True)
+        hung = await generate(server.url("/echo"), "echo", Stage(0, 5), Stage(0.1, 5), settle_s=0.3)
+    assert (late.sum.totals.attempts, late.sum.totals.opened, late.sum.totals.failed) == (5, 5, 0)
+    assert (hung.sum.totals.attempts, hung.sum.totals.opened, hung.sum.totals.failed) == (5, 0, 5)
+    assert hung.sum.reasons == {"connect: not open when the run ended": 5}
+
+
+async def test_a_subscription_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that was never subscribed has sent nothing and got nothing, which is no success."""
+    monkeypatch.setattr(Peer, "subscribe", lambda self, request: None)
+    async with FaultyServer() as server:
+        ran = await generate(server.url(), "feed", Stage(0, 5), Stage(0.2, 5), settle_s=0.2)
+    assert ran.sum.totals.unanswered == 5
+
+
+async def test_messages_that_were_never_sent_are_told() -> None:
+    """A plan of more than this process can send ends in time, and what was left of it is counted."""
+    async with FaultyServer() as server:
+        traffic = Traffic(rate=1_000_000)
+        ran = await generate(server.url("/echo"), "echo", Stage(0, 5), Stage(0.3, 5), traffic=traffic, settle_s=0.2)
+    unsent = sum(times for reason, times in ran.sum.reasons.items() if reason.startswith("not sent: "))
+    assert ran.sum.reasons["not sent: the generator was too late"] > 0
+    assert abs(ran.sum.totals.sent + unsent - 300_000) <= 1_001
+
+
+async def test_a_message_that_is_too_long(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """It ends the connection with a reason, whether it comes in one frame or in several, and logs no trace."""
+    answers: list[bytearray] = []
+    monkeypatch.setattr(Peer, "message", lambda self, _, __: self.transport.write(answers.pop() if answers else b""))
+    for pieces in (1, 2):
+        size = (MAX_FRAME + 2) // pieces
+        sent = bytearray().join(frame(0 if piece else TEXT, b"x" * size) for piece in range(pieces))
+        if pieces > 1:
+            sent[0] &= 0x7F  # not the last one
+        answers.append(sent)
+        async with FaultyServer() as server:
+            traffic = Traffic(rate=2)
+            ran = await generate(server.url("/echo"), "echo", Stage(0, 1), Stage(1.5, 1), traffic=traffic, settle_s=0.5)
+        assert ran.sum.reasons["broken off: the server broke the protocol (1009)"] == 1
+        assert ran.sum.totals.closed == 1
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+async def test_a_session_whose_time_is_over_does_not_come_back() -> None:
+    """Nor does what it had planned dial a second time for the next session of its number."""
+    async with FaultyServer(Faults(close=1006)) as server:
+
+        def be_well() -> None:
+            server.faults = Faults(accept_delay=1.0)
+
+        asyncio.get_running_loop().call_later(0.3, be_well)
+        # The first one would come back after 0.5 to 1 s; the second dials from 0.4 to 1.4 s.
+        stages = (Stage(0, 1), Stage(0.2, 1), Stage(0, 0), Stage(0.2, 0), Stage(0, 1), Stage(0.8, 1))
+        ran = await generate(server.url("/echo"), "echo", *stages)
+    assert (ran.sum.totals.attempts, ran.sum.totals.opened, ran.sum.totals.closed) == (2, 2, 1)

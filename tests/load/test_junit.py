@@ -74,6 +74,8 @@ def test_main_numbers_are_properties() -> None:
     properties = {each.attrib["name"]: each.attrib["value"] for each in suite.findall("properties/property")}
     assert properties["verdict"] == "failed"
     assert properties["lost"] == "3"
+    assert properties["goodbyes"] == "12"
+    assert properties["shed"] == "0"
     assert properties["delivery_p99_ms"] == "348.671"
     assert properties["warning_1"].startswith("The generator was the limit")
     assert (suite.findtext("system-out") or "").startswith("trunkline load  ramp  ws://127.0.0.1:8080/ws  FAILED\n")

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 from example_report import counts_of, second_of
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from trunkline.load import live as live_module
@@ -15,7 +17,7 @@ from trunkline.load.histogram import Counts
 from trunkline.load.live import LiveView, PlainLive, TerminalLive, make_live
 from trunkline.load.plan import Scenario, Stage
 from trunkline.load.report import Second
-from trunkline.load.tally import Beat, Latency, Sum
+from trunkline.load.tally import Beat, Latency, Sum, Totals
 
 SCENARIO = Scenario("ramp", (Stage(20, 1000, "up"), Stage(30, 1000, "hold"), Stage(10, 0, "down")))
 URL = "ws://127.0.0.1:8080/ws"
@@ -270,3 +272,9 @@ def test_a_reader_that_has_gone_ends_nothing(terminal: bool) -> None:
     run = _Run(make_live(as_json=False, out=closed))
     run.second(second_of(1))
     run.view.close()
+
+
+@given(st.builds(Totals, **{name: st.integers(0, 1_000) for name in Totals.__struct_fields__}))
+def test_errors_are_those_of_the_error_rate(totals: Totals) -> None:
+    """The view counts as wrong what the report's share of errors counts."""
+    assert totals.wrong / max(1, totals.attempts + totals.sent) == pytest.approx(totals.error_rate)

@@ -248,3 +248,18 @@ async def test_the_scenarios_are_named(tmp_path: Path) -> None:
     """`load scenarios` lists what --scenario takes."""
     ran = await load(tmp_path, "scenarios")
     assert [text.split()[0] for text in ran.out.splitlines()][:4] == ["hold", "ramp", "stress", "spike"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+async def test_a_full_disk(tmp_path: Path) -> None:
+    """What cannot be written, or printed, is one line each, and the verdict stands."""
+    async with FaultyProcess() as server:
+        with open("/dev/full", "wb") as full:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "trunkline", "load", server.url("/echo"), *SHORT, "--out", "/dev/full",
+                cwd=tmp_path, env=environment(tmp_path), stdout=full, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0
+    assert "Traceback" not in err.decode()
+    assert err.decode().count("could not be") == 2

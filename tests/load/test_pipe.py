@@ -111,3 +111,9 @@ async def test_slow_reader_holds_the_sender_up() -> None:
     assert await ours.receive() == message
     ours.close()
     theirs.close()
+
+
+def test_text_that_cannot_be_sent_is_told() -> None:
+    """Half of a surrogate pair, as a flow can make it of a server's JSON, is an error and no silence."""
+    with pytest.raises(BadMessage, match="a message Failed cannot be written"):
+        pack(Failed(0, "\ud800", ""))

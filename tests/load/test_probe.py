@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from random import Random
+from time import monotonic
 
 import pytest
-from faulty_server import Faults, FaultyServer
+from faulty_server import Faults, FaultyServer, Peer
 
 from free_ports import free_port
 from trunkline.errors import SettingsError, StartError
-from trunkline.load.dial import shown_url, split_url
-from trunkline.load.plan import Protocol, Target
+from trunkline.load.dial import Dialer, shown_url, split_url
+from trunkline.load.link import WebSocket
+from trunkline.load.messages import Job
+from trunkline.load.plan import Protocol, Scenario, Stage, Target
 from trunkline.load.probe import probe
+from trunkline.load.session import Session, Shared
+from trunkline.load.tally import Tally
 
 
 async def refusal(target: Target, protocol: Protocol = "auto") -> str:
@@ -131,3 +138,27 @@ def open_sockets() -> list[socket.socket]:
     import gc
 
     return [each for each in gc.get_objects() if isinstance(each, socket.socket) and each.fileno() >= 0]
+
+
+async def test_a_feed_that_never_answers_a_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heartbeats in place of the answer do not keep the question open for ever."""
+    monkeypatch.setattr("trunkline.load.probe._ANSWER_S", 0.5)
+    async with FaultyServer(Faults(heartbeat=0.1)) as server:
+        monkeypatch.setattr(Peer, "subscribe", lambda self, request: None)
+        async with asyncio.timeout(5):
+            assert "takes no subscription" in await refusal(Target(server.url()))
+
+
+async def test_the_next_address_where_one_refuses() -> None:
+    """A name with two addresses is reached though the server listens at one of them only, as browsers do it."""
+    async with FaultyServer() as server:
+        good, bad = ("127.0.0.1", server.port), ("127.0.0.1", free_port())
+        target = Target(server.url("/echo"))
+        dialer = Dialer(target, [(socket.AF_INET, bad), (socket.AF_INET, good)], None)
+        job = Job("x", target, Scenario("x", (Stage(0, 1),)), 0, 1, 0)
+        tally = Tally()
+        session = Session(0, Shared(job, tally, monotonic, Random(0)))
+        opened: list[WebSocket] = []
+        for _ in range(4):
+            await dialer.open(lambda: WebSocket(session, tally, opened.append, lambda *_: None), lambda _: None)
+    assert len(opened) == 4

@@ -100,6 +100,9 @@ def test_every_count_is_read_into_its_place() -> None:
         "ws_connections_total 3\n",
         "ws_connections_total many\nws_build_info{node='a'} 1\n",
         exposition().replace("ws_messages_sent_total 12.0", "ws_messages_sent_total NaN"),
+        exposition() + "ws_cpu_usage_percent NaN\n",
+        exposition() + "ws_event_loop_lag_seconds +Inf\n",
+        exposition().replace("ws_messages_sent_total 12.0", "ws_messages_sent_total 1e300"),
         exposition() + 'ws_errors_total{code="x"} 1\n' * 3000,
     ],
 )
@@ -306,7 +309,7 @@ async def test_certificates_are_verified(answering: StartAnswering, tmp_path: Pa
     for options, heard in (({}, False), ({"ca_file": str(file)}, True), ({"verify_tls": False}, True)):
         async with ServerWatch([url], **options) as watch:  # type: ignore[arg-type]
             assert bool((await watch.snapshot()).servers) is heard
-    with pytest.raises(SettingsError, match="--ca-file"):
+    with pytest.raises(SettingsError, match="setting --ca:"):
         async with ServerWatch([url], ca_file=str(tmp_path / "none.pem")):
             pass
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 
+import msgspec
 import pytest
-from example_report import example_report, faulty_report
+from example_report import example_report, faulty_report, second_of
 from rich.console import Console
 
 from trunkline.load.report import Balance, Judged
 from trunkline.load.summary import MAX_FINDINGS, WIDTH, finding_text, render, summary
-from trunkline.load.tally import Finding
+from trunkline.load.tally import Finding, Totals
 from trunkline.load.words import clock, milliseconds, octets, percent, plain, seconds, significant
 
 GOOD = """\
@@ -19,8 +20,8 @@ trunkline load  ramp  ws://127.0.0.1:8080/ws  PASSED
 feed, 1,000 connections wanted, 61.2 s, 2 processes, 2026-03-01T09:30:00Z, run q7x2m4ka
 connections   1,000 tried, 1,000 opened (100 %), 0 failed; at most 1,000 open
               1,000 ended by the scenario, 0 by the other side
-messages      13,500 sent (221/s, at most 300/s, 2.23 MiB)
-              113,500 received (1,855/s, at most 2,800/s, 22.7 MiB)
+messages      13,500 sent (225/s, at most 300/s, 2.23 MiB)
+              113,500 received (1,892/s, at most 2,800/s, 22.7 MiB)
               12,500 published, 12,500 acknowledged; 100,000 delivered
 latency                           count       p50       p95       p99     p99.9       max
               dial                1,000  0.205 ms  0.485 ms  0.690 ms  0.916 ms   1.22 ms
@@ -47,8 +48,8 @@ WARNING       2 of 2 servers restarted during the run; their counts start anew.
 connections   1,012 tried, 1,004 opened (99.2 %), 8 failed; at most 1,000 open
               1,000 ended by the scenario, 16 by the other side (12 after a goodbye)
               ended with 1001 going away: 12, 1011 server error: 3, 1006 broken off: 1
-messages      13,500 sent (221/s, at most 300/s, 2.23 MiB)
-              113,459 received (1,854/s, at most 2,800/s, 22.7 MiB)
+messages      13,500 sent (225/s, at most 300/s, 2.23 MiB)
+              113,459 received (1,892/s, at most 2,800/s, 22.7 MiB)
               12,500 published, 12,490 acknowledged, 2 refused; 99,957 delivered, 120 of them
               recovered
 latency                           count       p50       p95       p99     p99.9       max
@@ -76,7 +77,7 @@ thresholds    ✗ lost==0            3
               ✗ reconnect_p99<5s   not measured
               ✓ connect_p95<2s (4.2 ms)   ✓ message_p95<1s (180.4 ms)   ✓ success>95% (99.2 %)
               ✓ errors<1% (0.164 %)
-errors        40  gap: outbox_full
+reasons       40  gap: outbox_full
                6  connect timed out after 10 s
                5  no answer
                4  closed with 1011 by the server
@@ -204,3 +205,38 @@ def test_numbers_in_words() -> None:
     ]  # fmt: skip
     assert [clock(each) for each in (0, 61.9, 3723)] == ["00:00", "01:01", "1:02:03"]
     assert plain("tab\tand \ud800") == "tab\\tand \\ud800"
+
+
+def test_rates_of_a_run_whose_messages_come_while_it_settles() -> None:
+    """The mean never exceeds the greatest second, for what came after the stages is no rate of them."""
+    seconds = [msgspec.structs.replace(second_of(at), totals=Totals(sent=10, received=10)) for at in (1, 2)]
+    seconds.append(msgspec.structs.replace(second_of(3), totals=Totals(received=80)))
+    report = example_report(seconds=seconds, lasted_s=2.0, totals=Totals(sent=20, received=100))
+    assert "100 received (10.0/s, at most 80/s" in summary(report)
+
+
+def test_a_run_of_less_than_a_second_names_no_greatest_second() -> None:
+    """Its only second is not whole, so that a count in it would be less than the rate beside it."""
+    seconds = [msgspec.structs.replace(second_of(1), totals=Totals(sent=10, received=10))]
+    text = summary(example_report(seconds=seconds, lasted_s=0.5, totals=Totals(sent=10, received=10)))
+    assert "10 sent (20.0/s, 0 B)" in text
+
+
+def test_slow_readers_that_were_ended_are_named() -> None:
+    """Their ends stand beside the goodbyes: neither is an error."""
+    text = summary(example_report(totals=Totals(attempts=9, opened=9, closed=5, goodbyes=2, shed=3)))
+    assert "5 by the other side (2 after a goodbye, 3 for reading slowly)" in text
+
+
+def test_expected_errors_are_counted_once() -> None:
+    """They are among the reasons, so they are no further ones."""
+    text = summary(example_report(reasons={"server: RATE_LIMIT_EXCEEDED": 7}, totals=Totals(sent=9, expected_errors=7)))
+    assert "7 of these are what the scenario is to bring about" in text
+    assert "more" not in text
+
+
+def test_a_hostile_name_keeps_the_title_in_its_width() -> None:
+    """A name that grows when it is written out is cut, and the verdict is still there."""
+    title = summary(example_report(scenario="\u202e" * 40)).splitlines()[0]
+    assert len(title) <= WIDTH
+    assert title.endswith("PASSED")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.load.tally import Beat, Totals
+from trunkline.load.pipe import BadMessage
+from trunkline.load.tally import Beat, Finding, Totals
 from trunkline.load.timeline import LATE_S, Timeline
 
 
@@ -103,4 +107,32 @@ def test_seconds_add_up_to_the_sum(given_beats: list[tuple[int, int, int, float,
     assert [second.at_s for second in run.seconds] == [n + 1.0 for n in range(len(run.seconds))]
     assert sum(second.totals.sent for second in run.seconds) == run.sum.totals.sent
     assert run.sum.totals.sent == sum(each[2] for each in given_beats)
+    assert run.finish() == []
+
+
+def test_those_open_until_the_last_beat_were_open_in_that_second() -> None:
+    """A run of less than a second closes all in its only one, and they were open in it."""
+    run = timeline(1)
+    run.add(beat(0, 0, open_=60), 0.5)
+    run.add(beat(0, 0, open_=0), 0.6)
+    run.left(0)
+    assert [second.open for second in run.finish()] == [60]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        beat(0, 0, cpu_s=math.nan), beat(0, 0, cpu_s=math.inf), beat(0, 0, sent=-1), beat(0, 0, sent=1 << 62),
+        beat(0, 0, open_=-1), beat(0, 0, lag_us=-5), beat(0, 0, lag_us=1 << 60),
+        Beat(0, 0, Totals(), {"lag": {7: -1}}, {}, {}, 0, 0.0), Beat(0, 0, Totals(), {}, {"x": -1}, {}, 0, 0.0),
+        Beat(0, 0, Totals(), {}, {}, {1000: -1}, 0, 0.0),
+        Beat(0, 0, Totals(), {}, {}, {}, 0, 0.0, (Finding("lost", "", 0, 0, at_s=math.nan),)),
+    ],
+)  # fmt: skip
+def test_counts_that_cannot_be_are_refused(odd: Beat) -> None:
+    """They would make a report that nobody can read, and are in none of its numbers."""
+    run = timeline(1)
+    with pytest.raises(BadMessage, match="cannot be"):
+        run.add(odd, 1.0)
+    assert run.sum.totals == Totals()
     assert run.finish() == []

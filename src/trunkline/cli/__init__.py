@@ -13,6 +13,7 @@ import typer
 from trunkline.cli.balance import balance
 from trunkline.cli.config import app as config_app
 from trunkline.cli.load import app as load_app
+from trunkline.cli.monitor import app as monitor_app
 from trunkline.cli.publish import publish
 from trunkline.cli.serve import serve
 from trunkline.cli.traefik import app as traefik_app
@@ -35,6 +36,7 @@ app.command()(publish)
 app.add_typer(load_app, name="load")
 app.add_typer(config_app, name="config")
 app.add_typer(traefik_app, name="traefik")
+app.add_typer(monitor_app, name="monitor")
 
 
 @app.callback(invoke_without_command=True)

@@ -44,7 +44,7 @@ def balance(
         "balancer.rebalance": "dry-run" if dry_run else None,
     }  # fmt: skip
     settings = config.load(config_file, os.environ, flags).settings
-    log_setup.configure(settings.log)
+    log_setup.configure(settings.log, service="trunkline-balancer")
     raise typer.Exit(lifecycle.run(lambda: run_balancer(settings)))
 
 

@@ -311,6 +311,7 @@ class Fleet:
             nats=self.nats.url,
             nats_pid=self.nats.pid,
             logs=str(self.plan.logs_dir),
+            prometheus=self.plan.monitor.page_url if self.plan.monitor is not None else "",
         )
 
 

@@ -42,7 +42,18 @@ class _Line(msgspec.Struct):
     error: str = ""
 
 
+class _EcsLine(msgspec.Struct):
+    """The same fields of a line in the Elastic Common Schema."""
+
+    level: str = msgspec.field(name="log.level")
+    event: str = msgspec.field(name="message")
+    exception: str = msgspec.field(name="error.stack_trace", default="")
+    text: str = msgspec.field(name="labels.text", default="")
+    error: str = msgspec.field(name="error.message", default="")
+
+
 _decoder = msgspec.json.Decoder(_Line)
+_ecs_decoder = msgspec.json.Decoder(_EcsLine)
 
 
 def serious(line: str, is_error: bool) -> str | None:
@@ -53,7 +64,7 @@ def serious(line: str, is_error: bool) -> str | None:
         is_error: it came on standard error, where a child says only what cannot be logged any more.
     """
     try:
-        entry = _decoder.decode(line)
+        entry = _decode(line)
     except (msgspec.DecodeError, ValueError):
         # Of a trace only its last line, which is not indented, names the error.
         told = is_error and not line.startswith((" ", "\t", "Traceback ("))
@@ -61,8 +72,14 @@ def serious(line: str, is_error: bool) -> str | None:
     if entry.level.lower() not in _LEVELS:
         return None
     last = entry.exception.strip().rpartition("\n")[2]
-    details = ", ".join(part for part in (entry.text, entry.error, last) if part)
+    # In the Elastic Common Schema a trace ends in the words that `error.message` has too.
+    error = "" if entry.error and last.endswith(entry.error) else entry.error
+    details = ", ".join(part for part in (entry.text, error, last) if part)
     return _cut(f"{entry.level} {entry.event}" + (f": {details}" if details else ""))
+
+
+def _decode(line: str) -> _Line | _EcsLine:
+    return _ecs_decoder.decode(line) if line.startswith('{"@timestamp"') else _decoder.decode(line)
 
 
 def _cut(text: str) -> str:

@@ -22,6 +22,7 @@ import msgspec
 
 from trunkline.config import Loaded
 from trunkline.errors import SettingsError
+from trunkline.monitor.local_ports import ALERTMANAGER_STEP, NODE_EXPORTER_STEP
 
 PORT_STEP: Final = 2
 LAST_PORT: Final = 65_535
@@ -165,7 +166,34 @@ class TraefikPlan(msgspec.Struct, frozen=True):
         return ((self.host, self.port), (HOST, self.fail_open_port), (HOST, self.ping_port))
 
 
-PartPlan = NodePlan | BalancerPlan | TraefikPlan
+class MonitorPlan(msgspec.Struct, frozen=True):
+    """Prometheus, Alertmanager and node_exporter, watching the fleet.
+
+    Attributes:
+        name: its name.
+        port: that of Prometheus; those of the others follow.
+    """
+
+    name: str
+    port: int
+
+    @property
+    def page_url(self) -> str:
+        """Where Prometheus is."""
+        return f"http://{authority(HOST, self.port)}"
+
+    @property
+    def ready_url(self) -> str:
+        """What answers 200 when Prometheus is ready."""
+        return f"{self.page_url}/-/ready"
+
+    @property
+    def ports(self) -> tuple[tuple[str, int], ...]:
+        """Addresses and ports that the three listen on."""
+        return tuple((HOST, self.port + step) for step in (0, ALERTMANAGER_STEP, NODE_EXPORTER_STEP))
+
+
+PartPlan = NodePlan | BalancerPlan | TraefikPlan | MonitorPlan
 
 
 class FleetPlan(msgspec.Struct, frozen=True):
@@ -175,6 +203,7 @@ class FleetPlan(msgspec.Struct, frozen=True):
         nodes: the nodes, by port.
         balancer: the balancer.
         traefik: the Traefik before it, None when the balancer is the edge.
+        monitor: what watches it, None for nothing.
         data_dir: directory of everything that is stored.
         app: the application as module:attribute, empty for the stock app.
         colour: deploy group of the nodes.
@@ -186,6 +215,7 @@ class FleetPlan(msgspec.Struct, frozen=True):
     nodes: tuple[NodePlan, ...]
     balancer: BalancerPlan
     traefik: TraefikPlan | None
+    monitor: MonitorPlan | None
     data_dir: Path
     app: str
     colour: str
@@ -201,8 +231,8 @@ class FleetPlan(msgspec.Struct, frozen=True):
     @property
     def parts(self) -> tuple[PartPlan, ...]:
         """All parts but NATS, in the order of their ports as a reader looks for them."""
-        before = (self.traefik, self.balancer) if self.traefik is not None else (self.balancer,)
-        return (*before, *self.nodes)
+        others = (self.traefik, self.balancer, self.monitor)
+        return (*(part for part in others if part is not None), *self.nodes)
 
     @property
     def nats_dir(self) -> Path:
@@ -230,12 +260,13 @@ def authority(host: str, port: int) -> str:
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
-def make_plan(loaded: Loaded, first_port: int) -> FleetPlan:
+def make_plan(loaded: Loaded, first_port: int, monitor_port: int = 0) -> FleetPlan:
     """Give every part its name and its ports.
 
     Args:
         loaded: the settings and where they came from.
         first_port: the port of the edge.
+        monitor_port: the port of Prometheus, 0 for no monitoring.
 
     Raises:
         SettingsError: the ports do not fit.
@@ -268,6 +299,7 @@ def make_plan(loaded: Loaded, first_port: int) -> FleetPlan:
         nodes=nodes,
         balancer=balancer,
         traefik=traefik,
+        monitor=MonitorPlan("monitor", monitor_port) if monitor_port else None,
         data_dir=settings.up.data_dir,
         app=settings.server.app,
         colour=settings.server.colour,
@@ -320,6 +352,10 @@ def part_command(plan: FleetPlan, part: PartPlan, nats_url: str, python: str) ->
     if isinstance(part, TraefikPlan):
         return list(part.command)
     command = [python, "-m", "trunkline"]
+    if isinstance(part, MonitorPlan):
+        command += ["monitor", "up", "--fleet", plan.balancer.admin_url, "--port", str(part.port)]
+        command += ["--data-dir", str(plan.data_dir.absolute() / "monitor")]
+        return [*command, "--config", str(plan.config_file)] if plan.config_file is not None else command
     if isinstance(part, BalancerPlan):
         command += ["balance", "--listen", f"{_bracketed(part.host)}:{part.port}", "--mode", part.mode]
     else:

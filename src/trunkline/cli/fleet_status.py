@@ -74,6 +74,7 @@ class Addresses(msgspec.Struct, frozen=True, tag_field="type", tag="addresses"):
     nats: str
     nats_pid: int
     logs: str
+    prometheus: str = ""
 
 
 class Sample(msgspec.Struct, frozen=True):

@@ -78,6 +78,8 @@ class PlainView:
             admin = f"  admin {node.admin}" if node.admin else ""
             self._console.print(f"{node.name}  page {node.page}  WebSocket {node.websocket}{admin}", soft_wrap=True)
         self._console.print(f"nats  {addresses.nats}", soft_wrap=True)
+        if addresses.prometheus:
+            self._console.print(f"prometheus  {addresses.prometheus}", soft_wrap=True)
         self._console.print(f"logs  {addresses.logs}", soft_wrap=True)
 
     def status(self, text: Callable[[], str]) -> None:  # noqa: D102
@@ -150,4 +152,6 @@ def addresses_table(addresses: Addresses) -> Table:
     for node in addresses.nodes:
         table.add_row(node.name, node.page, node.websocket, node.admin or "off")
     table.add_row("nats", addresses.nats)
+    if addresses.prometheus:
+        table.add_row("prometheus", addresses.prometheus)
     return table

@@ -63,7 +63,7 @@ def run(
         list[str] | None, typer.Option(help="What must hold, such as 'delivery_p99<50ms'; can be given again.")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(help="Generator processes; default: one for 15,000 connections.")
+        int | None, typer.Option(min=1, help="Generator processes; default: one for 15,000 connections.")
     ] = None,
     agents: Annotated[str | None, typer.Option(help="Machines that generate instead, as named there: a,b,c.")] = None,
     bus: Annotated[str | None, typer.Option(help="nats://… over which agents are reached; default: bus.url.")] = None,
@@ -108,7 +108,7 @@ def run(
     )  # fmt: skip
     settings = config.load(config_file, os.environ, {"bus.url": bus}).settings
     target = Target(
-        url, tuple(_header(text) for text in header or ()), tuple(subprotocol or ()), not insecure,
+        url, tuple(_header(text) for text in header or ()), tuple(map(_subprotocol, subprotocol or ())), not insecure,
         str(ca) if ca else "", _seconds("--connect-timeout", connect_timeout) or 10.0,
         sources_for(url, loaded.scenario.peak),
     )  # fmt: skip
@@ -156,7 +156,7 @@ def compare(
     if as_json:
         typer.echo(msgspec.json.encode(comparison))
     else:
-        typer.echo(comparison_text(comparison, sys.stdout.encoding))
+        typer.echo(comparison_text(comparison, sys.stdout.encoding), nl=False)
     raise typer.Exit(FAILED if comparison.regressed else 0)
 
 
@@ -176,7 +176,7 @@ def agent(
     from trunkline.load.agent import run_agent
 
     settings = config.load(config_file, os.environ, {"bus.url": bus}).settings
-    log_setup.configure(settings.log)
+    log_setup.configure(settings.log, service="trunkline-load")
     own = name or socket.gethostname()
     raise typer.Exit(lifecycle.run(lambda: run_agent(settings.bus.url, settings.bus.prefix, own, tuple(allow))))
 
@@ -202,11 +202,16 @@ def _deliver(report: Report, html: Path | None, junit: Path | None, out: Path | 
             except OSError as error:
                 # The run is over, and what it found must not be lost for a full disk.
                 print(f"trunkline: {path} could not be written: {error.strerror}", file=sys.stderr)
-    if as_json:
-        sys.stdout.buffer.write(encode(report) + b"\n")
-        sys.stdout.buffer.flush()
-    else:
-        render(report, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
+    try:
+        if as_json:
+            sys.stdout.buffer.write(encode(report) + b"\n")
+        else:
+            render(report, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
+        sys.stdout.flush()
+    except OSError as error:
+        print(f"trunkline: the report could not be printed: {error.strerror}", file=sys.stderr)
+        # What is still buffered would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _writable(path: Path | None) -> None:
@@ -220,8 +225,15 @@ def _writable(path: Path | None) -> None:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name or set(name) - _TOKEN or any(ord(letter) < 32 for letter in value):
-        raise SettingsError("--header", value=name, allowed="allowed: 'Name: value'")
+        # Where the colon is missing or misplaced, what is before it may be the secret.
+        raise SettingsError("--header", allowed="allowed: 'Name: value'")
     return name, value.strip()
+
+
+def _subprotocol(name: str) -> str:
+    if not name or set(name) - _TOKEN:
+        raise SettingsError("--subprotocol", value=name, allowed="allowed: one word, see RFC 6455 section 4.1")
+    return name
 
 
 def _seconds(option: str, text: str | None) -> float | None:

@@ -41,7 +41,7 @@ def serve(
         "bus.url": bus,
     }  # fmt: skip
     settings = config.load(config_file, os.environ, flags).settings
-    log_setup.configure(settings.log)
+    log_setup.configure(settings.log, service="trunkline-node", node=settings.server.name or "")
     raise typer.Exit(lifecycle.run(lambda: run_node(settings)))
 
 

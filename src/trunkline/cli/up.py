@@ -17,6 +17,7 @@ from trunkline.cli.fleet_plan import FleetPlan, make_plan, ports_needed
 from trunkline.cli.fleet_status import Event, status_text
 from trunkline.cli.fleet_traefik import prepare
 from trunkline.cli.fleet_view import View, make_view
+from trunkline.monitor.local_ports import PROMETHEUS, SPAN
 
 KILLED = 1
 """Exit code when the fleet was ended without a drain."""
@@ -29,6 +30,9 @@ def up(
         typer.Option(help="Port that clients connect to, by default 8080; the other parts follow. 0: any free ones."),
     ] = None,
     edge: Annotated[str | None, typer.Option(help="relay: our own balancer; traefik: a real Traefik, steered.")] = None,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Run Prometheus, Alertmanager and node_exporter beside it.")
+    ] = False,
     app: Annotated[str | None, typer.Option(help="The application as module:attribute; else the stock app.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Directory for data and logs; default: .trunkline.")] = None,
     config_file: Annotated[
@@ -44,7 +48,11 @@ def up(
     flags = {"up.nodes": nodes, "up.port": port, "up.edge": edge, "up.data_dir": data_dir, "server.app": app}
     loaded = config.load(config_file, os.environ, flags)
     settings = loaded.settings
-    plan = make_plan(loaded, settings.up.port or free_first_port(ports_needed(settings.up.nodes, settings.up.edge)))
+    monitor_port = 0
+    if monitor:
+        monitor_port = PROMETHEUS if settings.up.port else free_first_port(SPAN)
+    first_port = settings.up.port or free_first_port(ports_needed(settings.up.nodes, settings.up.edge))
+    plan = make_plan(loaded, first_port, monitor_port)
     plan = prepare(plan, os.environ)
     view = make_view(as_json)
     _hear_log(view)

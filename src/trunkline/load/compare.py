@@ -21,10 +21,23 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from trunkline.errors import SettingsError
 from trunkline.load.histogram import decode
-from trunkline.load.summary import NAMES, WIDTH
+from trunkline.load.summary import WIDTH
 from trunkline.load.tally import LATENCIES, Latency
-from trunkline.load.words import NONE, count, fit, milliseconds, octets, percent, plain, seconds, significant
+from trunkline.load.words import (
+    LATENCY_NAMES,
+    NONE,
+    count,
+    fit,
+    milliseconds,
+    octets,
+    per_second,
+    percent,
+    plain,
+    seconds,
+    significant,
+)
 
 if TYPE_CHECKING:
     from hdrh.histogram import HdrHistogram
@@ -102,7 +115,7 @@ def compare(a: Report, b: Report, ratio: float = RATIO) -> Comparison:
         ratio: growth that is taken for noise: 1.1 is 10 %.
 
     Raises:
-        ValueError: a histogram in one of the reports cannot be read.
+        SettingsError: a histogram in one of the reports cannot be read.
     """
     latencies = tuple(_latencies(a, b, ratio))
     numbers = tuple(_numbers(a, b, ratio))
@@ -184,7 +197,9 @@ def _histogram(report: Report, name: Latency) -> HdrHistogram | None:
     try:
         return decode(measured.hdr)
     except ValueError as error:
-        raise ValueError(f"{name} of run {report.run}: {error}") from None
+        raise SettingsError(
+            "report", value=plain(report.run), allowed=f"the histogram of {name} cannot be read: {error}"
+        ) from None
 
 
 def _value(histogram: HdrHistogram | None, percentile: float) -> float | None:
@@ -211,8 +226,8 @@ def _judged(old: float | None, new: float | None, ratio: float, least: float) ->
 def _numbers(a: Report, b: Report, ratio: float) -> Iterator[Change]:
     yield _shown("opened_per_s", "per_s", _most(a, lambda each: each.totals.opened),
                  _most(b, lambda each: each.totals.opened))  # fmt: skip
-    yield _shown("sent_per_s", "per_s", _rate(a.totals.sent, a), _rate(b.totals.sent, b))
-    yield _shown("received_per_s", "per_s", _rate(a.totals.received, a), _rate(b.totals.received, b))
+    yield _shown("sent_per_s", "per_s", a.per_second("sent"), b.per_second("sent"))
+    yield _shown("received_per_s", "per_s", a.per_second("received"), b.per_second("received"))
     old, new = a.error_rate, b.error_rate
     yield Change("error_rate", "share", old, new, _divided(new, old), _judged(old, new, ratio, LEAST_ERROR_RATE))
     # Success is judged by its complement: 99 % to 98 % is twice as many failures, though a ratio of only 0.99.
@@ -231,10 +246,6 @@ def _numbers(a: Report, b: Report, ratio: float) -> Iterator[Change]:
 
 def _shown(what: str, unit: Unit, old: float | None, new: float | None) -> Change:
     return Change(what, unit, old, new, _divided(new, old), "shown")
-
-
-def _rate(number: int, report: Report) -> float:
-    return round(number / report.lasted_s, 3) if report.lasted_s else 0.0
 
 
 def _most(report: Report, value: Callable[[Second], float]) -> float | None:
@@ -259,8 +270,8 @@ def _differences(a: Report, b: Report) -> Iterator[str]:
         yield f"the scenario is {plain(a.scenario)} in A and {plain(b.scenario)} in B"
     if a.protocol != b.protocol:
         yield f"the protocol is {plain(a.protocol)} in A and {plain(b.protocol)} in B"
-    if a.peak != b.peak:
-        yield f"A wants {count(a.peak)} connections and B {count(b.peak)}"
+    if a.wanted != b.wanted:
+        yield f"A wants {count(a.wanted)} connections and B {count(b.wanted)}"
     if not _alike(a.planned_s, b.planned_s):
         yield f"A is planned for {seconds(a.planned_s)} and B for {seconds(b.planned_s)}"
     elif not _alike(a.lasted_s, b.lasted_s):
@@ -269,8 +280,8 @@ def _differences(a: Report, b: Report) -> Iterator[str]:
         counts = [each.latencies[name].quantiles.count if name in each.latencies else 0 for each in (a, b)]
         # Reconnects only happen where something broke, and the lag is the generator's own.
         if name not in ("reconnect", "lag") and (counts[0] > 0) != (counts[1] > 0):
-            yield f"{NAMES[name]} was measured in {'A' if counts[0] else 'B'} only"
-    sent_a, sent_b = _rate(a.totals.sent, a), _rate(b.totals.sent, b)
+            yield f"{LATENCY_NAMES[name]} was measured in {'A' if counts[0] else 'B'} only"
+    sent_a, sent_b = a.per_second("sent"), b.per_second("sent")
     if not _alike(sent_a, sent_b):
         yield f"A sent {significant(sent_a)} messages a second and B {significant(sent_b)}"
 
@@ -290,7 +301,7 @@ def _cautions(a: Report, b: Report) -> Iterator[str]:
 
 
 def _named(what: str) -> str:
-    for name, shown in NAMES.items():
+    for name, shown in LATENCY_NAMES.items():
         if what.startswith(f"{name}_p"):
             return f"{shown} {what.removeprefix(f'{name}_')}"
     return what.replace("_per_s", " per second").replace("_", " ")
@@ -305,7 +316,7 @@ def _amount(value: float | None, unit: Unit) -> str:
         case "share":
             return percent(value)
         case "per_s":
-            return f"{significant(value)}/s"
+            return per_second(value)
         case "bytes":
             return octets(value)
         case "count":

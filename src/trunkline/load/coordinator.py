@@ -22,15 +22,14 @@ import msgspec
 from trunkline.errors import SettingsError, StartError
 from trunkline.load import local_worker
 from trunkline.load.local_worker import LocalWorker
+from trunkline.load.member import Member, Worker
 from trunkline.load.messages import (
     Begin,
     Done,
     Failed,
     FromWorker,
-    Hole,
     Job,
     Offsets,
-    Position,
     Ready,
     Sent,
     Settle,
@@ -38,7 +37,7 @@ from trunkline.load.messages import (
     Tell,
 )
 from trunkline.load.pipe import BadMessage, ChannelClosed
-from trunkline.load.positions import Range, in_pieces, merge_ends, ranges_of, within
+from trunkline.load.positions import Holes, in_pieces, merge_ends
 from trunkline.load.remote_workers import Agents
 from trunkline.load.report import Second
 from trunkline.load.run_plan import Outcome, RunPlan
@@ -52,7 +51,6 @@ LONGEST_SETTLE: Final = 12
 
 _TICK_S: Final = 0.2
 _SEND_S: Final = 10.0
-_CHANNELS_AT_ONCE: Final = 2_000
 
 
 class Listener(Protocol):
@@ -62,54 +60,8 @@ class Listener(Protocol):
         """A second is complete; `sum_` is the run so far, and goes on growing."""
 
 
-class Worker(Protocol):
-    """A worker process, wherever it is.
-
-    Attributes:
-        number: in the run, from 0.
-        name: for messages.
-        clock_offset_s: this machine's clock minus the worker's.
-    """
-
-    number: int
-    name: str
-    clock_offset_s: float
-
-    async def send(self, message: msgspec.Struct) -> None:
-        """Send it a message; raises BadMessage when it is too long, ChannelClosed when the worker is gone."""
-
-    async def receive(self) -> FromWorker | None:
-        """Its next message, None at the end; raises BadMessage, and ChannelClosed when messages were lost."""
-
-    async def fate(self) -> str:
-        """How it ended, in words; to be asked after the last message."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
-    async def close(self) -> None:
-        """Let go of it, in order if it can."""
-
-
 class _Killed(Exception):
     """`kill` was called, or `stop` before anything had begun."""
-
-
-class _Member:
-    """A worker, and how far it is."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.ready = False
-        self.sent = False
-        self.ends: dict[str, Position] = {}
-        self.done: Done | None = None
-        self.told = False
-        self.may_end = False
-        self.lost = False
-        self.next_step = ""
-        self.heard_at = time.monotonic()
-        self.reader: asyncio.Task[None] | None = None
 
 
 class Coordinator:
@@ -133,7 +85,7 @@ class Coordinator:
         self._command = worker_command
         shape = ConnectionPlan(plan.scenario.stages)
         self._timeline = Timeline(plan.workers_in_all, shape.stage, shape.target)
-        self._members: list[_Member] = []
+        self._members: list[Member] = []
         self._agents: Agents | None = None
         self._changed = asyncio.Event()
         self._stop_asked_at: float | None = None
@@ -142,10 +94,7 @@ class Coordinator:
         self._given_up = asyncio.Event()
         self._stages_ended_at: float | None = None
         self._failures: list[str] = []
-        self._holes: list[Hole] = []
-        self._more_holes = 0
-        self._ranges: dict[str, list[Range]] = {}
-        self._offsets: dict[str, set[int]] = {}
+        self._holes = Holes()
 
     def stop(self) -> None:
         """End the stages now; `run` then goes on to its end in order. Before the stages began, it ends at once."""
@@ -224,7 +173,8 @@ class Coordinator:
             return (planned_end if asked is None else min(planned_end, asked)) + patience.sent_s
 
         await self._until(lambda member: member.sent, deadline, "did not come to the end of its stages")
-        self._stages_ended_at = time.monotonic()
+        if self._stages_ended_at is None:
+            self._stages_ended_at = time.monotonic()
 
     async def _settle(self) -> None:
         """From Settle until every worker has said Done."""
@@ -236,18 +186,14 @@ class Coordinator:
 
     async def _ask_offsets(self) -> None:
         """Ask for the offsets of the channels that have holes, if there are any; then the workers end."""
-        self._ranges = ranges_of(self._holes)
-        channels = tuple(self._ranges)
-        if channels:
-            pieces = [
-                channels[first : first + _CHANNELS_AT_ONCE] for first in range(0, len(channels), _CHANNELS_AT_ONCE)
-            ]
-            await self._send_all([Tell(piece, piece is not pieces[-1]) for piece in pieces])
+        questions = self._holes.questions()
+        if questions:
+            await self._send_all(questions)
             deadline = time.monotonic() + self._plan.patience.offsets_s
             await self._until(lambda member: member.told, lambda: deadline, "did not tell what it published")
         for member in self._members:
             member.may_end = True
-        if not channels:
+        if not questions:
             await self._send_all([Tell(())])
 
     async def _close(self) -> None:
@@ -261,6 +207,7 @@ class Coordinator:
         self._show(self._timeline.finish())
 
     def _outcome(self) -> Outcome:
+        # By the last that came to their end: how long one that hangs was waited for is not in the rates of the others.
         ended_at, began_at = self._stages_ended_at or time.monotonic(), self.began_at
         missing = tuple(
             member.worker.number for member in self._members if self.began_at is not None and member.done is None
@@ -268,9 +215,9 @@ class Coordinator:
         return Outcome(
             sum=self._timeline.sum,
             seconds=self._timeline.seconds,
-            holes=self._holes,
-            more_holes=self._more_holes,
-            offsets={channel: sorted(offsets) for channel, offsets in self._offsets.items()},
+            holes=self._holes.holes,
+            more_holes=self._holes.more,
+            offsets=self._holes.published(),
             missing_workers=missing,
             interrupted=self._kill_asked or self._stop_asked_at is not None,
             failures=self._failures,
@@ -287,7 +234,7 @@ class Coordinator:
     # --- talking with the workers -------------------------------------------------------------------------------------
 
     def _join(self, worker: Worker) -> None:
-        member = _Member(worker)
+        member = Member(worker, time.monotonic())
         member.reader = asyncio.create_task(self._read(member))
         self._members.append(member)
 
@@ -299,13 +246,13 @@ class Coordinator:
         )  # fmt: skip
 
     async def _send_all(self, messages: Sequence[msgspec.Struct]) -> None:
-        async def send(member: _Member) -> None:
+        async def send(member: Member) -> None:
             for message in messages:
                 await self._send(member, message)
 
         await asyncio.gather(*(send(member) for member in self._members if not member.lost))
 
-    async def _send(self, member: _Member, message: msgspec.Struct) -> None:
+    async def _send(self, member: Member, message: msgspec.Struct) -> None:
         # One that is gone is noticed, with its reason, by whoever reads from it.
         with contextlib.suppress(ChannelClosed):
             try:
@@ -314,7 +261,7 @@ class Coordinator:
             except TimeoutError:
                 self._lose(member, f"has taken no message for {_SEND_S:g} s")
 
-    async def _read(self, member: _Member) -> None:
+    async def _read(self, member: Member) -> None:
         try:
             while (message := await member.worker.receive()) is not None:
                 self._take(member, message)
@@ -325,7 +272,7 @@ class Coordinator:
             self._lose(member, why)
         self._changed.set()
 
-    def _take(self, member: _Member, message: FromWorker) -> None:
+    def _take(self, member: Member, message: FromWorker) -> None:
         member.heard_at = now = time.monotonic()
         match message:
             case Beat():
@@ -338,16 +285,15 @@ class Coordinator:
             case Sent():
                 member.ends.update(message.ends)
                 member.sent = not message.more
+                if member.sent:
+                    self._stages_ended_at = now
             case Done():
                 if member.done is None:
                     member.done = message
-                    self._holes.extend(message.holes)
-                    self._more_holes += message.more_holes
+                    self._holes.add(message)
                     self._timeline.left(member.worker.number)
             case Offsets():
-                found = within(message.offsets, self._ranges.get(message.channel, ()))
-                if found:
-                    self._offsets.setdefault(message.channel, set()).update(found)
+                self._holes.answered(message)
                 if message.last:
                     member.told = member.may_end = True
             case Failed():
@@ -355,7 +301,7 @@ class Coordinator:
                 self._lose(member, f"failed: {message.what}")
         self._changed.set()
 
-    def _lose(self, member: _Member, why: str) -> None:
+    def _lose(self, member: Member, why: str) -> None:
         if member.lost:
             return
         member.lost = True
@@ -367,7 +313,7 @@ class Coordinator:
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
-    async def _until(self, reached: Callable[[_Member], bool], deadline: Callable[[], float], otherwise: str) -> None:
+    async def _until(self, reached: Callable[[Member], bool], deadline: Callable[[], float], otherwise: str) -> None:
         """Wait until all workers that are left have come so far; the run is kept going meanwhile."""
         running = self.began_at is not None
         for member in self._members:

@@ -170,8 +170,9 @@ class FeedSession(Session):
         return all(name not in ends or order.reached(ends[name]) for name, order in self._orders.items())
 
     def finish(self, ends: dict[str, Position]) -> list[Hole]:
-        """The holes that are left."""
-        self.shared.tally.totals.unanswered += len(self._waiting)
+        """The holes that are left; a subscription that was never answered is counted as a message."""
+        stuck = self.link is not None and not self.ready and not self.slow
+        self.shared.tally.totals.unanswered += len(self._waiting) + stuck
         self._waiting.clear()
         # What a slow reader has not read yet lies in buffers, and is not lost.
         owed = self.ready and self.link is not None and not self.slow

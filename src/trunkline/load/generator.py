@@ -79,7 +79,7 @@ class Generator:
         self._abuse = MessagePlan.of_abusers(scenario.traffic, job.worker, job.workers, self._rng)
         self._cuts = Cuts(scenario.disturbances)
         self._cutting: list[tuple[float, int, bool, float]] = []
-        self._coming_back: list[tuple[float, int]] = []
+        self._coming_back: list[tuple[float, int, Session]] = []
         self._sessions: dict[int, Session] = {}
         self._ready: list[Session] = []
         self._abusers: list[Session] = []
@@ -122,8 +122,12 @@ class Generator:
         self._alarm.set(self._shared.local(begin.at))
         await self._over.wait()
         self._sending = False
+        if self._at_end():
+            while left := len(self._messages.due(self.job.scenario.duration_s, len(self._ready))):
+                self._tally.because("not sent: the generator was too late", left)
         self._coming_back.clear()
         self._cutting.clear()
+        self._beat()
         return Sent(self.job.worker, self._ends())
 
     def stop(self) -> None:
@@ -166,11 +170,11 @@ class Generator:
             self._send_due(at)
             self._cut_due(at, now)
             while self._coming_back and self._coming_back[0][0] <= now:
-                moment, number = heapq.heappop(self._coming_back)
-                session = self._sessions.get(number)
-                if session is not None and session.link is None:
+                moment, number, session = heapq.heappop(self._coming_back)
+                # One whose time is over does not come back, not even as the next one of its number.
+                if self._sessions.get(number) is session:
                     self._dial(session, moment)
-            if at >= self.job.scenario.duration_s:
+            if self._at_end():
                 self._over.set()
         self._wake_at(now)
 
@@ -232,7 +236,10 @@ class Generator:
             back = moment + away_s
             self._cut(session, drop)
             session.lost_at = back
-            heapq.heappush(self._coming_back, (back, number))
+            heapq.heappush(self._coming_back, (back, number, session))
+
+    def _at_end(self) -> bool:
+        return self._shared.now() - self._shared.started >= self.job.scenario.duration_s
 
     # --- connections --------------------------------------------------------------------------------------------------
 
@@ -275,6 +282,7 @@ class Generator:
         tally.totals.attempts += 1
         tally.behind(shared.now() - intended)
         tcp_done = 0.0
+        is_up = False
 
         def dialled(seconds: float) -> None:
             nonlocal tcp_done
@@ -282,6 +290,8 @@ class Generator:
             tcp_done = shared.now()
 
         def up(link: WebSocket) -> None:
+            nonlocal is_up
+            is_up = True
             now = shared.now()
             tally.totals.opened += 1
             tally.open += 1
@@ -305,6 +315,11 @@ class Generator:
             away = session.comes_back_after(_ABNORMAL, session.attempt - 1)
             if away is not None:
                 self._comes_back(session, max(away, error.retry_after_s or 0.0))
+        except asyncio.CancelledError:
+            if not is_up:
+                tally.totals.failed += 1
+                tally.because("connect: not open when the run ended")
+            raise
         else:
             session.attempt = 0
 
@@ -326,7 +341,8 @@ class Generator:
             totals.goodbyes += 1
         elif session.slow:
             totals.shed += 1
-        tally.because(f"closed: {code} {reason}".rstrip())
+        else:
+            tally.because(f"closed: {code} {reason}".rstrip())
         if session.lost_at is None:
             session.lost_at = self._shared.now()
         away = session.comes_back_after(code, session.attempt)
@@ -336,7 +352,7 @@ class Generator:
     def _comes_back(self, session: Session, away_s: float) -> None:
         if not self._sending or self._sessions.get(session.number) is not session:
             return
-        heapq.heappush(self._coming_back, (self._shared.now() + away_s, session.number))
+        heapq.heappush(self._coming_back, (self._shared.now() + away_s, session.number, session))
         self._wake_at(self._shared.now())
 
     def _on_ready(self, session: Session) -> None:
@@ -367,7 +383,7 @@ class Generator:
         }
 
     async def _wait_settled(self, ends: dict[str, Position]) -> None:
-        """Until everything is there, or nothing has come for `settle_s`."""
+        """Until everything is there and every dial has ended, or nothing has come for `settle_s`."""
         last_sign = began = time.monotonic()
         waiting = list(self._sessions.values())
         received = -1
@@ -377,7 +393,11 @@ class Generator:
             if self._tally.received != received:
                 received, last_sign = self._tally.received, now
             patience = self.job.settle_s
-            if not waiting or now - last_sign > patience or now - began > _LONGEST_SETTLE * patience:
+            if (
+                not (waiting or self._dialling)
+                or now - last_sign > patience
+                or now - began > _LONGEST_SETTLE * patience
+            ):
                 return
             await asyncio.sleep(_POLL_S)
 

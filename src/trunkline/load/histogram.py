@@ -35,12 +35,10 @@ class Recorder:
         """Count a latency `times` times; below a microsecond is one, above an hour is an hour."""
         us = int(seconds * 1e6)
         shift = us.bit_length() - _BITS
-        if shift > 0:
-            us = (us >> shift) << shift
-            if us > HIGHEST_US:
-                us = HIGHEST_US
-        elif us < 1:
+        if us < 1:  # also below zero, where clocks of two machines differ
             us = 1
+        elif shift > 0:
+            us = min((us >> shift) << shift, HIGHEST_US)
         counts = self.counts
         counts[us] = counts.get(us, 0) + times
 

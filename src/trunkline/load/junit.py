@@ -121,8 +121,8 @@ def _properties(report: Report) -> list[tuple[str, str]]:
         "error_rate": round(report.error_rate, 6),
     }  # fmt: skip
     totals = report.totals
-    for name in ("attempts", "opened", "failed", "closed", "sent", "received", "lost", "duplicates", "reordered",
-                 "dropped", "unanswered", "abandoned", "late"):  # fmt: skip
+    for name in ("attempts", "opened", "failed", "closed", "goodbyes", "shed", "sent", "received", "lost",
+                 "duplicates", "reordered", "dropped", "unanswered", "abandoned", "late"):  # fmt: skip
         values[name] = getattr(totals, name)
     for latency, measured in report.latencies.items():
         if measured.quantiles.count:

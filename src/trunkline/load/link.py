@@ -123,6 +123,8 @@ class WebSocket(picows.WSListener):
         self._transport = None
         if self._resume is not None:
             self._resume.cancel()
+        if not self.ended_by_us:
+            asyncio.ensure_future(transport.wait_disconnected()).add_done_callback(self._tell_why)
         self._down(self, self._code, self._reason)
 
     # --- rarer things -----------------------------------------------------------------------------------------------
@@ -142,10 +144,9 @@ class WebSocket(picows.WSListener):
             self._parts.append(payload)
             self._parts_size += len(payload)
             if self._parts_size > MAX_FRAME:
-                self._tally.error(f"a message is longer than {MAX_FRAME} bytes")
-                transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
-                transport.disconnect()
-            elif frame.fin:
+                self._parts, self._parts_size = [], 0
+                raise picows.WSProtocolError(WSCloseCode.MESSAGE_TOO_BIG, "the message is too long")
+            if frame.fin:
                 message, self._parts, self._parts_size = b"".join(self._parts), [], 0
                 totals = self._tally.totals
                 totals.received += 1
@@ -154,6 +155,16 @@ class WebSocket(picows.WSListener):
                     self.session.message(message, self._parts_binary)
                 if self._slow:
                     self._pause(len(message))
+
+    def _tell_why(self, ended: asyncio.Future[None]) -> None:
+        """Name what made this side break the connection off: the server's frames, or a fault in here."""
+        error = None if ended.cancelled() else ended.exception()
+        if isinstance(error, picows.WSProtocolError):
+            # Its text may repeat a payload.
+            self._tally.because(f"broken off: the server broke the protocol ({int(error.code)})")
+        elif error is not None and not isinstance(error, OSError):
+            self._tally.error(f"the generator stumbled over a message: {type(error).__name__}")
+            asyncio.get_running_loop().call_exception_handler({"message": "in a session", "exception": error})
 
     def _pause(self, size: int) -> None:
         """Read no more until `size` bytes are due."""

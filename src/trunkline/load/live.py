@@ -22,14 +22,17 @@ from rich.text import Text
 from trunkline.load.histogram import Counts, Quantiles, quantiles
 from trunkline.load.tally import Totals
 from trunkline.load.words import (
+    Quantile,
     clock,
     count,
     counted,
     fit,
     milliseconds,
     octets,
+    per_second,
     percent,
     plain,
+    quantile,
     seconds,
     significant,
 )
@@ -44,6 +47,7 @@ BUSY_CPU: Final = 0.9
 LATE_MS: Final = 10.0
 _WIDE: Final = 100
 _LABEL: Final = 13
+_SHOWN: Final[tuple[Quantile, ...]] = ("p50", "p95", "p99")
 _SHORT: Final = 23
 """A phase that is longer has a line of its own: the bar needs the room."""
 
@@ -123,15 +127,16 @@ class PlainLive:
             return
         lasted = max(second.at_s - self._told_s, 0.001)
         connect, message = so_far.latencies["connect"], so_far.message
+        messages = quantiles(_newer(message, self._message))
         parts = [
             f"{clock(second.at_s)} {plain(second.stage)}".rstrip(),
             f"open {count(second.open)}/{count(second.target)}",
-            f"opened {significant(self._since.opened / lasted)}/s",
-            f"sent {significant(self._since.sent / lasted)}/s",
-            f"received {significant(self._since.received / lasted)}/s",
-            f"connect p95 {milliseconds_or_none(quantiles(_newer(connect, self._connect)), 'p95')}",
-            *_each("message", quantiles(_newer(message, self._message)), ("p50", "p95", "p99")),
-            f"errors {count(wrong(so_far.totals))}",
+            f"opened {per_second(self._since.opened / lasted)}",
+            f"sent {per_second(self._since.sent / lasted)}",
+            f"received {per_second(self._since.received / lasted)}",
+            f"connect p95 {quantile(quantiles(_newer(connect, self._connect)), 'p95')}",
+            "message " + " ".join(f"{name} {quantile(messages, name)}" for name in _SHOWN),
+            f"errors {count(so_far.totals.wrong)}",
             f"findings {count(found(so_far.totals))}",
             f"generator {percent(second.generator_cpu)}",
         ]
@@ -258,13 +263,13 @@ class TerminalLive:
         return self._text(f"{count(second.open)} open of {count(second.target)}")
 
     def _wrong(self, totals: Totals) -> Text:
-        if not wrong(totals):
+        if not totals.wrong:
             return self._text("none", "green")
         parts = [
             f"{count(number)} {name}"
             for number, name in (
                 (totals.failed, "not connected"),
-                (totals.closed - totals.goodbyes, "ended by the other side"),
+                (totals.unplanned, "ended by the other side"),
                 (totals.refused, "refused"),
                 (totals.unanswered, "unanswered"),
                 (totals.errors, "other"),
@@ -306,23 +311,9 @@ def headline(scenario: Scenario, target_shown: str, workers: int, agents: Sequen
     return f"{plain(scenario.name)} to {plain(target_shown)}: {counted(scenario.peak, 'connection')}, {by}"
 
 
-def wrong(totals: Totals) -> int:
-    """What went wrong, in number: the numerator of `Totals.error_rate`."""
-    return totals.failed + totals.closed - totals.goodbyes + totals.refused + totals.unanswered + totals.errors
-
-
 def found(totals: Totals) -> int:
     """Messages that did not come as they should."""
     return totals.lost + totals.duplicates + totals.reordered
-
-
-def milliseconds_or_none(latency: Quantiles, name: str) -> str:
-    """One of its values, or a dash when nothing was measured."""
-    return milliseconds(getattr(latency, name)) if latency.count else "-"
-
-
-def _each(what: str, latency: Quantiles, names: Sequence[str]) -> list[str]:
-    return [what + " " + " ".join(f"{name} {milliseconds_or_none(latency, name)}" for name in names)]
 
 
 def _newer(counts: Counts, old: Counts) -> Counts:
@@ -339,8 +330,7 @@ def _grid() -> Table:
 def _latency_table(second: Second, connect: Quantiles, message: Quantiles) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("latency", no_wrap=True)
-    names = ("p50", "p95", "p99")
-    for name in names:
+    for name in _SHOWN:
         table.add_column(name, justify="right", no_wrap=True, min_width=8)
     for label, latency in (
         ("connect, this second", second.connect),
@@ -348,5 +338,5 @@ def _latency_table(second: Second, connect: Quantiles, message: Quantiles) -> Ta
         ("message, this second", second.message),
         ("message, so far", message),
     ):
-        table.add_row(label, *(milliseconds_or_none(latency, name) for name in names))
+        table.add_row(label, *(quantile(latency, name) for name in _SHOWN))
     return table

@@ -10,16 +10,30 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escaped
 from importlib import resources
 from string import Template
+from typing import Final
 
 import msgspec
 
 from trunkline.load.histogram import Quantiles
-from trunkline.load.page_plots import LATENCY_NAMES, MAX_POINTS, Plots, plots
+from trunkline.load.page_plots import MAX_POINTS, Plots, plots
 from trunkline.load.report import Report
 from trunkline.load.tally import LATENCIES, Finding
+from trunkline.load.words import (
+    LATENCY_NAMES,
+    NONE,
+    Quantile,
+    close_meaning,
+    count,
+    counted,
+    per_second,
+    percent,
+    plain,
+    quantile,
+    seconds,
+)
 
 MAX_FINDINGS = 200
 """Rows of the table of findings; the rest is counted, and is in the JSON report."""
@@ -27,17 +41,10 @@ MAX_FINDINGS = 200
 MAX_REASONS = 100
 """Rows of the table of errors."""
 
-_CLOSES = {
-    1000: "normal", 1001: "going away", 1002: "protocol error", 1003: "unsupported data", 1005: "close without a code",
-    1006: "broken off without a close", 1007: "invalid text", 1008: "against the policy", 1009: "message too big",
-    1011: "internal error", 1012: "restart or drain", 1013: "try again later",
-}  # fmt: skip
-"""Meanings of close codes (RFC 6455 section 7.4.1 and the IANA registry)."""
-
+_QUANTILES: Final[tuple[Quantile, ...]] = ("min", "mean", "p50", "p75", "p90", "p95", "p99", "p999", "max")
 _VERDICTS = {"passed": "Passed", "failed": "Failed", "interrupted": "Interrupted"}
-_NONE = "–"
 _SPACE = "\u00a0"
-"""Between a number and its unit, so that no line ends there."""
+"""In numbers, so that no line ends before a unit."""
 
 
 def page(report: Report) -> bytes:
@@ -57,7 +64,7 @@ def page(report: Report) -> bytes:
     drawn = plots(report)
     text = Template(_asset("page.html")).substitute(
         policy=policy,
-        title=escape(f"{report.scenario}: {_VERDICTS[report.verdict].lower()} – trunkline load"),
+        title=_text(f"{report.scenario}: {_VERDICTS[report.verdict].lower()} – trunkline load"),
         style=style,
         body=_body(report, drawn),
         plots=_embedded(drawn),
@@ -109,22 +116,22 @@ def _head(report: Report) -> str:
     failed = sum(not judged.passed for judged in report.thresholds)
     why = f" {failed} of {len(report.thresholds)} thresholds did not hold." if failed else ""
     machine = report.machine
-    workers = _counted(report.workers, "process", "processes")
+    workers = counted(report.workers, "process", "processes")
     facts = [
         ("Target", f"{report.url} ({report.protocol})"),
         ("Started", report.started),
-        ("Lasted", f"{_duration(report.lasted_s)} ({_duration(report.planned_s)} planned)"),
-        ("Connections", f"{report.peak:,} at most"),
+        ("Lasted", f"{seconds(report.lasted_s)} ({seconds(report.planned_s)} planned)"),
+        ("Connections", f"{count(report.wanted)} wanted, at most {count(report.peak)} open"),
         ("From", workers + (f" on {', '.join(report.agents)}" if report.agents else "")),
-        ("Machine", f"{_counted(machine.cpus, 'CPU', 'CPUs')}, {machine.system}, Python {machine.python}"),
+        ("Machine", f"{counted(machine.cpus, 'CPU', 'CPUs')}, {machine.system}, Python {machine.python}"),
         ("Version", f"trunkline {report.version}, run {report.run}"),
     ]
-    listed = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    described = f'<p class="about">{escape(report.description)}</p>' if report.description else ""
+    listed = "".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in facts)
+    described = f'<p class="about">{_text(report.description)}</p>' if report.description else ""
     verdict = f"<strong>{_VERDICTS[report.verdict]}.</strong>{why}"
     return (
         f'<header class="top"><p class="verdict {report.verdict}">{verdict}</p>'
-        f"<h1>Load test: <span>{escape(report.scenario)}</span></h1>{described}"
+        f"<h1>Load test: <span>{_text(report.scenario)}</span></h1>{described}"
         f'<dl class="facts">{listed}</dl></header>'
     )
 
@@ -132,7 +139,7 @@ def _head(report: Report) -> str:
 def _warnings(report: Report) -> str:
     if not report.warnings:
         return ""
-    listed = "".join(f"<li>{escape(warning)}</li>" for warning in report.warnings)
+    listed = "".join(f"<li>{_text(warning)}</li>" for warning in report.warnings)
     return f'<section class="warnings"><h2>Warnings</h2><ul>{listed}</ul></section>'
 
 
@@ -140,7 +147,7 @@ def _thresholds(report: Report) -> str:
     rows = [
         (
             _code(judged.threshold) + (' <span class="soft">default</span>' if judged.default else ""),
-            escape(judged.shown),
+            _text(judged.shown),
             _mark(judged.passed, "passed", "failed"),
         )
         for judged in sorted(report.thresholds, key=lambda judged: judged.passed)
@@ -150,25 +157,27 @@ def _thresholds(report: Report) -> str:
 
 def _tiles(report: Report) -> str:
     totals = report.totals
-    seconds = max(report.lasted_s, 1e-9)
     wrong = totals.lost + totals.duplicates + totals.reordered
     tiles = [
-        _tile("connections opened", f"{totals.opened:,}", f"of {totals.attempts:,} tried, {_share(report.success)}"),
-        _tile("sent", f"{totals.sent:,}", f"{totals.sent / seconds:,.0f} messages a second"),
-        _tile("received", f"{totals.received:,}", f"{totals.received / seconds:,.0f} messages a second"),
-        _tile("errors", _share(report.error_rate), "of connects and messages", bad=report.error_rate > 0),
         _tile(
-            "lost, double, out of order", f"{wrong:,}",
+            "connections opened", count(totals.opened),
+            f"of {count(totals.attempts)} tried, {_unbroken(percent(report.success))}",
+        ),
+        _tile("sent", count(totals.sent), per_second(report.per_second("sent"))),
+        _tile("received", count(totals.received), per_second(report.per_second("received"))),
+        _tile("errors", _unbroken(percent(report.error_rate)), "of connects and messages", bad=report.error_rate > 0),
+        _tile(
+            "lost, double, out of order", count(wrong),
             f"{totals.lost:,} lost, {totals.duplicates:,} double, {totals.reordered:,} out of order", bad=wrong > 0,
         ),
-        _tile("message p95", _ms(report.message.p95, report.message), _around(report.message)),
+        _tile("message p95", _unbroken(quantile(report.message, "p95")), _around(report.message)),
     ]  # fmt: skip
     if (connect := report.latencies.get("connect")) is not None:
-        tiles.append(_tile("connect p95", _ms(connect.quantiles.p95, connect.quantiles), _around(connect.quantiles)))
+        tiles.append(_tile("connect p95", _unbroken(quantile(connect.quantiles, "p95")), _around(connect.quantiles)))
     if (lag := report.latencies.get("lag")) is not None:
         late = f"{totals.late:,} actions over 10 ms late"
         tiles.append(
-            _tile("generator lag p99", _ms(lag.quantiles.p99, lag.quantiles), late, bad=lag.quantiles.p99 > 10)
+            _tile("generator lag p99", _unbroken(quantile(lag.quantiles, "p99")), late, bad=lag.quantiles.p99 > 10)
         )
     return f'<section aria-label="Key numbers"><ul class="tiles">{"".join(tiles)}</ul></section>'
 
@@ -178,7 +187,7 @@ def _tile(what: str, value: str, about: str, *, bad: bool = False) -> str:
 
 
 def _around(each: Quantiles) -> str:
-    return f"p50 {_ms(each.p50, each)}, p99 {_ms(each.p99, each)}"
+    return _unbroken(f"p50 {quantile(each, 'p50')}") + ", " + _unbroken(f"p99 {quantile(each, 'p99')}")
 
 
 def _over_time(drawn: Plots) -> str:
@@ -199,8 +208,7 @@ def _over_time(drawn: Plots) -> str:
 
 def _latencies(report: Report) -> str:
     def row(name: str, each: Quantiles) -> tuple[str, ...]:
-        values = (each.min, each.mean, each.p50, each.p75, each.p90, each.p95, each.p99, each.p999, each.max)
-        return (name, f"{each.count:,}", *(_ms(value, each) for value in values))
+        return (name, count(each.count), *(_unbroken(quantile(each, value)) for value in _QUANTILES))
 
     rows = [row("messages", report.message)] if report.message.count else []
     rows += [
@@ -220,12 +228,14 @@ def _latencies(report: Report) -> str:
 
 def _ends(report: Report) -> str:
     closes = [
-        (_code(str(code)), escape(_CLOSES.get(code, "of the application" if code >= 3000 else "")), f"{count:,}")
-        for code, count in sorted(report.closes.items(), key=lambda item: (-item[1], item[0]))
+        (_code(str(code)), close_meaning(code) or ("of the application" if code >= 3000 else ""), count(times))
+        for code, times in sorted(report.closes.items(), key=lambda item: (-item[1], item[0]))
     ]
     reasons = sorted(report.reasons.items(), key=lambda item: (-item[1], item[0]))
-    shown = [(f'<span class="text">{escape(reason)}</span>', f"{count:,}") for reason, count in reasons[:MAX_REASONS]]
+    shown = [(f'<span class="text">{_text(reason)}</span>', count(times)) for reason, times in reasons[:MAX_REASONS]]
     more = _more(len(reasons) - MAX_REASONS, "further reason", "further reasons")
+    if report.totals.expected_errors:
+        more += f'<p class="hint">{count(report.totals.expected_errors)} of these the scenario is to bring about.</p>'
     errors = _table(("reason", "#count"), shown, "None.") + more
     ended = _table(("close code", "meaning", "#count"), closes, "None but those that the scenario cut.")
     return '<div class="pair">' + _section("Errors by reason", errors) + _section("Connections ended", ended) + "</div>"
@@ -233,16 +243,15 @@ def _ends(report: Report) -> str:
 
 def _findings(report: Report) -> str:
     totals = report.totals
-    count = totals.lost + totals.duplicates + totals.reordered
-    if not report.findings and not count:
+    if not report.findings and not totals.lost + totals.duplicates + totals.reordered:
         return _section("Lost, double and out of order", '<p class="none">Nothing was found.</p>')
     rows = [
         (
-            escape(found.kind),
-            f'<span class="text">{escape(found.channel) or _NONE}</span>',
+            _text(found.kind),
+            f'<span class="text">{_text(found.channel) or NONE}</span>',
             _offsets(found),
-            f"{found.connection:,}",
-            f'<span class="text">{escape(found.epoch) or _NONE}</span>',
+            count(found.connection),
+            f'<span class="text">{_text(found.epoch) or NONE}</span>',
             f"{found.at_s:,.2f} s",
         )
         for found in report.findings[:MAX_FINDINGS]
@@ -260,12 +269,12 @@ def _balances(report: Report) -> str:
         return ""
     rows = [
         (
-            escape(balance.what),
+            _text(balance.what),
             _mark(balance.holds, "adds up", "does not add up"),
-            f"{balance.ours:,}",
-            _NONE if balance.theirs is None else f"{balance.theirs:,}",
-            f"{balance.explained:,}",
-            f'<span class="text">{escape(balance.note)}</span>',
+            count(balance.ours),
+            NONE if balance.theirs is None else count(balance.theirs),
+            count(balance.explained),
+            f'<span class="text">{_text(balance.note)}</span>',
         )
         for balance in report.balances
     ]
@@ -275,7 +284,7 @@ def _balances(report: Report) -> str:
 
 def _counts(report: Report) -> str:
     totals = report.totals
-    rows = [(escape(name.replace("_", " ")), f"{getattr(totals, name):,}") for name in totals.__struct_fields__]
+    rows = [(_text(name.replace("_", " ")), count(getattr(totals, name))) for name in totals.__struct_fields__]
     return f"<details><summary>All counts</summary>{_table(('count', '#in all'), rows, '')}</details>"
 
 
@@ -283,7 +292,7 @@ def _counts(report: Report) -> str:
 
 
 def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+    return f"<section><h2>{_text(title)}</h2>{content}</section>"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], none: str) -> str:
@@ -294,59 +303,37 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], none: str) -> 
         for row in rows
     ]
     if not lines:
-        return f'<p class="none">{escape(none)}</p>'
+        return f'<p class="none">{_text(none)}</p>'
     head = "".join(
-        f'<th scope="col"{kind}>{escape(name.removeprefix("#"))}</th>'
+        f'<th scope="col"{kind}>{_text(name.removeprefix("#"))}</th>'
         for kind, name in zip(numeric, columns, strict=True)
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def _code(text: str) -> str:
-    return f"<code>{escape(text)}</code>"
+    return f"<code>{_text(text)}</code>"
 
 
 def _mark(good: bool, yes: str, no: str) -> str:
     return f'<span class="good">✓ {yes}</span>' if good else f'<span class="bad">✗ {no}</span>'
 
 
-def _more(count: int, one: str, many: str) -> str:
-    return f'<p class="hint">{_counted(count, one, many)}.</p>' if count > 0 else ""
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
+def _more(number: int, one: str, many: str) -> str:
+    return f'<p class="hint">{counted(number, one, many)}.</p>' if number > 0 else ""
 
 
 def _offsets(found: Finding) -> str:
     if found.after is None or found.after + 1 >= found.offset:
-        return f"{found.offset:,}"
-    return f"{found.after + 1:,} to {found.offset:,}"
+        return count(found.offset)
+    return f"{count(found.after + 1)} to {count(found.offset)}"
 
 
-def _share(share: float) -> str:
-    """HTML of a share of 0 to 1 in per cent; never rounded to all or to nothing."""
-    percent = share * 100
-    if 0 < percent < 0.01:
-        return f"&lt;{_SPACE}0.01{_SPACE}%"
-    if 99.99 < percent < 100:
-        return f"&gt;{_SPACE}99.99{_SPACE}%"
-    return f"{percent:.2f}".rstrip("0").rstrip(".") + f"{_SPACE}%"
+def _text(text: str) -> str:
+    """Any text as HTML that shows it, and does nothing else."""
+    return escaped(plain(text))
 
 
-def _ms(value: float, of: Quantiles) -> str:
-    """Milliseconds to three digits, in the unit that suits them."""
-    if not of.count:
-        return _NONE
-    number, unit = (value * 1000, "µs") if value < 1 else (value, "ms") if value < 1000 else (value / 1000, "s")
-    decimals = 0 if number >= 100 or unit == "µs" else 1 if number >= 10 else 2
-    return f"{number:,.{decimals}f}{_SPACE}{unit}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f}".removesuffix(".0") + " s"
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
-    return " ".join(f"{count} {unit}" for count, unit in parts if count)
+def _unbroken(number: str) -> str:
+    """A number as HTML, on one line with its unit."""
+    return escaped(number).replace(" ", _SPACE)

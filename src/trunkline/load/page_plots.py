@@ -17,6 +17,7 @@ import msgspec
 from trunkline.load.histogram import Quantiles, decode
 from trunkline.load.report import Report, Second, ServerSample
 from trunkline.load.tally import Latency
+from trunkline.load.words import LATENCY_NAMES
 
 MAX_POINTS = 1_500
 """Points of a line; a screen shows no more."""
@@ -26,17 +27,6 @@ CURVE_STEPS = 20
 
 CURVE_NINES = 6
 """A percentile curve goes no further than 99.9999 %."""
-
-LATENCY_NAMES: dict[Latency, str] = {
-    "dial": "TCP connect",
-    "handshake": "handshake",
-    "connect": "connect",
-    "first_message": "first message",
-    "round_trip": "round trip",
-    "delivery": "delivery",
-    "reconnect": "reconnect",
-    "lag": "generator lag",
-}
 
 Unit = Literal["count", "per_s", "ms", "bytes", "percent"]
 Look = Literal["blue", "orange", "green", "purple", "amber", "grey"]
@@ -195,7 +185,7 @@ def _over_time(bins: Bins) -> list[Plot]:
             "per_s",
             [
                 Line("failed connects", _greatest(bins, lambda s: s.totals.failed), "blue"),
-                Line("unplanned ends", _greatest(bins, _unplanned), "orange"),
+                Line("unplanned ends", _greatest(bins, lambda second: second.totals.unplanned), "orange"),
                 Line("other errors", _greatest(bins, _other_errors), "purple"),
                 Line("delivery faults", _greatest(bins, _out_of_order), "green"),
             ],
@@ -224,10 +214,6 @@ def _over_time(bins: Bins) -> list[Plot]:
         lag.append(Line("servers' event loop", _greatest(bins, said(lambda s: s.loop_lag_s * 1000)), "orange"))
     cpu = [Line("busiest worker", _greatest(bins, lambda s: s.generator_cpu * 100), "blue")]
     return [*found, Plot("Generator CPU", "percent", cpu, "of one core"), Plot("Lag", "ms", lag, "greatest")]
-
-
-def _unplanned(second: Second) -> float:
-    return max(0, second.totals.closed - second.totals.goodbyes)
 
 
 def _other_errors(second: Second) -> float:

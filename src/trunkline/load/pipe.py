@@ -54,8 +54,12 @@ FROM_WORKER: Final[msgspec.msgpack.Decoder[FromWorker]] = msgspec.msgpack.Decode
 
 
 def pack(message: msgspec.Struct) -> bytes:
-    """A message as bytes; raises BadMessage when they are more than `LONGEST`."""
-    data = msgspec.msgpack.encode(message)
+    """A message as bytes; raises BadMessage when they are more than `LONGEST`, or there are none for it."""
+    try:
+        data = msgspec.msgpack.encode(message)
+    except (UnicodeError, OverflowError) as error:
+        # Half of a surrogate pair in a text that a user's flow made up, say.
+        raise BadMessage(f"a message {type(message).__name__} cannot be written: {error}") from None
     if len(data) > LONGEST:
         raise BadMessage(f"a message {type(message).__name__} has {len(data)} bytes, more than {LONGEST}")
     return data

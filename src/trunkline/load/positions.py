@@ -16,10 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
-from trunkline.load.messages import Hole, Position
+from trunkline.load.messages import Done, Hole, Offsets, Position, Tell
 
 ENDS_AT_ONCE: Final = 1_500
 """A name has 400 characters at most, so this many positions stay below MAX_BYTES."""
+
+CHANNELS_AT_ONCE: Final = 2_000
+"""In one question, for the same reason: names of 400 characters stay below MAX_BYTES."""
 
 Range = tuple[int, int]
 """First and last offset, both in it."""
@@ -74,3 +77,40 @@ def within(offsets: Sequence[int], ranges: Iterable[Range]) -> list[int]:
     for first, last in ranges:
         found.extend(offsets[bisect_left(offsets, first) : bisect_right(offsets, last)])
     return found
+
+
+class Holes:
+    """The holes that all workers noticed, and which publications in them exist.
+
+    Attributes:
+        holes: as they were told.
+        more: holes that were only counted.
+    """
+
+    def __init__(self) -> None:
+        self.holes: list[Hole] = []
+        self.more = 0
+        self._ranges: dict[str, list[Range]] = {}
+        self._offsets: dict[str, set[int]] = {}
+
+    def add(self, done: Done) -> None:
+        """What one worker noticed."""
+        self.holes.extend(done.holes)
+        self.more += done.more_holes
+
+    def questions(self) -> list[Tell]:
+        """What to ask every worker once all have told their holes; nothing when there are none."""
+        self._ranges = ranges_of(self.holes)
+        channels = tuple(self._ranges)
+        starts = range(0, len(channels), CHANNELS_AT_ONCE)
+        return [Tell(channels[at : at + CHANNELS_AT_ONCE], at != starts[-1]) for at in starts]
+
+    def answered(self, told: Offsets) -> None:
+        """What one worker published in a channel, or a part of it."""
+        found = within(told.offsets, self._ranges.get(told.channel, ()))
+        if found:
+            self._offsets.setdefault(told.channel, set()).update(found)
+
+    def published(self) -> dict[str, list[int]]:
+        """Growing offsets of acknowledged publications that lie in one of the holes, by channel."""
+        return {channel: sorted(offsets) for channel, offsets in self._offsets.items()}

@@ -17,6 +17,7 @@ import msgspec
 from trunkline import wire
 from trunkline.errors import StartError
 from trunkline.load.dial import Dialer, DialError, shown_url
+from trunkline.load.expectations import message_type
 from trunkline.load.feed import channel_name
 from trunkline.load.link import WebSocket
 from trunkline.load.messages import Job
@@ -129,10 +130,11 @@ async def _find_out(session: _Curious, protocol: Protocol, greeting_s: float, sh
     channel = channel_name("probe", 0)
     if session.link is not None:
         session.link.send(msgspec.json.encode(wire.Subscribe([channel], 1)))
-    answer = b""
-    while b'"subscription_ack"' not in answer and b'"error"' not in answer:
-        answer = await session.next(_ANSWER_S) or b'"error"'
-    if b'"subscription_ack"' not in answer:
+    until = time.monotonic() + _ANSWER_S
+    kind = None
+    while kind not in ("subscription_ack", "error") and (left := until - time.monotonic()) > 0:
+        kind = message_type(await session.next(left) or b"")
+    if kind != "subscription_ack":
         raise StartError(
             f"{shown} takes no subscription to {channel}",
             "Name the feed's path (/ws on a Trunkline node), or write this endpoint's messages in a scenario file.",

@@ -235,7 +235,7 @@ def _line(
     elif left:
         missing = left
         notes.append(f"{left:,} missing: {less_means}")
-    if not missing:
+    if not missing and not (left and facts.unasked):
         notes.insert(0, NOTHING)
         if facts.others and difference <= 0:
             notes.append("as far as traffic of others lets it be seen")

@@ -124,7 +124,11 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """A run, from beginning to end."""
+    """A run, from beginning to end.
+
+    Attributes:
+        peak: the most connections open at once, as far as the seconds show it.
+    """
 
     format: Annotated[int, msgspec.Meta(ge=1, le=FORMAT)]
     version: str
@@ -154,12 +158,39 @@ class Report(msgspec.Struct):
     balances: list[Balance]
     warnings: list[str]
 
+    @property
+    def wanted(self) -> int:
+        """The most connections that a stage wanted, as far as the run went."""
+        return max((second.target for second in self.seconds), default=0)
+
+    def per_second(self, count: Literal["sent", "received"]) -> float:
+        """The mean over the whole seconds of the stages; what comes in while a run settles is no rate of it.
+
+        Args:
+            count: of `Totals`.
+        """
+        whole = [getattr(second.totals, count) for second in self.seconds if second.at_s <= self.lasted_s]
+        if whole:
+            return float(sum(whole) / len(whole))
+        number: int = getattr(self.totals, count)
+        return number / self.lasted_s if self.lasted_s > 0 else 0.0
+
 
 def encode(report: Report) -> bytes:
     """The report as JSON text, indented."""
     return msgspec.json.format(msgspec.json.encode(report), indent=1)
 
 
+class _Head(msgspec.Struct):
+    format: int
+
+
 def decode(text: bytes) -> Report:
     """A report from JSON text; raises msgspec.ValidationError or DecodeError when it is none."""
+    # The number first: of a newer report any other field may have changed, and that would be what is told.
+    number = msgspec.json.decode(text, type=_Head).format
+    if number > FORMAT:
+        raise msgspec.ValidationError(
+            f"it has format {number}, and this version reads {FORMAT} at most: use the version that wrote it"
+        )
     return msgspec.json.decode(text, type=Report)

@@ -84,7 +84,7 @@ class Outcome:
         interrupted: whether `stop` or `kill` was called.
         failures: in words; with one of them a run has not passed.
         words: what workers on this machine printed last, if anything: warnings, and the output of a user's flow.
-        lasted_s: how long the stages went on, until all workers had sent everything.
+        lasted_s: how long the stages went on, until the last worker that came to their end had sent everything.
         clock_error_s: how wrong times between two machines may be; 0 on one machine.
     """
 

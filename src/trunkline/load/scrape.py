@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any, Final
 
@@ -20,6 +21,9 @@ from trunkline.metrics import BY_NAME
 
 MAX_SAMPLES: Final = 2_000
 """A node has about a hundred, and one more for each word of its labels."""
+
+GREATEST: Final = float(1 << 53)
+"""No count of ours is greater; beyond it the text format is not exact, and JSON readers are not either."""
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -127,6 +131,8 @@ def read(text: str) -> Scrape | None:
                     node, version = sample.labels.get("node", ""), sample.labels.get("version", "")
                     continue
                 field, labels = _FIELDS[sample.name]
+                if not math.isfinite(sample.value) or abs(sample.value) > GREATEST:
+                    return None
                 if not labels:
                     numbers[field] = sample.value
                     continue

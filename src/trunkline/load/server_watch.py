@@ -213,20 +213,18 @@ async def discover(
     target_url: str,
     given: Sequence[str] = (),
     *,
-    ask_balancer: bool = False,
     verify_tls: bool = True,
     ca_file: str = "",
 ) -> Discovered:
     """Find the `/metrics` of the servers behind a target.
 
-    What the user named is taken as it is. Else, when the target is on this machine or the user asks for it, a Trunkline
-    balancer is looked for: its admin port is the one after its port, and its own port has the same page. Else the
-    target itself is asked, which is of use when one server answers there.
+    What the user named is taken as it is. Else, when the target is on this machine, a Trunkline balancer is looked for:
+    its admin port is the one after its port, and its own port has the same page. Else the target itself is asked,
+    which is of use when one server answers there.
 
     Args:
         target_url: ws:// or wss://.
         given: URLs that the user named; one without a path gets `/metrics`.
-        ask_balancer: look for a balancer at a target that is not on this machine, too.
         verify_tls: False takes any certificate.
         ca_file: certificates to trust instead of the system's.
 
@@ -238,7 +236,7 @@ async def discover(
         return Discovered(urls, f"{counted(len(urls), 'server')} named with --metrics", named=True)
     origin, host, port = _origin(target_url)
     async with _Asker("", verify_tls, ca_file) as asker:
-        if ask_balancer or _is_loopback(host):
+        if _is_loopback(host):
             pages = [f"{origin}{_BALANCER_PATH}"]
             if port < 65_535:
                 pages.insert(0, f"http://{_bracketed(host)}:{port + 1}{_BALANCER_PATH}")
@@ -294,7 +292,7 @@ class _Asker:
                 tls = ssl.create_default_context(cafile=self._ca_file)
             except (OSError, ssl.SSLError) as error:
                 raise SettingsError(
-                    "--ca-file", value=self._ca_file, allowed=f"a file of certificates in PEM format ({error})"
+                    "--ca", value=self._ca_file, allowed=f"a file of certificates in PEM format ({error})"
                 ) from None
         # A connection for each request: one that a server closes just then would look like a server that is away, and
         # behind a balancer all would be asked of the same server. Proxies of the environment are for the way out.

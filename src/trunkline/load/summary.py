@@ -11,12 +11,13 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from rich.text import Text
 
-from trunkline.load.tally import LATENCIES, Finding, Latency
+from trunkline.load.tally import LATENCIES, Finding
 from trunkline.load.words import (
+    LATENCY_NAMES,
     NONE,
     close_code,
     count,
@@ -24,10 +25,10 @@ from trunkline.load.words import (
     fit,
     milliseconds,
     octets,
+    per_second,
     percent,
     plain,
     seconds,
-    significant,
 )
 
 if TYPE_CHECKING:
@@ -37,15 +38,11 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 100
 _LABEL: Final = 14
+_NAME: Final = 40
 MAX_FINDINGS: Final = 5
 MAX_REASONS: Final = 10
 MAX_WARNINGS: Final = 6
 MAX_CODES: Final = 6
-
-NAMES: Final[dict[Latency, str]] = {
-    "dial": "dial", "handshake": "handshake", "connect": "connect", "first_message": "first message",
-    "round_trip": "round trip", "delivery": "delivery", "reconnect": "reconnect", "lag": "generator lag",
-}  # fmt: skip
 
 
 def summary(report: Report, encoding: str = "utf-8") -> str:
@@ -70,7 +67,7 @@ def summary(report: Report, encoding: str = "utf-8") -> str:
     lines += _section("integrity", _integrity(report))
     lines += _section("servers", _servers(report, held, failed))
     lines += _section("thresholds", _thresholds(report, held, failed))
-    lines += _section("errors", _errors(report))
+    lines += _section("reasons", _reasons(report))
     return "".join(f"{fit(line, encoding)}\n" for line in lines)
 
 
@@ -119,7 +116,8 @@ def _section(label: str, items: Iterable[str]) -> Iterator[str]:
 
 def _title(report: Report) -> Iterator[str]:
     verdict = report.verdict.upper()
-    head = f"trunkline load  {plain(report.scenario)}  "
+    name = plain(report.scenario)
+    head = f"trunkline load  {name if len(name) <= _NAME else name[: _NAME - 3] + '...'}  "
     url = plain(report.url)
     room = WIDTH - len(head) - len(verdict) - 2
     if len(url) > room:
@@ -130,7 +128,7 @@ def _title(report: Report) -> Iterator[str]:
         lasted += f" of {seconds(report.planned_s)}"
     agents = f" on {counted(len(report.agents), 'machine')}" if report.agents else ""
     yield from textwrap.wrap(
-        f"{report.protocol}, {counted(report.peak, 'connection')} wanted, {lasted}, "
+        f"{report.protocol}, {counted(report.wanted, 'connection')} wanted, {lasted}, "
         f"{counted(report.workers, 'process', 'processes')}{agents}, {plain(report.started)}, run {plain(report.run)}",
         WIDTH,
     )
@@ -138,14 +136,18 @@ def _title(report: Report) -> Iterator[str]:
 
 def _connections(report: Report) -> Iterator[str]:
     totals = report.totals
-    most = max((each.open for each in report.seconds), default=0)
     yield (
         f"{count(totals.attempts)} tried, {count(totals.opened)} opened ({percent(report.success)}), "
-        f"{count(totals.failed)} failed; at most {count(most)} open"
+        f"{count(totals.failed)} failed; at most {count(report.peak)} open"
     )
     text = f"{count(totals.cut)} ended by the scenario, {count(totals.closed)} by the other side"
-    if totals.goodbyes:
-        text += f" ({count(totals.goodbyes)} after a goodbye)"
+    known = [
+        f"{count(number)} {why}"
+        for number, why in ((totals.goodbyes, "after a goodbye"), (totals.shed, "for reading slowly"))
+        if number
+    ]
+    if known:
+        text += f" ({', '.join(known)})"
     yield text
     if report.closes:
         codes = sorted(report.closes.items(), key=lambda item: (-item[1], item[0]))
@@ -154,14 +156,15 @@ def _connections(report: Report) -> Iterator[str]:
 
 def _messages(report: Report) -> Iterator[str]:
     totals = report.totals
-    lasted = report.lasted_s or 1.0
-    for verb, number, size, top in (
-        ("sent", totals.sent, totals.bytes_sent, max((each.totals.sent for each in report.seconds), default=0)),
-        ("received", totals.received, totals.bytes_received,
-         max((each.totals.received for each in report.seconds), default=0)),
-    ):  # fmt: skip
-        rate = f"{significant(number / lasted)}/s, at most {count(top)}/s, {octets(size)}"
-        yield f"{count(number)} {verb} ({rate})"
+    rates: tuple[tuple[Literal["sent", "received"], int], ...] = (
+        ("sent", totals.bytes_sent), ("received", totals.bytes_received),
+    )  # fmt: skip
+    for verb, size in rates:
+        rate = per_second(report.per_second(verb))
+        # A shorter run has no whole second, whose count would be a rate.
+        if report.lasted_s >= 1:
+            rate += f", at most {count(max((getattr(each.totals, verb) for each in report.seconds), default=0))}/s"
+        yield f"{count(getattr(totals, verb))} {verb} ({rate}, {octets(size)})"
     if totals.published:
         text = f"{count(totals.published)} published, {count(totals.acknowledged)} acknowledged"
         if totals.refused:
@@ -180,7 +183,7 @@ def _latencies(report: Report) -> Iterator[str]:
     for name, each in rows:
         if each.count:
             values = "".join(f"{milliseconds(ms):>10}" for ms in (each.p50, each.p95, each.p99, each.p999, each.max))
-            yield f"{NAMES[name]:13}{count(each.count):>12}{values}"
+            yield f"{LATENCY_NAMES[name]:13}{count(each.count):>12}{values}"
 
 
 def _integrity(report: Report) -> Iterator[str]:
@@ -239,7 +242,7 @@ def _thresholds(report: Report, held: str, failed: str) -> Iterator[str]:
         yield line
 
 
-def _errors(report: Report) -> Iterator[str]:
+def _reasons(report: Report) -> Iterator[str]:
     ordered = sorted(report.reasons.items(), key=lambda item: (-item[1], item[0]))
     width = max((len(count(times)) for _, times in ordered[:MAX_REASONS]), default=0)
     for reason, times in ordered[:MAX_REASONS]:
@@ -247,4 +250,4 @@ def _errors(report: Report) -> Iterator[str]:
     if rest := ordered[MAX_REASONS:]:
         yield f"{count(sum(times for _, times in rest)):>{width}}  for {counted(len(rest), 'other reason')}"
     if report.totals.expected_errors:
-        yield f"{count(report.totals.expected_errors)} more that the scenario expects"
+        yield f"{count(report.totals.expected_errors)} of these are what the scenario is to bring about"

@@ -102,8 +102,17 @@ class Totals(msgspec.Struct):
         to and with no goodbye (slow readers aside), refused and unanswered messages, and everything in `errors`.
         """
         done = self.attempts + self.sent
-        wrong = self.failed + self.closed - self.goodbyes - self.shed + self.refused + self.unanswered + self.errors
-        return wrong / done if done else 0.0
+        return self.wrong / done if done else 0.0
+
+    @property
+    def unplanned(self) -> int:
+        """Connections that the other side ended, or that broke, though nobody asked for it."""
+        return self.closed - self.goodbyes - self.shed
+
+    @property
+    def wrong(self) -> int:
+        """What went wrong, in number; see `error_rate`."""
+        return self.failed + self.unplanned + self.refused + self.unanswered + self.errors
 
 
 FindingKind = Literal["lost", "duplicate", "reordered", "epoch"]
@@ -163,6 +172,9 @@ MAX_FINDINGS = 1000
 MAX_REASONS = 200
 """Different reasons that one worker tells apart; the rest is counted as `other`."""
 
+MAX_REASON = 200
+"""How much of a reason is kept: parts of it may be the server's words."""
+
 LATE_S = 0.010
 
 
@@ -191,13 +203,15 @@ class Tally:
         self.totals.errors += 1
         self.because(reason)
 
-    def because(self, reason: str) -> None:
+    def because(self, reason: str, times: int = 1) -> None:
         """Say why something else was counted."""
+        # Half a surrogate pair, which a user's flow may hand over, could be neither sent nor shown.
+        reason = reason.encode("utf-8", "backslashreplace").decode()[:MAX_REASON]
         if reason not in self._known:
             if len(self._known) >= MAX_REASONS:
                 reason = "other"
             self._known.add(reason)
-        self.reasons[reason] += 1
+        self.reasons[reason] += times
 
     def behind(self, seconds: float, times: int = 1) -> None:
         """Something was done so much later than it was due; `times` things that were done together."""

@@ -31,7 +31,7 @@ from trunkline.errors import SettingsError
 from trunkline.load.histogram import Counts, quantile, quantiles
 from trunkline.load.report import Judged
 from trunkline.load.tally import LATENCIES, Totals
-from trunkline.load.words import count, significant
+from trunkline.load.words import count, milliseconds, significant
 
 Comparison = Literal["<", "<=", ">", ">=", "=="]
 _COMPARISONS: Final[dict[Comparison, Callable[[float, float], bool]]] = {
@@ -152,8 +152,10 @@ def _judged(threshold: Threshold, facts: Facts) -> Judged:
         shown = significant(value)
         if held(float(shown.replace(",", "")), threshold.number) != passed:
             # Rounded, it would seem to contradict the verdict.
-            shown = f"{value:,.9f}".rstrip("0").rstrip(".")
-        if threshold.unit:
+            shown = f"{value:,.9f}".rstrip("0").rstrip(".") + f" {threshold.unit}".rstrip()
+        elif threshold.unit in _PER_MS:
+            shown = milliseconds(value / _PER_MS[threshold.unit])
+        elif threshold.unit:
             shown += f" {threshold.unit}"
     return Judged(threshold.text, value, shown, passed, threshold.default)
 

@@ -6,29 +6,37 @@ Rules:
 - Every beat counts exactly once: one that comes after its second was told counts in the next one that is told, so the
   seconds always add up to the sum.
 - Seconds are told in order and none is left out, even when nothing came in it.
-- A beat's number is not trusted beyond the clock: no worker can make seconds that have not been.
+- A beat's number is not trusted beyond the clock: no worker can make seconds that have not been. Counts that no
+  worker can have are an error: added up they would make a report that nobody can read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Final
 
-from trunkline.load.histogram import quantiles
+from trunkline.load.histogram import HIGHEST_US, LOWEST_US, quantiles
+from trunkline.load.pipe import BadMessage
 from trunkline.load.report import Second
 from trunkline.load.tally import Beat, Sum
 
 LATE_S: Final = 2.0
 
+GREATEST: Final = 1 << 40
+"""No count of a single beat is greater."""
+
 
 class _Gathered:
     """What came of one second so far."""
 
-    __slots__ = ("cpu", "open", "sum")
+    __slots__ = ("cpu", "most", "open", "sum")
 
     def __init__(self) -> None:
         self.sum = Sum()
         self.open: dict[int, int] = {}
+        self.most: dict[int, int] = {}
         self.cpu: dict[int, float] = {}
 
 
@@ -61,7 +69,11 @@ class Timeline:
         Args:
             beat: of any worker.
             now_s: seconds since the start of the run.
+
+        Raises:
+            BadMessage: no worker can have counted that.
         """
+        _refuse_odd(beat)
         self.sum.add(beat)
         # One second ahead is possible: the clocks of two machines differ by a little.
         second = max(len(self.seconds), min(beat.second, int(now_s) + 1))
@@ -70,6 +82,7 @@ class Timeline:
             gathered = self._gathered[second] = _Gathered()
         gathered.sum.add(beat)
         gathered.open[beat.worker] = beat.open
+        gathered.most[beat.worker] = max(beat.open, gathered.most.get(beat.worker, 0))
         gathered.cpu[beat.worker] = gathered.cpu.get(beat.worker, 0.0) + beat.cpu_s
         if beat.worker in self._reached:
             self._reached[beat.worker] = max(self._reached[beat.worker], min(beat.second, second))
@@ -101,13 +114,15 @@ class Timeline:
         for worker in self._open.keys() - self._reached.keys():
             del self._open[worker]
         self._open.update(gathered.open)
+        # A worker's last beat tells of none; those that were open until then were open in that second.
+        most = self._open | gathered.most
         lag = gathered.sum.latencies["lag"]
         second = Second(
             at_s=float(number + 1),
             # The middle: at its end the next stage may have begun.
             stage=self._stage(number + 0.5),
             target=self._target(number + 1.0),
-            open=sum(self._open.values()),
+            open=sum(most.values()),
             totals=gathered.sum.totals,
             connect=quantiles(gathered.sum.latencies["connect"]),
             message=quantiles(gathered.sum.message),
@@ -124,3 +139,20 @@ class Timeline:
             shares.append(seconds / (number - self._last.get(worker, -1)))
             self._last[worker] = number
         return max(shares)
+
+
+def _refuse_odd(beat: Beat) -> None:
+    totals = (getattr(beat.totals, name) for name in beat.totals.__struct_fields__)
+    measured = (counts.values() for counts in beat.latencies.values())
+    numbers: Iterable[int] = chain((beat.open,), totals, beat.reasons.values(), beat.closes.values(), *measured)
+    lowest = min(map(min, filter(None, beat.latencies.values())), default=LOWEST_US)
+    highest = max(map(max, filter(None, beat.latencies.values())), default=LOWEST_US)
+    if not (
+        all(0 <= number <= GREATEST for number in numbers)
+        and lowest >= LOWEST_US
+        and highest <= HIGHEST_US
+        and math.isfinite(beat.cpu_s)
+        and 0 <= beat.cpu_s <= GREATEST
+        and all(math.isfinite(finding.at_s) for finding in beat.findings)
+    ):
+        raise BadMessage("a beat holds numbers that cannot be")

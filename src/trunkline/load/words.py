@@ -1,4 +1,4 @@
-"""Numbers and foreign texts as people read them; for the live view, the summary, JUnit and comparisons.
+"""Numbers and foreign texts as people read them; for the live view, the summary, JUnit, comparisons and the page.
 
 Rules: pure; three significant digits where a number is measured, every digit where it is counted; one unit a number, so
 that a column can be read downwards.
@@ -7,8 +7,20 @@ that a column can be read downwards.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from trunkline.load.histogram import Quantiles
+    from trunkline.load.tally import Latency
 
 NONE = "-"
+
+Quantile = Literal["min", "mean", "p50", "p75", "p90", "p95", "p99", "p999", "max"]
+
+LATENCY_NAMES: Final[dict[Latency, str]] = {
+    "dial": "dial", "handshake": "handshake", "connect": "connect", "first_message": "first message",
+    "round_trip": "round trip", "delivery": "delivery", "reconnect": "reconnect", "lag": "generator lag",
+}  # fmt: skip
 
 _CLOSE_CODES = {
     1000: "normal", 1001: "going away", 1002: "protocol error", 1003: "unsupported data", 1005: "no code",
@@ -43,6 +55,11 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def per_second(rate: float) -> str:
+    """`12.3/s`."""
+    return f"{significant(rate)}/s"
+
+
 def significant(number: float) -> str:
     """Three significant digits and never an exponent: 0.0123, 1.23, 12.3, 123, 1,234."""
     if not math.isfinite(number):
@@ -63,6 +80,11 @@ def milliseconds(ms: float) -> str:
         return f"{significant(ms / 1000)} s"
     # The histogram's unit is the microsecond: further digits would be invented.
     return f"{ms:.3f} ms" if 0 < ms < 0.9995 else f"{significant(ms)} ms"
+
+
+def quantile(of: Quantiles, name: Quantile) -> str:
+    """One value of a latency, or a dash when nothing was measured."""
+    return milliseconds(getattr(of, name)) if of.count else NONE
 
 
 def seconds(s: float) -> str:
@@ -101,6 +123,11 @@ def percent(share: float) -> str:
     return f"{shown} %"
 
 
+def close_meaning(code: int) -> str:
+    """What a close code says in a word or two; empty for one that nobody has named."""
+    return _CLOSE_CODES.get(code, "")
+
+
 def close_code(code: int) -> str:
     """`1001 going away`; a code that nobody has named stays a number."""
-    return f"{code} {_CLOSE_CODES[code]}" if code in _CLOSE_CODES else str(code)
+    return f"{code} {close_meaning(code)}".rstrip()

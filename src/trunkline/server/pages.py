@@ -203,6 +203,7 @@ class Pages:
             channels_active=len(channels),
             subscriptions_active=sum(len(channel.subscribers) for channel in channels),
             build=(__version__, node.name, node.settings.server.colour),
+            start_time_seconds=node.started_at,
         )
         return metrics.families(runtime.meter, gauges, node.settings.metrics.aliases)
 

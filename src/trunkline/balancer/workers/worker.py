@@ -40,7 +40,7 @@ async def run(listening: int, link: int) -> int:
         settings = decode_settings(await placer.welcome)
     except LinkLost:
         return LINK_LOST
-    log_setup.configure(settings.log)
+    log_setup.configure(settings.log, service="trunkline-balancer")
     events = EventLog() if settings.log.access else None
     if events is not None:
         events.start()

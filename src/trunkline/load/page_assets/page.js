@@ -32,10 +32,10 @@ function scaled(number, base, names, digits) {
   return short(number / base ** power, digits) + names[power];
 }
 
+/** In the units of the tables. */
 function milliseconds(number, digits) {
   if (number === 0) return "0";
-  if (number < 0.99995) return `${short(number * 1000, digits)} µs`;
-  return number < 999.95 ? `${short(number, digits)} ms` : `${short(number / 1000, digits)} s`;
+  return number < 999.5 ? `${short(number, digits)} ms` : `${short(number / 1000, digits)} s`;
 }
 
 const FORMATS = {

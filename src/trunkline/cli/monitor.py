@@ -1,0 +1,94 @@
+"""`trunkline monitor`: write the files of the monitoring, and say whether those of a directory still are the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trunkline import config
+from trunkline.cli.monitor_up import monitor_up
+from trunkline.config import Settings
+from trunkline.errors import SettingsError, StartError
+from trunkline.monitor import bundle, credentials
+
+app = typer.Typer(no_args_is_help=True, help="Prometheus, Alertmanager and Grafana for a fleet.")
+app.command("up")(monitor_up)
+
+_Directory = Annotated[Path, typer.Argument(help="Directory of the files.", file_okay=False)]
+_ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Settings file; default: TRUNKLINE_CONFIG, or trunkline.toml.")
+]
+_Dashboards = Annotated[bool, typer.Option("--dashboards/--no-dashboards", help="Grafana's dashboards too.")]
+
+
+@app.command()
+def render(
+    directory: _Directory,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Write nothing; name what differs and exit with 1 when anything does.")
+    ] = False,
+    dashboards: _Dashboards = True,
+    config_file: _ConfigFile = None,
+) -> None:
+    """Write the files of Prometheus, Alertmanager and Grafana; no secret is among them."""
+    if check_only:
+        _check(directory, dashboards, config_file)
+    try:
+        texts = bundle.files(_settings(config_file), dashboards=dashboards)
+        written = bundle.write(directory, texts)
+        left = bundle.drift(directory, texts)
+    except (SettingsError, StartError) as error:
+        raise _refused(error) from None
+    for path in written:
+        typer.echo(f"wrote {directory / path}")
+    typer.echo(f"{len(texts)} files, {len(written)} written")
+    for path, _ in left:
+        typer.echo(f"trunkline: {directory / path} is not rendered any more; remove it", err=True)
+
+
+@app.command()
+def check(
+    directory: _Directory,
+    dashboards: _Dashboards = True,
+    config_file: _ConfigFile = None,
+) -> None:
+    """Name every file that is missing, changed or extra; exit code 0 when there is none, else 1."""
+    _check(directory, dashboards, config_file)
+
+
+@app.command("credentials")
+def keep_credentials(directory: _Directory, config_file: _ConfigFile = None) -> None:
+    """Keep Grafana's admin user and password, from files or Vault, in files that only this user can read."""
+    try:
+        kept = credentials.keep(directory, _settings(config_file).monitor, os.environ)
+    except (SettingsError, StartError) as error:
+        raise _refused(error) from None
+    for path in kept:
+        typer.echo(f"kept {path}")
+
+
+def _check(directory: Path, dashboards: bool, config_file: Path | None) -> None:
+    try:
+        texts = bundle.files(_settings(config_file), dashboards=dashboards)
+        found = bundle.drift(directory, texts)
+    except (SettingsError, StartError) as error:
+        raise _refused(error) from None
+    for path, kind in found:
+        typer.echo(f"{kind:8} {directory / path}")
+    if found:
+        typer.echo(f"{len(found)} of {len(texts)} files differ; trunkline monitor render {directory}")
+        raise typer.Exit(1)
+    typer.echo(f"{len(texts)} files as rendered")
+    raise typer.Exit(0)
+
+
+def _settings(config_file: Path | None) -> Settings:
+    return config.load(config_file, os.environ, {}).settings
+
+
+def _refused(error: SettingsError | StartError) -> typer.Exit:
+    typer.echo(f"trunkline: {error}", err=True)
+    return typer.Exit(2)

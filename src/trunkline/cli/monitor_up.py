@@ -1,0 +1,69 @@
+"""`trunkline monitor up`: Prometheus, Alertmanager and node_exporter beside a fleet on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from trunkline import config, lifecycle
+from trunkline.cli.fleet import free_first_port
+from trunkline.config import Settings
+from trunkline.monitor.local_ports import PROMETHEUS, SPAN
+from trunkline.monitor.local_stack import Addresses, Ended, LocalStack
+
+FAILED = 1
+
+
+def monitor_up(
+    fleet: Annotated[str, typer.Option(help="Admin address of the fleet's balancer.")] = "http://127.0.0.1:8081",
+    port: Annotated[
+        int, typer.Option(help="Port of Prometheus; Alertmanager is 3 above it, node_exporter 10. 0: any free ones.")
+    ] = PROMETHEUS,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Directory for files and samples; default: monitor in up.data_dir.")
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell the addresses as a line of JSON.")] = False,
+) -> None:
+    """Watch a fleet on this machine until Ctrl-C: what it renders is what `monitor render` would, at this fleet."""
+    settings = config.load(config_file, os.environ, {}).settings
+    directory = (data_dir or settings.up.data_dir / "monitor").absolute()
+    first_port = port or free_first_port(SPAN)
+    raise typer.Exit(lifecycle.run(lambda: run_stack(settings, directory, fleet, first_port, as_json)))
+
+
+async def run_stack(settings: Settings, directory: Path, fleet: str, first_port: int, as_json: bool) -> int:
+    """Run the stack until a signal comes or one of its programs ends."""
+    signals = lifecycle.Signals()
+    stack = await LocalStack.start(settings, directory, fleet, first_port)
+    _tell(stack.addresses, as_json)
+    watching = asyncio.ensure_future(stack.watch())
+    await asyncio.wait({watching, signals.first}, return_when=asyncio.FIRST_COMPLETED)
+    failed = watching.done()
+    watching.cancel()
+    await stack.stop()
+    if failed:
+        try:
+            watching.result()
+        except Ended as error:
+            print(f"trunkline: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _tell(addresses: Addresses, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode(addresses).decode(), flush=True)
+        return
+    print(f"prometheus     {addresses.prometheus}")
+    print(f"alertmanager   {addresses.alertmanager}")
+    print(f"node_exporter  {addresses.node_exporter}")
+    print(f"files          {addresses.files}", flush=True)

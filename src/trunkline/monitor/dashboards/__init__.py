@@ -1,0 +1,47 @@
+"""Grafana dashboards, made from the same declarations as the metrics and the alerts.
+
+Where things are: `panels.py` says what a dashboard is made of, `drawing.py` makes Grafana's JSON, and each other module
+is one dashboard as plain data.
+
+Rule: nothing here names an instance, a job or a data source; variables do, so a dashboard fits any Prometheus.
+"""
+
+from __future__ import annotations
+
+from trunkline.config_monitor import MonitorSettings
+from trunkline.errors import StartError
+
+
+def all_dashboards(settings: MonitorSettings) -> dict[str, str]:
+    """Every dashboard.
+
+    Args:
+        settings: for links to runbooks.
+
+    Returns:
+        JSON text by uid.
+
+    Raises:
+        StartError: the package that makes them is not installed.
+    """
+    try:
+        from trunkline.monitor.dashboards import drawing
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("grafana_foundation_sdk"):
+            raise StartError(
+                "Dashboards need the package grafana-foundation-sdk",
+                "Install it with: pip install 'trunkline[monitor]'.",
+            ) from error
+        raise
+    from trunkline.monitor import rules
+    from trunkline.monitor.dashboards import containers, edge, fleet, nats, postgres, system
+    from trunkline.monitor.rule import Alert, Recording
+
+    all_rules = [rule for group in rules.groups(settings) for rule in group.rules]
+    alerts = [rule for rule in all_rules if isinstance(rule, Alert)]
+    recorded = {rule.name: rule.expr for rule in all_rules if isinstance(rule, Recording)}
+    boards = (fleet.board(settings), edge.BOARD, system.BOARD, postgres.BOARD, containers.BOARD, nats.BOARD)
+    return {
+        board.uid: drawing.draw(board, settings, alerts, lambda expr: drawing.resolved(expr, recorded))
+        for board in boards
+    }
