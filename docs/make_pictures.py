@@ -1,8 +1,8 @@
-"""Draws panels of the fleet dashboard as SVG from what a Prometheus has scraped: pictures of real data for the docs.
+"""Draws panels of the fleet dashboard as SVG, with its own expressions, from what a Prometheus has scraped.
 
-    python docs/make_pictures.py http://127.0.0.1:9090 docs/pictures --last 120
+python docs/make_pictures.py http://127.0.0.1:9090 docs/pictures --last 120
 
-Bands: orange where a node drained, red where one did not answer. The expressions are the dashboard's own.
+Bands: orange where a node drained, red where one did not answer.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def lines(prometheus: str, expression: str, legend: str, start: float, end: floa
     query = urllib.parse.urlencode({"query": expression, "start": start, "end": end, "step": step})
     with urllib.request.urlopen(f"{prometheus}/api/v1/query_range?{query}", timeout=30) as answer:  # noqa: S310
         result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-    found = []
+    found: list[Line] = []
     for series in result:
         name = legend
         for label in re.findall(r"\{\{(\w+)\}\}", legend):
@@ -96,12 +96,12 @@ def svg(
     for quarter in range(5):
         value = highest * quarter / 4
         out.append(f'<path d="M{LEFT} {y(value)}h{wide}" stroke="#ddd"/>')
-        label = escape(told(value, panel.unit))
-        out.append(f'<text x="{LEFT - 6}" y="{float(y(value)) + 4:.1f}" text-anchor="end" fill="#555">{label}</text>')
+        place = f'x="{LEFT - 6}" y="{float(y(value)) + 4:.1f}" text-anchor="end"'
+        out.append(f'<text {place} fill="#555">{escape(told(value, panel.unit))}</text>')
     for part in range(7):
         at = start + (end - start) * part / 6
-        place = f'x="{x(at)}" y="{TOP + high + 16}" text-anchor="middle"'
-        out.append(f'<text {place} fill="#555">{at - start:.0f} s</text>')
+        where = f'x="{x(at)}" y="{TOP + high + 16}"'
+        out.append(f'<text {where} text-anchor="middle" fill="#555">{at - start:.0f} s</text>')
     for limit, colour in panel.limits:
         if limit is not None and limit <= highest:
             out.append(f'<path d="M{LEFT} {y(limit)}h{wide}" stroke="{colour}" stroke-dasharray="5 4"/>')
@@ -132,7 +132,6 @@ def main() -> None:
     given = parser.parse_args()
     end = math.floor(time.time())
     start, step = end - given.last, max(1.0, given.last / 300)
-    given.out.mkdir(parents=True, exist_ok=True)
     bands = [
         (colour, [at for _, points in lines(given.prometheus, expr, "", start, end, step) for at, _ in points])
         for expr, colour in BANDS
@@ -144,6 +143,7 @@ def main() -> None:
             for line in lines(given.prometheus, query.expr, query.legend, start, end, step)
         ]  # fmt: skip
         path = given.out / f"{re.sub(r'[^a-z]+', '-', panel.title.lower())}.svg"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(svg(panel, drawn, bands, start, end, step))
 
 

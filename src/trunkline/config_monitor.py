@@ -27,6 +27,10 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     scrape_interval_ms: Annotated[PositiveMilliseconds, about("How often every target is scraped.")] = 15_000
     scrape_timeout_ms: Annotated[PositiveMilliseconds, about("How long a scrape may take.")] = 10_000
     evaluation_interval_ms: Annotated[PositiveMilliseconds, about("How often rules are evaluated.")] = 15_000
+    patience: Annotated[
+        Annotated[float, Meta(ge=0.01, le=100)],
+        about("Factor for the time that every alert must last: 1 as declared, less where a fleet is only tried out."),
+    ] = 1.0
     retention_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], about("Days that Prometheus keeps samples.")] = 15
     nodes: Annotated[tuple[HostPort, ...], about("Nodes to scrape, when they are few and fixed.")] = ()
     nodes_file: Annotated[

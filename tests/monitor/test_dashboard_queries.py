@@ -72,7 +72,8 @@ async def excused(url: str, expression: str) -> bool:
     names = promql.names_in(expression)
     if any(name in ONLY_SOMETIMES for name in names):
         return True
-    return any(name.startswith("node_") and not await values(url, f"count({name})") for name in names)
+    told = [name for name in names if name.startswith("node_") and await values(url, f"count({name})")]
+    return len(told) < sum(name.startswith("node_") for name in names)
 
 
 @pytest.mark.parametrize("uid", BOARDS)

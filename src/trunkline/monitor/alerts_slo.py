@@ -14,6 +14,7 @@ few is no share: the long window must hold `FEWEST` bad events.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from trunkline.config_monitor import MonitorSettings
@@ -47,6 +48,10 @@ _BURNS: Final = (
 )
 
 
+_EACH_STEP: Final = 10_000
+"""Events from one sample of a case to the next."""
+
+
 class _Objective(NamedTuple):
     name: str
     target: float
@@ -56,7 +61,8 @@ class _Objective(NamedTuple):
     description: str
     all_bad: tuple[dict[str, str], ...]
     well: tuple[dict[str, str], ...]
-    over: dict[str, str]
+    few: dict[str, str]
+    flow: Callable[[str, str], dict[str, str]]
 
 
 def _burn(of: _Objective, burn: _Burn) -> Alert:
@@ -65,8 +71,13 @@ def _burn(of: _Objective, burn: _Burn) -> Alert:
     told = f"of {of.failed} within {burn.long}; the objective allows {100 * budget:.4g} %"
     # The recordings are the same for all speeds: one of them shows every way to be bad and to be well.
     ways = None if burn.speed == "Fast" else 1
-    # Bad in the first sixth, then for longer than the short window well again.
-    over = Case(of.over, "8h", interval="8m") if burn.short == "6h" else Case(of.over, "60m", interval="2m")
+    interval, at, over_at = ("8m", "20h", "8h") if burn.long == "3d" else ("2m", "70m", "60m")
+    # The newest steps are bad enough for the short window, and too few for the long one.
+    steps, newest = {"1h": (33, 2), "6h": (23, 12), "3d": (128, 22)}[burn.long]
+    bad = round(min((2 if burn.long == "6h" else 3) * burn.factor * budget, 1) * _EACH_STEP)
+    begins = of.flow(*_counted((steps, 0), (newest, bad)))
+    # The first five steps were all bad; from then on it is half of what the budget allows.
+    over = of.flow(*_counted((5, _EACH_STEP), (60, round(0.5 * budget * _EACH_STEP))))
     return Alert(
         name=f"Trunkline{of.name}Budget{burn.speed}Burn",
         expr=f"{of.ratio}{burn.long} > {share} and {of.ratio}{burn.short} > {share} "
@@ -81,9 +92,21 @@ def _burn(of: _Objective, burn: _Burn) -> Alert:
             *lasting(burn.too_early, Case(of.all_bad[0], "70m", {}, f"100% {told}", "2m")),
             *(Case(series, "70m", {}, f"100% {told}", "2m") for series in of.all_bad[1:ways]),
             *(Case(series, "70m", interval="2m") for series in of.well[:ways]),
-            over,
+            Case(of.few, {"1h": "64m", "6h": "80m", "3d": "110m"}[burn.long], interval="2m"),
+            Case(begins, at, interval=interval),
+            Case(over, over_at, interval=interval),
         ),
     )
+
+
+def _counted(*phases: tuple[int, int]) -> tuple[str, str]:
+    """Counters of good and of bad events, from phases of so many steps with so many bad events each."""
+    good, bad, texts = 0, 0, (["0"], ["0"])
+    for steps, each in phases:
+        texts[0].append(f"{good + _EACH_STEP - each}+{_EACH_STEP - each}x{steps - 1}")
+        texts[1].append(f"{bad + each}+{each}x{steps - 1}")
+        good, bad = good + steps * (_EACH_STEP - each), bad + steps * each
+    return " ".join(texts[0]), " ".join(texts[1])
 
 
 def _handshakes(settings: MonitorSettings) -> _Objective:
@@ -118,11 +141,12 @@ def _handshakes(settings: MonitorSettings) -> _Objective:
             | of_balancer("ws_balancer_handshakes_total", "0+60x45")
             | node(ws_connections_total="0+60x45")
             | of_node("ws_connections_failed_total", "0+60x45", reason="full"),
-            # Three failures in a night in which nobody else came.
-            node(ws_connections_total="0x45") | of_node("ws_connections_failed_total", "0x30 3x15", reason="internal"),
         ),
-        node(ws_connections_total="0+60x65")
-        | of_node("ws_connections_failed_total", "0+60x5 300x60", reason="internal"),
+        # Three failures in a night in which nobody else came.
+        node(ws_connections_total="0x61") | of_node("ws_connections_failed_total", "0x30 3x30", reason="internal"),
+        lambda good, bad: (
+            node(ws_connections_total=good) | of_node("ws_connections_failed_total", bad, reason="internal")
+        ),
     )
 
 
@@ -145,11 +169,11 @@ def _deliveries(settings: MonitorSettings) -> _Objective:
         (
             observed("0+60x45", "0+60x45"),
             observed("0x45", "0x45"),
-            observed("0x45", "0x30 3x15"),
             # The node began anew.
             observed("9000x15 0+60x60", "9000x15 0+60x60"),
         ),
-        observed("0x5 0+60x60", "0+60x65"),
+        observed("0x61", "0x30 3x30"),
+        lambda good, _bad: observed(good, f"0+{_EACH_STEP}x200"),
     )
 
 

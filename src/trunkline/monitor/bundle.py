@@ -57,7 +57,8 @@ def files(settings: Settings, *, dashboards: bool = True) -> dict[str, str]:
     }
     for group in groups:
         made[f"prometheus/{rule_files.rules_path(group.name)}"] = rule_files.rules_yaml(group, monitor)
-        made[f"prometheus/{rule_files.tests_path(group.name)}"] = rule_files.tests_yaml(group, monitor)
+        if monitor.patience == 1:  # the cases are of the declared times
+            made[f"prometheus/{rule_files.tests_path(group.name)}"] = rule_files.tests_yaml(group, monitor)
     made |= provisioning(settings) | logs_elastic.files(settings) | logs_loki.files(settings)
     if dashboards:
         # Imported here: it wants the SDK, which is an extra, and who renders no dashboards does without.

@@ -29,8 +29,10 @@ from trunkline.config import Settings
 from trunkline.errors import StartError, TrunklineError
 from trunkline.lifecycle import Child
 from trunkline.monitor import bundle
+from trunkline.monitor.alertmanager_urls import with_urls
 from trunkline.monitor.local_ports import ALERTMANAGER_STEP, NODE_EXPORTER_STEP
 from trunkline.monitor.local_targets import Overview, targets_json, targets_of
+from trunkline.monitor.prometheus_config import arguments
 
 HOST: Final = "127.0.0.1"
 READY_S: Final = 30.0
@@ -39,6 +41,7 @@ _ASK_S: Final = 2.0
 _EVERY_S: Final = 5.0
 _POLL_S: Final = 0.1
 _MAX_ANSWER: Final = 4 << 20
+_ALERTMANAGER_FILE: Final = "alertmanager.yml"
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -175,7 +178,13 @@ class LocalStack:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._targets_file.parent.mkdir(exist_ok=True)
             self._targets_file.write_bytes(targets_json([]))
-            bundle.write(files, bundle.files(settings, dashboards=False))
+            texts = bundle.files(settings, dashboards=False)
+            bundle.write(files, texts)
+            # Debian's Alertmanager reads no URL from a file; and what holds one is for this user alone.
+            private = directory / _ALERTMANAGER_FILE
+            private.unlink(missing_ok=True)
+            with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                file.write(with_urls(settings.monitor))
         except OSError as error:
             raise StartError(
                 f"{directory} cannot be written to: {error.strerror}", "Name another --data-dir."
@@ -190,7 +199,7 @@ class LocalStack:
             own, nodes_file=str(self._targets_file), balancers=tuple(dict.fromkeys((*own.balancers, fleet))),
             alertmanagers=(f"{HOST}:{alertmanager}",),
             node_exporters=tuple(dict.fromkeys((*own.node_exporters, f"{HOST}:{node_exporter}"))),
-            prometheus_url=f"http://{HOST}:{prometheus}",
+            prometheus_url=f"http://{HOST}:{prometheus}", compose=False,
         )  # fmt: skip
         return replace(settings, monitor=monitor)
 
@@ -202,7 +211,7 @@ class LocalStack:
             (
                 ALERTMANAGER,
                 [
-                    f"--config.file={files / 'alertmanager/alertmanager.yml'}",
+                    f"--config.file={directory / _ALERTMANAGER_FILE}",
                     f"--storage.path={directory / 'alertmanager'}",
                     f"--web.listen-address={HOST}:{alertmanager}",
                     "--cluster.listen-address=",
@@ -214,7 +223,7 @@ class LocalStack:
                 [
                     f"--config.file={files / 'prometheus/prometheus.yml'}",
                     f"--storage.tsdb.path={directory / 'prometheus'}",
-                    f"--storage.tsdb.retention.time={settings.monitor.retention_days}d",
+                    *arguments(settings),
                     f"--web.listen-address={HOST}:{prometheus}",
                 ],
             ),

@@ -91,7 +91,9 @@ def _rule(each: Alert | Recording, settings: MonitorSettings) -> Document:
     return {
         "alert": each.name,
         "expr": each.expr,
-        "for": each.lasts,
+        "for": each.lasts
+        if settings.patience == 1
+        else f"{max(1, round(_milliseconds(each.lasts) * settings.patience))}ms",
         "labels": {"severity": each.severity, **each.labels},
         "annotations": what_it_tells(each, settings),
     }
