@@ -282,7 +282,7 @@ def _compose(settings: Settings) -> Document:
         "name": "trunkline-logs",
         "services": {
             "elasticsearch": {
-                "image": f"docker.elastic.co/elasticsearch/elasticsearch:{version}",
+                "image": f"elasticsearch:{version}",
                 "profiles": ["logging"],
                 "environment": {
                     "discovery.type": "single-node",
@@ -306,7 +306,7 @@ def _compose(settings: Settings) -> Document:
                 "restart": "unless-stopped",
             },
             "elasticsearch-setup": {
-                "image": f"docker.elastic.co/elasticsearch/elasticsearch:{version}",
+                "image": f"elasticsearch:{version}",
                 "profiles": ["logging"],
                 "entrypoint": ["/bin/bash", "/setup/setup.sh"],
                 "secrets": list(SECRETS),
@@ -316,7 +316,7 @@ def _compose(settings: Settings) -> Document:
                 "restart": "on-failure:5",
             },
             "kibana": {
-                "image": f"docker.elastic.co/kibana/kibana:{version}",
+                "image": f"kibana:{version}",
                 "profiles": ["logging"],
                 "entrypoint": [
                     "/bin/bash",
@@ -332,7 +332,7 @@ def _compose(settings: Settings) -> Document:
                 "restart": "unless-stopped",
             },
             "filebeat": {
-                "image": f"docker.elastic.co/beats/filebeat:{version}",
+                "image": f"elastic/filebeat:{version}",
                 "profiles": ["logging"],
                 # The log files belong to whoever runs the nodes.
                 "user": "root",
