@@ -19,6 +19,7 @@ from bench import (
     load_capacity,
     load_cost,
     load_omission,
+    load_targets,
     memory,
     nine_thousand,
     picks,
@@ -67,6 +68,10 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Options], Result]]] = {
         load_cost.run,
     ),
     "load_capacity": ("Connections that `trunkline load` holds, and opens a second.", load_capacity.run),
+    "load_targets": (
+        "ramp to 1,000, 2,000 for ten minutes, a spike to 5,000: `trunkline load` at full size against `trunkline up`.",
+        load_targets.run,
+    ),
     "load_omission": ("A server that stands still: what p99 a load generator reports.", load_omission.run),
 }
 

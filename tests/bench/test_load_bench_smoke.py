@@ -52,3 +52,10 @@ def test_quick_load_omission_shows_the_stall(tmp_path: Path) -> None:
     """`load_omission` reports a p99 near the length of the stall."""
     rows = quick(tmp_path, "load_omission")
     assert row(rows, ": p99 off the true")["ours"] < 0.5
+
+
+def test_quick_load_targets_hold_at_a_small_size(tmp_path: Path) -> None:
+    """`load_targets` runs its three scenarios through a whole fleet, and nothing fails or is missing."""
+    rows = quick(tmp_path, "load_targets")
+    assert [each["ours"] for each in rows if "lost" in each["what"]] == [0, 0, 0]
+    assert [each["ours"] for each in rows if "failed" in each["what"]] == [0, 0, 0]

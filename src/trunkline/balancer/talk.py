@@ -41,12 +41,11 @@ from trunkline.fleet_subjects import (
     report_subject,
 )
 from trunkline.nats_address import parse_address
-from trunkline.nats_login import close_client, log_in_options, refuse_plain
+from trunkline.nats_login import CONNECT_TIMEOUT_S, close_client, log_in
 
 log = structlog.get_logger("trunkline.balancer")
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S: Final = 2
 PING_S: Final = 2
 FIRST_WAIT_S: Final = 0.05
 LONGEST_WAIT_S: Final = 2.0
@@ -352,60 +351,26 @@ class FleetTalk:
 
     async def _connect(self, lost: asyncio.Future[str]) -> Client:
         """Log in and subscribe; `lost` is set when the connection ends. Raises BusUnavailable."""
-        client = Client()
-        address = self._address
-        last_error = "no server answered"
-
-        async def on_error(error: Exception) -> None:
-            nonlocal last_error
-            last_error = str(error) or type(error).__name__
-            if isinstance(error, (OSError, nats_errors.StaleConnectionError)) and client.is_connected:
-                _set(lost, last_error)
-
-        async def on_closed() -> None:
-            _set(lost, str(client.last_error or last_error))
-
+        client = await log_in(
+            self._address, name=f"trunkline balancer {self._id}", tls=self._tls,
+            on_lost=lambda reason: _set(lost, reason), ping_interval=PING_S, max_outstanding_pings=2, no_echo=True,
+            inbox_prefix=f"{self._prefix}.inbox",
+        )  # fmt: skip
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S * (1 + len(address.servers))):
-                await client.connect(
-                    list(address.servers),
-                    name=f"trunkline balancer {self._id}",
-                    error_cb=on_error,
-                    closed_cb=on_closed,
-                    allow_reconnect=False,
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,
-                    connect_timeout=CONNECT_TIMEOUT_S,
-                    ping_interval=PING_S,
-                    max_outstanding_pings=2,
-                    pending_size=0,  # nothing is kept for later
-                    flusher_queue_size=0,  # unbounded: queueing a flush never waits
-                    no_echo=True,
-                    inbox_prefix=f"{self._prefix}.inbox",
-                    tls=self._tls,
-                    **log_in_options(client, address),
+            for subject, heard in (
+                (report_subject(self._prefix), self._on_report_message),
+                (picks_subject(self._prefix), self._on_picks_message),
+            ):
+                await client.subscribe(
+                    subject, cb=heard, pending_msgs_limit=_PENDING_MESSAGES, pending_bytes_limit=_PENDING_BYTES
                 )
-                refuse_plain(client, address)
-                for subject, heard in (
-                    (report_subject(self._prefix), self._on_report_message),
-                    (picks_subject(self._prefix), self._on_picks_message),
-                ):
-                    await client.subscribe(
-                        subject,
-                        cb=heard,
-                        pending_msgs_limit=_PENDING_MESSAGES,
-                        pending_bytes_limit=_PENDING_BYTES,
-                    )
-                # Nodes answer the hello that comes next: the server must have the subscriptions before it.
-                await client.flush(CONNECT_TIMEOUT_S)
+            # Nodes answer the hello that comes next: the server must have the subscriptions before it.
+            await client.flush(CONNECT_TIMEOUT_S)
         except BaseException as error:
             await close_client(client)
-            if isinstance(error, (nats_errors.Error, OSError, TimeoutError, AssertionError, ValueError)):
-                raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {last_error}") from error
-            if isinstance(error, Exception):
-                # What answers there is no NATS: the library stumbles over it in any way.
-                why = f"what answers is no NATS ({type(error).__name__})"
-                raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {why}") from error
+            if isinstance(error, (nats_errors.Error, OSError, TimeoutError)):
+                why = str(error) or type(error).__name__
+                raise BusUnavailable(f"NATS at {self._address.shown} took no subscription: {why}") from error
             raise
         return client
 

@@ -30,13 +30,12 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from trunkline.errors import BusError, BusUnavailable
 from trunkline.nats_address import DEFAULT_PORT, NatsAddress
-from trunkline.nats_login import close_client, log_in_options, refuse_plain
+from trunkline.nats_login import CONNECT_TIMEOUT_S, close_client, log_in
 
 log = structlog.get_logger("trunkline.bus")
 
 OnMessage = Callable[[Msg], None]
 
-CONNECT_TIMEOUT_S = 2
 BACKLOG_BYTES = 64 * 1024 * 1024
 """What may wait for a server that does not read, before publishing fails."""
 
@@ -117,49 +116,10 @@ class Wire:
             BusUnavailable: no server let us in.
         """
         lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        client = Client()
-        last_error = "no server answered"
-
-        async def on_error(error: Exception) -> None:
-            nonlocal last_error
-            last_error = str(error) or type(error).__name__
-            if isinstance(error, (OSError, nats_errors.StaleConnectionError)) and client.is_connected:
-                _set(lost, last_error)
-            elif not isinstance(error, OSError):
-                log.debug("nats reports", error=last_error)
-
-        async def on_closed() -> None:
-            _set(lost, str(client.last_error or last_error))
-
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S * (1 + len(address.servers))):
-                await client.connect(
-                    list(address.servers),
-                    name="trunkline",
-                    error_cb=on_error,
-                    closed_cb=on_closed,
-                    allow_reconnect=False,
-                    # At most two tries a server, at once; waiting between rounds is the link's part.
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,
-                    connect_timeout=CONNECT_TIMEOUT_S,
-                    pending_size=0,  # nothing is kept for later, and publishing never waits for a flush
-                    flusher_queue_size=0,  # unbounded, so that queueing a flush never waits and order is kept
-                    tls=tls if address.tls else None,
-                    **log_in_options(client, address),
-                )
-            refuse_plain(client, address)
-        except asyncio.CancelledError:
-            await close_client(client)
-            raise
-        except BusError:
-            await close_client(client)
-            raise
-        except (nats_errors.Error, OSError, TimeoutError, AssertionError, ValueError) as error:
-            # A server that refuses a log-in often closes before its reason can be read.
-            hint = "; it asks for a log-in: check the user, password or token" if _asks_for_login(client) else ""
-            await close_client(client)
-            raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {last_error}{hint}") from error
+        client = await log_in(
+            address, name="trunkline", tls=tls, on_lost=lambda reason: _set(lost, reason),
+            on_error=lambda error: log.debug("nats reports", error=error),
+        )  # fmt: skip
         version = client.connected_server_version
         if (version.major, version.minor) < (2, 11):
             await close_client(client)
@@ -329,11 +289,6 @@ class Wire:
         for call in list(self._calls.values()):
             if not call.future.done():
                 call.future.set_exception(BusUnavailable(f"the connection to NATS was lost: {lost.result()}"))
-
-
-def _asks_for_login(client: Client) -> bool:
-    """Whether a server was reached that lets nobody in without a log-in."""
-    return bool(client._server_info.get("auth_required", False))
 
 
 def _look_at(done: asyncio.Task[None]) -> None:

@@ -27,13 +27,11 @@ from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from trunkline.errors import BusUnavailable
 from trunkline.load.messages import MAX_BYTES
 from trunkline.load.pipe import BadMessage, ChannelClosed
 from trunkline.nats_address import NatsAddress
-from trunkline.nats_login import close_client, log_in_options, refuse_plain
+from trunkline.nats_login import log_in
 
-CONNECT_TIMEOUT_S: Final = 2
 PING_S: Final = 2
 FLUSH_S: Final = 10.0
 FLUSH_BYTES: Final = 1 << 16
@@ -243,48 +241,10 @@ async def connect(address: NatsAddress, name: str, prefix: str, on_lost: Callabl
     Raises:
         BusUnavailable: it cannot be reached, or refuses.
     """
-    client = Client()
-    last_error = "no server answered"
-
-    async def on_error(error: Exception) -> None:
-        nonlocal last_error
-        last_error = str(error) or type(error).__name__
-        if isinstance(error, (OSError, nats_errors.StaleConnectionError)) and client.is_connected:
-            on_lost(last_error)
-
-    async def on_closed() -> None:
-        on_lost(str(client.last_error or last_error))
-
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S * (1 + len(address.servers))):
-            await client.connect(
-                list(address.servers),
-                name=name,
-                error_cb=on_error,
-                closed_cb=on_closed,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0,
-                connect_timeout=CONNECT_TIMEOUT_S,
-                ping_interval=PING_S,
-                max_outstanding_pings=2,
-                pending_size=0,  # nothing is kept for later
-                flusher_queue_size=0,  # unbounded: queueing a flush never waits
-                inbox_prefix=f"{prefix}.inbox",
-                tls=ssl.create_default_context() if address.tls else None,
-                **log_in_options(client, address),
-            )
-            refuse_plain(client, address)
-    except BaseException as error:
-        await close_client(client)
-        if isinstance(error, (nats_errors.Error, OSError, TimeoutError, AssertionError, ValueError)):
-            raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {last_error}") from error
-        if isinstance(error, Exception) and not isinstance(error, BusUnavailable):
-            # What answers there is no NATS: the library stumbles over it in any way.
-            why = f"what answers is no NATS ({type(error).__name__})"
-            raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {why}") from error
-        raise
-    return client
+    return await log_in(
+        address, name=name, tls=ssl.create_default_context() if address.tls else None, on_lost=on_lost,
+        ping_interval=PING_S, max_outstanding_pings=2, inbox_prefix=f"{prefix}.inbox",
+    )  # fmt: skip
 
 
 async def listen(client: Client, subject: str, incoming: Incoming) -> None:
