@@ -1,10 +1,13 @@
-"""Writes docs/reference.md from what the code declares: settings, close codes, series. Run it after changing one."""
+"""Writes docs/reference.md from what the code declares: settings, close codes, series, alerts. Run it after one changed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from trunkline import codes, config, metrics
+from trunkline.config_monitor import MonitorSettings
+from trunkline.monitor.rule import Alert, Recording
+from trunkline.monitor.rules import groups
 
 HEAD = """# Reference
 
@@ -34,6 +37,19 @@ def render() -> str:
             lines.append(f"| `{series.name}` | {series.kind} | {labels} | {series.unit} | {series.help} |")
     lines += ["", "## Aliases\n", '`metrics.aliases = ["websocket"]` adds:', "", "| alias | same as |", "|---|---|"]
     lines += [f"| `{alias}` | `{name}` |" for alias, name in metrics.ALIASES["websocket"].items()]
+    lines += ["", "## Recorded series\n", "| series | |", "|---|---|"]
+    recorded: list[Recording] = []
+    alerts: list[Alert] = []
+    for group in groups(MonitorSettings()):
+        recorded += [rule for rule in group.rules if isinstance(rule, Recording)]
+        alerts += [rule for rule in group.rules if isinstance(rule, Alert)]
+    lines += [f"| `{rule.name}` | {cell(rule.help)} |" for rule in recorded]
+    lines += ["", "## Alerts\n", "| alert | severity | after | dashboard | |", "|---|---|---|---|---|"]
+    for alert in alerts:
+        name = f"[{alert.name}](runbooks/{alert.runbook})"
+        lines.append(
+            f"| {name} | {alert.severity} | {alert.lasts} | `{alert.dashboard}` | {cell(alert.description)} |"
+        )
     return "\n".join(lines) + "\n"
 
 

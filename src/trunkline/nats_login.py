@@ -3,8 +3,8 @@
 Rules:
 
 - Connecting again is the caller's part: the library's own way waits, keeps messages for later, and tells nobody.
-- Secrets are shown over TLS alone where TLS was asked for: the library encrypts only when the server says so, and someone
-  in between could make it seem not to.
+- Secrets are shown over TLS alone where TLS was asked for: the library encrypts only when the server says so, and
+  someone in between could make it seem not to.
 """
 
 from __future__ import annotations

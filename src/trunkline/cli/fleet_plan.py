@@ -138,6 +138,7 @@ class TraefikPlan(msgspec.Struct, frozen=True):
         port: its port.
         fail_open_port: the loopback port through which it asks the balancer.
         ping_port: the loopback port on which it says that it is alive.
+        metrics_port: the loopback port of its series, 0 for none.
         command: program and arguments.
         files: what it reads, path and text, to be written before it starts.
     """
@@ -147,6 +148,7 @@ class TraefikPlan(msgspec.Struct, frozen=True):
     port: int
     fail_open_port: int
     ping_port: int
+    metrics_port: int = 0
     command: tuple[str, ...] = ()
     files: tuple[tuple[Path, str], ...] = ()
 
@@ -163,7 +165,8 @@ class TraefikPlan(msgspec.Struct, frozen=True):
     @property
     def ports(self) -> tuple[tuple[str, int], ...]:
         """Addresses and ports that it listens on."""
-        return ((self.host, self.port), (HOST, self.fail_open_port), (HOST, self.ping_port))
+        own = (self.fail_open_port, self.ping_port, self.metrics_port)
+        return ((self.host, self.port), *((HOST, port) for port in own if port))
 
 
 class MonitorPlan(msgspec.Struct, frozen=True):
@@ -291,7 +294,8 @@ def make_plan(loaded: Loaded, first_port: int, monitor_port: int = 0) -> FleetPl
     behind = first_node + PORT_STEP * count
     traefik = None
     if settings.up.edge == "traefik":
-        traefik = TraefikPlan("traefik", host, first_port, fail_open_port=behind + 1, ping_port=behind + 2)
+        metrics_port = behind + 3 if monitor_port else 0
+        traefik = TraefikPlan("traefik", host, first_port, behind + 1, behind + 2, metrics_port)
         balancer = BalancerPlan("balancer", "steer", HOST, behind, first_port + 1)
     else:
         balancer = BalancerPlan("edge", "relay", host, first_port, first_port + 1)
@@ -332,7 +336,7 @@ def _check_ports_fit(plan: FleetPlan, loaded: Loaded, first_port: int) -> None:
 
 def ports_needed(nodes: int, edge: str) -> int:
     """How many ports in a row a fleet takes."""
-    return PORT_STEP * (nodes + 1) + (3 if edge == "traefik" else 0)
+    return PORT_STEP * (nodes + 1) + (4 if edge == "traefik" else 0)
 
 
 def plan_ports(plan: FleetPlan) -> list[int]:
@@ -377,6 +381,9 @@ def part_environment(plan: FleetPlan, part: PartPlan, environ: Mapping[str, str]
         own["TRUNKLINE_SERVER_ADVERTISE"] = part.page_url
         # Nobody but the edge reaches a node here, and what it says of the client is true.
         own.setdefault("TRUNKLINE_SERVER_TRUSTED_PROXIES", "127.0.0.0/8,::1/128")
+    elif isinstance(part, MonitorPlan):
+        if plan.traefik is not None:
+            own["TRUNKLINE_MONITOR_TRAEFIK"] = f"{HOST}:{plan.traefik.metrics_port}"
     elif isinstance(part, BalancerPlan):
         own["TRUNKLINE_BALANCER_ADMIN_PORT"] = str(part.admin_port)
         if plan.traefik is not None:
@@ -401,7 +408,7 @@ def traefik_environment(plan: FleetPlan) -> dict[str, str]:
         "TRUNKLINE_TRAEFIK_POLL_INTERVAL_MS": "200",
         # What belongs to the public place of the real one: on this machine there is plain HTTP under any name.
         "TRUNKLINE_TRAEFIK_HTTPS_PORT": "0",
-        "TRUNKLINE_TRAEFIK_METRICS_PORT": "0",
+        "TRUNKLINE_TRAEFIK_METRICS_PORT": str(plan.traefik.metrics_port),
         "TRUNKLINE_TRAEFIK_DOMAIN": "*",
         "TRUNKLINE_TRAEFIK_SAME_SITE": "lax",
     }
