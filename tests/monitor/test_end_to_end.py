@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email
 import email.policy
 import json
@@ -182,10 +183,11 @@ async def test_alerts_fire_arrive_and_resolve(tmp_path: Path) -> None:
             await told.hear("TrunklineSlowClients", "firing")
             await told.mailed(lambda mail: "TrunklineCapacityCritical" in mail)
         finally:
-            assert crowd.returncode is None
-            crowd.send_signal(signal.SIGINT)
-            await asyncio.sleep(0.2)
-            crowd.send_signal(signal.SIGINT)
+            # Twice, for it would wait for what its slow readers have not read; the first may be enough.
+            for _ in range(2):
+                with contextlib.suppress(ProcessLookupError):
+                    crowd.send_signal(signal.SIGINT)
+                await asyncio.sleep(0.2)
             await asyncio.wait_for(crowd.wait(), 60)
         await told.hear("TrunklineCapacityCritical", "resolved")
         # The bus dies.

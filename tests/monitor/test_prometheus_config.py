@@ -255,6 +255,7 @@ async def test_a_container_is_one_target_with_its_colour(tmp_path: Path) -> None
         laid_out(tmp_path, {"prometheus/prometheus.yml": prometheus_yaml(settings, ())})
         async with prometheus(tmp_path, watch) as url:
             await series(url, 'up{colour="green"}')
+            await series(url, 'up{instance="127.0.0.9:3001"}')
             found = await series(url, 'up{job="trunkline-node"}')
     labels = sorted((each["metric"] for each in found), key=lambda each: each["instance"])
     assert labels == [
