@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -43,13 +43,26 @@ def monitor_up(
 async def run_stack(settings: Settings, directory: Path, fleet: str, first_port: int, as_json: bool) -> int:
     """Run the stack until a signal comes or one of its programs ends."""
     signals = lifecycle.Signals()
-    stack = await LocalStack.start(settings, directory, fleet, first_port)
+    starting = asyncio.ensure_future(LocalStack.start(settings, directory, fleet, first_port))
+    either: set[asyncio.Future[Any]] = {starting, signals.first}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return 0
+    stack = starting.result()
     _tell(stack.addresses, as_json)
+    if stack.silence:
+        print(f"trunkline: {fleet} tells no nodes: {stack.silence}; it is asked again and again", file=sys.stderr)
     watching = asyncio.ensure_future(stack.watch())
     await asyncio.wait({watching, signals.first}, return_when=asyncio.FIRST_COMPLETED)
     failed = watching.done()
     watching.cancel()
-    await stack.stop()
+    stopping = asyncio.ensure_future(stack.stop())
+    await asyncio.wait({stopping, signals.second}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        stopping.cancel()
+    await asyncio.gather(stopping, return_exceptions=True)
     if failed:
         try:
             watching.result()

@@ -7,11 +7,13 @@ Rules:
 - The nodes are those that the fleet's balancer names, asked again every few seconds, so that Prometheus follows a
   scale-out; while the balancer is away the last list stays.
 - A program that ends is told with its last words and ends the stack: half a monitoring is worse than none.
+- A directory belongs to one stack at a time: a second one would write over the first one's files and samples.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import socket
@@ -20,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -42,6 +45,7 @@ _EVERY_S: Final = 5.0
 _POLL_S: Final = 0.1
 _MAX_ANSWER: Final = 4 << 20
 _ALERTMANAGER_FILE: Final = "alertmanager.yml"
+_LAST_LINES: Final = 2
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -102,12 +106,16 @@ class LocalStack:
 
     Attributes:
         addresses: where everything is.
+        silence: why the fleet's nodes are not known, as of the newest question; empty when they are.
     """
 
-    def __init__(self, addresses: Addresses, fleet_url: str, targets_file: Path) -> None:
+    def __init__(self, addresses: Addresses, fleet_url: str, overview_path: str, targets_file: Path) -> None:
         self.addresses = addresses
+        self.silence = ""
         self._fleet_url = fleet_url
+        self._overview_url = fleet_url + overview_path
         self._targets_file = targets_file
+        self._lock: int | None = None
         self._running: dict[Program, Child] = {}
         self._said: dict[Program, deque[str]] = {}
         self._following: asyncio.Task[None] | None = None
@@ -123,8 +131,10 @@ class LocalStack:
             first_port: of Prometheus.
 
         Raises:
-            StartError: a program is missing, a port is taken, a program did not get ready; nothing is left running.
+            StartError: the address is none, a program is missing, a port or the directory is taken, a program did not
+                get ready; nothing is left running.
         """
+        fleet_url = _fleet_address(fleet_url)
         programs = find_programs()
         ports = first_port, first_port + ALERTMANAGER_STEP, first_port + NODE_EXPORTER_STEP
         for port in ports:
@@ -132,11 +142,12 @@ class LocalStack:
         files = directory / "files"
         prometheus, alertmanager, node_exporter = (f"http://{HOST}:{port}" for port in ports)
         addresses = Addresses(prometheus, alertmanager, node_exporter, str(files))
-        stack = cls(addresses, fleet_url.rstrip("/"), directory / "targets" / "nodes.json")
+        path = settings.balancer.balancer_metric_path
+        stack = cls(addresses, fleet_url, path, directory / "targets" / "nodes.json")
         settings = stack._placed(settings, ports)
-        stack._write(directory, files, settings)
-        await stack._follow_once()
         try:
+            stack._write(directory, files, settings)
+            await stack._follow_once()
             for program, arguments in stack._commands(settings, directory, files, ports):
                 await stack._run(program, [str(programs[program]), *arguments])
             for address in (addresses.prometheus, addresses.alertmanager):
@@ -156,26 +167,36 @@ class LocalStack:
         finally:
             for wait in waits:
                 wait.cancel()
-        program = waits[done.pop()]
-        raise Ended(f"{program.name} has ended. Its last words: {self._last_words(program)}")
+        wait = done.pop()
+        program = waits[wait]
+        raise Ended(f"{program.name} {_how(wait.result())}. Its last words: {self._last_words(program)}")
 
     async def stop(self) -> None:
-        """End everything; safe to call twice."""
+        """End everything, at once when cancelled; safe to call twice."""
         if self._following is not None:
             self._following.cancel()
-        for child in self._running.values():
+        children = tuple(self._running.values())
+        for child in children:
             child.terminate()
-        for child in self._running.values():
+        try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(STOP_S):
-                    await child.wait()
-            child.kill()
+                    for child in children:
+                        await child.wait()
+        finally:
+            for child in children:
+                child.kill()
+        for child in children:
             await child.wait()
         self._running.clear()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _write(self, directory: Path, files: Path, settings: Settings) -> None:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _locked(directory)
             self._targets_file.parent.mkdir(exist_ok=True)
             self._targets_file.write_bytes(targets_json([]))
             texts = bundle.files(settings, dashboards=False)
@@ -230,7 +251,7 @@ class LocalStack:
         ]
 
     async def _run(self, program: Program, command: list[str]) -> None:
-        said: deque[str] = deque(maxlen=5)
+        said: deque[str] = deque(maxlen=_LAST_LINES)
         self._said[program] = said
         try:
             self._running[program] = await Child.start(command, os.environ, _keep_lines(said))
@@ -244,7 +265,10 @@ class LocalStack:
                     while True:
                         ended = next((each for each, child in self._running.items() if not child.running), None)
                         if ended is not None:
-                            raise StartError(f"{ended.name} ended at its start", f"It said: {self._last_words(ended)}")
+                            code = await self._running[ended].wait()
+                            raise StartError(
+                                f"{ended.name} {_how(code)} at its start", f"It said: {self._last_words(ended)}"
+                            )
                         with suppress(aiohttp.ClientError, TimeoutError):
                             async with http.get(url) as answer:
                                 if answer.status == 200:
@@ -264,13 +288,24 @@ class LocalStack:
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ASK_S)) as http,
-                http.get(f"{self._fleet_url}/balancer-metrics", headers={"Accept": "application/json"}) as answer,
+                http.get(self._overview_url, headers={"Accept": "application/json"}) as answer,
             ):
-                overview = msgspec.json.decode(await answer.content.read(_MAX_ANSWER), type=Overview)
-        except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError):
+                if answer.status != 200:
+                    self.silence = f"it answers {answer.status}"
+                    return
+                overview = msgspec.json.decode(await _body(answer), type=Overview)
+        except TimeoutError:
+            self.silence = f"no answer within {_ASK_S:g} s"
             return
+        except aiohttp.ClientError as error:
+            self.silence = str(error)
+            return
+        except (ValueError, RecursionError):  # of which MsgspecError and UnicodeDecodeError are kinds
+            self.silence = "its answer is not that of a balancer"
+            return
+        self.silence = ""
         text = targets_json(targets_of(overview))
-        if self._targets_file.read_bytes() != text:
+        if not self._targets_file.exists() or self._targets_file.read_bytes() != text:
             # In one step: Prometheus reads it whenever it changes.
             fresh = self._targets_file.with_suffix(".new")
             fresh.write_bytes(text)
@@ -293,13 +328,53 @@ def _keep_lines(said: deque[str]) -> Callable[[bytes, bool], None]:
     return keep
 
 
+async def _body(answer: aiohttp.ClientResponse) -> bytes:
+    """All of an answer, which comes in pieces; raises ValueError when it is too long."""
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > _MAX_ANSWER:
+            raise ValueError("too long")
+    return bytes(body)
+
+
+def _fleet_address(url: str) -> str:
+    """The balancer's address without a slash at its end; Prometheus gets its host and port."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+        parts = urlsplit("")
+    if not usable or parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment:
+        raise StartError(f"--fleet {url!r} is no address", "Name the balancer's as http://HOST:PORT.")
+    return f"http://{parts.netloc}"
+
+
+def _how(code: int) -> str:
+    return f"was ended by signal {-code}" if code < 0 else f"has ended with exit code {code}"
+
+
+def _locked(directory: Path) -> int:
+    """Take the directory; the lock ends with the descriptor, so a crash leaves none behind."""
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise StartError(
+            f"{directory} is in use by another trunkline monitor up", "Stop that one, or name another --data-dir."
+        ) from None
+    return lock
+
+
 def _check_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or str(error)
+            why = (getattr(error, "strerror", None) or str(error)).rstrip(".")
             raise StartError(
                 f"port {port} on {HOST} cannot be used: {why}", "Stop what uses it, or choose others with --port."
             ) from None

@@ -32,13 +32,24 @@ def targets_of(overview: Overview) -> list[Targets]:
     """Scrape targets of all backends, by URL; a label only where the balancer knows it."""
     found = []
     for service in sorted(overview.services, key=lambda service: service.url):
-        parts = urlsplit(service.url)
-        if parts.scheme != "http" or not parts.hostname:
+        address = _host_and_port(service.url)
+        if address is None:
             continue
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         labels = {name: value for name, value in (("node", service.name), ("colour", service.group)) if value}
-        found.append(Targets((f"{host}:{parts.port or 80}",), labels))
+        found.append(Targets((address,), labels))
     return found
+
+
+def _host_and_port(url: str) -> str | None:
+    """What Prometheus takes; None for what it could not scrape without TLS, and for what is no URL."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if parts.scheme != "http" or not host:
+        return None
+    return f"{f'[{host}]' if ':' in host else host}:{80 if port is None else port}"
 
 
 def targets_json(targets: list[Targets]) -> bytes:
