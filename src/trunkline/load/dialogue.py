@@ -19,7 +19,7 @@ from trunkline.load.expectations import message_type
 from trunkline.load.messages import Hole, Position
 from trunkline.load.moments import moments_of
 from trunkline.load.order import ChannelOrder
-from trunkline.load.session import Published, Session, Shared
+from trunkline.load.session import Session, Shared
 
 MAX_CODE: Final = 60
 """How much of a server's error code a reason repeats."""
@@ -169,11 +169,7 @@ class Dialogue(Session):
             case wire.PublishAck():
                 if message.epoch is None or message.offset is None:
                     return
-                published = shared.published.get(message.channel)
-                if published is None or published.epoch != message.epoch:
-                    published = shared.published[message.channel] = Published(message.epoch)
-                published.offsets.append(message.offset)
-                published.at = shared.now()
+                shared.acknowledged(message.channel, message.epoch, message.offset, shared.now())
                 if message.prev is not msgspec.UNSET:
                     self._follow(self._order(message.channel), message.epoch, message.offset, message.prev)
             case wire.Gap():

@@ -20,7 +20,7 @@ from trunkline import wire
 from trunkline.load.comeback import seconds_away
 from trunkline.load.messages import Hole, Position
 from trunkline.load.order import ChannelOrder
-from trunkline.load.session import Published, Session, Shared
+from trunkline.load.session import Session, Shared
 
 
 class Stamp(msgspec.Struct, gc=False):
@@ -200,11 +200,7 @@ class FeedSession(Session):
         shared.tally.round_trip.record(now - intended)
         if ack.epoch is None or ack.offset is None:
             return
-        published = shared.published.get(ack.channel)
-        if published is None or published.epoch != ack.epoch:
-            published = shared.published[ack.channel] = Published(ack.epoch)
-        published.offsets.append(ack.offset)
-        published.at = now
+        shared.acknowledged(ack.channel, ack.epoch, ack.offset, now)
         order = self._orders.get(ack.channel)
         if order is not None and ack.prev is not msgspec.UNSET:
             if ack.prev == order.last and ack.epoch == order.epoch:

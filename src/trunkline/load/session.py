@@ -88,6 +88,14 @@ class Shared:
         self._offset = job.clock_offset_s
         self.now: Callable[[], float] = clock if not self._offset else self._shifted
 
+    def acknowledged(self, channel: str, epoch: str, offset: int, at: float) -> None:
+        """Remember a publication whose position came back at the moment `at`."""
+        published = self.published.get(channel)
+        if published is None or published.epoch != epoch:
+            published = self.published[channel] = Published(epoch)
+        published.offsets.append(offset)
+        published.at = at
+
     def _shifted(self) -> float:
         return self._clock() + self._offset
 
