@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trunkline import codes, config, metrics
+from trunkline import codes, config
 from trunkline.config_monitor import MonitorSettings
 from trunkline.monitor.rule import Alert, Recording
 from trunkline.monitor.rules import groups
+from trunkline.series import ALIASES, BALANCER_SERIES, SERIES
 
 HEAD = """# Reference
 
@@ -30,13 +31,13 @@ def render() -> str:
         lines.append(f"| `{row.key}` | {default} | {cell(row.allowed)} | {names} | {cell(row.help)} |")
     lines += ["", "## Close codes\n", "| code | reason | reconnect |", "|---|---|---|"]
     lines += [f"| {row.code} | {row.reason} | {row.reconnect.replace('_', ' ')} |" for row in codes.TABLE]
-    for title, declared in (("Series of a node", metrics.SERIES), ("Series of a balancer", metrics.BALANCER_SERIES)):
+    for title, declared in (("Series of a node", SERIES), ("Series of a balancer", BALANCER_SERIES)):
         lines += ["", f"## {title}\n", "| series | kind | labels | unit | |", "|---|---|---|---|---|"]
         for series in declared:
             labels = ", ".join(f"`{label}`" for label in series.labels)
             lines.append(f"| `{series.name}` | {series.kind} | {labels} | {series.unit} | {series.help} |")
     lines += ["", "## Aliases\n", '`metrics.aliases = ["websocket"]` adds:', "", "| alias | same as |", "|---|---|"]
-    lines += [f"| `{alias}` | `{name}` |" for alias, name in metrics.ALIASES["websocket"].items()]
+    lines += [f"| `{alias}` | `{name}` |" for alias, name in ALIASES["websocket"].items()]
     lines += ["", "## Recorded series\n", "| series | |", "|---|---|"]
     recorded: list[Recording] = []
     alerts: list[Alert] = []
@@ -47,9 +48,7 @@ def render() -> str:
     lines += ["", "## Alerts\n", "| alert | severity | after | dashboard | |", "|---|---|---|---|---|"]
     for alert in alerts:
         name = f"[{alert.name}](runbooks/{alert.runbook})"
-        lines.append(
-            f"| {name} | {alert.severity} | {alert.lasts} | `{alert.dashboard}` | {cell(alert.description)} |"
-        )
+        lines.append(f"| {name} | {alert.severity} | {alert.lasts} | `{alert.dashboard}` | {cell(alert.description)} |")
     return "\n".join(lines) + "\n"
 
 

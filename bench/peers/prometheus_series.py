@@ -11,12 +11,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
-from trunkline import metrics
+from trunkline.series import SERIES
 
 
 def fill(registry: CollectorRegistry) -> None:
     """As many families of each kind, with the same buckets, as a node of ours declares."""
-    for series in metrics.SERIES:
+    for series in SERIES:
         name = series.name.removesuffix("_total")
         if series.kind == "histogram":
             Histogram(name, series.help, buckets=series.buckets, registry=registry).observe(0.001)

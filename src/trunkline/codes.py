@@ -65,6 +65,9 @@ _LABELS = {
     1013: "overloaded", 4001: "unauthorized", 4003: "forbidden", 4008: "idle",
 }  # fmt: skip
 
+LABELS = (*_LABELS.values(), "too_slow", "other")
+"""Every word that `label` says."""
+
 
 def label(code: int, reason: str = "") -> str:
     """The word under which series count a close; codes we do not know share one, slow clients have their own."""

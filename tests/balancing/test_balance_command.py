@@ -18,8 +18,8 @@ from balance_process import Command, ForeignBackend, close_all, connect_many, ov
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from trunkline import metrics
 from trunkline.bus.nats_server import NatsServer
+from trunkline.series import BALANCER_SERIES
 
 Start = Callable[..., Awaitable[Command]]
 
@@ -243,7 +243,7 @@ async def test_own_page_has_three_shapes(start_balancer: Start, foreign: list[Fo
         scraper = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}
         async with http.get(page, headers=scraper) as answer:
             text = await answer.text()
-            for series in metrics.BALANCER_SERIES:
+            for series in BALANCER_SERIES:
                 assert f"# HELP {series.name} " in text, series.name
             assert f'ws_balancer_backend_connections{{backend="{foreign[0].url}",group="",pool=""}} 1.0' in text
         async with http.get(page, headers={"X-Forwarded-For": "203.0.113.9"}) as answer:

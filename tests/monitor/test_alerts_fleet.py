@@ -24,6 +24,7 @@ from trunkline.monitor import (
     rules,
 )
 from trunkline.monitor.rule import Alert, Group
+from trunkline.series import LATENCY_BUCKETS
 from trunkline.server.capacity import ShedReason
 
 ROOT: Final = Path(__file__).parents[2]
@@ -134,7 +135,7 @@ def test_runbooks_name_settings_that_exist() -> None:
 @pytest.mark.parametrize("limit_ms", [10, 25, 50, 100, 250, 500, 1000, 2500, 5000])
 def test_limit_of_a_delivery_is_a_bucket(limit_ms: int) -> None:
     """Every limit that the settings allow is written as the scrape writes that bucket."""
-    histogram = metrics.Histogram(metrics.LATENCY_BUCKETS)
+    histogram = metrics.Histogram(LATENCY_BUCKETS)
     bounds = [bound for bound, _ in histogram.cumulative()]
     expression = next(
         each.expr
@@ -174,14 +175,6 @@ def test_reasons_are_those_that_the_server_counts() -> None:
     for word in words.split("|"):
         assert f'"{word}"' in sources, word
     assert set(get_args(ShedReason)) <= set(f"{recording.ORDERLY}|{recording.NODE_FAULTS}".split("|"))
-
-
-def test_growth_counts_a_first_event() -> None:
-    """The expression for a counter that appears with its first event keeps its parts together in any sum."""
-    grown = recording.grown("ws_errors_total", "10m", "ws_connections_total")
-    assert grown.startswith("(")
-    assert grown.endswith(")")
-    rule.check(grown, "grown")
 
 
 def test_a_node_says_when_it_started() -> None:

@@ -17,12 +17,12 @@ import pytest
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from trunkline import metrics
 from trunkline.config_monitor import MonitorSettings
 from trunkline.errors import StartError
 from trunkline.monitor import foreign_series, promql, rules
 from trunkline.monitor.dashboards import all_dashboards
 from trunkline.monitor.dashboards.panels import Board, Panel, Query, Row
+from trunkline.series import BY_NAME
 
 SETTINGS = MonitorSettings(runbook_url="https://runbooks.example.org/ws/")
 UIDS = ("trunkline-fleet", "trunkline-edge", "trunkline-system", "trunkline-postgres", "trunkline-containers",
@@ -120,7 +120,7 @@ def test_variables(drawn: dict[str, dict[str, Any]]) -> None:
             assert re.fullmatch(rf"label_values\(.+, {name}\)", query)
             assert name == "job" or 'job=~"$job"' in query
             for series in promql.names_in(query.removeprefix("label_values(").rpartition(",")[0]):
-                assert series in metrics.BY_NAME or series in foreign_series.BY_NAME
+                assert series in BY_NAME or series in foreign_series.BY_NAME
         # The linter wants `.+` for all. In the fleet All is the list of instances, so that the colour narrows panels.
         assert variables["job"]["allValue"] == ".+"
         assert variables["instance"].get("allValue") == (None if uid == "trunkline-fleet" else ".+")
@@ -140,9 +140,7 @@ def test_deploys_drains_and_alerts_are_annotated(drawn: dict[str, dict[str, Any]
         assert told["Deploys"]["textFormat"] == "version {{version}}, colour {{colour}}"
         for each in told.values():
             assert each["datasource"]["uid"] == "${datasource}"
-            promql.check(
-                each["expr"], lambda name: name in metrics.BY_NAME or name in foreign_series.BY_NAME, each["name"]
-            )
+            promql.check(each["expr"], lambda name: name in BY_NAME or name in foreign_series.BY_NAME, each["name"])
 
 
 def test_every_panel_explains_itself(drawn: dict[str, dict[str, Any]]) -> None:
@@ -191,7 +189,7 @@ def test_the_grid(drawn: dict[str, dict[str, Any]]) -> None:
 
 def test_rates_are_taken_over_the_rate_interval(drawn: dict[str, dict[str, Any]]) -> None:
     """No rate has a window of its own, and no counter is shown bare."""
-    counters = {series.name for series in metrics.BY_NAME.values() if series.kind == "counter"}
+    counters = {series.name for series in BY_NAME.values() if series.kind == "counter"}
     for name, expr in every_query(drawn):
         for function, window in re.findall(r"(\w+)\([^()]*\[([^\]]+)\]", expr):
             # Restarts are so rare that an hour is the least that shows them.
@@ -234,7 +232,7 @@ def test_every_series_of_ours_is_shown(drawn: dict[str, dict[str, Any]]) -> None
     """A series that no dashboard shows costs a scrape and helps nobody."""
     names = set().union(*(promql.names_in(expr) for _, expr in every_query(drawn)))
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
-    assert set(metrics.BY_NAME) - shown == set()
+    assert set(BY_NAME) - shown == set()
 
 
 def test_thresholds_begin_without_a_value(drawn: dict[str, dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from serving import running
 from websockets.asyncio.client import connect
 
 from free_ports import free_port
-from trunkline import metrics
+from trunkline.series import ALIASES, BALANCER_SERIES, SERIES
 
 EXCEPTED = {
     # The name was given by the dashboards that the aliases are for; it is a gauge there.
@@ -69,14 +69,14 @@ async def test_a_nodes_names_are_clean(tmp_path: Path) -> None:
     """Every declared series is exposed under its name, nothing else is, and the linter has nothing to say."""
     text = await serve_and_scrape(tmp_path)
     assert 'ws_errors_total{code="' in text
-    assert names(text) == {series.name for series in metrics.SERIES}
+    assert names(text) == {series.name for series in SERIES}
     assert complaints(text) == set()
 
 
 async def test_aliases_are_the_only_exception(tmp_path: Path) -> None:
     """With the aliases, the linter says what is excepted here and nothing more."""
     text = await serve_and_scrape(tmp_path, TRUNKLINE_METRICS_ALIASES="websocket")
-    assert names(text) == {series.name for series in metrics.SERIES} | set(metrics.ALIASES["websocket"])
+    assert names(text) == {series.name for series in SERIES} | set(ALIASES["websocket"])
     assert complaints(text) == set(EXCEPTED.items())
 
 
@@ -99,7 +99,7 @@ async def test_a_balancers_names_are_clean(tmp_path: Path) -> None:
     ):  # fmt: skip
         text = await scrape(f"http://127.0.0.1:{admin}/metrics")
     assert re.search(r"^ws_balancer_picks_total\{", text, re.MULTILINE)
-    assert names(text) == {series.name for series in metrics.BALANCER_SERIES}
+    assert names(text) == {series.name for series in BALANCER_SERIES}
     assert complaints(text) == set()
 
 

@@ -10,7 +10,8 @@ from live_node import OpenPeer, StartNode
 from prometheus_client.parser import text_string_to_metric_families
 from raw_peer import RawPeer, http
 
-from trunkline import __version__, metrics
+from trunkline import __version__
+from trunkline.series import ALIASES, SERIES
 
 PAGES = ["/", "/trunkline.js", "/page.js", "/page.css", "/health", "/api/health", "/healthz", "/ready", "/readyz",
          "/api/instance", "/api/stats", "/metric", "/metrics"]  # fmt: skip
@@ -228,7 +229,7 @@ async def test_metrics_hold_every_declared_series(start_node: StartNode, open_pe
     answer = await http(node.port, "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
-    for series in metrics.SERIES:
+    for series in SERIES:
         family = families[series.name.removesuffix("_total")]
         assert family.type == series.kind, series.name
         assert family.documentation == series.help
@@ -239,7 +240,7 @@ async def test_metrics_hold_every_declared_series(start_node: StartNode, open_pe
     assert values["ws_connections"] == 1
     assert values["ws_connections_active"] == 1
     assert values["ws_nats_connected"] == 1
-    for name in metrics.ALIASES["websocket"]:
+    for name in ALIASES["websocket"]:
         assert any(sample.name.startswith(name) for family in families.values() for sample in family.samples), name
     assert families["websocket_connections_total"].type == "gauge"
     plain = await start_node()

@@ -39,6 +39,7 @@ from trunkline.balancer.sources.source_nats import NatsSource
 from trunkline.balancer.talk import FleetTalk
 from trunkline.config import Settings
 from trunkline.control import LoadReport, NodeReport, PickNotice, PickNotices
+from trunkline.series import LATENCY_BUCKETS
 
 log = structlog.get_logger("trunkline.balancer")
 
@@ -85,10 +86,10 @@ class BalancerMeter:
         self.ejections = metrics.Labelled()
         self.reports = metrics.Labelled()
         self.moves = metrics.Labelled()
-        self.place = metrics.Histogram(metrics.LATENCY_BUCKETS)
+        self.place = metrics.Histogram(LATENCY_BUCKETS)
         # Of a balancer that steers; its handlers count into these.
         self.steering_answers = metrics.Labelled()
-        self.steering = metrics.Histogram(metrics.LATENCY_BUCKETS)
+        self.steering = metrics.Histogram(LATENCY_BUCKETS)
 
 
 class Balancer:

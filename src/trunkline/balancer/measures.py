@@ -12,14 +12,16 @@ import msgspec
 from prometheus_client.core import Metric
 
 from trunkline import metrics
+from trunkline.balancer.placement.condition import OUT
 from trunkline.balancer.relay.edge_meter import EdgeMeter
+from trunkline.series import BALANCER_SERIES, DURATION_BUCKETS, LATENCY_BUCKETS
 from trunkline.version import __version__
 
 if TYPE_CHECKING:
     from trunkline.balancer.balancer import Balancer
 
-_BUCKETS = len(metrics.LATENCY_BUCKETS) + 1
-_DURATIONS = len(metrics.DURATION_BUCKETS) + 1
+_BUCKETS = len(LATENCY_BUCKETS) + 1
+_DURATIONS = len(DURATION_BUCKETS) + 1
 
 
 class EdgeCounts(msgspec.Struct):
@@ -93,19 +95,21 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Metric]:
         edge: what its edges counted.
     """
     meter = balancer.meter
-    refusals, requests = metrics.Labelled(), metrics.Labelled()
+    refusals, requests, ejections = metrics.Labelled(), metrics.Labelled(), metrics.Labelled()
     refusals.values.update(meter.refusals.values)
     for status, times in edge.http_requests.items():
         requests.add(status, times=times)
     for reason, times in edge.refusals.items():
         refusals.add(reason, times=times)
-    handshake = metrics.Histogram(metrics.LATENCY_BUCKETS)
+    handshake = metrics.Histogram(LATENCY_BUCKETS)
     handshake.counts, handshake.sum = list(edge.handshake_counts), edge.handshake_sum
-    duration = metrics.Histogram(metrics.DURATION_BUCKETS)
+    duration = metrics.Histogram(DURATION_BUCKETS)
     duration.counts, duration.sum = list(edge.duration_counts), edge.duration_sum
     connections, relayed, reserved, capacity, up, age, imbalance, build = (metrics.LabelledGauge() for _ in range(8))
     found = balancer.overview()
     for service in found.services:
+        # At 0 from the first scrape on, so that Prometheus sees the first one as a step.
+        ejections.values.update(((service.url, state), 0) for state in OUT)
         connections.set(service.connections, service.url, service.group, service.pool)
         relayed.set(service.relayed, service.url)
         reserved.set(service.reserved, service.url)
@@ -114,17 +118,18 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Metric]:
             capacity.set(service.capacity, service.url)
         if service.reportAgeSeconds is not None:
             age.set(service.reportAgeSeconds, service.url)
+    ejections.values.update(meter.ejections.values)
     for (pool, group), ratio in balancer.fleet.imbalance().items():
         imbalance.set(ratio, group, pool)
     build.set(1, __version__, balancer.settings.mode)
     return metrics.exposition(
-        metrics.BALANCER_SERIES,
+        BALANCER_SERIES,
         {
             "ws_balancer_picks_total": meter.picks,
             "ws_balancer_refusals_total": refusals,
             "ws_balancer_failures_total": meter.failures,
             "ws_balancer_retries_total": edge.retries,
-            "ws_balancer_ejections_total": meter.ejections,
+            "ws_balancer_ejections_total": ejections,
             "ws_balancer_reports_total": meter.reports,
             "ws_balancer_moves_total": meter.moves,
             "ws_balancer_handshakes_total": edge.handshakes,

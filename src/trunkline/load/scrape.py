@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from trunkline.metrics import BY_NAME
+from trunkline.series import BY_NAME
 
 MAX_SAMPLES: Final = 2_000
 """A node has about a hundred, and one more for each word of its labels."""

@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import Final
 
 from trunkline.config_monitor import MonitorSettings
-from trunkline.metrics import LATENCY_BUCKETS
 from trunkline.monitor import rule
 from trunkline.monitor.rule import Group, Recording
+from trunkline.series import LATENCY_BUCKETS
 
 WINDOWS: Final = ("5m", "30m", "1h", "6h", "3d")
 """Windows of the SLO recordings, short and long ones of all burn rates."""
@@ -154,22 +154,6 @@ def _deliveries(window: str, limit: str) -> tuple[Recording, ...]:
             f"Share of publications over {window} that were delivered after the limit.",
         ),
     )
-
-
-def grown(selector: str, window: str, witness: str) -> str:
-    """By how much a counter with labels has grown, its first events included.
-
-    Such a counter appears with its first event, and `increase` does not see a step from nothing. A series that was not
-    there at the begin of the window counts in full, if its process was: else it may be an old one that Prometheus only
-    now got to know.
-
-    Args:
-        selector: of the counter.
-        window: how far back.
-        witness: a series without labels that every such process always has.
-    """
-    born = f"{selector} unless {selector} offset {window} and on (instance) {witness} offset {window}"
-    return f"(increase({selector}[{window}]) > 0 or ({born}))"
 
 
 def declare(*recordings: Recording) -> None:

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from trunkline import metrics
 from trunkline.monitor import foreign_series, promql
+from trunkline.series import BY_NAME
 
 Severity = Literal["critical", "warning", "info"]
 """critical: somebody is woken. warning: somebody looks today. info: context, never sent by itself."""
@@ -116,7 +116,7 @@ RECORDED: set[str] = set()
 
 def is_declared(name: str) -> bool:
     """Whether a series of this name exists: ours, of others, or recorded."""
-    return name in metrics.BY_NAME or name in foreign_series.BY_NAME or name in RECORDED
+    return name in BY_NAME or name in foreign_series.BY_NAME or name in RECORDED
 
 
 def check(expression: str, where: str) -> None:

@@ -34,6 +34,7 @@ from trunkline.balancer.relay.edge_meter import EdgeEvent
 from trunkline.balancer.relay.routes import Routes, cookie_value
 from trunkline.config import Settings
 from trunkline.config_types import LOOPBACK
+from trunkline.series import LATENCY_BUCKETS
 from trunkline.traefik.attempts import Attempts
 from trunkline.traefik.layers import FULL_STATUS, PICK_HEADER, layered
 from trunkline.traefik.published import Candidate, Publication
@@ -65,7 +66,7 @@ class SteeringMeter:
     __slots__ = ("answers", "fetches", "place", "repeated")
 
     def __init__(self) -> None:
-        self.place = metrics.Histogram(metrics.LATENCY_BUCKETS)
+        self.place = metrics.Histogram(LATENCY_BUCKETS)
         self.answers = metrics.Labelled()
         self.repeated = 0
         self.fetches = 0

@@ -39,11 +39,14 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from trunkline.config_balancer import BalancerSettings
 
 State = Literal["up", "down", "ejected", "open", "half_open"]
+
+OUT: Final[tuple[State, ...]] = ("down", "ejected", "open")
+"""The states that a backend which was in use is taken out by."""
 
 SHORTEST = 0.8
 """The least share of a back-off that chance leaves."""

@@ -6,7 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from trunkline.metrics import DURATION_BUCKETS, LATENCY_BUCKETS, Histogram, Labelled
+from trunkline.metrics import Histogram, Labelled
+from trunkline.series import DURATION_BUCKETS, LATENCY_BUCKETS
 
 EventName = Literal["opened", "closed", "refused", "failed", "steered"]
 

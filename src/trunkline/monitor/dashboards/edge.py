@@ -12,6 +12,7 @@ from trunkline.monitor.dashboards.panels import (
     Panel,
     Query,
     Row,
+    happening,
     of,
     one,
     per_minute,
@@ -107,7 +108,7 @@ TROUBLE = Row(
             title="Refusals",
             about="Clients turned away per second before a backend was asked, by reason.",
             unit="cps",
-            queries=one(total(rate("ws_balancer_refusals_total"), "reason"), "{{reason}}"),
+            queries=one(happening(total(rate("ws_balancer_refusals_total"), "reason")), "{{reason}}"),
             shape="stack",
         ),
         Panel(
@@ -127,7 +128,9 @@ TROUBLE = Row(
             title="Ejections per minute",
             about="Times a backend was taken out, by what it entered.",
             unit="cpm",
-            queries=one(per_minute("ws_balancer_ejections_total", "backend", "state"), "{{backend}} {{state}}"),
+            queries=one(
+                happening(per_minute("ws_balancer_ejections_total", "backend", "state")), "{{backend}} {{state}}"
+            ),
             shape="stack",
         ),
         Panel(

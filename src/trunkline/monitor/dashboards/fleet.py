@@ -19,6 +19,7 @@ from trunkline.monitor.dashboards.panels import (
     Query,
     Row,
     buckets,
+    happening,
     of,
     one,
     per_minute,
@@ -161,7 +162,8 @@ CONNECTIONS = Row(
             about="Connections ended per second, by reason and by who ended them.",
             unit="cps",
             queries=one(
-                total(rate("ws_disconnects_total"), "reason", "initiated_by"), "{{reason}} by {{initiated_by}}"
+                happening(total(rate("ws_disconnects_total"), "reason", "initiated_by")),
+                "{{reason}} by {{initiated_by}}",
             ),
             shape="stack",
         ),
@@ -169,7 +171,7 @@ CONNECTIONS = Row(
             title="Failed handshakes by reason",
             about="Handshakes refused or broken off per second. A wrong token or origin is the client's doing.",
             unit="cps",
-            queries=one(total(rate("ws_connections_failed_total"), "reason"), "{{reason}}"),
+            queries=one(happening(total(rate("ws_connections_failed_total"), "reason")), "{{reason}}"),
             shape="stack",
         ),
         Panel(
@@ -177,7 +179,7 @@ CONNECTIONS = Row(
             about="Handshakes that nodes refused to protect themselves, per second and by reason. Above 0, clients "
             "wait and come back.",
             unit="cps",
-            queries=one(total(rate("ws_capacity_rejections_total"), "reason"), "{{reason}}"),
+            queries=one(happening(total(rate("ws_capacity_rejections_total"), "reason")), "{{reason}}"),
             shape="stack",
         ),
         Panel(
@@ -318,7 +320,7 @@ TROUBLE = Row(
             about="Error messages sent to clients per second, by the protocol's code. More than 10 per second is an "
             "application or a client gone wrong.",
             unit="cps",
-            queries=one(total(rate("ws_errors_total"), "code"), "{{code}}"),
+            queries=one(happening(total(rate("ws_errors_total"), "code")), "{{code}}"),
             width=24,
             shape="stack",
         ),

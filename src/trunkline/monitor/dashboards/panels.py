@@ -135,6 +135,11 @@ def total(expression: str, *by: str) -> str:
     return f"sum by ({', '.join(by)}) ({expression})" if by else f"sum({expression})"
 
 
+def happening(expression: str) -> str:
+    """Only what is above 0: counters stand at 0 under every word, and a legend of thirty zeros hides the one line."""
+    return f"{expression} > 0"
+
+
 def quantile(share: float, histogram: str, *by: str, matchers: tuple[str, ...] = ()) -> str:
     """A quantile of a histogram, over all series that share the labels `by`."""
     return f"histogram_quantile({share}, {total(rate(f'{histogram}_bucket', *matchers), 'le', *by)})"
