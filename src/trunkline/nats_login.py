@@ -1,4 +1,4 @@
-"""How every part of ours connects to NATS, logs in and lets go of it: once, with what went wrong in words.
+"""How every part of ours connects to NATS, logs in, asks and lets go of it: once, with what went wrong in words.
 
 Rules:
 
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from nats import errors as nats_errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from trunkline.errors import BusUnavailable
 from trunkline.nats_address import NatsAddress
@@ -119,6 +120,41 @@ def _refuse_plain(client: Client, address: NatsAddress) -> None:
     """Raise BusUnavailable when a `tls://` address led to a server that offered no encryption."""
     if address.tls and not client._server_info.get("tls_required", False):
         raise BusUnavailable(f"NATS at {address.shown} does not ask for TLS; a tls:// address never talks without it")
+
+
+def is_own_cancellation(error: BaseException) -> bool:
+    """Whether it is the caller's task that is being cancelled: the library cancels what waits when a connection ends.
+
+    Args:
+        error: what an await on the library raised.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+async def request(client: Client, subject: str, data: bytes, timeout_s: float) -> Msg:
+    """Ask, and wait for the answer.
+
+    Args:
+        client: a connection.
+        subject: whom to ask.
+        data: the question.
+        timeout_s: how long to wait.
+
+    Raises:
+        NoRespondersError: nobody listens on the subject.
+        BusUnavailable: the connection has ended, or no answer came in time.
+    """
+    try:
+        return await client.request(subject, data, timeout=timeout_s)
+    except nats_errors.NoRespondersError:
+        raise
+    except (TimeoutError, asyncio.CancelledError) as error:
+        if is_own_cancellation(error):
+            raise
+        raise BusUnavailable(f"no answer on {subject} within {timeout_s:g} s") from None
+    except (nats_errors.Error, OSError) as error:
+        raise BusUnavailable(f"NATS did not take a request on {subject}: {error}") from error
 
 
 async def close_client(client: Client) -> None:

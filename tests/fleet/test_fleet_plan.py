@@ -13,12 +13,8 @@ from hypothesis import strategies as st
 from trunkline import config
 from trunkline.cli.fleet import check_ports, free_first_port
 from trunkline.cli.fleet_plan import (
-    Backoff,
     FleetPlan,
     TakenPort,
-    authority,
-    ended_text,
-    gives_up,
     make_plan,
     part_command,
     part_environment,
@@ -26,6 +22,8 @@ from trunkline.cli.fleet_plan import (
     ports_needed,
     taken_text,
 )
+from trunkline.cli.fleet_restarts import Backoff, ended_text, gives_up
+from trunkline.cli.part_plans import authority
 from trunkline.errors import SettingsError, StartError
 
 

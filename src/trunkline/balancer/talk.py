@@ -41,7 +41,7 @@ from trunkline.fleet_subjects import (
     report_subject,
 )
 from trunkline.nats_address import parse_address
-from trunkline.nats_login import CONNECT_TIMEOUT_S, close_client, log_in
+from trunkline.nats_login import CONNECT_TIMEOUT_S, close_client, log_in, request
 
 log = structlog.get_logger("trunkline.balancer")
 T = TypeVar("T")
@@ -232,16 +232,9 @@ class FleetTalk:
         if client is None or not client.is_connected:
             raise BusUnavailable(f"NATS at {self._address.shown} is not connected")
         try:
-            answer = await client.request(subject, msgspec.json.encode(question), timeout=ANSWER_TIMEOUT_S)
+            answer = await request(client, subject, msgspec.json.encode(question), ANSWER_TIMEOUT_S)
         except nats_errors.NoRespondersError:
             raise BusUnavailable(f"nobody listens on {subject}: the node is gone, or of an older version") from None
-        except (TimeoutError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
-                raise
-            # The library cancels open requests when its connection ends.
-            raise BusUnavailable(f"no answer on {subject} within {ANSWER_TIMEOUT_S:g} s") from None
-        except (nats_errors.Error, OSError) as error:
-            raise BusUnavailable(f"NATS did not take a request on {subject}: {error}") from error
         if len(answer.data) > MAX_MESSAGE_BYTES:
             raise BusError(f"the answer on {subject} is longer than {MAX_MESSAGE_BYTES} bytes")
         try:
@@ -382,12 +375,6 @@ def _tls_context(bus: BusSettings) -> ssl.SSLContext:
         raise SettingsError(
             "bus.tls_ca_file", value=str(bus.tls_ca_file), allowed=f"it must be a readable PEM file ({error})"
         ) from None
-
-
-def _is_cancelled() -> bool:
-    """Whether it is our own task that is being cancelled."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _text(given: str) -> str:

@@ -18,8 +18,9 @@ from typing import Final
 from trunkline.bus.nats_server import NatsServer, find_binary
 from trunkline.cli.fleet_log import ChildLog
 from trunkline.cli.fleet_part import FleetPart, Say
-from trunkline.cli.fleet_plan import NATS_HOST, Backoff, FleetPlan, NodePlan, TakenPort, ended_text, taken_text
+from trunkline.cli.fleet_plan import NATS_HOST, FleetPlan, TakenPort, taken_text
 from trunkline.cli.fleet_probe import Probe
+from trunkline.cli.fleet_restarts import Backoff, ended_text
 from trunkline.cli.fleet_status import (
     Addresses,
     EdgeAddresses,
@@ -29,6 +30,7 @@ from trunkline.cli.fleet_status import (
     clients,
     draining_text,
 )
+from trunkline.cli.part_plans import NodePlan
 from trunkline.errors import StartError
 from trunkline.traefik.process import write_private
 

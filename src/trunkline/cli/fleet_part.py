@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from trunkline.cli.fleet_log import ChildLog, Quota
-from trunkline.cli.fleet_plan import Backoff, FleetPlan, PartPlan, ended_text, gives_up, part_command, part_environment
+from trunkline.cli.fleet_plan import FleetPlan, part_command, part_environment
 from trunkline.cli.fleet_probe import Probe
+from trunkline.cli.fleet_restarts import Backoff, ended_text, gives_up
 from trunkline.cli.fleet_status import Event, PartStatus
+from trunkline.cli.part_plans import PartPlan
 from trunkline.errors import StartError
 from trunkline.lifecycle import Child
 

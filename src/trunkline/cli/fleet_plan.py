@@ -1,4 +1,4 @@
-"""What a fleet on one machine consists of: names, ports, command lines, environments, and when to start a node again.
+"""What a fleet on one machine consists of: names, ports, command lines, environments.
 
 Pure: nothing here opens a port or starts a process.
 
@@ -13,32 +13,22 @@ Rules:
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
+from trunkline.cli.part_plans import HOST, BalancerPlan, MonitorPlan, NodePlan, PartPlan, TraefikPlan
 from trunkline.config import Loaded
 from trunkline.errors import SettingsError
-from trunkline.monitor.local_ports import ALERTMANAGER_STEP, NODE_EXPORTER_STEP
 
 PORT_STEP: Final = 2
 LAST_PORT: Final = 65_535
-HOST: Final = "127.0.0.1"
 NATS_HOST: Final = "127.0.0.1"
-
-BACKOFF_FIRST_S: Final = 0.5
-BACKOFF_MOST_S: Final = 10.0
-STABLE_S: Final = 30.0
-"""A node that was up this long has proved itself: its next restart is quick again."""
 
 STOP_MARGIN_S: Final = 10.0
 """Time beyond its own shutdown deadline after which a node that does not end is killed."""
-
-CANNOT_START: Final = 2
-"""Exit code with which a node says that settings or machine must be changed before it can start."""
 
 _OWN_PLACE: Final = (
     "PORT", "HOST", "TRUNKLINE_SERVER_PORT", "TRUNKLINE_SERVER_HOST", "TRUNKLINE_SERVER_NAME",
@@ -46,157 +36,6 @@ _OWN_PLACE: Final = (
     "TRUNKLINE_BUS_URL", "TRUNKLINE_BALANCER_HOST", "TRUNKLINE_BALANCER_PORT", "TRUNKLINE_BALANCER_ADMIN_PORT",
     "TRUNKLINE_BALANCER_MODE",
 )  # fmt: skip
-
-
-class NodePlan(msgspec.Struct, frozen=True):
-    """One node of the fleet.
-
-    Attributes:
-        name: its name, also that of its log file.
-        host: the address its data port listens on.
-        port: its data port.
-        admin_host: the address its admin port listens on.
-        admin_port: its admin port, 0 for none.
-    """
-
-    name: str
-    host: str
-    port: int
-    admin_host: str
-    admin_port: int
-
-    @property
-    def page_url(self) -> str:
-        """Where a browser finds the node, on this machine."""
-        return f"http://{authority(self.host, self.port)}"
-
-    @property
-    def websocket_url(self) -> str:
-        """Where a client connects, on this machine."""
-        return f"ws://{authority(self.host, self.port)}/ws"
-
-    @property
-    def admin_url(self) -> str:
-        """Where the admin port is, empty for none."""
-        return f"http://{authority(self.admin_host, self.admin_port)}" if self.admin_port else ""
-
-    @property
-    def ready_url(self) -> str:
-        """What answers 200 when the node wants traffic."""
-        return f"{self.page_url}/ready"
-
-    @property
-    def ports(self) -> tuple[tuple[str, int], ...]:
-        """Addresses and ports that it listens on."""
-        return ((self.host, self.port), (self.admin_host, self.admin_port))
-
-
-class BalancerPlan(msgspec.Struct, frozen=True):
-    """The balancer: the edge itself when it relays, else what Traefik asks.
-
-    Attributes:
-        name: its name.
-        mode: relay or steer.
-        host: the address it listens on.
-        port: its port.
-        admin_port: its admin port, on loopback.
-    """
-
-    name: str
-    mode: Literal["relay", "steer"]
-    host: str
-    port: int
-    admin_port: int
-
-    @property
-    def page_url(self) -> str:
-        """Where it is, on this machine."""
-        return f"http://{authority(self.host, self.port)}"
-
-    @property
-    def admin_url(self) -> str:
-        """Where its admin port is."""
-        return f"http://{authority(HOST, self.admin_port)}"
-
-    @property
-    def ready_url(self) -> str:
-        """What answers 200 when it has a backend."""
-        return f"{self.admin_url}/ready"
-
-    @property
-    def ports(self) -> tuple[tuple[str, int], ...]:
-        """Addresses and ports that it listens on."""
-        return ((self.host, self.port), (HOST, self.admin_port))
-
-
-class TraefikPlan(msgspec.Struct, frozen=True):
-    """A Traefik that the balancer steers.
-
-    Attributes:
-        name: its name.
-        host: the address it listens on.
-        port: its port.
-        fail_open_port: the loopback port through which it asks the balancer.
-        ping_port: the loopback port on which it says that it is alive.
-        metrics_port: the loopback port of its series, 0 for none.
-        command: program and arguments.
-        files: what it reads, path and text, to be written before it starts.
-    """
-
-    name: str
-    host: str
-    port: int
-    fail_open_port: int
-    ping_port: int
-    metrics_port: int = 0
-    command: tuple[str, ...] = ()
-    files: tuple[tuple[Path, str], ...] = ()
-
-    @property
-    def page_url(self) -> str:
-        """Where it is, on this machine."""
-        return f"http://{authority(self.host, self.port)}"
-
-    @property
-    def ready_url(self) -> str:
-        """What answers 200 when it has fetched its routes: only then the page of a node comes through."""
-        return f"{self.page_url}/healthz"
-
-    @property
-    def ports(self) -> tuple[tuple[str, int], ...]:
-        """Addresses and ports that it listens on."""
-        own = (self.fail_open_port, self.ping_port, self.metrics_port)
-        return ((self.host, self.port), *((HOST, port) for port in own if port))
-
-
-class MonitorPlan(msgspec.Struct, frozen=True):
-    """Prometheus, Alertmanager and node_exporter, watching the fleet.
-
-    Attributes:
-        name: its name.
-        port: that of Prometheus; those of the others follow.
-    """
-
-    name: str
-    port: int
-
-    @property
-    def page_url(self) -> str:
-        """Where Prometheus is."""
-        return f"http://{authority(HOST, self.port)}"
-
-    @property
-    def ready_url(self) -> str:
-        """What answers 200 when Prometheus is ready."""
-        return f"{self.page_url}/-/ready"
-
-    @property
-    def ports(self) -> tuple[tuple[str, int], ...]:
-        """Addresses and ports that the three listen on."""
-        return tuple((HOST, self.port + step) for step in (0, ALERTMANAGER_STEP, NODE_EXPORTER_STEP))
-
-
-PartPlan = NodePlan | BalancerPlan | TraefikPlan | MonitorPlan
 
 
 class FleetPlan(msgspec.Struct, frozen=True):
@@ -250,17 +89,6 @@ class FleetPlan(msgspec.Struct, frozen=True):
     def log_path(self, name: str) -> Path:
         """The log file of the part called `name`."""
         return self.logs_dir / f"{name}.log"
-
-
-def reachable(host: str) -> str:
-    """The address under which this machine reaches something that listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
-
-
-def authority(host: str, port: int) -> str:
-    """`host:port` as a URL on this machine spells it."""
-    name = reachable(host)
-    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def make_plan(loaded: Loaded, first_port: int, monitor_port: int = 0) -> FleetPlan:
@@ -445,41 +273,3 @@ def taken_text(taken: Sequence[TakenPort], plan: FleetPlan) -> tuple[str, str]:
         f"the fleet cannot start, {what}",
         f"Stop what uses it (another fleet?), or choose another first port with --port (this fleet needs {needed}).",
     )
-
-
-# --- restarts ---------------------------------------------------------------------------------------------------------
-
-
-class Backoff:
-    """How long to wait before a part that ended is started again: doubling, until it has proved itself."""
-
-    def __init__(
-        self, first_s: float = BACKOFF_FIRST_S, most_s: float = BACKOFF_MOST_S, stable_s: float = STABLE_S
-    ) -> None:
-        self._first_s = first_s
-        self._most_s = most_s
-        self._stable_s = stable_s
-        self._next_s = first_s
-
-    def ended(self, up_s: float) -> float:
-        """The part has ended after being up for `up_s` seconds; returns the seconds to wait."""
-        if up_s >= self._stable_s:
-            self._next_s = self._first_s
-        wait_s = self._next_s
-        self._next_s = min(wait_s * 2, self._most_s)
-        return wait_s
-
-
-def gives_up(exit_code: int, was_ready: bool) -> bool:
-    """Whether the end of a node ends the fleet: it was never ready, and says that it cannot start as things are."""
-    return exit_code == CANNOT_START and not was_ready
-
-
-def ended_text(exit_code: int) -> str:
-    """How a process ended, in words."""
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    try:
-        return f"was ended by {signal.Signals(-exit_code).name}"
-    except ValueError:
-        return f"was ended by signal {-exit_code}"

@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 import aiohttp
 import msgspec
 
-from trunkline.cli.fleet_plan import NodePlan, PartPlan, TraefikPlan
 from trunkline.cli.fleet_status import Sample
+from trunkline.cli.part_plans import NodePlan, PartPlan, TraefikPlan
 from trunkline.control import LoadReport, Stats
 
 ANSWER_S: Final = 2.0

@@ -51,7 +51,7 @@ from trunkline.load.over_nats import (
 )
 from trunkline.load.pipe import TO_WORKER, BadMessage, ChannelClosed, pack, unpack
 from trunkline.nats_address import NatsAddress, parse_address
-from trunkline.nats_login import close_client
+from trunkline.nats_login import close_client, is_own_cancellation, request
 from trunkline.version import __version__
 
 log = structlog.get_logger("trunkline.load")
@@ -207,16 +207,16 @@ class Agent:
         """Answer from now on; raises StartError when another agent has this name."""
         subject = ask_subject(self._prefix, self._name)
         try:
-            with contextlib.suppress(TimeoutError, nats_errors.NoRespondersError):
-                await self._client.request(subject, msgspec.msgpack.encode(Hail()), timeout=_SAME_NAME_S)
+            # A connection that has ended fails at the next step as well.
+            with contextlib.suppress(BusUnavailable, nats_errors.NoRespondersError):
+                await request(self._client, subject, msgspec.msgpack.encode(Hail()), _SAME_NAME_S)
                 raise StartError(
                     f"an agent named {self._name} is there already", "Give this one another name with --name."
                 )
             await self._client.subscribe(subject, cb=self._asked)
             await self._client.flush()
         except (nats_errors.Error, OSError, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if is_own_cancellation(error):
                 raise
             raise BusUnavailable(f"NATS was lost: {error}") from None
         self._watch = asyncio.create_task(self._watch_coordinator())

@@ -44,7 +44,7 @@ from trunkline.load.over_nats import (
 )
 from trunkline.load.pipe import FROM_WORKER, BadMessage, ChannelClosed, pack, unpack
 from trunkline.nats_address import NatsAddress, parse_address
-from trunkline.nats_login import close_client
+from trunkline.nats_login import close_client, request
 from trunkline.version import __version__
 
 MEET_S: Final = 3.0
@@ -250,18 +250,7 @@ class Agents:
         """Raises BusUnavailable, and NoRespondersError when nobody listens."""
         client = self._connected()
         packed = msgspec.msgpack.encode(question)
-        try:
-            message = await client.request(ask_subject(self._prefix, name), packed, timeout=timeout_s)
-        except nats_errors.NoRespondersError:
-            raise
-        except (TimeoutError, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
-            # The library cancels open requests when its connection ends.
-            raise BusUnavailable(f"no answer within {timeout_s:g} s") from None
-        except (nats_errors.Error, OSError) as error:
-            raise BusUnavailable(f"NATS at {self._address.shown} did not take a request: {error}") from error
+        message = await request(client, ask_subject(self._prefix, name), packed, timeout_s)
         if len(message.data) > MAX_ANSWER:
             raise BusUnavailable(f"the answer has {len(message.data)} bytes, more than {MAX_ANSWER}")
         try:

@@ -1,0 +1,49 @@
+"""When a part of the fleet that ended is started again, and when that would be of no use. Pure."""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+BACKOFF_FIRST_S: Final = 0.5
+BACKOFF_MOST_S: Final = 10.0
+STABLE_S: Final = 30.0
+"""A node that was up this long has proved itself: its next restart is quick again."""
+
+CANNOT_START: Final = 2
+"""Exit code with which a node says that settings or machine must be changed before it can start."""
+
+
+class Backoff:
+    """How long to wait before a part that ended is started again: doubling, until it has proved itself."""
+
+    def __init__(
+        self, first_s: float = BACKOFF_FIRST_S, most_s: float = BACKOFF_MOST_S, stable_s: float = STABLE_S
+    ) -> None:
+        self._first_s = first_s
+        self._most_s = most_s
+        self._stable_s = stable_s
+        self._next_s = first_s
+
+    def ended(self, up_s: float) -> float:
+        """The part has ended after being up for `up_s` seconds; returns the seconds to wait."""
+        if up_s >= self._stable_s:
+            self._next_s = self._first_s
+        wait_s = self._next_s
+        self._next_s = min(wait_s * 2, self._most_s)
+        return wait_s
+
+
+def gives_up(exit_code: int, was_ready: bool) -> bool:
+    """Whether the end of a node ends the fleet: it was never ready, and says that it cannot start as things are."""
+    return exit_code == CANNOT_START and not was_ready
+
+
+def ended_text(exit_code: int) -> str:
+    """How a process ended, in words."""
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"was ended by signal {-exit_code}"
