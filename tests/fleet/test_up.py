@@ -70,6 +70,23 @@ async def test_messages_cross_nodes_and_sigterm_ends_all(start_fleet: StartFleet
         assert (tmp_path / "data" / "logs" / f"{name}.log").stat().st_size > 0
 
 
+async def test_publish_finds_a_node_behind_the_edge(start_fleet: StartFleet, tmp_path: Path) -> None:
+    """`trunkline publish` as the README has it: the admin port it tries first is the edge's, which does not publish."""
+    fleet = await (await start_fleet()).ready()
+    async with connect(fleet.websocket(0)) as receiver:
+        await receiver.send(json.dumps({"type": "subscribe", "channels": ["public.news"]}))
+        await message(receiver, "subscription_ack")
+        publish = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "trunkline", "publish", "public.news", '{"headline": "from the shell"}',
+            env=environment(tmp_path, TRUNKLINE_SERVER_PORT=str(fleet.edge_port)), cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, errors = await asyncio.wait_for(publish.communicate(), DEADLINE_S)
+        assert (publish.returncode, errors) == (0, b"")
+        assert out.startswith(b"public.news: offset ")
+        assert (await message(receiver, "publication"))["data"] == {"headline": "from the shell"}
+
+
 async def test_second_fleet_names_the_taken_ports(start_fleet: StartFleet, tmp_path: Path) -> None:
     """A second `up` on the same ports ends with 2 and one line that names them; the first one does not notice."""
     fleet = await (await start_fleet()).ready()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
 
@@ -40,8 +41,8 @@ def publish(
     settings = config.load(config_file, os.environ, {}).settings
     port = settings.admin.port or settings.server.port + 1
     known = token or (settings.admin.token.reveal() if settings.admin.token else None)
-    address, secret = (admin, known) if admin and known else _find(admin, known, port)
-    answer = asyncio.run(_post(address.rstrip("/"), secret, channel, data))
+    doors = [(admin, known)] if admin and known else _doors(admin, known, port)
+    answer = asyncio.run(_post_to_first(doors, channel, data))
     if json_output:
         typer.echo(msgspec.json.encode(answer))
     else:
@@ -57,27 +58,36 @@ class Answer(msgspec.Struct):
     message: str | None = None
 
 
-def _find(admin: str | None, token: str | None, port: int) -> tuple[str, str]:
-    """The admin port to use and its token: the one that was named, else the settings' own, else any on this machine."""
+class _NoNode(Exception):
+    """What listens there is not the admin port of a node; says why."""
+
+
+def _doors(admin: str | None, token: str | None, port: int) -> list[tuple[str, str]]:
+    """Addresses and tokens of what may be a node: the named one, else the settings' own, then those kept here."""
     if admin:
         ports = [int(admin.rstrip("/").rpartition(":")[2])] if admin.rstrip("/").rpartition(":")[2].isdigit() else []
     else:
         ports = [port, *sorted(kept_ports() - {port})]
+    found = []
     for candidate in ports:
         address = admin or f"http://127.0.0.1:{candidate}"
-        if token is not None and _listens(candidate):
-            return address, token
-        try:
-            kept = token_path(candidate).read_text().strip()
-        except OSError:
-            continue
+        secret = token or _kept(candidate)
         # A node that was killed leaves its token behind.
-        if admin or _listens(candidate):
-            return address, kept
-    raise StartError(
-        f"no node's admin port found on this machine (looked at port {', '.join(map(str, ports)) or admin})",
-        "Is a node running? Name its admin port with --admin and its token with --token.",
-    )
+        if secret is not None and (admin or _listens(candidate)):
+            found.append((address, secret))
+    if not found:
+        raise StartError(
+            f"no node's admin port found on this machine (looked at port {', '.join(map(str, ports)) or admin})",
+            "Is a node running? Name its admin port with --admin and its token with --token.",
+        )
+    return found
+
+
+def _kept(port: int) -> str | None:
+    try:
+        return token_path(port).read_text().strip()
+    except OSError:
+        return None
 
 
 def _listens(port: int) -> bool:
@@ -86,18 +96,31 @@ def _listens(port: int) -> bool:
     return False
 
 
-async def _post(address: str, token: str, channel: str, data: str) -> Answer:
+async def _post_to_first(doors: list[tuple[str, str]], channel: str, data: str) -> Answer:
+    """Publish through the first of these that is a node; in a fleet on this machine the edge's own port comes first."""
+    why = ""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        for address, token in doors:
+            try:
+                return await _post(session, address.rstrip("/"), token, channel, data)
+            except _NoNode as reason:
+                why = why or f"no node's admin port at {address}: {reason}"
+    raise StartError(why, "Is the node running? Name it with --admin.")
+
+
+async def _post(session: aiohttp.ClientSession, address: str, token: str, channel: str, data: str) -> Answer:
     body = b'{"channel":%b,"data":%b}' % (msgspec.json.encode(channel), data.encode())
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    timeout = aiohttp.ClientTimeout(total=10)
     try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(f"{address}/api/publish", data=body, headers=headers) as response,
-        ):
+        async with session.post(f"{address}/api/publish", data=body, headers=headers) as response:
+            if response.status == HTTPStatus.NOT_FOUND:
+                raise _NoNode("it does not publish; perhaps it is a balancer's")
             answer = msgspec.json.decode(await response.read(), type=Answer)
-    except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as error:
-        raise StartError(f"no admin port at {address}: {error}", "Is the node running? Name it with --admin.") from None
+    except (aiohttp.ClientConnectorError, msgspec.MsgspecError) as error:
+        raise _NoNode(str(error)) from None
+    except (aiohttp.ClientError, TimeoutError) as error:
+        # It may have been published: trying the next one could do it twice.
+        raise StartError(f"no answer from {address}: {error}", "Look at the node's log.") from None
     if answer.message is not None:
         raise StartError(f"not published: {answer.message}", "See `trunkline publish --help`.")
     return answer
