@@ -44,7 +44,7 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/.python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[traefik,load,monitor]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[reload,traefik,load,monitor]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.python
