@@ -29,6 +29,8 @@ pytestmark = needs("prometheus", ALERTMANAGER, "prometheus-node-exporter")
 SCRAPE_S = 1.0
 GROUP_S = 1.0
 PATIENCE = 0.02
+LATE_S = 6.0
+"""What a busy machine may be late by, all programs together."""
 
 
 class Told:
@@ -195,8 +197,8 @@ async def test_alerts_fire_arrive_and_resolve(tmp_path: Path) -> None:
         await server.wait()
         began = time.monotonic()
         at, gone = await told.hear("TrunklineBusDisconnected", "firing")
-        # Two scrapes and a group interval, beyond the time that it must last; and what the machine is late by.
-        assert at - began < 30 * PATIENCE + 2 * SCRAPE_S + GROUP_S + 3
+        # Two scrapes and a group interval, beyond the time that it must last.
+        assert at - began < 30 * PATIENCE + 2 * SCRAPE_S + GROUP_S + LATE_S
         assert gone["annotations"]["runbook_url"].endswith("runbooks/bus-disconnected.md")
         assert "TrunklineBusDisconnected" in await told.mailed(lambda mail: "BusDisconnected" in mail)
         async with nats(tmp_path, bus):
