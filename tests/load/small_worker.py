@@ -92,8 +92,8 @@ class SmallGenerator:
         holes = (Hole("ch1", "e", 3, 9, 1),) if "holes" in self.faults else ()
         return Done(self.job.worker, holes)
 
-    def offsets(self, channel: str) -> list[int]:
-        return list(range(1 + self.job.worker, 100_000, self.job.workers))
+    def offsets(self, channel: str) -> dict[str, list[int]]:
+        return {"e": list(range(1 + self.job.worker, 100_000, self.job.workers))}
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ async def test_run_on_two_agents_and_here(scene: Scene) -> None:
     assert not outcome.missing_workers
     assert outcome.sum.reasons == {"ends 5000, ch0 e 12": 3}
     assert outcome.seconds[0].open == 99
-    assert outcome.offsets == {"ch1": [4, 5, 6, 7, 8, 9]}
+    assert outcome.offsets == {("ch1", "e"): [4, 5, 6, 7, 8, 9]}
     assert 0 < outcome.clock_error_s < 1
     await first.hear("run_ended")
     await second.hear("run_ended")

@@ -93,7 +93,7 @@ async def test_offsets_in_holes_are_asked_for() -> None:
     outcome, _ = await run(plan("holes:1"))
     assert not outcome.failures
     assert [(hole.after, hole.upto) for hole in outcome.holes] == [(3, 9)]
-    assert outcome.offsets == {"ch1": [4, 5, 6, 7, 8, 9]}
+    assert outcome.offsets == {("ch1", "e"): [4, 5, 6, 7, 8, 9]}
 
 
 async def test_dead_worker_is_told_and_the_others_go_on() -> None:

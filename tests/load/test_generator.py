@@ -14,7 +14,7 @@ from faulty_server import TEXT, Faults, FaultyProcess, FaultyServer, Peer, frame
 from trunkline.load import histogram, missing
 from trunkline.load.dial import MAX_FRAME
 from trunkline.load.generator import Generator
-from trunkline.load.messages import Begin, Done, Job, Settle
+from trunkline.load.messages import Begin, ChannelEpoch, Done, Job, Settle
 from trunkline.load.plan import Disturbance, Protocol, Scenario, Stage, Target, Traffic
 from trunkline.load.tally import Beat, Sum
 
@@ -25,7 +25,7 @@ class Ran(NamedTuple):
     sum: Sum
     done: Done
     beats: list[Beat]
-    offsets: dict[str, list[int]]
+    offsets: dict[ChannelEpoch, list[int]]
 
     def lost(self) -> int:
         return missing.count(self.done.holes, self.offsets)
@@ -53,7 +53,8 @@ async def generate(
     total = Sum()
     for beat in beats:
         total.add(beat)
-    return Ran(total, done, beats, {hole.channel: generator.offsets(hole.channel) for hole in done.holes})
+    offsets = {hole.of: generator.offsets(hole.channel).get(hole.epoch, []) for hole in done.holes}
+    return Ran(total, done, beats, offsets)
 
 
 OPEN = Stage(0.1, 10)

@@ -31,7 +31,12 @@ async def test_messages_come_whole_and_in_order() -> None:
     tally = Tally()
     tally.round_trip.record(0.25)
     tally.closes[1006] += 1
-    said = [Ready(0, 9), tally.beat(0, 1, 0.5), Offsets(0, "c", tuple(range(50_000)), last=True), Failed(0, "a", "b")]
+    said = [
+        Ready(0, 9),
+        tally.beat(0, 1, 0.5),
+        Offsets(0, "c", "e", tuple(range(50_000)), last=True),
+        Failed(0, "a", "b"),
+    ]
     sending = asyncio.create_task(_send(theirs, said))
     assert [await ours.receive() for _ in said] == said
     await sending

@@ -60,19 +60,20 @@ def test_offsets_within_holes(some: list[Hole], offsets: set[int]) -> None:
     ranges = ranges_of(some)
     for channel in "ab":
         wanted = [o for o in sorted(offsets) if any(h.channel == channel and h.after < o <= h.upto for h in some)]
-        assert within(sorted(offsets), ranges.get(channel, ())) == wanted
+        assert within(sorted(offsets), ranges.get((channel, "e"), ())) == wanted
 
 
 def test_holes_are_asked_for_and_answered() -> None:
     """Questions name each channel once, in pieces; of the answers only what lies in a hole is kept, in order."""
     holes = Holes()
     assert holes.questions() == []
-    holes.add(Done(0, (Hole("a", "e", 2, 5, 1), Hole("a", "e", 4, 6, 2)), more_holes=3))
+    holes.add(Done(0, (Hole("a", "e", 2, 5, 1), Hole("a", "e", 4, 6, 2), Hole("a", "f", 4, 5, 2)), more_holes=3))
     holes.add(Done(1, tuple(Hole(f"c{n}", "e", 0, 1, 1) for n in range(CHANNELS_AT_ONCE)), more_holes=4))
     first, last = holes.questions()
     assert (first.more, last.more, len(first.channels), len(last.channels)) == (True, False, CHANNELS_AT_ONCE, 1)
-    holes.answered(Offsets(0, "a", (1, 2, 6, 9)))
-    holes.answered(Offsets(1, "a", (3, 6)))
-    holes.answered(Offsets(1, "unasked", (1,)))
-    assert holes.published() == {"a": [3, 6]}
-    assert (len(holes.holes), holes.more) == (CHANNELS_AT_ONCE + 2, 7)
+    holes.answered(Offsets(0, "a", "e", (1, 2, 6, 9)))
+    holes.answered(Offsets(1, "a", "e", (3, 6)))
+    holes.answered(Offsets(1, "a", "f", (4, 5, 6)))
+    holes.answered(Offsets(1, "unasked", "e", (1,)))
+    assert holes.published() == {("a", "e"): [3, 6], ("a", "f"): [5]}
+    assert (len(holes.holes), holes.more) == (CHANNELS_AT_ONCE + 3, 7)

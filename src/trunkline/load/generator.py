@@ -28,6 +28,7 @@ from trunkline.load.feed import FeedSession
 from trunkline.load.flow import FlowSession, load_flow
 from trunkline.load.link import WebSocket
 from trunkline.load.messages import MAX_HOLES, Begin, Done, Hole, Job, Position, Sent, Settle
+from trunkline.load.positions import merge_ends
 from trunkline.load.session import Session, Shared
 from trunkline.load.shapes import ConnectionPlan, Cuts, MessagePlan, spread
 from trunkline.load.steps import StepsSession
@@ -147,10 +148,13 @@ class Generator:
         self._beat()
         return Done(self.job.worker, tuple(holes[:MAX_HOLES]), max(0, len(holes) - MAX_HOLES) + forgotten)
 
-    def offsets(self, channel: str) -> list[int]:
-        """Offsets that this worker published in a channel and that were acknowledged, growing."""
-        published = self._shared.published.get(channel)
-        return sorted(published.offsets) if published is not None else []
+    def offsets(self, channel: str) -> dict[str, list[int]]:
+        """Offsets that this worker published in a channel and that were acknowledged, growing, by epoch."""
+        return {
+            epoch: sorted(published.offsets)
+            for (name, epoch), published in self._shared.published.items()
+            if name == channel
+        }
 
     # --- what is due -------------------------------------------------------------------------------------------------
 
@@ -376,11 +380,10 @@ class Generator:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _ends(self) -> dict[str, Position]:
-        return {
-            name: Position(published.epoch, max(published.offsets), published.at)
-            for name, published in self._shared.published.items()
-            if published.offsets
-        }
+        return merge_ends(
+            {name: Position(epoch, max(published.offsets), published.at)}
+            for (name, epoch), published in self._shared.published.items()
+        )
 
     async def _wait_settled(self, ends: dict[str, Position]) -> None:
         """Until everything is there and every dial has ended, or nothing has come for `settle_s`."""

@@ -39,6 +39,10 @@ class Position(msgspec.Struct, frozen=True):
     at: float = 0.0
 
 
+ChannelEpoch = tuple[str, str]
+"""A channel and one of its epochs: offsets can be compared within both alone."""
+
+
 class Hole(msgspec.Struct, frozen=True):
     """Publications with after < offset <= upto that a subscriber did not get and that nobody said it would not get.
 
@@ -50,6 +54,11 @@ class Hole(msgspec.Struct, frozen=True):
     after: int
     upto: int
     connection: int
+
+    @property
+    def of(self) -> ChannelEpoch:
+        """Where its offsets count."""
+        return (self.channel, self.epoch)
 
 
 # --- coordinator to worker --------------------------------------------------------------------------------------------
@@ -150,6 +159,7 @@ class Offsets(msgspec.Struct, tag="offsets", frozen=True):
 
     worker: int
     channel: str
+    epoch: str
     offsets: tuple[int, ...]
     last: bool = False
 

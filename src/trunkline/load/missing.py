@@ -13,29 +13,29 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
-from trunkline.load.messages import Hole
+from trunkline.load.messages import ChannelEpoch, Hole
 from trunkline.load.tally import MAX_FINDINGS, Finding
 
 EACH: Final = 100
 """Publications of one hole that are named one by one; the rest of it is one finding."""
 
 
-def count(holes: Sequence[Hole], offsets: Mapping[str, Sequence[int]]) -> int:
+def count(holes: Sequence[Hole], offsets: Mapping[ChannelEpoch, Sequence[int]]) -> int:
     """How many publications were lost, each once for every subscriber that missed it.
 
     Args:
         holes: of all subscribers.
-        offsets: of the acknowledged publications of each channel, growing, of the epoch that the holes are of.
+        offsets: of the acknowledged publications of each epoch of a channel, growing.
     """
     total = 0
     for hole in holes:
-        known = offsets.get(hole.channel, ())
+        known = offsets.get(hole.of, ())
         first, end = _within(hole, known)
         total += end - first + (not _ends_known(hole, known, end))
     return total
 
 
-def findings(holes: Sequence[Hole], offsets: Mapping[str, Sequence[int]], at_s: float) -> list[Finding]:
+def findings(holes: Sequence[Hole], offsets: Mapping[ChannelEpoch, Sequence[int]], at_s: float) -> list[Finding]:
     """Name what was lost: a finding a publication, and one for the rest of a hole that has more than `EACH`.
 
     Args:
@@ -48,7 +48,7 @@ def findings(holes: Sequence[Hole], offsets: Mapping[str, Sequence[int]], at_s: 
     """
     told: list[Finding] = []
     for hole in holes:
-        known = offsets.get(hole.channel, ())
+        known = offsets.get(hole.of, ())
         first, end = _within(hole, known)
         named = [hole.after, *known[first : min(end, first + EACH)]]
         if named[-1] != hole.upto:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
-from trunkline.load.messages import Done, Hole, Offsets, Position, Tell
+from trunkline.load.messages import ChannelEpoch, Done, Hole, Offsets, Position, Tell
 
 ENDS_AT_ONCE: Final = 1_500
 """A name has 400 characters at most, so this many positions stay below MAX_BYTES."""
@@ -58,17 +58,17 @@ def in_pieces(ends: Mapping[str, Position]) -> Iterator[tuple[dict[str, Position
             return
 
 
-def ranges_of(holes: Iterable[Hole]) -> dict[str, list[Range]]:
-    """The offsets that lie in some hole, by channel: ranges that grow and do not touch each other."""
-    by_channel: dict[str, list[Range]] = {}
-    for hole in sorted(holes, key=lambda hole: (hole.channel, hole.after, hole.upto)):
-        ranges = by_channel.setdefault(hole.channel, [])
+def ranges_of(holes: Iterable[Hole]) -> dict[ChannelEpoch, list[Range]]:
+    """The offsets that lie in some hole: ranges that grow and do not touch each other."""
+    found: dict[ChannelEpoch, list[Range]] = {}
+    for hole in sorted(holes, key=lambda hole: (hole.of, hole.after, hole.upto)):
+        ranges = found.setdefault(hole.of, [])
         first, last = hole.after + 1, hole.upto
         if ranges and first <= ranges[-1][1] + 1:
             ranges[-1] = (ranges[-1][0], max(ranges[-1][1], last))
         else:
             ranges.append((first, last))
-    return by_channel
+    return found
 
 
 def within(offsets: Sequence[int], ranges: Iterable[Range]) -> list[int]:
@@ -90,8 +90,8 @@ class Holes:
     def __init__(self) -> None:
         self.holes: list[Hole] = []
         self.more = 0
-        self._ranges: dict[str, list[Range]] = {}
-        self._offsets: dict[str, set[int]] = {}
+        self._ranges: dict[ChannelEpoch, list[Range]] = {}
+        self._offsets: dict[ChannelEpoch, set[int]] = {}
 
     def add(self, done: Done) -> None:
         """What one worker noticed."""
@@ -101,16 +101,17 @@ class Holes:
     def questions(self) -> list[Tell]:
         """What to ask every worker once all have told their holes; nothing when there are none."""
         self._ranges = ranges_of(self.holes)
-        channels = tuple(self._ranges)
+        channels = tuple(dict.fromkeys(channel for channel, _ in self._ranges))
         starts = range(0, len(channels), CHANNELS_AT_ONCE)
         return [Tell(channels[at : at + CHANNELS_AT_ONCE], at != starts[-1]) for at in starts]
 
     def answered(self, told: Offsets) -> None:
-        """What one worker published in a channel, or a part of it."""
-        found = within(told.offsets, self._ranges.get(told.channel, ()))
+        """What one worker published in an epoch of a channel, or a part of it."""
+        of = (told.channel, told.epoch)
+        found = within(told.offsets, self._ranges.get(of, ()))
         if found:
-            self._offsets.setdefault(told.channel, set()).update(found)
+            self._offsets.setdefault(of, set()).update(found)
 
-    def published(self) -> dict[str, list[int]]:
-        """Growing offsets of acknowledged publications that lie in one of the holes, by channel."""
-        return {channel: sorted(offsets) for channel, offsets in self._offsets.items()}
+    def published(self) -> dict[ChannelEpoch, list[int]]:
+        """Growing offsets of acknowledged publications that lie in one of the holes."""
+        return {of: sorted(offsets) for of, offsets in self._offsets.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from trunkline.load.messages import Hole
+from trunkline.load.messages import ChannelEpoch, Hole
 from trunkline.load.plan import Scenario, Target
 from trunkline.load.report import Second
 from trunkline.load.tally import Sum
@@ -79,7 +79,7 @@ class Outcome:
         seconds: the same second by second.
         holes: publications that may be missing; which of them exist, `offsets` says.
         more_holes: holes that are not in `holes`.
-        offsets: growing, by channel: acknowledged publications that lie in one of the holes.
+        offsets: growing, by channel and epoch: acknowledged publications that lie in one of the holes.
         missing_workers: numbers of those that did not end in order; what they had not told yet is not in the sum.
         interrupted: whether `stop` or `kill` was called.
         failures: in words; with one of them a run has not passed.
@@ -92,7 +92,7 @@ class Outcome:
     seconds: list[Second]
     holes: list[Hole] = field(default_factory=list)
     more_holes: int = 0
-    offsets: dict[str, list[int]] = field(default_factory=dict)
+    offsets: dict[ChannelEpoch, list[int]] = field(default_factory=dict)
     missing_workers: tuple[int, ...] = ()
     interrupted: bool = False
     failures: list[str] = field(default_factory=list)

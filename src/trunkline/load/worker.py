@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -74,8 +74,8 @@ class Generates(Protocol):
     async def settle(self, settle: Settle) -> Done:
         """Wait for what is still to come, close all connections and tell the last beat."""
 
-    def offsets(self, channel: str) -> Sequence[int]:
-        """Offsets of acknowledged publications in a channel, growing."""
+    def offsets(self, channel: str) -> Mapping[str, Sequence[int]]:
+        """Offsets of acknowledged publications in a channel, growing, by epoch."""
 
 
 class _Gone(Exception):
@@ -228,12 +228,12 @@ async def _tell_offsets(job: Job, talk: _Conversation, generator: Generates) -> 
         more = tell.more
         for channel in tell.channels:
             asked = True
-            offsets = generator.offsets(channel)
-            for first in range(0, len(offsets), MAX_OFFSETS):
-                talk.say(Offsets(job.worker, channel, tuple(offsets[first : first + MAX_OFFSETS])))
-                await talk.flush()
+            for epoch, offsets in generator.offsets(channel).items():
+                for first in range(0, len(offsets), MAX_OFFSETS):
+                    talk.say(Offsets(job.worker, channel, epoch, tuple(offsets[first : first + MAX_OFFSETS])))
+                    await talk.flush()
     if asked:
-        talk.say(Offsets(job.worker, "", (), last=True))
+        talk.say(Offsets(job.worker, "", "", (), last=True))
     await talk.flush()
 
 
