@@ -9,7 +9,7 @@ import time
 from typing import NamedTuple
 
 import pytest
-from faulty_server import TEXT, Faults, FaultyProcess, FaultyServer, Peer, frame
+from faulty_server import TEXT, Channel, Faults, FaultyProcess, FaultyServer, Peer, frame
 
 from trunkline.load import histogram, missing
 from trunkline.load.dial import MAX_FRAME
@@ -119,6 +119,40 @@ async def test_lost_publications_are_named() -> None:
     found = {(finding.channel, finding.offset) for finding in missing.findings(ran.done.holes, ran.offsets, 0.0)}
     assert found == did
     assert ran.sum.totals.duplicates == ran.sum.totals.reordered == 0
+
+
+async def test_losses_on_both_sides_of_a_new_epoch() -> None:
+    """A channel that began anew in the run: what was lost before and after it is counted and named apart."""
+
+    async def reached(offset: int) -> Channel:
+        async with asyncio.timeout(20):
+            while True:
+                for channel in server.channels.values():
+                    if channel.last >= offset:
+                        return channel
+                await asyncio.sleep(0.01)
+
+    async with FaultyServer() as server:
+        traffic = Traffic(rate=200, channels=1)
+        running = asyncio.create_task(generate(server.url(), "feed", Stage(0.1, 4), Stage(4, 4), traffic=traffic))
+        await reached(20)
+        server.faults.drop = 37
+        await reached(120)
+        server.faults.drop = 0
+        channel = await reached(130)
+        before = {(channel.epoch, each.offset) for each in server.did}
+        channel.epoch, channel.last = "anew", 0
+        channel.kept.clear()
+        await reached(20)
+        server.faults.drop = 37
+        await reached(120)
+        server.faults.drop = 0
+        ran = await running
+    after = {("anew", each.offset) for each in server.did[len(before) :]}
+    assert min(len(before), len(after)) >= 5
+    named = missing.findings(ran.done.holes, ran.offsets, 0.0)
+    assert {(each.epoch, each.offset) for each in named} == before | after
+    assert ran.lost() == len(server.did)
 
 
 @pytest.mark.parametrize(("faults", "kind"), [(Faults(duplicate=100), "duplicate"), (Faults(reorder=100), "reordered")])
