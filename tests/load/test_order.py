@@ -309,8 +309,8 @@ def test_counts_are_those_of_a_plain_model(data: st.DataObject) -> None:
     lost = set(offsets) - model.seen - model.excused
     holes = order.finish(Position("e", offsets[-1]))
     assert (deliveries, duplicates, reordered) == (len(model.seen), model.duplicates, model.reordered)
-    assert missing.count(holes, {"room": offsets}) == len(lost)
-    assert {finding.offset for finding in missing.findings(holes, {"room": offsets}, 0.0)} == lost
+    assert missing.count(holes, {("room", "e"): offsets}) == len(lost)
+    assert {finding.offset for finding in missing.findings(holes, {("room", "e"): offsets}, 0.0)} == lost
     assert order.reached(Position("e", offsets[-1])) == (not lost)
 
 

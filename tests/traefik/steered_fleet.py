@@ -55,9 +55,14 @@ class Backend:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def handshakes(self) -> list[Seen]:
+        """Every handshake so far; what else may come is somebody's question whether this port is alive."""
+        return [seen for seen in self.seen if "upgrade" in seen.headers]
+
+    @property
     def keys(self) -> list[str]:
         """Sec-WebSocket-Key of every handshake so far."""
-        return [seen.headers["sec-websocket-key"] for seen in self.seen if "upgrade" in seen.headers]
+        return [seen.headers["sec-websocket-key"] for seen in self.handshakes]
 
     def refuse_new(self) -> None:
         """Listen no more; what is open stays."""

@@ -62,7 +62,7 @@ async def test_the_backend_gets_the_clients_request_and_nothing_of_ours(start: S
     cookies = 'a=1; theme="dark mode"; b==;c'
     forged = short_id(fleet.backends[2].url)
     one = await fleet.connect("/ws?x=%20y", {"Cookie": cookies, "X-Trunkline-Pick": forged})
-    seen = fleet.backend(one.backend).seen[-1]
+    seen = fleet.backend(one.backend).handshakes[-1]
     assert fleet.placer.picks[one.key] == [fleet.backends[0].url] == [fleet.backend(one.backend).url]
     assert seen.headers["cookie"] == cookies
     assert seen.target == "/ws?x=%20y"
@@ -100,7 +100,7 @@ async def test_without_the_balancer_connections_still_succeed(start: Start) -> N
     spread = Counter(one.backend for one in opened)
     assert len(spread) == 3
     assert max(spread.values()) <= 16
-    assert all(fleet.backend(one.backend).seen[-1].headers["cookie"] == "a=1; b=2" for one in opened)
+    assert all(fleet.backend(one.backend).handshakes[-1].headers["cookie"] == "a=1; b=2" for one in opened)
     assert await before.echoes()
     await fleet.balancer_back()
     asked = len(fleet.placer.asks)
@@ -151,7 +151,7 @@ async def test_nonsense_in_the_balancers_place_fails_open(start: Start) -> None:
             for _ in range(3):
                 one = await fleet.connect(headers=forged)
                 assert (what, one.status, one.headers.get("set-cookie")) == (what, 101, None)
-                seen = fleet.backend(one.backend).seen[-1].headers
+                seen = fleet.backend(one.backend).handshakes[-1].headers
                 assert (seen["cookie"], "x-trunkline-pick" in seen) == ("a=1; b=2", False)
                 met.add(one.backend)
             assert len(met) > 1, what
@@ -173,7 +173,7 @@ async def test_a_route_for_all_names_below_one(start: Start) -> None:
         ("badexample.test", "/in"), ("a.example.test.evil.test", "/in"),
     ):  # fmt: skip
         one = await fleet.connect("/in", headers={"Host": host})
-        assert (host, fleet.backend(one.backend).seen[-1].target) == (host, target)
+        assert (host, fleet.backend(one.backend).handshakes[-1].target) == (host, target)
 
 
 async def test_a_head_too_long_for_the_balancer_fails_open(start: Start) -> None:
@@ -310,7 +310,7 @@ async def test_steering_works_with_every_other_part_switched_on(start: Start) ->
     opened = [await fleet.connect(tls=True) for _ in range(9)]
     assert {one.status for one in opened} == {101}
     assert sorted(Counter(one.backend for one in opened).values()) == [3, 3, 3]
-    assert all(fleet.backend(one.backend).seen[-1].headers["x-forwarded-proto"] == "wss" for one in opened)
+    assert all(fleet.backend(one.backend).handshakes[-1].headers["x-forwarded-proto"] == "wss" for one in opened)
     plain = await fleet.connect("/api/game?matchId=1", tls=True, ws=False)
     assert plain.status == 200
     assert not [line for line in fleet.log if " ERR " in line]

@@ -137,7 +137,8 @@ def read(text: str) -> Scrape | None:
                     numbers[field] = sample.value
                     continue
                 words = tuple(sample.labels.get(label, "") for label in labels)
-                labelled.setdefault(field, {})[words if len(words) > 1 else words[0]] = int(sample.value)
+                if sample.value:  # counters stand at 0 under every word, and only those that count are of use
+                    labelled.setdefault(field, {})[words if len(words) > 1 else words[0]] = int(sample.value)
         if node is None or "connections" not in numbers:
             return None
         counters: dict[str, Any] = {
