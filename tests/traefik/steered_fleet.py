@@ -35,6 +35,10 @@ class Seen(NamedTuple):
     headers: dict[str, str]
 
 
+PROBES = ("/health", "/ready", "/metric")
+"""Traefik's health check, and those of another test's balancer whose backend had the port before."""
+
+
 class Backend:
     """Answers upgrades with 101 and holds them, and everything else with 200; its own id stands in `X-Backend`."""
 
@@ -56,7 +60,7 @@ class Backend:
 
     @property
     def handshakes(self) -> list[Seen]:
-        """Every handshake so far; what else may come is somebody's question whether this port is alive."""
+        """Every handshake so far."""
         return [seen for seen in self.seen if "upgrade" in seen.headers]
 
     @property
@@ -79,7 +83,7 @@ class Backend:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             request, *fields = head.split("\r\n")[:-2]
             headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
-            if "/health" not in request:
+            if request.split(" ")[1] not in PROBES:
                 self.seen.append(Seen(request.split(" ")[1], headers))
             mine = f"X-Backend: {self.port}\r\n"
             if "upgrade" not in headers:
