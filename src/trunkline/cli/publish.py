@@ -116,9 +116,9 @@ async def _post(session: aiohttp.ClientSession, address: str, token: str, channe
             if response.status == HTTPStatus.NOT_FOUND:
                 raise _NoNode("it does not publish; perhaps it is a balancer's")
             answer = msgspec.json.decode(await response.read(), type=Answer)
-    except (aiohttp.ClientConnectorError, msgspec.MsgspecError) as error:
+    except aiohttp.ClientConnectorError as error:
         raise _NoNode(str(error)) from None
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as error:
         # It may have been published: trying the next one could do it twice.
         raise StartError(f"no answer from {address}: {error}", "Look at the node's log.") from None
     if answer.message is not None:

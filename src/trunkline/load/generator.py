@@ -150,11 +150,8 @@ class Generator:
 
     def offsets(self, channel: str) -> dict[str, list[int]]:
         """Offsets that this worker published in a channel and that were acknowledged, growing, by epoch."""
-        return {
-            epoch: sorted(published.offsets)
-            for (name, epoch), published in self._shared.published.items()
-            if name == channel
-        }
+        epochs = self._shared.published.get(channel, {})
+        return {epoch: sorted(published.offsets) for epoch, published in epochs.items()}
 
     # --- what is due -------------------------------------------------------------------------------------------------
 
@@ -382,7 +379,8 @@ class Generator:
     def _ends(self) -> dict[str, Position]:
         return merge_ends(
             {name: Position(epoch, max(published.offsets), published.at)}
-            for (name, epoch), published in self._shared.published.items()
+            for name, epochs in self._shared.published.items()
+            for epoch, published in epochs.items()
         )
 
     async def _wait_settled(self, ends: dict[str, Position]) -> None:

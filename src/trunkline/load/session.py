@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from trunkline.load.comeback import seconds_away
-from trunkline.load.messages import ChannelEpoch, Hole, Job, Position
+from trunkline.load.messages import Hole, Job, Position
 from trunkline.load.plan import Scenario
 from trunkline.load.tally import Tally
 
@@ -69,7 +69,7 @@ class Shared:
     Attributes:
         started: when the run began, on the coordinator's clock; set by the generator.
         on_ready: called when a session may be given messages to send, each time it connects; set by the generator.
-        published: feed: acknowledged publications of this worker.
+        published: feed: acknowledged publications of this worker, by channel and epoch.
     """
 
     def __init__(self, job: Job, tally: Tally, clock: Callable[[], float], rng: random.Random) -> None:
@@ -79,16 +79,19 @@ class Shared:
         self.rng = rng
         self.started = 0.0
         self.on_ready: Callable[[Session], None] = _nobody
-        self.published: dict[ChannelEpoch, Published] = {}
+        self.published: dict[str, dict[str, Published]] = {}
         self._clock = clock
         self._offset = job.clock_offset_s
         self.now: Callable[[], float] = clock if not self._offset else self._shifted
 
     def acknowledged(self, channel: str, epoch: str, offset: int, at: float) -> None:
         """Remember a publication whose position came back at the moment `at`."""
-        published = self.published.get((channel, epoch))
+        epochs = self.published.get(channel)
+        if epochs is None:
+            epochs = self.published[channel] = {}
+        published = epochs.get(epoch)
         if published is None:
-            published = self.published[channel, epoch] = Published()
+            published = epochs[epoch] = Published()
         published.offsets.append(offset)
         published.at = at
 
