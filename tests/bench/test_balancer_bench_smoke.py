@@ -1,35 +1,11 @@
 """The benchmarks of the balancer stay runnable, and what they count about ours is right even in a smoke run."""
 
-import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 100
-
-
-def quick(tmp_path: Path, name: str) -> list[dict[str, Any]]:
-    """Rows of a smoke run, which has to end well."""
-    figures = tmp_path / "figures.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--json", str(figures), name],
-        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows: list[dict[str, Any]] = json.loads(figures.read_text())[name]["rows"]
-    return rows
-
-
-def row(rows: list[dict[str, Any]], words: str) -> dict[str, Any]:
-    """The one row whose name holds `words`."""
-    found = [each for each in rows if words in each["what"]]
-    assert len(found) == 1, [each["what"] for each in rows]
-    return found[0]
+from smoke import quick, row
 
 
 def needs(*programs: str) -> None:

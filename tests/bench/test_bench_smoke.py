@@ -1,22 +1,15 @@
 """The benchmarks stay runnable."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from smoke import ROOT, quick
 
 
 def test_quick_echo_measures_ours_and_a_peer(tmp_path: Path) -> None:
     """`python -m bench --quick echo` ends well, and its figures are positive with a peer beside ours."""
-    figures = tmp_path / "figures.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--json", str(figures), "echo"],
-        cwd=ROOT, capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(figures.read_text())["echo"]["rows"]
+    rows = quick(tmp_path, "echo", 90)
     assert "websockets" in {row["peer"] for row in rows}
     assert all(row["ours"] > 0 and row["theirs"] > 0 for row in rows)
 

@@ -11,6 +11,7 @@ from trunkline.config_monitor import MonitorSettings
 from trunkline.errors import StartError
 from trunkline.monitor.alertmanager_config import alertmanager_yaml, url_files
 from trunkline.monitor.secret_paths import SecretFile
+from trunkline.monitor.whole_files import read_stripped
 
 
 def with_urls(settings: MonitorSettings) -> str:
@@ -27,11 +28,7 @@ def with_urls(settings: MonitorSettings) -> str:
 
 def _url(file: SecretFile) -> str:
     setting = f"monitor.{file.name}_file"
-    try:
-        url = Path(file.host).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise StartError(f"{file.host} cannot be read: {why}", f"Check {setting}.") from None
+    url = read_stripped(Path(file.host), setting)
     if not url.startswith(("http://", "https://")) or len(url.split()) != 1:
         raise StartError(f"{file.host} holds no http:// or https:// URL", f"Check {setting}.")
     return url

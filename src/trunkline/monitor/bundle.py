@@ -10,8 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,6 +20,7 @@ from trunkline.monitor.alertmanager_config import alertmanager_yaml
 from trunkline.monitor.grafana_provisioning import provisioning
 from trunkline.monitor.postgres_queries import queries_yaml
 from trunkline.monitor.prometheus_config import prometheus_yaml, service_defaults
+from trunkline.monitor.whole_files import replace_file
 
 
 class Difference(NamedTuple):
@@ -86,7 +85,9 @@ def write(directory: Path, texts: dict[str, str]) -> list[str]:
     written = [path for path, kind in drift(directory, texts) if kind != "extra"]
     for path in written:
         try:
-            _replace(directory / path, texts[path])
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            # They hold no secret, and other programs run as other users.
+            replace_file(directory / path, texts[path].encode(), 0o644)
         except OSError as error:
             raise StartError(
                 f"{directory / path} cannot be written: {error.strerror}", "Name a directory that can be written."
@@ -118,17 +119,3 @@ def drift(directory: Path, texts: dict[str, str]) -> list[Difference]:
     except OSError as error:
         raise StartError(f"{error.filename or directory} cannot be read: {error.strerror}", "Check it.") from None
     return sorted(found)
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode())
-        # mkstemp's files are for this user alone; these hold no secret, and other programs run as other users.
-        Path(fresh).chmod(0o644)
-        Path(fresh).replace(path)
-    except OSError:
-        Path(fresh).unlink(missing_ok=True)
-        raise

@@ -9,15 +9,14 @@ Rules:
 
 from __future__ import annotations
 
-import os
 import secrets
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from trunkline.config_monitor import MonitorSettings
 from trunkline.errors import SettingsError, StartError
+from trunkline.monitor.whole_files import read_stripped, replace_file
 from trunkline.settings_source import Secret, mask_url
 
 USER_FILE: Final = "grafana_admin_user"
@@ -67,10 +66,10 @@ def keep(directory: Path, settings: MonitorSettings, environ: Mapping[str, str])
     try:
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         place.chmod(0o700)
-        _write(user, found.user)
-        _write(password, found.password.reveal())
+        replace_file(user, found.user.encode())
+        replace_file(password, found.password.reveal().encode())
         # Whoever keeps the rendered files in git does not keep these.
-        _write(place / ".gitignore", "*\n")
+        replace_file(place / ".gitignore", b"*\n")
     except OSError as error:
         raise StartError(
             f"{place} cannot be written: {error.strerror}", "Name a directory that can be written."
@@ -152,23 +151,7 @@ def _from_files(settings: MonitorSettings, made: str) -> Credentials:
 
 
 def _read(path: Path, setting: str) -> str:
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise StartError(f"{path} cannot be read: {why}", f"Check {setting}.") from None
+    text = read_stripped(path, setting)
     if not text:
         raise StartError(f"{path} is empty", f"Check {setting}.")
     return text
-
-
-def _write(path: Path, text: str) -> None:
-    # mkstemp makes files that only this user can read; in one step, so that no reader sees half a password.
-    descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(fresh).replace(path)
-    except OSError:
-        Path(fresh).unlink(missing_ok=True)
-        raise

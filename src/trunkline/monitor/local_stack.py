@@ -36,6 +36,7 @@ from trunkline.monitor.alertmanager_urls import with_urls
 from trunkline.monitor.local_ports import ALERTMANAGER_STEP, NODE_EXPORTER_STEP
 from trunkline.monitor.local_targets import Overview, targets_json, targets_of
 from trunkline.monitor.prometheus_config import arguments
+from trunkline.monitor.whole_files import replace_file
 
 HOST: Final = "127.0.0.1"
 READY_S: Final = 30.0
@@ -306,10 +307,7 @@ class LocalStack:
         self.silence = ""
         text = targets_json(targets_of(overview))
         if not self._targets_file.exists() or self._targets_file.read_bytes() != text:
-            # In one step: Prometheus reads it whenever it changes.
-            fresh = self._targets_file.with_suffix(".new")
-            fresh.write_bytes(text)
-            fresh.replace(self._targets_file)
+            replace_file(self._targets_file, text)
 
     def _last_words(self, program: Program) -> str:
         return " / ".join(self._said[program]) or "none"
