@@ -36,7 +36,6 @@ pytestmark = [
 
 ONLY_SOMETIMES = {
     "ws_capacity_rejections_total": "a node that protects itself",
-    "ws_publications_dropped_total": "a subscriber that does not keep up",
     "ws_balancer_moves_total": "a fleet that is uneven, with rebalancing on",
     "ws_balancer_failures_total": "a backend that dies between two checks",
     "ws_balancer_ejections_total": "a backend that fails several times",
