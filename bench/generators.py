@@ -23,7 +23,7 @@ import msgspec
 from bench.errors import BenchError
 from bench.servers import HERE
 from bench.spent import Spent, spend
-from trunkline.load.report import Report, decode
+from trunkline.load.model.report import Report, decode
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from bench.bare_echo import bare_echo
 from bench.generators import trunkline_load
 from bench.rows import Options, Result, Row
 from bench.spent import Spent
-from trunkline.load.report import Report
+from trunkline.load.model.report import Report
 
 SIZES = {1: 15_000, 4: 50_000}
 """Connections by generator processes."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from bench.errors import BenchError
 from bench.generators import trunkline_load
 from bench.rows import Options, Result, Row
-from trunkline.load.report import Report
+from trunkline.load.model.report import Report
 
 SCENARIOS = {"ramp": 180.0, "spike": 120.0, "stress": 660.0}
 """How long each takes."""

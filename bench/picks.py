@@ -7,12 +7,12 @@ import statistics
 import time
 
 from bench.rows import Options, Result, Row, in_turn
-from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.placement.fleet import Fleet
-from trunkline.balancer.placement.placement import place
-from trunkline.balancer.placing import Ask, Pick
-from trunkline.config_balancer import BalancerSettings
-from trunkline.control import LoadReport, PickNotice
+from trunkline.placement.backend import BackendSpec
+from trunkline.placement.fleet import Fleet
+from trunkline.placement.pick import place
+from trunkline.placement.placing import Ask, Pick
+from trunkline.protocol.control import LoadReport, PickNotice
+from trunkline.settings.balancer import BalancerSettings
 
 POLICIES = ("least_connections", "affinity", "p2c", "round_robin", "random")
 TO_REACH = {"least_connections": 20_000}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from trunkline.config_monitor import MonitorSettings
+from trunkline.settings.monitor import MonitorSettings
 from trunkline.monitor.dashboards import fleet
 from trunkline.monitor.dashboards.panels import Panel
 

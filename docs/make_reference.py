@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trunkline import codes, config
-from trunkline.config_monitor import MonitorSettings
-from trunkline.monitor.rule import Alert, Recording
-from trunkline.monitor.rules import groups
-from trunkline.series import ALIASES, BALANCER_SERIES, SERIES
+from trunkline.protocol import close_codes
+from trunkline.settings import sections
+from trunkline.settings.monitor import MonitorSettings
+from trunkline.monitor.rules.rule import Alert, Recording
+from trunkline.monitor.rules.rules import groups
+from trunkline.metrics.series import ALIASES, BALANCER_SERIES, SERIES
 
 HEAD = """# Reference
 
@@ -25,12 +26,12 @@ def cell(text: str) -> str:
 def render() -> str:
     """The whole page."""
     lines = [HEAD + "## Settings\n", "| setting | default | takes | environment | |", "|---|---|---|---|---|"]
-    for row in config.describe():
+    for row in sections.describe():
         names = ", ".join(f"`{name}`" for name in row.environment)
         default = f"`{cell(row.default)}`" if row.default else ""
         lines.append(f"| `{row.key}` | {default} | {cell(row.allowed)} | {names} | {cell(row.help)} |")
     lines += ["", "## Close codes\n", "| code | reason | reconnect |", "|---|---|---|"]
-    lines += [f"| {row.code} | {row.reason} | {row.reconnect.replace('_', ' ')} |" for row in codes.TABLE]
+    lines += [f"| {row.code} | {row.reason} | {row.reconnect.replace('_', ' ')} |" for row in close_codes.TABLE]
     for title, declared in (("Series of a node", SERIES), ("Series of a balancer", BALANCER_SERIES)):
         lines += ["", f"## {title}\n", "| series | kind | labels | unit | |", "|---|---|---|---|---|"]
         for series in declared:

@@ -6,8 +6,9 @@ The rate of a user comes in BENCH_RATE_EACH; 0: it connects and waits.
 import os
 import time
 
-import websocket
 from locust import User, constant_pacing, constant_throughput, task
+
+import websocket
 
 MESSAGE = "m" * 64
 RATE_EACH = float(os.environ["BENCH_RATE_EACH"])

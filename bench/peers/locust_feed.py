@@ -3,8 +3,9 @@
 import json
 import time
 
-import websocket
 from locust import User, task
+
+import websocket
 
 
 class Subscriber(User):

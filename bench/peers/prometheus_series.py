@@ -11,7 +11,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
-from trunkline.series import SERIES
+from trunkline.metrics.series import SERIES
 
 
 def fill(registry: CollectorRegistry) -> None:

@@ -10,12 +10,12 @@ from trunkline.errors import (
     StartError,
     TrunklineError,
 )
-from trunkline.server.app import App, Endpoint
-from trunkline.server.client import Client
-from trunkline.server.http import Request
-from trunkline.server.route import Limits
+from trunkline.http1.requests import Request
+from trunkline.protocol.wire import Position
+from trunkline.server.app.app import App, Endpoint
+from trunkline.server.app.client import Client
+from trunkline.server.app.route import Limits
 from trunkline.version import __version__
-from trunkline.wire import Position
 
 __all__ = [
     "App",

@@ -1,4 +1,4 @@
-"""Every exception of Trunkline, drawn by whose fault it was.
+"""Every exception of Trunkline, drawn by whose fault it was. Pure.
 
     TrunklineError
     ├── SettingsError        the operator wrote something that cannot be used (exit code 2)

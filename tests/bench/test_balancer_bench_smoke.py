@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from smoke import quick, row
+
+from tests.support.bench_smoke import quick, row
 
 
 def needs(*programs: str) -> None:

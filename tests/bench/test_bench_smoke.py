@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from smoke import ROOT, quick
+from tests.support.bench_smoke import ROOT, quick
 
 
 def test_quick_echo_measures_ours_and_a_peer(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from smoke import quick, row
+from tests.support.bench_smoke import quick, row
 
 
 def test_quick_load_cost_measures_ours_beside_the_peers_that_are_installed(tmp_path: Path) -> None:

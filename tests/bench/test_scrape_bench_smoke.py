@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from smoke import quick
+from tests.support.bench_smoke import quick
 
 
 def test_quick_scrape_is_small_and_grows_with_nothing(tmp_path: Path) -> None:

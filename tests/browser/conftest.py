@@ -15,7 +15,8 @@ import pytest_asyncio
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
-    from scripted_peer import Client, Peer
+
+    from tests.support.scripted_peer import Client, Peer
 
 BROWSER_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER_ARGS = [
@@ -46,7 +47,7 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def peer() -> AsyncIterator[Peer]:
     """A scripted peer on a free port."""
-    from scripted_peer import Peer
+    from tests.support.scripted_peer import Peer
 
     peer = Peer()
     await peer.start()
@@ -57,7 +58,7 @@ async def peer() -> AsyncIterator[Peer]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def client(browser: Browser, peer: Peer) -> AsyncIterator[Client]:
     """The client module in a fresh blank page."""
-    from scripted_peer import Client
+    from tests.support.scripted_peer import Client
 
     context = await browser.new_context(bypass_csp=True)
     page = await context.new_page()

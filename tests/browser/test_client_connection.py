@@ -6,9 +6,10 @@ import asyncio
 from http import HTTPStatus
 
 import pytest
-from scripted_peer import Client, Peer, Wire, publication
 
-codes = pytest.importorskip("trunkline.codes", reason="the package is not importable")
+from tests.support.scripted_peer import Client, Peer, Wire, publication
+
+codes = pytest.importorskip("trunkline.protocol.close_codes", reason="the package is not importable")
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

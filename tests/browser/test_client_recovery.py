@@ -5,7 +5,8 @@ from __future__ import annotations
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from scripted_peer import Client, Peer, publication, subscription_ack
+
+from tests.support.scripted_peer import Client, Peer, publication, subscription_ack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

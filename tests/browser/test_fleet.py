@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientError, ClientSession
 
-from free_ports import free_ports
+from tests.support.free_ports import free_ports
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page

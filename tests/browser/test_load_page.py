@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,15 +11,13 @@ import pytest_asyncio
 pytest.importorskip("playwright.async_api", reason="playwright is not installed")
 pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
 
-sys.path.append(str(Path(__file__).parents[1] / "load"))
-
 import msgspec
-from example_report import example_report, faulty_report, second_of
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
-from trunkline.load.page import page
-from trunkline.load.report import Report
-from trunkline.load.tally import Finding
+from tests.support.load.example_report import example_report, faulty_report, second_of
+from trunkline.load.model.report import Report
+from trunkline.load.model.tally import Finding
+from trunkline.load.output.page import page
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

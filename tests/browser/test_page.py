@@ -12,7 +12,8 @@ import pytest_asyncio
 pytest.importorskip("playwright.async_api", reason="playwright is not installed")
 
 from playwright.async_api import Browser, Page, expect
-from scripted_peer import Peer, Wire, publication, subscription_ack
+
+from tests.support.scripted_peer import Peer, Wire, publication, subscription_ack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

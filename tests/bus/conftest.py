@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from bus_probe import BusUnderTest, retention_of, settings
 
+from tests.support.server.bus_probe import BusUnderTest, retention_of, settings
 from trunkline.bus.memory import MemoryBus
-from trunkline.bus.nats import NatsBus
-from trunkline.bus.nats_server import NatsServer
+from trunkline.bus.nats.bus import NatsBus
+from trunkline.fleet.nats_server import NatsServer
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

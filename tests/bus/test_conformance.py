@@ -6,8 +6,8 @@ import asyncio
 from itertools import pairwise
 
 import pytest
-from bus_probe import BusUnderTest, Inbox
 
+from tests.support.server.bus_probe import BusUnderTest, Inbox
 from trunkline.bus import Bus, BusUnavailable, HistoryPage, Publication
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

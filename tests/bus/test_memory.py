@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from bus_probe import Inbox, States
-
+from tests.support.server.bus_probe import Inbox, States
 from trunkline.bus import Publication, Retention
 from trunkline.bus.memory import MemoryBus
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from bus_probe import retention_of
 
+from tests.support.server.bus_probe import retention_of
 from trunkline.bus import NatsSettings, open_bus
 from trunkline.errors import SettingsError
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from free_ports import free_port
+from tests.support.free_ports import free_port
 
 KOSOKU = shutil.which("kosoku", path=str(Path(sys.executable).parent)) or shutil.which("kosoku")
 

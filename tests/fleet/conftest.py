@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest_asyncio
-from fleet_process import FleetProcess
+
+from tests.support.fleet_process import FleetProcess
 
 StartFleet = Callable[..., Awaitable[FleetProcess]]
 

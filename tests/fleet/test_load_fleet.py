@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_process import FleetProcess, environment
+
+from tests.support.fleet_process import FleetProcess, environment
 
 StartFleet = Any
 

@@ -19,8 +19,9 @@ from typing import Any
 
 import psutil
 import pytest
-from fleet_process import DEADLINE_S, FleetProcess, command, environment, refuses
 from websockets.asyncio.client import ClientConnection, connect
+
+from tests.support.fleet_process import DEADLINE_S, FleetProcess, command, environment, refuses
 
 StartFleet = Callable[..., Awaitable[FleetProcess]]
 

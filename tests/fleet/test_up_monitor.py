@@ -9,7 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from fleet_process import command, environment
+
+from tests.support.fleet_process import command, environment
 
 StartFleet = Any
 PROGRAMS = ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter")

@@ -14,10 +14,10 @@ import aiohttp
 import psutil
 import pytest
 from aiohttp import web
-from fleet_process import DEADLINE_S, FleetProcess
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from tests.support.fleet_process import DEADLINE_S, FleetProcess
 from trunkline.errors import StartError
 from trunkline.traefik.process import find_binary
 

@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from faulty_server import Did, Faults, FaultyProcess, FaultyServer, parse_faults
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from tests.support.load.faulty_server import Did, Faults, FaultyProcess, FaultyServer, parse_faults
 
 
 async def hear(socket: ClientConnection, timeout: float = 5.0) -> Any:

@@ -20,9 +20,9 @@ import aiohttp
 from aiohttp import web
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import Envelope
-from watchers import ALERTMANAGER, needs
 
-from free_ports import free_port, free_ports
+from tests.support.free_ports import free_port, free_ports
+from tests.support.monitor.watchers import ALERTMANAGER, needs
 
 pytestmark = needs("prometheus", ALERTMANAGER, "prometheus-node-exporter")
 
@@ -126,7 +126,7 @@ async def listening(told: Told, webhook_port: int, smtp_port: int) -> AsyncItera
 @asynccontextmanager
 async def nats(tmp_path: Path, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
     """A real NATS with JetStream on this port."""
-    from trunkline.bus.nats_server import find_binary
+    from trunkline.fleet.nats_server import find_binary
 
     process = await asyncio.create_subprocess_exec(
         str(find_binary()), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "nats"),

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import uvloop
-from live_node import OpenPeer, Peer, StartNode, settings_with
 from websockets.asyncio.client import connect
 
+from tests.support.server.live_node import OpenPeer, Peer, StartNode, settings_with
 from trunkline import App
 from trunkline.bus import Bus
-from trunkline.server import stock
-from trunkline.server.node import Node
+from trunkline.server.app import stock
+from trunkline.server.node.node import Node
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_node import OpenPeer, Peer, StartNode
-from raw_peer import RawPeer, http
 
+from tests.support.server.live_node import OpenPeer, Peer, StartNode
+from tests.support.server.raw_peer import RawPeer, http
 from trunkline.bus import Bus, Deliver, HistoryPage, OnState, Published, Retention, Subscription
-from trunkline.bus.nats import NatsBus, NatsSettings
-from trunkline.bus.nats_server import NatsServer
-from trunkline.server.node import Node
+from trunkline.bus.nats.bus import NatsBus, NatsSettings
+from trunkline.fleet.nats_server import NatsServer
+from trunkline.server.node.node import Node
 
 CHANNEL = "public.a"
 PLACE = ("epoch", "offset")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from trunkline.addresses import networks, within
-from trunkline.admin_token import AdminToken
 from trunkline.balancer.balancer import Balancer
 from trunkline.balancer.pages import CONTENT_SECURITY, BalancerPages
-from trunkline.config import AdminSettings
 from trunkline.errors import StartError
+from trunkline.net.addresses import networks, within
+from trunkline.net.admin_token import AdminToken
+from trunkline.settings.sections import AdminSettings
 
 HOST = "127.0.0.1"
 

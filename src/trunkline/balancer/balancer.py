@@ -22,24 +22,24 @@ from typing import Final
 
 import structlog
 
-from trunkline import metrics
-from trunkline.balancer.backend import BackendSpec
-from trunkline.balancer.health.health_checks import HealthChecks
+from trunkline.balancer.health.checks import HealthChecks
 from trunkline.balancer.health.reports import ReportPoller
 from trunkline.balancer.overview import Overview, overview
-from trunkline.balancer.placement.condition import Change
-from trunkline.balancer.placement.fleet import Fleet
-from trunkline.balancer.placement.homes import KEY_CHARS
-from trunkline.balancer.placement.placement import place
-from trunkline.balancer.placing import Ask, Pick, Refusal
-from trunkline.balancer.rebalance.rebalancer import Rebalancer
-from trunkline.balancer.sources import sources
-from trunkline.balancer.sources.configured_sources import configured
-from trunkline.balancer.sources.source_nats import NatsSource
+from trunkline.balancer.rebalance.carry_out import Rebalancer
+from trunkline.balancer.sources import base
+from trunkline.balancer.sources.configured import configured
+from trunkline.balancer.sources.nats import NatsSource
 from trunkline.balancer.talk import FleetTalk
-from trunkline.config import Settings
-from trunkline.control import LoadReport, NodeReport, PickNotice, PickNotices
-from trunkline.series import LATENCY_BUCKETS
+from trunkline.metrics import exposition
+from trunkline.metrics.series import LATENCY_BUCKETS
+from trunkline.placement.backend import BackendSpec
+from trunkline.placement.condition import Change
+from trunkline.placement.fleet import Fleet
+from trunkline.placement.homes import KEY_CHARS
+from trunkline.placement.pick import place
+from trunkline.placement.placing import Ask, Pick, Refusal
+from trunkline.protocol.control import LoadReport, NodeReport, PickNotice, PickNotices
+from trunkline.settings.sections import Settings
 
 log = structlog.get_logger("trunkline.balancer")
 
@@ -80,16 +80,16 @@ class BalancerMeter:
     )
 
     def __init__(self) -> None:
-        self.picks = metrics.Labelled()
-        self.refusals = metrics.Labelled()
-        self.failures = metrics.Labelled()
-        self.ejections = metrics.Labelled()
-        self.reports = metrics.Labelled()
-        self.moves = metrics.Labelled()
-        self.place = metrics.Histogram(LATENCY_BUCKETS)
+        self.picks = exposition.Labelled()
+        self.refusals = exposition.Labelled()
+        self.failures = exposition.Labelled()
+        self.ejections = exposition.Labelled()
+        self.reports = exposition.Labelled()
+        self.moves = exposition.Labelled()
+        self.place = exposition.Histogram(LATENCY_BUCKETS)
         # Of a balancer that steers; its handlers count into these.
-        self.steering_answers = metrics.Labelled()
-        self.steering = metrics.Histogram(LATENCY_BUCKETS)
+        self.steering_answers = exposition.Labelled()
+        self.steering = exposition.Histogram(LATENCY_BUCKETS)
 
 
 class Balancer:
@@ -112,13 +112,13 @@ class Balancer:
         self._checks = HealthChecks(self.settings, self._on_checked)
         self._reports = ReportPoller(self.settings, self._on_report, self._on_report_failed, self._known_opened)
         self._talk: FleetTalk | None = None
-        self._sources: dict[str, sources.Source] = configured(self.settings)
+        self._sources: dict[str, base.Source] = configured(self.settings)
         if self.settings.announced and settings.bus.url != "memory":
             self._nats_source = NatsSource()
             self._sources["nats"] = self._nats_source
             self._talk = FleetTalk(settings.bus, self.id, self._on_node, self._on_notices, self._on_nats)
         self._told: dict[str, Sequence[BackendSpec]] = {}
-        self._conflicts: tuple[sources.Conflict, ...] = ()
+        self._conflicts: tuple[base.Conflict, ...] = ()
         self._rebalancer = Rebalancer(self.settings, self.fleet, self._talk, self.meter.moves)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -234,7 +234,7 @@ class Balancer:
     def _on_source(self, name: str, specs: Sequence[BackendSpec]) -> None:
         self._told[name] = specs
         self._news.set()
-        found = sources.merge(self._told)
+        found = base.merge(self._told)
         merged = found.specs
         for conflict in found.conflicts:
             if conflict not in self._conflicts:

@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from trunkline import log
 from trunkline.balancer.relay.edge_meter import EdgeEvent
+from trunkline.logs import configure
 
 LOGGER: Final = "trunkline.edge"
 TICK_S: Final = 0.1
@@ -73,9 +73,9 @@ class EventLog:
         if not events:
             return
         lines = [msgspec.json.encode(_line(at, event)) for at, event in events]
-        log.write_lines(LOGGER, b"\n".join(lines).decode())
+        configure.write_lines(LOGGER, b"\n".join(lines).decode())
         if left_out:
-            log.write_lines(LOGGER, msgspec.json.encode(_flood(left_out)).decode())
+            configure.write_lines(LOGGER, msgspec.json.encode(_flood(left_out)).decode())
 
     async def _run(self) -> None:
         while True:
@@ -105,7 +105,7 @@ def _line(at: float, event: EdgeEvent) -> EventLine:
         backend=event.backend,
         reason=event.reason,
         address=event.address,
-        path=log.redact_text(_shown(event.path)),
+        path=configure.redact_text(_shown(event.path)),
         timestamp=_iso(at),
         logger=LOGGER,
         level="warning" if event.event == "failed" else "info",

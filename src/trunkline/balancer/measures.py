@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from prometheus_client.core import Metric
 
-from trunkline import metrics
-from trunkline.balancer.placement.condition import OUT
 from trunkline.balancer.relay.edge_meter import EdgeMeter
-from trunkline.series import BALANCER_SERIES, DURATION_BUCKETS, LATENCY_BUCKETS
+from trunkline.metrics import exposition
+from trunkline.metrics.series import BALANCER_SERIES, DURATION_BUCKETS, LATENCY_BUCKETS
+from trunkline.placement.condition import OUT
 from trunkline.version import __version__
 
 if TYPE_CHECKING:
@@ -95,17 +95,17 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Metric]:
         edge: what its edges counted.
     """
     meter = balancer.meter
-    refusals, requests, ejections = metrics.Labelled(), metrics.Labelled(), metrics.Labelled()
+    refusals, requests, ejections = exposition.Labelled(), exposition.Labelled(), exposition.Labelled()
     refusals.values.update(meter.refusals.values)
     for status, times in edge.http_requests.items():
         requests.add(status, times=times)
     for reason, times in edge.refusals.items():
         refusals.add(reason, times=times)
-    handshake = metrics.Histogram(LATENCY_BUCKETS)
+    handshake = exposition.Histogram(LATENCY_BUCKETS)
     handshake.counts, handshake.sum = list(edge.handshake_counts), edge.handshake_sum
-    duration = metrics.Histogram(DURATION_BUCKETS)
+    duration = exposition.Histogram(DURATION_BUCKETS)
     duration.counts, duration.sum = list(edge.duration_counts), edge.duration_sum
-    connections, relayed, reserved, capacity, up, age, imbalance, build = (metrics.LabelledGauge() for _ in range(8))
+    connections, relayed, reserved, capacity, up, age, imbalance, build = (exposition.LabelledGauge() for _ in range(8))
     found = balancer.overview()
     for service in found.services:
         # At 0 from the first scrape on, so that Prometheus sees the first one as a step.
@@ -122,7 +122,7 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Metric]:
     for (pool, group), ratio in balancer.fleet.imbalance().items():
         imbalance.set(ratio, group, pool)
     build.set(1, __version__, balancer.settings.mode)
-    return metrics.exposition(
+    return exposition.exposition(
         BALANCER_SERIES,
         {
             "ws_balancer_picks_total": meter.picks,

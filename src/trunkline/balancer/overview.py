@@ -1,4 +1,4 @@
-"""What `/balancer-metrics` shows, pure: the JSON that dashboards read, and the same as a page for people.
+"""What `/balancer-metrics` shows: the JSON that dashboards read, and the same as a page for people. Pure.
 
 Rules:
 
@@ -16,48 +16,12 @@ from typing import Final
 
 import msgspec
 
+from trunkline.placement.row import BackendRow
+
 REFRESH_CHOICES: Final = (0, 1, 2, 5, 10, 30)
 """Seconds between two fetches that a reader can choose; 0: none."""
 
 DEFAULT_REFRESH_S: Final = 5
-
-
-class BackendRow(msgspec.Struct, frozen=True):
-    """One backend as it is seen now.
-
-    Attributes:
-        url: its name and place.
-        name: what people call it, empty for its URL.
-        group: its canary group or colour, empty for none.
-        pool: the pool that routes name, empty for the common one.
-        source: where it was found.
-        connections: connections it is believed to have.
-        reported: what its last report said, None without one.
-        report_age_s: age of that report in seconds.
-        relayed: connections this balancer relays to it.
-        reserved: picks that were not seen there yet.
-        state: what may happen to it now: up, draining, down, ejected, open, half_open, full.
-        why: why it is not up.
-        weight: its share.
-        capacity: connections it takes, None when unknown.
-        pod: podName, podIP and nodeName of its report.
-    """
-
-    url: str
-    name: str
-    group: str
-    pool: str
-    source: str
-    connections: int
-    reported: int | None
-    report_age_s: float | None
-    relayed: int
-    reserved: int
-    state: str
-    why: str
-    weight: float
-    capacity: int | None
-    pod: tuple[str | None, str | None, str | None] = (None, None, None)
 
 
 class Service(msgspec.Struct, frozen=True):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from trunkline.addresses import networks, within
 from trunkline.balancer.pages import CONTENT_SECURITY
-from trunkline.balancer.relay.heads import Page, PageRequest
-from trunkline.config_balancer import BalancerSettings
+from trunkline.http1.heads import Page, PageRequest
+from trunkline.net.addresses import networks, within
+from trunkline.settings.balancer import BalancerSettings
 
 Render = Callable[[str, str], Awaitable[tuple[str, bytes]]]
 

@@ -28,11 +28,12 @@ from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from trunkline.balancer.backend import canonical_url
-from trunkline.config import BusSettings
-from trunkline.control import KeyCounts, KeysAsked, Moved, MoveOrder, NodeReport, PickNotice, PickNotices
 from trunkline.errors import BusError, BusUnavailable, SettingsError
-from trunkline.fleet_subjects import (
+from trunkline.nats.address import parse_address
+from trunkline.nats.login import CONNECT_TIMEOUT_S, close_client, log_in, request
+from trunkline.placement.backend import canonical_url
+from trunkline.protocol.control import KeyCounts, KeysAsked, Moved, MoveOrder, NodeReport, PickNotice, PickNotices
+from trunkline.protocol.subjects import (
     MAX_MESSAGE_BYTES,
     hello_subject,
     keys_subject,
@@ -40,8 +41,7 @@ from trunkline.fleet_subjects import (
     picks_subject,
     report_subject,
 )
-from trunkline.nats_address import parse_address
-from trunkline.nats_login import CONNECT_TIMEOUT_S, close_client, log_in, request
+from trunkline.settings.sections import BusSettings
 
 log = structlog.get_logger("trunkline.balancer")
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from trunkline.bus.base import (
     RetentionOf,
     Subscription,
 )
-from trunkline.bus.nats import NatsSettings
+from trunkline.bus.nats.bus import NatsSettings
 from trunkline.bus.open import open_bus
 from trunkline.errors import BusUnavailable
 

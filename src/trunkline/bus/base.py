@@ -1,4 +1,4 @@
-"""The bus contract: what carries publications between nodes, and what may be lost when.
+"""The bus contract: what carries publications between nodes, and what may be lost when. Pure.
 
 Rules for every bus:
 

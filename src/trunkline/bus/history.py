@@ -1,4 +1,4 @@
-"""The history of one channel, as a pure ring: append, evict, page.
+"""The history of one channel, as a pure ring: append, evict, page. Pure.
 
 Rules:
 

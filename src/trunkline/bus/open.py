@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trunkline.bus.base import Bus, RetentionOf
 from trunkline.bus.memory import MemoryBus
-from trunkline.bus.nats import NatsBus, NatsSettings
+from trunkline.bus.nats.bus import NatsBus, NatsSettings
 from trunkline.errors import SettingsError
 
 

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from trunkline import config, lifecycle
-from trunkline import log as log_setup
-from trunkline.balancer.relay_service import RelayService
-from trunkline.config import Settings
+from trunkline.balancer.service import RelayService
 from trunkline.errors import SettingsError
-from trunkline.traefik.steering_service import SteeringService
+from trunkline.logs import configure as log_setup
+from trunkline.process import lifecycle
+from trunkline.settings import sections
+from trunkline.settings.sections import Settings
+from trunkline.traefik.steer.steering_service import SteeringService
 
 
 def balance(
@@ -43,7 +44,7 @@ def balance(
         "balancer.backends": [{"url": url} for url in backend] if backend else None,
         "balancer.rebalance": "dry-run" if dry_run else None,
     }  # fmt: skip
-    settings = config.load(config_file, os.environ, flags).settings
+    settings = sections.load(config_file, os.environ, flags).settings
     log_setup.configure(settings.log, service="trunkline-balancer")
     raise typer.Exit(lifecycle.run(lambda: run_balancer(settings)))
 

@@ -17,13 +17,14 @@ import msgspec
 import typer
 from typer.core import TyperGroup
 
-from trunkline import config, lifecycle
-from trunkline import log as log_setup
 from trunkline.errors import SettingsError, StartError
+from trunkline.logs import configure as log_setup
+from trunkline.process import lifecycle
+from trunkline.settings import sections
 
 # The load room needs an extra, and takes time to import that no other command should pay: functions import it.
 if TYPE_CHECKING:
-    from trunkline.load.report import Report
+    from trunkline.load.model.report import Report
 
 FAILED = 1
 INTERRUPTED = 130
@@ -94,11 +95,11 @@ def run(
 ) -> None:
     """Load a WebSocket server; exit 0 when every threshold held, 1 when not. Ctrl-C ends it with what was seen."""
     _require()
-    from trunkline.load.choice import choose
-    from trunkline.load.live import make_live
-    from trunkline.load.plan import Target
+    from trunkline.load.model.plan import Target
+    from trunkline.load.output.live import make_live
     from trunkline.load.run import Interrupted, Run, run_load, sources_for
-    from trunkline.load.thresholds import parse
+    from trunkline.load.scenario.choice import choose
+    from trunkline.load.scenario.thresholds import parse
 
     for path in (html, junit, out):
         _writable(path)
@@ -106,7 +107,7 @@ def run(
         scenario, connections=connections, duration_s=_seconds("--duration", duration), rate=rate, rate_each=rate_each,
         message_bytes=message_bytes, channels=channels, protocol=protocol,
     )  # fmt: skip
-    settings = config.load(config_file, os.environ, {"bus.url": bus}).settings
+    settings = sections.load(config_file, os.environ, {"bus.url": bus}).settings
     target = Target(
         url, tuple(_header(text) for text in header or ()), tuple(map(_subprotocol, subprotocol or ())), not insecure,
         str(ca) if ca else "", _seconds("--connect-timeout", connect_timeout) or 10.0,
@@ -133,7 +134,7 @@ def run(
 def scenarios() -> None:
     """Name the built-in scenarios."""
     _require()
-    from trunkline.load.scenarios import describe
+    from trunkline.load.scenario.scenarios import describe
 
     for name, description in describe():
         typer.echo(f"{name:8} {description}")
@@ -148,8 +149,8 @@ def compare(
 ) -> None:
     """Compare two reports; exit 1 when the second run is worse."""
     _require()
-    from trunkline.load.compare import compare as compare_reports
-    from trunkline.load.compare import comparison_text
+    from trunkline.load.output.compare import compare as compare_reports
+    from trunkline.load.output.compare import comparison_text
 
     share = _percent("--tolerance", tolerance)
     comparison = compare_reports(_report(before), _report(after), 1 + share)
@@ -173,9 +174,9 @@ def agent(
 ) -> None:
     """Generate load on this machine for runs that are started elsewhere, until Ctrl-C."""
     _require()
-    from trunkline.load.agent import run_agent
+    from trunkline.load.workers.agent import run_agent
 
-    settings = config.load(config_file, os.environ, {"bus.url": bus}).settings
+    settings = sections.load(config_file, os.environ, {"bus.url": bus}).settings
     log_setup.configure(settings.log, service="trunkline-load")
     own = name or socket.gethostname()
     raise typer.Exit(lifecycle.run(lambda: run_agent(settings.bus.url, settings.bus.prefix, own, tuple(allow))))
@@ -190,10 +191,10 @@ def _deliver(report: Report, html: Path | None, junit: Path | None, out: Path | 
     """Hand the report over in every form that was asked for."""
     from rich.console import Console
 
-    from trunkline.load.junit import junit as junit_xml
-    from trunkline.load.page import page
-    from trunkline.load.report import encode
-    from trunkline.load.summary import render
+    from trunkline.load.model.report import encode
+    from trunkline.load.output.junit import junit as junit_xml
+    from trunkline.load.output.page import page
+    from trunkline.load.output.summary import render
 
     for path, make in ((html, page), (junit, junit_xml), (out, encode)):
         if path is not None:
@@ -237,7 +238,7 @@ def _subprotocol(name: str) -> str:
 
 
 def _seconds(option: str, text: str | None) -> float | None:
-    from trunkline.load.scenario_file import seconds
+    from trunkline.load.scenario.scenario_file import seconds
 
     if text is None:
         return None
@@ -258,7 +259,7 @@ def _percent(option: str, text: str) -> float:
 
 
 def _report(path: Path) -> Report:
-    from trunkline.load.report import decode
+    from trunkline.load.model.report import decode
 
     try:
         return decode(path.read_bytes())

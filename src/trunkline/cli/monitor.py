@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from trunkline import config
-from trunkline.cli.monitor_up import monitor_up
-from trunkline.config import Settings
 from trunkline.errors import SettingsError, StartError
-from trunkline.monitor import bundle, credentials
+from trunkline.fleet.monitoring import monitor_up
+from trunkline.monitor.files import bundle, credentials
+from trunkline.settings import sections
+from trunkline.settings.sections import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Prometheus, Alertmanager and Grafana for a fleet.")
 app.command("up")(monitor_up)
@@ -86,7 +86,7 @@ def _check(directory: Path, dashboards: bool, config_file: Path | None) -> None:
 
 
 def _settings(config_file: Path | None) -> Settings:
-    return config.load(config_file, os.environ, {}).settings
+    return sections.load(config_file, os.environ, {}).settings
 
 
 def _refused(error: SettingsError | StartError) -> typer.Exit:

@@ -13,12 +13,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from trunkline import config
 from trunkline.errors import SettingsError, StartError
-from trunkline.traefik import render_static
-from trunkline.traefik.check import Report, check_files
-from trunkline.traefik.dynamic_model import Dynamic
-from trunkline.traefik.render import file_dynamic
+from trunkline.settings import sections
+from trunkline.traefik.check.check import Report, check_files
+from trunkline.traefik.render import render_static
+from trunkline.traefik.render.dynamic_model import Dynamic
+from trunkline.traefik.render.render import file_dynamic
 
 app = typer.Typer(no_args_is_help=True, help="Write and check Traefik's configuration.")
 
@@ -41,7 +41,7 @@ def render(
 ) -> None:
     """Write the static and the dynamic configuration; without files both are printed as two YAML documents."""
     try:
-        settings = config.load(config_file, os.environ, {}).settings
+        settings = sections.load(config_file, os.environ, {}).settings
         dynamic_model = file_dynamic(settings)
         # Traefik looks for it from its own directory, so the name in the static file is absolute when we know it.
         named = dynamic.absolute() if dynamic is not None else Path("dynamic.yml")

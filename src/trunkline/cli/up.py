@@ -11,13 +11,14 @@ import structlog
 import typer
 from structlog.typing import EventDict
 
-from trunkline import config, lifecycle
-from trunkline.cli.fleet import Fleet, free_first_port
-from trunkline.cli.fleet_plan import FleetPlan, make_plan, ports_needed
-from trunkline.cli.fleet_status import Event, status_text
-from trunkline.cli.fleet_traefik import prepare
-from trunkline.cli.fleet_view import View, make_view
-from trunkline.monitor.local_ports import PROMETHEUS, SPAN
+from trunkline.fleet.fleet import Fleet, free_first_port
+from trunkline.fleet.plan import FleetPlan, make_plan, ports_needed
+from trunkline.fleet.status import Event, status_text
+from trunkline.fleet.traefik import prepare
+from trunkline.fleet.view import View, make_view
+from trunkline.monitor.local.local_ports import PROMETHEUS, SPAN
+from trunkline.process import lifecycle
+from trunkline.settings import sections
 
 KILLED = 1
 """Exit code when the fleet was ended without a drain."""
@@ -46,7 +47,7 @@ def up(
     edge. Admin ports are the port + 1. A part that dies is started again. Settings and environment reach every part.
     """
     flags = {"up.nodes": nodes, "up.port": port, "up.edge": edge, "up.data_dir": data_dir, "server.app": app}
-    loaded = config.load(config_file, os.environ, flags)
+    loaded = sections.load(config_file, os.environ, flags)
     settings = loaded.settings
     monitor_port = 0
     if monitor:

@@ -19,22 +19,23 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from trunkline import wire
-from trunkline.addresses import is_loopback
 from trunkline.errors import TrunklineError
-from trunkline.lifecycle import Signals
-from trunkline.load import histogram, missing
-from trunkline.load.coordinator import Coordinator
-from trunkline.load.dial import shown_url, split_url
-from trunkline.load.live import LiveView
-from trunkline.load.plan import Scenario, Target
-from trunkline.load.probe import probe
-from trunkline.load.reconcile import reconcile
-from trunkline.load.report import FORMAT, Balance, Judged, Machine, Measured, Report, Second, Verdict
-from trunkline.load.run_plan import Outcome, RunPlan
-from trunkline.load.server_watch import ServerWatch, discover
-from trunkline.load.tally import Sum
-from trunkline.load.thresholds import Facts, Threshold, judge
+from trunkline.load.client.dial import shown_url, split_url
+from trunkline.load.client.probe import probe
+from trunkline.load.judge import missing
+from trunkline.load.judge.reconcile import reconcile
+from trunkline.load.judge.server_watch import ServerWatch, discover
+from trunkline.load.model import histogram
+from trunkline.load.model.plan import Scenario, Target
+from trunkline.load.model.report import FORMAT, Balance, Judged, Machine, Measured, Report, Second, Verdict
+from trunkline.load.model.run_plan import Outcome, RunPlan
+from trunkline.load.model.tally import Sum
+from trunkline.load.output.live import LiveView
+from trunkline.load.scenario.thresholds import Facts, Threshold, judge
+from trunkline.load.workers.coordinator import Coordinator
+from trunkline.net.addresses import is_loopback
+from trunkline.process.lifecycle import Signals
+from trunkline.protocol import wire
 from trunkline.version import __version__
 
 CONNECTIONS_PER_WORKER = 15_000

@@ -24,8 +24,8 @@ from typing import Final
 import structlog
 
 from trunkline.errors import StartError
-from trunkline.lifecycle import Child
-from trunkline.programs import find_program
+from trunkline.process.lifecycle import Child
+from trunkline.process.programs import find_program
 
 log = structlog.get_logger("trunkline.traefik")
 

@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp import hdrs
 
 from trunkline.balancer.relay.tls import backend_context
-from trunkline.config_balancer import BalancerSettings
+from trunkline.settings.balancer import BalancerSettings
 from trunkline.version import __version__
 
 LONGEST_REASON: Final = 120

@@ -23,12 +23,12 @@ import aiohttp
 import msgspec
 import structlog
 
-from trunkline.balancer.backend import BackendSpec
 from trunkline.balancer.health.asking import FAULTS, in_words, open_session, read_at_most
 from trunkline.balancer.health.rota import Rota
-from trunkline.balancer.placement.counting import MOST_REPORTED
-from trunkline.config_balancer import BalancerSettings
-from trunkline.control import LoadReport
+from trunkline.placement.backend import BackendSpec
+from trunkline.placement.counting import MOST_REPORTED
+from trunkline.protocol.control import LoadReport
+from trunkline.settings.balancer import BalancerSettings
 
 log = structlog.get_logger("trunkline.balancer")
 

@@ -23,20 +23,20 @@ from typing import Any, Final
 import aiohttp
 import structlog
 
-from trunkline.addresses import networks, within
-from trunkline.balancer.placing import Ask, Pick, Placer, Refusal
-from trunkline.balancer.relay import relay_poller
 from trunkline.balancer.relay.edge_connection import Door
 from trunkline.balancer.relay.edge_meter import EdgeEvent, EdgeMeter, EventName
 from trunkline.balancer.relay.forwarding import Forwarding
-from trunkline.balancer.relay.heads import Page, PageRequest
-from trunkline.balancer.relay.relay import Relay, keep_alive, options_of
-from trunkline.balancer.relay.relay_poller import Poller
+from trunkline.balancer.relay.relayed import Relay, keep_alive, options_of
 from trunkline.balancer.relay.routes import Routes
 from trunkline.balancer.relay.tls import ListenerTls, backend_context
-from trunkline.config_balancer import BalancerSettings
 from trunkline.errors import StartError
-from trunkline.limits import AddressLimiter, address_key
+from trunkline.http1.heads import Page, PageRequest
+from trunkline.net import poller
+from trunkline.net.addresses import networks, within
+from trunkline.net.limits import AddressLimiter, address_key
+from trunkline.net.poller import Poller
+from trunkline.placement.placing import Ask, Pick, Placer, Refusal
+from trunkline.settings.balancer import BalancerSettings
 
 __all__ = ["Edge", "EdgeEvent", "EdgeMeter", "Page", "PageRequest"]
 
@@ -173,7 +173,7 @@ class Edge:
         for listening in self._server.sockets:
             with options_of(listening.fileno()) as options:
                 keep_alive(options)
-        if relay_poller.AVAILABLE:
+        if poller.AVAILABLE:
             self.poller = Poller(loop)
         self.port = self.forwarding.port = self._server.sockets[0].getsockname()[1]
         self._idle_looked_at = loop.time()

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
-from trunkline.addresses import origin_of, within
-from trunkline.balancer.relay.bodies import BodyReader
 from trunkline.balancer.relay.forwarding import Caller, text_answer
-from trunkline.balancer.relay.heads import BadHead, RequestHead, check_beginning, find_end, read_request
 from trunkline.balancer.relay.pass_through import BODY_HIGH_WATER, STALL_S, PassThrough, RequestBody
 from trunkline.balancer.relay.upgrade import Upgrade
+from trunkline.http1.bodies import BodyReader
+from trunkline.http1.heads import BadHead, RequestHead, check_beginning, find_end, read_request
+from trunkline.net.addresses import origin_of, within
 
 if TYPE_CHECKING:
     from trunkline.balancer.relay.edge import Edge

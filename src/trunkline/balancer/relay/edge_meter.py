@@ -6,8 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from trunkline.metrics import Histogram, Labelled
-from trunkline.series import DURATION_BUCKETS, LATENCY_BUCKETS
+from trunkline.metrics.exposition import Histogram, Labelled
+from trunkline.metrics.series import DURATION_BUCKETS, LATENCY_BUCKETS
 
 EventName = Literal["opened", "closed", "refused", "failed", "steered"]
 

@@ -1,4 +1,4 @@
-"""What a head becomes on its way through, pure: hop-by-hop headers, X-Forwarded-*, the operator's own headers.
+"""What a head becomes on its way through: hop-by-hop headers, X-Forwarded-*, the operator's own headers. Pure.
 
 Rules:
 
@@ -21,9 +21,9 @@ from typing import Final
 
 import msgspec
 
-from trunkline.balancer.relay.heads import AnswerHead, Field, RequestHead, tokens_of
-from trunkline.config_balancer import BalancerSettings, HeaderEntry
 from trunkline.errors import SettingsError
+from trunkline.http1.heads import AnswerHead, Field, RequestHead, tokens_of
+from trunkline.settings.balancer import BalancerSettings, HeaderEntry
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 

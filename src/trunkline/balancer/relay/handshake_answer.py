@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from trunkline.balancer.relay.bodies import BodyReader
-from trunkline.balancer.relay.heads import UNTIL_CLOSE, AnswerHead, BadHead, find_end, read_answer
+from trunkline.http1.bodies import BodyReader
+from trunkline.http1.heads import UNTIL_CLOSE, AnswerHead, BadHead, find_end, read_answer
 
 MAX_ANSWER_BODY: Final = 1 << 16
 """Most bytes of a backend's answer that refuses a handshake; a longer one is cut to its status."""

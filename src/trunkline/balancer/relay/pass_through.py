@@ -22,11 +22,11 @@ import msgspec
 from multidict import CIMultiDict
 from yarl import URL
 
-from trunkline.balancer.placing import Ask, Pick, Refusal
-from trunkline.balancer.relay.bodies import BodyReader
 from trunkline.balancer.relay.forwarding import Caller, head_bytes
-from trunkline.balancer.relay.heads import AnswerHead, Field, PageRequest, RequestHead
 from trunkline.balancer.relay.routes import cookie_value
+from trunkline.http1.bodies import BodyReader
+from trunkline.http1.heads import AnswerHead, Field, PageRequest, RequestHead
+from trunkline.placement.placing import Ask, Pick, Refusal
 
 if TYPE_CHECKING:
     from trunkline.balancer.relay.edge import Edge

@@ -1,4 +1,4 @@
-"""Routes, pure: which pool a request belongs to, what its path is at the backend, and what keeps it with others.
+"""Routes: which pool a request belongs to, what its path is at the backend, and what keeps it with others. Pure.
 
 Rules: the first route that matches counts, the operator's before the built-in ones. Paths are compared and rewritten as
 they were sent, so that no percent-encoding is ever changed; a path that climbs (`/..`) does not come this far.
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import unquote, unquote_plus
 
-from trunkline.config_balancer import DEFAULT_ROUTES, BalancerSettings, Policy, RouteEntry
+from trunkline.settings.balancer import DEFAULT_ROUTES, BalancerSettings, Policy, RouteEntry
 
 LOOKED_AT: Final = 100
 """Query parameters that are looked at, as on a node."""

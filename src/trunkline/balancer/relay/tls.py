@@ -12,8 +12,8 @@ from pathlib import Path
 
 import structlog
 
-from trunkline.config_balancer import BalancerSettings
 from trunkline.errors import SettingsError
+from trunkline.settings.balancer import BalancerSettings
 
 log = structlog.get_logger("trunkline.balancer")
 

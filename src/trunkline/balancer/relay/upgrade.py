@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trunkline.balancer.placing import Ask, Pick, Refusal
+from trunkline.balancer.relay.dial import Dialled, dial
 from trunkline.balancer.relay.edge_meter import EventName
 from trunkline.balancer.relay.forwarding import Caller, accepts, key_is_valid, text_answer
 from trunkline.balancer.relay.handshake_answer import Accepted, Failure, Refused
-from trunkline.balancer.relay.heads import RequestHead
-from trunkline.balancer.relay.relay_dial import Dialled, dial
 from trunkline.balancer.relay.routes import cookie_value
+from trunkline.http1.heads import RequestHead
+from trunkline.placement.placing import Ask, Pick, Refusal
 
 if TYPE_CHECKING:
     from trunkline.balancer.relay.edge import Edge

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from trunkline.balancer.backend import BackendSpec
-from trunkline.control import NodeReport
+from trunkline.placement.backend import BackendSpec
+from trunkline.protocol.control import NodeReport
 
 GONE_S = 7.0
 """Three reports and a bit."""

@@ -40,7 +40,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from trunkline.balancer.backend import BackendSpec, canonical_url
+from trunkline.placement.backend import BackendSpec, canonical_url
 
 _OWN = "trunkline."
 _SERVICE = re.compile(r"traefik\.http\.services\.([^.]+)\.loadbalancer\.(.+)")

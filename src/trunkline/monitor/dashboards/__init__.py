@@ -8,8 +8,8 @@ Rule: nothing here names an instance, a job or a data source; variables do, so a
 
 from __future__ import annotations
 
-from trunkline.config_monitor import MonitorSettings
 from trunkline.errors import StartError
+from trunkline.settings.monitor import MonitorSettings
 
 
 def all_dashboards(settings: MonitorSettings) -> dict[str, str]:
@@ -33,9 +33,9 @@ def all_dashboards(settings: MonitorSettings) -> dict[str, str]:
                 "Install it with: pip install 'trunkline[monitor]'.",
             ) from error
         raise
-    from trunkline.monitor import rules
     from trunkline.monitor.dashboards import containers, edge, fleet, nats, postgres, system
-    from trunkline.monitor.rule import Alert, Recording
+    from trunkline.monitor.rules import rules
+    from trunkline.monitor.rules.rule import Alert, Recording
 
     all_rules = [rule for group in rules.groups(settings) for rule in group.rules]
     alerts = [rule for rule in all_rules if isinstance(rule, Alert)]

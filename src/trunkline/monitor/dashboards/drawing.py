@@ -19,10 +19,10 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from trunkline.config_monitor import MonitorSettings
-from trunkline.monitor import promql
 from trunkline.monitor.dashboards.panels import Board, Limits, Panel, Row
-from trunkline.monitor.rule import Alert, is_declared
+from trunkline.monitor.rules import promql
+from trunkline.monitor.rules.rule import Alert, is_declared
+from trunkline.settings.monitor import MonitorSettings
 
 SOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 ANY: Final = ".+"

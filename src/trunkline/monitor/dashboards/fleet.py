@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from trunkline.config_monitor import MonitorSettings
-from trunkline.monitor import recording
 from trunkline.monitor.dashboards.panels import (
     BLUE,
     CAPACITY,
@@ -28,6 +26,8 @@ from trunkline.monitor.dashboards.panels import (
     total,
     with_node,
 )
+from trunkline.monitor.rules import recording
+from trunkline.settings.monitor import MonitorSettings
 
 # A node that drains takes no new connection, so its room does not count.
 ROOM = total(f"{of('ws_connections_max')} unless on (instance) {of('ws_draining')} == 1")

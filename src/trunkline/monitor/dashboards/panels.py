@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from trunkline.monitor import rule
+from trunkline.monitor.rules import rule
 
 Shape = Literal["lines", "stack", "stat", "gauge", "heatmap", "states"]
 

@@ -1,0 +1,354 @@
+"""Connections to backends until they have answered a handshake: over a bare socket, or over a transport.
+
+Rules:
+
+- A bare socket where the relay can be one of sockets: then no transport is ever made for the backend.
+- Everything awaited has a time-out, everything read has a bound. After a 101 nothing more is read: what follows is the
+  relay's.
+- Whoever dials closes what came of it (`abort`), unless a relay has taken it over (`take`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from trunkline.balancer.relay.handshake_answer import Answer, AnswerReader, Failure
+from trunkline.balancer.relay.relayed import Relay, keep_alive, options_of
+from trunkline.balancer.relay.sockets import SocketRelay, take_descriptor
+from trunkline.balancer.relay.transports import TransportRelay
+from trunkline.net.poller import IN, ONCE, OUT, Poller
+from trunkline.placement.backend import Place, place_of
+
+if TYPE_CHECKING:
+    from trunkline.balancer.relay.edge import Edge
+    from trunkline.placement.placing import Pick
+
+READ_SIZE: Final = 1 << 14
+
+
+class Dialled(Protocol):
+    """A connection to a backend that has not answered yet."""
+
+    async def ask(self, request: bytes, timeout_s: float) -> Answer:
+        """Send a handshake and read the answer.
+
+        Raises:
+            Failure: `closed`, `bad_answer` or `handshake_timeout`.
+        """
+
+    def relay(self, edge: Edge, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
+        """Make a relay of it, which takes both sides over.
+
+        Raises:
+            OSError: no more files can be opened.
+            Failure: `closed`: the backend has gone meanwhile.
+        """
+
+    def abort(self) -> None:
+        """Close it, unless a relay has taken it over."""
+
+
+async def dial(edge: Edge, pick: Pick, client: asyncio.Transport) -> Dialled:
+    """Connect to a backend.
+
+    Args:
+        edge: whose settings hold.
+        pick: the backend.
+        client: the client's transport, which decides on the kind of connection.
+
+    Raises:
+        Failure: `dial`, `dial_timeout` or `tls`.
+    """
+    place = _place_of(pick.url)
+    try:
+        if edge.poller is not None and not place.tls and client.can_write_eof():
+            return await _dial_socket(edge, edge.poller, place)
+        async with asyncio.timeout(edge.dial_timeout_s):
+            return await _dial_transport(edge, place, pick.server_name)
+    except TimeoutError:
+        raise Failure("dial_timeout") from None
+    except ssl.SSLError:
+        raise Failure("tls") from None
+    except OSError:
+        raise Failure("dial") from None
+
+
+_place_of = functools.lru_cache(maxsize=1024)(place_of)
+
+
+# --- bare sockets -----------------------------------------------------------------------------------------------------
+
+
+class SocketHandshake:
+    """A bare socket on its way to a backend's answer.
+
+    Args:
+        loop: the event loop.
+        poller: watches it.
+        sock: not connected yet; it is owned from now on.
+        limit: most bytes of the answer's head.
+    """
+
+    __slots__ = ("_answer", "_connected", "_fd", "_loop", "_poller", "_reader", "_sock", "_unsent")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, sock: socket.socket, limit: int) -> None:
+        self._loop = loop
+        self._poller = poller
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._reader = AnswerReader(limit)
+        self._unsent = b""
+        self._connected: asyncio.Future[None] | None = None
+        self._answer: asyncio.Future[Answer] | None = None
+
+    async def connected(self, timeout_s: float) -> None:
+        """Wait until the backend has taken the connection; raises OSError, or Failure `dial_timeout`."""
+        self._connected = connected = self._loop.create_future()
+        self._poller.watch(self._fd, self, OUT | ONCE)
+        # One timer, where `asyncio.timeout` takes several objects and calls for each handshake.
+        timer = self._loop.call_later(timeout_s, _fail, connected, "dial_timeout")
+        try:
+            await connected
+        finally:
+            timer.cancel()
+            # A failure knows this frame, which would know the failure: only the garbage collector could free the two.
+            self._connected = None
+            del connected
+
+    async def ask(self, request: bytes, timeout_s: float) -> Answer:
+        """Send a handshake and read the answer."""
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        self._answer = answer
+        self._unsent = request
+        self._send()
+        timer = self._loop.call_later(timeout_s, _fail, answer, "handshake_timeout")
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+            self._answer = None
+            del answer
+
+    def ready(self, fd: int, events: int) -> None:
+        """It is connected, takes more, or has something to read; told once for each `change`."""
+        connected, answer = self._connected, self._answer
+        if connected is not None and not connected.done():
+            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                connected.set_exception(OSError(error, os.strerror(error)))
+            else:
+                connected.set_result(None)
+        elif answer is not None and not answer.done():
+            if self._unsent:
+                self._send()
+            else:
+                self._read(answer)
+
+    def _send(self) -> None:
+        try:
+            sent = os.write(self._fd, self._unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # What it said before it went is read all the same.
+            sent = len(self._unsent)
+        self._unsent = self._unsent[sent:]
+        self._poller.change(self._fd, (OUT if self._unsent else IN) | ONCE)
+
+    def _read(self, answer: asyncio.Future[Answer]) -> None:
+        found: Answer | Failure | None
+        try:
+            data = os.read(self._fd, READ_SIZE)
+        except BlockingIOError:
+            found = None
+        except OSError:
+            found = Failure("closed")
+        else:
+            found = self._understand(data)
+        if found is None:
+            self._poller.change(self._fd, IN | ONCE)
+        elif isinstance(found, Failure):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def _understand(self, data: bytes) -> Answer | Failure | None:
+        try:
+            return self._reader.feed(data) if data else self._reader.ended()
+        except Failure as failure:
+            # What it knows of frames would keep this object alive, as above.
+            return failure.with_traceback(None)
+
+    def relay(self, edge: Edge, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
+        """Make a relay of it."""
+        client_fd = take_descriptor(client)
+        self._fd = -1
+        return SocketRelay(edge, pick, self._poller, client_fd, self._sock.detach(), now)
+
+    def abort(self) -> None:
+        """Close it, unless a relay has taken it over."""
+        if self._fd >= 0:
+            self._poller.forget(self._fd)
+            self._fd = -1
+            self._sock.close()
+
+
+def _fail(awaited: asyncio.Future[Any], why: str) -> None:
+    if not awaited.done():
+        awaited.set_exception(Failure(why))
+
+
+async def _dial_socket(edge: Edge, poller: Poller, place: Place) -> SocketHandshake:
+    """Connect to the first address that takes the connection; raises Failure, or the last one's OSError."""
+    until = edge.loop.time() + edge.dial_timeout_s
+    found = _literal(place.host, place.port)
+    if not found:
+        async with asyncio.timeout_at(until):
+            found = await _resolve(edge.loop, place.host, place.port)
+    last = OSError("no address")
+    for family, address in found:
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
+        handshake = SocketHandshake(edge.loop, poller, sock, edge.settings.header_bytes)
+        done = False
+        try:
+            keep_alive(sock)
+            sock.connect_ex(address)
+            await handshake.connected(until - edge.loop.time())
+            done = True
+        except OSError as error:
+            last = error
+        finally:
+            if not done:
+                handshake.abort()
+        if done:
+            return handshake
+    raise last
+
+
+@functools.lru_cache(maxsize=1024)
+def _literal(host: str, port: int) -> tuple[tuple[int, Any], ...]:
+    """Where an address of digits leads, which needs nobody to be asked; empty for a name."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except OSError:
+        return ()
+    return tuple((family, address) for family, _, _, _, address in found)
+
+
+async def _resolve(loop: asyncio.AbstractEventLoop, host: str, port: int) -> tuple[tuple[int, Any], ...]:
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple((family, address) for family, _, _, _, address in found)
+
+
+# --- transports -------------------------------------------------------------------------------------------------------
+
+
+class TransportHandshake(asyncio.Protocol):
+    """A transport on its way to a backend's answer.
+
+    Args:
+        limit: most bytes of the answer's head.
+    """
+
+    __slots__ = ("_answer", "_early", "_limit", "_lost", "_reader", "_taken", "_transport")
+
+    _transport: asyncio.Transport
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._reader = AnswerReader(limit)
+        self._early = b""
+        self._answer: asyncio.Future[Answer] | None = None
+        self._lost = False
+        self._taken = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The backend has taken the connection."""
+        self._transport = cast(asyncio.Transport, transport)
+        found = transport.get_extra_info("socket")
+        if found is not None:
+            with options_of(found.fileno()) as sock:
+                keep_alive(sock)
+
+    async def ask(self, request: bytes, timeout_s: float) -> Answer:
+        """Send a handshake and read the answer."""
+        if self._lost:
+            raise Failure("closed")
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._answer = answer
+        self._transport.write(request)
+        if self._early:
+            # It spoke before it was asked.
+            self.data_received(b"")
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError:
+            raise Failure("handshake_timeout") from None
+
+    def data_received(self, data: bytes) -> None:
+        """Read more of the answer."""
+        answer = self._answer
+        if answer is None:
+            self._early += data
+            if len(self._early) > self._limit:
+                self._transport.abort()
+            return
+        if answer.done():
+            return
+        if self._early:
+            data, self._early = self._early + data, b""
+        try:
+            found = self._reader.feed(data)
+        except Failure as failure:
+            answer.set_exception(failure)
+            return
+        if found is not None:
+            self._transport.pause_reading()
+            answer.set_result(found)
+
+    def eof_received(self) -> bool:
+        """The backend sends no more, which may be the end of its body."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._lost = True
+        answer = self._answer
+        if answer is not None and not answer.done():
+            try:
+                answer.set_result(self._reader.ended())
+            except Failure as failure:
+                answer.set_exception(failure)
+
+    def relay(self, edge: Edge, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
+        """Make a relay of it."""
+        if self._lost:
+            raise Failure("closed")
+        self._taken = True
+        return TransportRelay(edge, pick, client, self._transport, now)
+
+    def abort(self) -> None:
+        """Close it, unless a relay has taken it over."""
+        if not self._taken:
+            self._transport.abort()
+
+
+async def _dial_transport(edge: Edge, place: Place, server_name: str) -> TransportHandshake:
+    tls: dict[str, Any] = {}
+    if place.tls:
+        tls = {
+            "ssl": edge.backend_tls,
+            "server_hostname": server_name or place.host,
+            "ssl_handshake_timeout": edge.dial_timeout_s,
+            "ssl_shutdown_timeout": 1.0,
+        }
+    _, protocol = await edge.loop.create_connection(
+        lambda: TransportHandshake(edge.settings.header_bytes), place.host, place.port, **tls
+    )
+    return protocol

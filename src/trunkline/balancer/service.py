@@ -1,0 +1,102 @@
+"""A balancer that relays, whole: the truth, the port that clients connect to, the admin port.
+
+Start order: the truth, then the port, so that the first client finds backends; then the admin port. Stop order: the
+port, relayed connections as they end or when their time is over, then the truth.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from trunkline.balancer.admin import BalancerAdmin
+from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.event_log import EventLog
+from trunkline.balancer.measures import EdgeCounts, counts_of
+from trunkline.balancer.own_pages import OwnPages
+from trunkline.balancer.pages import BalancerPages
+from trunkline.balancer.relay.edge import Edge
+from trunkline.balancer.workers.supervisor import Workers
+from trunkline.errors import SettingsError, StartError
+from trunkline.settings.sections import Settings
+
+log = structlog.get_logger("trunkline.balancer")
+
+
+class RelayService:
+    """A relaying balancer.
+
+    Args:
+        settings: everything an operator may say.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings.balancer
+        self.balancer = Balancer(settings)
+        self._events = EventLog() if settings.log.access else None
+        self._edge: Edge | None = None
+        self._workers: Workers | None = None
+        if settings.balancer.workers > 1:
+            self._workers = Workers(self.balancer, settings)
+            pages = self._workers.pages
+        else:
+            pages = BalancerPages(self.balancer, self._counts)
+            self._edge = Edge(
+                settings.balancer,
+                self.balancer,
+                pages=OwnPages(settings.balancer, pages.render_soon).answer,
+                on_event=self._events.add if self._events is not None else None,
+            )
+        self.admin = BalancerAdmin(self.balancer, pages, settings.admin)
+        self.port = 0
+
+    async def start(self) -> None:
+        """Learn of the fleet and listen; raises StartError."""
+        try:
+            await self.balancer.start()
+            await self._listen()
+            await self.admin.start(self.port)
+        except (SettingsError, StartError):
+            await self._close(0.0)
+            raise
+        log.info(
+            "balancer_up",
+            mode="relay",
+            port=self.port,
+            admin_port=self.admin.port,
+            policy=self._settings.policy,
+            workers=self._settings.workers,
+        )
+
+    async def stop(self) -> None:
+        """Take no more clients, let those that are here go on for `drain_ms`, then end. Cancel it to end at once."""
+        try:
+            await self._stop_listening(self._settings.drain_ms / 1000)
+        finally:
+            await self._close(0.0)
+            log.info("balancer_stopped")
+
+    def _counts(self) -> EdgeCounts:
+        return counts_of(self._edge.meter, self._edge.connections) if self._edge is not None else EdgeCounts()
+
+    async def _listen(self) -> None:
+        if self._workers is not None:
+            await self._workers.start()
+            self.port = self._workers.port
+        elif self._edge is not None:
+            if self._events is not None:
+                self._events.start()
+            await self._edge.start()
+            self.port = self._edge.port
+
+    async def _stop_listening(self, drain_s: float) -> None:
+        if self._workers is not None:
+            await self._workers.stop(drain_s)
+        elif self._edge is not None:
+            await self._edge.stop(drain_s)
+
+    async def _close(self, drain_s: float) -> None:
+        await self._stop_listening(drain_s)
+        await self.admin.stop()
+        await self.balancer.stop()
+        if self._events is not None:
+            await self._events.stop()

@@ -1,0 +1,356 @@
+"""Backends by DNS: the addresses of a name, or the targets of a service.
+
+Facts:
+
+- `http://name:port` (https, ws and wss too; the port is 80 or 443 by default): every A and AAAA record is a backend. A
+  host with addresses of both kinds therefore counts twice; give such hosts SRV records or names of one kind.
+- `srv+http://_ws._tcp.name` (or srv+https): every target of the SRV records is a backend with the record's port
+  (RFC 2782). Only the records of the lowest priority number are used. A target is one server: its IPv4 addresses, or
+  its IPv6 addresses when it has no other. Weights are taken beside their mean, so that equal weights make 1.0; a weight
+  of 0 beside others is a tenth of a weight of 1, since RFC 2782 wants it small, and 0 here would mean never.
+- Names are resolved again after the shortest TTL of the answers, at most `balancer.dns_interval_ms` and at least one
+  second later.
+- A name that DNS does not have is asked of the system (hosts file, mDNS), as are `localhost` and addresses.
+- SERVFAIL, a time-out, or a name that had addresses and has none now keep the last list: an outage of DNS is no reason
+  to stop serving, and health checks know better whether a backend is gone. An SRV record with the target `.` is no
+  failure: RFC 2782 lets it say that the service does not exist.
+- Over TLS the certificate must name the configured name, not what DNS made of it: for SRV the domain behind
+  `_service._proto` (RFC 9525 section 6.3), so that a forged answer cannot name a server of its own choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dns.asyncresolver
+import dns.exception
+import dns.resolver
+import msgspec
+import structlog
+from dns.rdatatype import AAAA, SRV, A, RdataType
+
+from trunkline.balancer.sources.base import Tell
+from trunkline.errors import SettingsError
+from trunkline.placement.backend import BackendSpec, canonical_url, place_of
+
+log = structlog.get_logger("trunkline.balancer")
+
+FLOOR_S = 1.0
+MAX_BACKENDS = 1000
+"""Backends that one name may stand for; an answer of more is cut, for it is no fleet but a mistake or an attack."""
+_QUERY_S = 2.0
+_LOOKUPS_AT_ONCE = 16
+_LOOKUP_S = 5.0
+_LABELS = re.compile(r"^(_[^.]+\.)+")
+
+
+class DnsName(msgspec.Struct, frozen=True):
+    """One entry of `balancer.dns`.
+
+    Attributes:
+        host: the name.
+        port: port of all its addresses; None: SRV records name it.
+        tls: whether its backends speak TLS.
+    """
+
+    host: str
+    port: int | None
+    tls: bool
+
+    @property
+    def server_name(self) -> str:
+        """The name that a backend's certificate must have; empty without TLS."""
+        if not self.tls:
+            return ""
+        return self.host if self.port is not None else _LABELS.sub("", self.host)
+
+    def __str__(self) -> str:
+        scheme = "https" if self.tls else "http"
+        return f"srv+{scheme}://{self.host}" if self.port is None else f"{scheme}://{self.host}:{self.port}"
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One SRV record."""
+
+    priority: int
+    weight: int
+    port: int
+    host: str
+
+
+def parse_name(text: str) -> DnsName:
+    """Read one entry of `balancer.dns`.
+
+    Raises:
+        SettingsError: it is neither kind.
+    """
+    service = text.strip().startswith("srv+")
+    try:
+        place = place_of(text.strip().removeprefix("srv+"))
+        if service and re.search(r":\d+/?$", text.strip()):
+            raise ValueError("SRV records name the port; write it without one")
+        if service and _is_address(place.host):
+            raise ValueError("an address has no SRV records")
+    except ValueError as error:
+        allowed = f'allowed: "http://name:port" or "srv+http://_ws._tcp.name" ({error})'
+        raise SettingsError("balancer.dns", value=text, allowed=allowed) from None
+    return DnsName(place.host.rstrip("."), None if service else place.port, place.tls)
+
+
+def weigh(targets: Sequence[Target]) -> list[tuple[Target, float]]:
+    """The records of the lowest priority number, each with its weight as a backend's: their mean is 1.0."""
+    lowest = min((target.priority for target in targets), default=0)
+    used = sorted({target for target in targets if target.priority == lowest}, key=lambda one: (one.host, one.port))
+    raw = [target.weight or 0.1 for target in used]
+    # Three digits: a weight is for people to read, and must not differ for a bit of rounding.
+    return [(target, max(round(one * len(raw) / sum(raw), 3), 0.001)) for target, one in zip(used, raw, strict=True)]
+
+
+class DnsSource:
+    """The backends that names stand for.
+
+    Args:
+        names: `balancer.dns`.
+        interval_ms: longest time until a name is resolved again, `balancer.dns_interval_ms`.
+        nameservers: addresses of name servers instead of the system's.
+        port: their port.
+        floor_s: shortest time until a name is resolved again.
+        lookup_s: longest time that one lookup may take, over all name servers and tries.
+
+    Raises:
+        SettingsError: an entry of `names` is neither kind.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        interval_ms: int,
+        *,
+        nameservers: Sequence[str] | None = None,
+        port: int = 53,
+        floor_s: float = FLOOR_S,
+        lookup_s: float = _LOOKUP_S,
+    ) -> None:
+        self._interval_s = interval_ms / 1000
+        self._floor_s = floor_s
+        lookup = _Lookup(None if nameservers is None else tuple(nameservers), port, lookup_s)
+        self._watches = [_Watch(parse_name(text), lookup) for text in dict.fromkeys(names)]
+        self._told: tuple[BackendSpec, ...] | None = None
+
+    async def run(self, tell: Tell) -> None:
+        """Resolve the names and tell their backends at each change, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for watch in self._watches:
+                group.create_task(self._follow(watch, tell))
+            self._tell_all(tell)
+            await asyncio.Event().wait()
+
+    async def _follow(self, watch: _Watch, tell: Tell) -> None:
+        pause = self._floor_s
+        while True:
+            ttl = await watch.resolve()
+            self._tell_all(tell)
+            # After a failure there is no TTL: soon again, then ever later.
+            pause = min(pause * 2, self._interval_s) if ttl is None else min(ttl, self._interval_s)
+            await asyncio.sleep(max(pause, self._floor_s))
+
+    def _tell_all(self, tell: Tell) -> None:
+        if any(watch.specs is None for watch in self._watches):
+            return  # the first list is told when every name was tried once
+        specs = tuple({spec.url: spec for watch in self._watches for spec in watch.specs or ()}.values())
+        if specs != self._told:
+            self._told = specs
+            tell(specs)
+
+
+class _Unresolved(Exception):
+    """No answer of use; the text says why."""
+
+
+class _Host(msgspec.Struct):
+    """What was last known of a host's addresses, by kind of record."""
+
+    known: dict[RdataType, list[str]] = {}
+    in_dns: bool = False
+    failing: bool = False
+
+
+class _Watch:
+    """One name, with what is known of it."""
+
+    def __init__(self, name: DnsName, lookup: _Lookup) -> None:
+        self._name = name
+        self._lookup = lookup
+        self._failing = False
+        self._hosts: dict[str, _Host] = {}
+        self.specs: tuple[BackendSpec, ...] | None = None
+
+    async def resolve(self) -> float | None:
+        """Ask once; seconds for which the answer holds, or None when there was none and the last one stays."""
+        try:
+            specs, ttl = await (self._service() if self._name.port is None else self._plain(self._name.port))
+        except _Unresolved as error:
+            self.specs = self.specs or ()
+            if not self._failing:
+                self._failing = True
+                log.warning("dns_failing", name=str(self._name), why=str(error), keeps_backends=len(self.specs))
+            return None
+        if len(specs) > MAX_BACKENDS:
+            log.warning("dns_answer_cut", name=str(self._name), backends=len(specs), limit=MAX_BACKENDS)
+            specs = specs[:MAX_BACKENDS]
+        if self._failing:
+            self._failing = False
+            log.info("dns_recovered", name=str(self._name), backends=len(specs))
+        self.specs = tuple(specs)
+        return ttl
+
+    async def _plain(self, port: int) -> tuple[list[BackendSpec], float]:
+        host = self._hosts.setdefault(self._name.host, _Host())
+        addresses, ttl = await self._lookup.addresses(self._name.host, host)
+        return [self._spec(address, port, 1.0, "") for address in addresses], ttl
+
+    async def _service(self) -> tuple[list[BackendSpec], float]:
+        targets, ttl = await self._lookup.targets(self._name.host)
+        used = weigh([target for target in targets if target.host])[:MAX_BACKENDS]
+        if not used:
+            return [], ttl
+        names = tuple(dict.fromkeys(target.host for target, _ in used))
+        self._hosts = {name: self._hosts.get(name) or _Host() for name in names}
+        answers = await asyncio.gather(*(self._target(name) for name in names))
+        found = dict(zip(names, answers, strict=True))
+        if not any(addresses for addresses, _ in answers):
+            raise _Unresolved(f"none of its targets has an address: {', '.join(names[:5])}")
+        specs = []
+        for target, weight in used:
+            addresses, _ = found[target.host]
+            specs += [self._spec(address, target.port, weight / len(addresses), target.host) for address in addresses]
+        return specs, min(ttl, *(ttl for _, ttl in answers))
+
+    async def _target(self, name: str) -> tuple[list[str], float]:
+        """Addresses of an SRV target, its last ones when it cannot be resolved."""
+        host = self._hosts[name]
+        try:
+            addresses, ttl = await self._lookup.addresses(name, host)
+        except _Unresolved as error:
+            addresses, ttl = _sorted(host.known), 0.0
+            if not host.failing:
+                why = str(error)
+                log.warning("dns_target_failing", name=str(self._name), target=name, why=why, keeps=len(addresses))
+            host.failing = True
+        else:
+            host.failing = False
+        return [address for address in addresses if ":" not in address] or addresses, ttl
+
+    def _spec(self, address: str, port: int, weight: float, name: str) -> BackendSpec:
+        bracketed = f"[{address}]" if ":" in address else address
+        url = canonical_url(f"{'https' if self._name.tls else 'http'}://{bracketed}:{port}")
+        return BackendSpec(url=url, weight=weight, source="dns", name=name, server_name=self._name.server_name)
+
+
+class _Lookup:
+    """Questions to the name servers, and to the system for what they do not know."""
+
+    def __init__(self, nameservers: tuple[str, ...] | None, port: int, lookup_s: float) -> None:
+        self._nameservers = nameservers
+        self._port = port
+        self._lookup_s = lookup_s
+        self._resolver: dns.asyncresolver.Resolver | None = None
+        self._gate = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
+
+    async def targets(self, name: str) -> tuple[list[Target], float]:
+        """The SRV records of `name` and the seconds they hold; the target `.` is an empty host."""
+        records, ttl = await self._ask(name, SRV)
+        if not records:
+            raise _Unresolved("it has no SRV records")
+        return [
+            Target(one.priority, one.weight, one.port, one.target.to_text(omit_final_dot=True).rstrip(".").lower())
+            for one in records
+        ], ttl
+
+    async def addresses(self, name: str, host: _Host) -> tuple[list[str], float]:
+        """The addresses of `name` and the seconds they hold; what is learned is kept in `host`."""
+        if _is_address(name):
+            return [name], math.inf
+        if name == "localhost" or name.endswith(".localhost"):
+            return await self._of_system(name), math.inf
+        answers = await asyncio.gather(self._ask(name, A), self._ask(name, AAAA), return_exceptions=True)
+        why = "it has no A and no AAAA record"
+        fresh: dict[RdataType, list[str]] = {}
+        ttls: list[float] = []
+        for kind, answer in zip((A, AAAA), answers, strict=True):
+            if isinstance(answer, _Unresolved):
+                why = str(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                fresh[kind] = [one.address for one in answer[0]]
+                ttls += [answer[1]] if answer[0] else []
+        if any(fresh.values()):
+            # Of a kind of record that failed the last known ones stay: some name servers cannot answer AAAA at all.
+            host.known.update(fresh)
+            host.in_dns = True
+            return _sorted(host.known), min(ttls)
+        if host.in_dns:
+            raise _Unresolved(why)
+        try:
+            return await self._of_system(name), math.inf
+        except _Unresolved as error:
+            raise _Unresolved(f"{why}; {error}") from None
+
+    async def _of_system(self, name: str) -> list[str]:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._lookup_s):
+                found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        except OSError as error:  # a time-out is one too
+            raise _Unresolved(f"the system does not know it either ({error.strerror or 'no answer in time'})") from None
+        except ValueError:  # a label too long, or one that IDNA does not have
+            raise _Unresolved("the system cannot look up such a name") from None
+        return _sorted({A: [str(address[0]) for *_, address in found]})
+
+    async def _ask(self, name: str, kind: RdataType) -> tuple[list[Any], float]:
+        """Records of one kind, none when the name has no such records, and the seconds they hold."""
+        async with self._gate:
+            try:
+                resolver = self._resolver = self._resolver or self._open()
+                answer = await resolver.resolve(
+                    name, kind, raise_on_no_answer=False, search=True, lifetime=self._lookup_s
+                )
+            except dns.resolver.NXDOMAIN:
+                raise _Unresolved("there is no such name (NXDOMAIN)") from None
+            except (dns.exception.DNSException, OSError, ValueError) as error:
+                # The system's name servers may have changed; its file is read again next time.
+                self._resolver = None
+                raise _Unresolved(str(error) or type(error).__name__) from None
+        if answer.rrset is None:
+            return [], math.inf
+        return list(answer.rrset), float(answer.chaining_result.minimum_ttl)
+
+    def _open(self) -> dns.asyncresolver.Resolver:
+        resolver = dns.asyncresolver.Resolver(configure=self._nameservers is None)
+        if self._nameservers is not None:
+            resolver.nameservers = list(self._nameservers)
+            resolver.port = self._port
+        resolver.timeout = min(_QUERY_S, self._lookup_s)
+        return resolver
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _sorted(known: Mapping[RdataType, Sequence[str]]) -> list[str]:
+    """Each address once, in a fixed order: name servers turn theirs from answer to answer."""
+    # A link-local address ("fe80::1%eth0") is no URL.
+    every = {address for addresses in known.values() for address in addresses if "%" not in address}
+    return sorted(every, key=lambda text: (":" in text, ipaddress.ip_address(text).packed))

@@ -1,0 +1,338 @@
+"""Backends among the containers of a Docker daemon: those whose labels ask for it (see `docker_labels`).
+
+Facts:
+
+- Every container that asks is inspected once, then the daemon's events are followed: start, pause, health and network
+  changes inspect it again; a signal that ends it (`docker stop`, `docker kill`) makes it draining at once, before it is
+  gone; its death removes it. Every 30 s all are listed anew, should an event have been lost.
+- A daemon that goes away takes no backend with it: their list stays, and is replaced after the daemon is back. It is
+  asked again after half a second, then ever later, at most every 15 s.
+- A container that asks but cannot be used is named in one log line with the reason, until the reason changes.
+- A daemon on a `tcp://` endpoint is asked over TLS when DOCKER_TLS_VERIFY=1 is set, with the files in DOCKER_CERT_PATH.
+- Whoever may speak to the daemon owns its machine. Best give the balancer a proxy of the socket that passes GET of
+  /version, /info, /events, /containers/json and /containers/<id>/json alone: it asks for nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+import structlog
+
+from trunkline.balancer.sources import docker_labels
+from trunkline.balancer.sources.base import Tell
+from trunkline.balancer.sources.docker_labels import Container
+from trunkline.errors import SettingsError, StartError
+from trunkline.placement.backend import BackendSpec
+
+if TYPE_CHECKING:
+    from aiodocker import Docker
+
+log = structlog.get_logger("trunkline.balancer")
+
+_RELIST_S = 30.0
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 15.0
+_INSPECTIONS_AT_ONCE = 8
+_TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=5.0)
+_EVENTS = (
+    "start", "die", "destroy", "kill", "pause", "unpause", "health_status", "rename", "connect", "disconnect",
+)  # fmt: skip
+# `docker kill --signal HUP` mostly asks for a reload; these end a process, or ask it to end.
+_ENDING = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGKILL, signal.SIGTERM})
+
+# What aiodocker and the code below raise over an answer of another shape: what listens there is no daemon, or half up.
+_BAD_SHAPE = (ValueError, TypeError, LookupError, AttributeError)
+
+
+# --- what the daemon answers, as far as it is read (Docker Engine API 1.24 and later) ---------------------------------
+
+
+class _Listed(msgspec.Struct, rename="pascal"):
+    id: str
+    labels: dict[str, str] | None = None
+
+
+class _Health(msgspec.Struct, rename="pascal"):
+    status: str = ""
+
+
+class _State(msgspec.Struct, rename="pascal"):
+    status: str = ""
+    started_at: str = ""
+    health: _Health | None = None
+
+
+class _Config(msgspec.Struct, rename="pascal"):
+    labels: dict[str, str] | None = None
+    stop_signal: str | None = None
+
+
+class _HostConfig(msgspec.Struct, rename="pascal"):
+    network_mode: str = ""
+
+
+class _Network(msgspec.Struct):
+    address: str | None = msgspec.field(name="IPAddress", default=None)
+    address_6: str | None = msgspec.field(name="GlobalIPv6Address", default=None)
+
+
+class _NetworkSettings(msgspec.Struct, rename="pascal"):
+    networks: dict[str, _Network | None] | None = None
+    ports: dict[str, Any] | None = None  # only the keys are read: "8080/tcp"
+
+
+class _Inspected(msgspec.Struct, rename="pascal"):
+    id: str
+    name: str
+    state: _State
+    config: _Config
+    network_settings: _NetworkSettings
+    host_config: _HostConfig
+
+
+class _Actor(msgspec.Struct):
+    id: str = msgspec.field(name="ID", default="")
+    attributes: dict[str, str] = msgspec.field(name="Attributes", default_factory=dict)
+
+
+class _Event(msgspec.Struct, rename="pascal"):
+    type: str = ""
+    action: str = ""
+    actor: _Actor = msgspec.field(default_factory=_Actor)
+
+    @property
+    def container(self) -> str:
+        """Id of the container that it is about, empty for none."""
+        return self.actor.id if self.type == "container" else self.actor.attributes.get("container", "")
+
+
+# --- the source -------------------------------------------------------------------------------------------------------
+
+
+class DockerSource:
+    """The labelled containers of one daemon.
+
+    Args:
+        endpoint: the daemon, `balancer.docker`: `unix:///path` or `tcp://host:port`.
+        network: network whose addresses are used, `balancer.docker_network`; empty for a container's first.
+        rng: jitter of the pauses between tries.
+
+    Raises:
+        SettingsError: the endpoint has another scheme.
+        StartError: the package aiodocker is not installed.
+    """
+
+    def __init__(self, endpoint: str, network: str = "", *, rng: random.Random | None = None) -> None:
+        try:
+            parts = urlsplit(endpoint)
+        except ValueError:  # half a pair of brackets
+            parts = urlsplit("")
+        if not ((parts.scheme == "unix" and parts.path) or (parts.scheme == "tcp" and parts.hostname)):
+            allowed = 'allowed: "unix:///var/run/docker.sock" or "tcp://host:2375"'
+            raise SettingsError("balancer.docker", value=endpoint, allowed=allowed)
+        try:
+            import aiodocker
+        except ImportError:
+            step = "Install it with: pip install 'trunkline[docker]'"
+            raise StartError("balancer.docker needs the package aiodocker", step) from None
+        self._client = aiodocker.Docker
+        self._api_error: type[aiodocker.DockerError] = aiodocker.DockerError
+        self._endpoint = endpoint
+        self._network = network
+        self._host = parts.hostname or "127.0.0.1"
+        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self._rows: dict[str, _Inspected] = {}
+        # By id, the start of the run that was told to end: the end itself, and a new start, may go unheard while the
+        # daemon is away, and a container that drains for ever would be lost.
+        self._stopping: dict[str, str] = {}
+        self._told: tuple[BackendSpec, ...] | None = None
+        self._problems: dict[str, str] = {}
+        self._noted: set[tuple[str, str]] = set()
+        self._lost = False
+
+    async def run(self, tell: Tell) -> None:
+        """Follow the daemon and tell its backends at each change, until cancelled."""
+        loop = asyncio.get_running_loop()
+        pause = _FIRST_PAUSE_S
+        while True:
+            began = loop.time()
+            try:
+                async with self._client(url=self._endpoint, timeout=_TIMEOUT) as docker:
+                    await self._follow(docker, tell)
+                why = "it ended the stream of events"
+            except (OSError, aiohttp.ClientError, self._api_error, *_BAD_SHAPE) as error:
+                why = str(error) or type(error).__name__
+            if self._told is None:
+                self._told = ()
+                tell(())
+            if not self._lost:
+                self._lost = True
+                log.warning("docker_lost", endpoint=self._endpoint, why=why, keeps_backends=len(self._told))
+            if loop.time() - began > _LONGEST_PAUSE_S:  # it worked for a while; a daemon that flaps is asked less often
+                pause = _FIRST_PAUSE_S
+            await asyncio.sleep(pause * self._rng.uniform(0.75, 1.0))
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    async def _follow(self, docker: Docker, tell: Tell) -> None:
+        """List, then follow the events; returns when their stream ends."""
+        # The events are asked for from a moment before the listing, by the daemon's own clock: what happens between
+        # the two is then heard, and hearing of a change that the list has already does no harm.
+        now = datetime.fromisoformat((await docker.system.info())["SystemTime"])
+        # Not its own task: aiodocker would raise the stream's error out of close().
+        events = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]  # aiodocker has none
+        filters = json.dumps({"type": ["container", "network"], "event": list(_EVENTS)})
+        stream = asyncio.create_task(docker.events.run(since=f"{now.timestamp():.6f}", filters=filters))
+        try:
+            while True:
+                await self._list_all(docker)
+                self._tell(tell)
+                if stream.done():
+                    await stream  # a daemon that lists but gives no events is not back
+                    return
+                if self._lost:
+                    self._lost = False
+                    log.info("docker_back", endpoint=self._endpoint, backends=len(self._told or ()))
+                try:
+                    async with asyncio.timeout(_RELIST_S):
+                        while await self._take(docker, await _batch(events.queue)):
+                            self._tell(tell)
+                        # Its end is told by an event that is None; the reason is in the task.
+                        await stream
+                        return
+                except TimeoutError:
+                    if stream.done():
+                        raise
+        finally:
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
+
+    async def _list_all(self, docker: Docker) -> None:
+        found = await docker.containers.list()
+        wanted = []
+        for one in found:
+            listed = msgspec.convert(one._container, _Listed)  # it is a mapping by key alone, which convert needs whole
+            if docker_labels.asks(listed.labels or {}):
+                wanted.append(listed.id)
+        for gone in self._rows.keys() - wanted:
+            self._forget(gone)
+        await self._inspect_all(docker, wanted)
+
+    async def _inspect_all(self, docker: Docker, containers: Iterable[str]) -> None:
+        gate = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
+        jobs = (self._inspect(docker, container, gate) for container in containers)
+        # Not a TaskGroup: the caller tells errors apart, and a group would wrap them.
+        for outcome in await asyncio.gather(*jobs, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _inspect(self, docker: Docker, container: str, gate: asyncio.Semaphore) -> None:
+        async with gate:
+            try:
+                found = await docker.containers.container(container).show()
+            except self._api_error as error:
+                if error.status != 404:
+                    raise
+                self._forget(container)
+                return
+        row = msgspec.convert(found, _Inspected)
+        if docker_labels.asks(row.config.labels or {}) and row.state.status in ("running", "paused"):
+            self._rows[row.id] = row
+        else:
+            self._forget(row.id)
+
+    def _forget(self, container: str) -> None:
+        self._rows.pop(container, None)
+        self._stopping.pop(container, None)
+
+    async def _take(self, docker: Docker, batch: list[dict[str, Any] | None]) -> bool:
+        """Take over a run of events; False when the stream has ended."""
+        again: dict[str, None] = {}
+        for raw in batch:
+            if raw is None:
+                return False
+            event = msgspec.convert(raw, _Event)
+            container = event.container
+            match event.action.partition(":")[0]:
+                case "die" | "destroy":
+                    self._forget(container)
+                    again.pop(container, None)
+                case "kill":
+                    row = self._rows.get(container)
+                    if row is not None and _ends(event.actor.attributes.get("signal", ""), row.config.stop_signal):
+                        self._stopping[container] = row.state.started_at
+                case _ if container:
+                    again[container] = None
+        await self._inspect_all(docker, again)
+        return True
+
+    def _tell(self, tell: Tell) -> None:
+        specs = []
+        problems: dict[str, str] = {}
+        for row in sorted(self._rows.values(), key=lambda row: row.name):
+            container = _container(row, stopping=self._stopping.get(row.id) == row.state.started_at)
+            verdict = docker_labels.read(container, network=self._network, host=self._host)
+            if verdict.spec is not None:
+                specs.append(verdict.spec)
+            if verdict.problem:
+                problems[row.id] = verdict.problem
+                if self._problems.get(row.id) != verdict.problem:
+                    log.warning("docker_container_left_out", container=container.name, why=verdict.problem)
+            for note in verdict.notes:
+                if (row.id, note) not in self._noted:
+                    self._noted.add((row.id, note))
+                    log.info("docker_label_ignored", container=container.name, note=note)
+        self._problems = problems
+        self._noted = {noted for noted in self._noted if noted[0] in self._rows}
+        if tuple(specs) != self._told:
+            self._told = tuple(specs)
+            tell(self._told)
+
+
+async def _batch(queue: asyncio.Queue[dict[str, Any] | None]) -> list[dict[str, Any] | None]:
+    """The next event and all that wait behind it, so that a burst costs each container one inspection."""
+    batch = [await queue.get()]
+    while not queue.empty():
+        batch.append(queue.get_nowait())
+    return batch
+
+
+def _container(row: _Inspected, *, stopping: bool) -> Container:
+    networks = {
+        name: (network.address or network.address_6 or "") if network is not None else ""
+        for name, network in (row.network_settings.networks or {}).items()
+    }
+    exposed = [key.partition("/") for key in row.network_settings.ports or ()]
+    health = row.state.health.status if row.state.health is not None else ""
+    return Container(
+        name=row.name.removeprefix("/"),
+        labels=row.config.labels or {},
+        ports=tuple(int(port) for port, _, kind in exposed if kind in ("", "tcp") and port.isdecimal()),
+        networks=networks,
+        host_network=row.host_config.network_mode == "host",
+        state=row.state.status,
+        health="" if health == "none" else health,
+        stopping=stopping,
+    )
+
+
+def _ends(sent: str, stop_signal: str | None) -> bool:
+    """Whether a signal, by number or name, asks a container to end whose own stop signal is `stop_signal`."""
+    number = _signal(sent)
+    return number is not None and (number in _ENDING or number == _signal(stop_signal or "SIGTERM"))
+
+
+def _signal(text: str) -> int | None:
+    if text.isdecimal():
+        return int(text)
+    name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
+    return signal.Signals[name].value if name in signal.Signals.__members__ else None

@@ -1,0 +1,247 @@
+"""Several processes that relay, one that knows: the first process holds the port and the truth, workers carry bytes.
+
+Rules:
+
+- The first process binds the port and never accepts; workers accept from the same socket, so the kernel hands each
+  client to one of them, and a worker that is busy gets fewer.
+- A worker that ends is started again after a pause that doubles; its clients reconnect to the others meanwhile.
+- Settings go to a worker over its link, so all have the same ones whatever has become of the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.measures import EdgeCounts, added
+from trunkline.balancer.pages import BalancerPages
+from trunkline.balancer.workers.link import Counts, Welcome, WorkerSeat
+from trunkline.errors import StartError
+from trunkline.process.lifecycle import Child
+from trunkline.settings.balancer import BalancerSettings
+from trunkline.settings.sections import LogSettings, Settings
+
+log = structlog.get_logger("trunkline.balancer")
+
+BACKLOG: Final = 4096
+FIRST_PAUSE_S: Final = 0.25
+LONGEST_PAUSE_S: Final = 10.0
+STEADY_S: Final = 30.0
+SILENT_S: Final = 10.0
+"""A worker tells its counts every second; one that was silent this long hangs, while the kernel hands it clients."""
+READY_S: Final = 20.0
+
+
+class WorkerSettings(msgspec.Struct, frozen=True):
+    """What a worker needs to know; it holds no secret."""
+
+    number: int
+    balancer: BalancerSettings
+    log: LogSettings
+
+
+def encode_settings(settings: WorkerSettings) -> bytes:
+    """Settings for the way to a worker."""
+    return msgspec.json.encode(settings, enc_hook=str)
+
+
+def decode_settings(data: bytes) -> WorkerSettings:
+    """Settings as a worker takes them."""
+    return msgspec.json.decode(data, type=WorkerSettings, dec_hook=lambda kind, value: Path(value))
+
+
+class Workers:
+    """The workers of one balancer.
+
+    Args:
+        balancer: the truth.
+        settings: everything an operator may say.
+    """
+
+    def __init__(self, balancer: Balancer, settings: Settings) -> None:
+        self._balancer = balancer
+        self._settings = settings
+        self._counts: dict[int, EdgeCounts] = {}
+        self._ended = EdgeCounts()
+        self._children: dict[int, Child] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop_asked = asyncio.Event()
+        self._listening: socket.socket | None = None
+        self._up: set[int] = set()
+        self._heard_at: dict[int, float] = {}
+        self._all_up = asyncio.Event()
+        self._failed: StartError | None = None
+        self.pages = BalancerPages(balancer, self.counts)
+        self.port = 0
+
+    def counts(self) -> EdgeCounts:
+        """What all workers counted, those that have ended too."""
+        return added([self._ended, *self._counts.values()])
+
+    async def start(self) -> None:
+        """Bind the port and start the workers; raises StartError."""
+        self._listening = listening_socket(self._settings.balancer)
+        self.port = self._listening.getsockname()[1]
+        self._tasks = [asyncio.create_task(self._keep(number)) for number in range(self._settings.balancer.workers)]
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._all_up.wait()
+        except TimeoutError:
+            self._failed = self._failed or StartError(f"a worker was not ready within {READY_S:g} s", "See its log.")
+        if self._failed is not None:
+            await self.stop(0.0)
+            raise self._failed
+
+    async def stop(self, drain_s: float) -> None:
+        """Let the workers drain and end.
+
+        Args:
+            drain_s: how long their clients have; they keep to it themselves, and are killed a second later.
+        """
+        self._stop_asked.set()
+        if self._listening is not None:
+            self._listening.close()
+        for child in self._children.values():
+            child.terminate()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=drain_s + 1.0)
+            for child in self._children.values():
+                child.kill()
+            for task in late:
+                await task
+
+    def kill(self) -> None:
+        """End the workers at once."""
+        self._stop_asked.set()
+        for child in self._children.values():
+            child.kill()
+
+    async def _keep(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        pause_s = FIRST_PAUSE_S
+        while not self._stop_asked.is_set():
+            began = loop.time()
+            code: int | str
+            try:
+                code = await self._run(number)
+            except Exception as error:
+                # No process could be made; that may pass, and without it the worker would be missed for good.
+                log.exception("worker_not_started", worker=number)
+                code = f"none: {type(error).__name__}"
+            if self._stop_asked.is_set():
+                return
+            if number not in self._up:
+                self._failed = StartError(f"worker {number} ended with exit code {code}", "See what it said above.")
+                self._all_up.set()
+                return
+            if loop.time() - began > STEADY_S:
+                pause_s = FIRST_PAUSE_S
+            log.warning("worker_ended", worker=number, exit_code=code, again_in_s=pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop_asked.wait(), pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _run(self, number: int) -> int:
+        assert self._listening is not None  # noqa: S101 - start() has bound it
+        ours, theirs = socket.socketpair()
+        seat = WorkerSeat(self._balancer, self.pages.render, lambda counts: self._take(number, counts))
+        try:
+            child = self._children[number] = await Child.start(
+                [
+                    sys.executable,
+                    "-m",
+                    "trunkline.balancer.workers.child",
+                    str(self._listening.fileno()),
+                    str(theirs.fileno()),
+                ],
+                os.environ,
+                _pass_on,
+                pass_fds=(self._listening.fileno(), theirs.fileno()),
+            )
+        except Exception:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        if self._stop_asked.is_set():
+            child.kill()
+        settings = WorkerSettings(number, self._settings.balancer, self._settings.log)
+        try:
+            ours.setblocking(False)
+            await asyncio.get_running_loop().create_unix_connection(lambda: seat.link, sock=ours)
+        except Exception:
+            # It accepts clients for whom nobody could place.
+            child.kill()
+            ours.close()
+            raise
+        seat.link.send(Welcome(encode_settings(settings)))
+        watching = asyncio.create_task(self._watch(number, child))
+        try:
+            code = await child.wait()
+        finally:
+            watching.cancel()
+        seat.close()
+        await seat.lost.wait()
+        if number in self._counts:
+            # Nothing that was counted is taken back; connections are those that are open, so it has none.
+            last = self._counts.pop(number)
+            last.connections = 0
+            self._ended = added([self._ended, last])
+        return code
+
+    async def _watch(self, number: int, child: Child) -> None:
+        """Kill a worker that hangs, so that another takes its place."""
+        loop = asyncio.get_running_loop()
+        self._heard_at[number] = loop.time() + READY_S
+        while True:
+            silent_s = loop.time() - self._heard_at[number]
+            if silent_s > SILENT_S:
+                log.error("worker_hangs", worker=number, pid=child.pid, silent_s=round(silent_s, 1))
+                child.kill()
+                return
+            await asyncio.sleep(min(SILENT_S, SILENT_S - silent_s) + 0.1)
+
+    def _take(self, number: int, counts: Counts) -> None:
+        self._heard_at[number] = asyncio.get_running_loop().time()
+        self._counts[number] = msgspec.msgpack.decode(counts.data, type=EdgeCounts)
+        self._up.add(number)
+        if len(self._up) == self._settings.balancer.workers:
+            self._all_up.set()
+
+
+def listening_socket(settings: BalancerSettings) -> socket.socket:
+    """The socket that clients connect to; raises StartError when it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)
+        try:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+            found.listen(BACKLOG)
+            found.setblocking(False)
+        except OSError:
+            found.close()
+            raise
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
+            "Stop what uses the port, or choose another with --listen or balancer.port.",
+        ) from None
+    return found
+
+
+def _pass_on(chunk: bytes, is_error: bool) -> None:
+    stream = sys.stderr if is_error else sys.stdout
+    stream.buffer.write(chunk)
+    stream.flush()

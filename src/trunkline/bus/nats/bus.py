@@ -1,0 +1,343 @@
+"""The bus over NATS: JetStream for channels with retention, core NATS for the others.
+
+How a publication travels:
+
+- With retention it is stored under `<prefix>.log.<profile>.<channel>`, in the stream of its retention, and the stream
+  sends it on to `<prefix>.live.<channel>`, where every node listens. `offset` is the stream's sequence, `prev` the
+  channel's last one before.
+- Without retention it goes to `<prefix>.live.<channel>` directly. Its `ts` is the time it was received.
+- `epoch` is the creation time of the stream: it outlives restarts of NATS and of nodes, and changes when the stream is
+  made anew.
+
+What is lost when: nothing that was acknowledged, within retention and as long as NATS keeps its disk. A channel that
+was quiet for longer than `keep_s`, or whose messages made way for others' at `max_bytes`, reports a higher floor than
+it would have to.
+
+The age of a publication is judged by this node's clock against the server's; clocks that differ by a second move the
+edge of what is served by a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+
+from trunkline.bus.base import Deliver, HistoryPage, OnState, Publication, Published, RetentionOf, Subscription
+from trunkline.bus.nats.fleet import NatsFleetLink
+from trunkline.bus.nats.jetstream import PREFIX, PubAck, ms_of
+from trunkline.bus.nats.link import Link, tls_context
+from trunkline.bus.nats.log import StreamLog
+from trunkline.bus.nats.wire import Wire, WireSubscription
+from trunkline.errors import BusError, BusUnavailable, SettingsError
+from trunkline.nats.address import parse_address
+
+log = structlog.get_logger("trunkline.bus")
+
+ORIGIN = "Trunkline-Origin"
+
+
+class NatsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the NATS bus behaves.
+
+    Attributes:
+        prefix: the first token of every subject and stream name; fleets that share a NATS differ in it.
+        replicas: how many NATS servers hold each stream; 3 in a cluster.
+        keep_s: how long the log is kept on the server at least, seconds. Longer than publications are served, so that a
+            client of a quiet channel can be told that it missed nothing.
+        max_bytes: the most each stream may take on disk, bytes. NATS reserves it when the stream is made.
+        publish_timeout_s: how long to wait for an acknowledgement or an answer, seconds.
+        tls_ca_file: the authority that signed the server's certificate, for a `tls://` address; None for the system's.
+    """
+
+    prefix: str = "trunkline"
+    replicas: int = 1
+    keep_s: float = 86_400.0
+    max_bytes: int = 1 << 30
+    publish_timeout_s: float = 2.0
+    tls_ca_file: str | None = None
+
+
+class _NatsSubscription:
+    """A channel being delivered, over one wire after another."""
+
+    __slots__ = ("_bus", "_deliver", "_wired", "channel", "closed", "kept", "last")
+
+    def __init__(self, bus: NatsBus, channel: str, kept: StreamLog | None, deliver: Deliver) -> None:
+        self._bus = bus
+        self._deliver = deliver
+        self._wired: WireSubscription | None = None
+        self.channel = channel
+        self.kept = kept
+        self.closed = False
+        self.last = 0
+
+    async def attach(self, wire: Wire) -> None:
+        self.last = 0
+        self._wired = await wire.subscribe(
+            self._bus.live_subject(self.channel), self._on_live if self.kept is None else self._on_stored
+        )
+        if self.closed:
+            await self._wired.close()
+
+    async def close(self) -> None:
+        self.closed = True
+        self._bus.forget(self)
+        if self._wired is not None:
+            await self._wired.close()
+
+    def _on_live(self, msg: Msg) -> None:
+        origin = msg.headers.get(ORIGIN) if msg.headers else None
+        self._deliver(Publication(self.channel, msg.data, None, None, None, time.time_ns() // 1_000_000, origin))
+
+    def _on_stored(self, msg: Msg) -> None:
+        kept, headers = self.kept, msg.headers
+        if kept is None or not headers or headers.get("Nats-Stream") != kept.name:
+            # A node that keeps this channel differently published it; its offsets belong to another history.
+            log.warning("publication from another stream ignored", channel=self.channel)
+            return
+        offset = int(headers["Nats-Sequence"])
+        # The server says 0 when the one before is not stored any more. Delivered over the same wire, it is known all
+        # the same.
+        prev = int(headers["Nats-Last-Sequence"]) or self.last
+        if offset < kept.newest:
+            # Within one life of a stream sequences only grow (and one is seen twice where two listen to its channel).
+            self._bus.recheck(kept)
+        kept.newest = offset
+        self.last = offset
+        self._deliver(
+            Publication(
+                self.channel,
+                msg.data,
+                kept.epoch,
+                offset,
+                prev if prev < offset else 0,
+                ms_of(headers["Nats-Time-Stamp"]),
+                headers.get(ORIGIN),
+            )
+        )
+
+
+class NatsBus:
+    """A bus over NATS, shared by all nodes that use the same servers and prefix.
+
+    Args:
+        address: `nats://…` or `tls://…`, see `nats_address.py`.
+        retention: how much of each channel is kept; all nodes must answer the same.
+        settings: see `NatsSettings`.
+
+    Raises:
+        SettingsError: the address or a setting cannot be used.
+    """
+
+    name = "nats"
+
+    def __init__(self, address: str, retention: RetentionOf, settings: NatsSettings | None = None) -> None:
+        self._settings = settings or NatsSettings()
+        _check(self._settings)
+        parsed = parse_address(address)
+        try:
+            tls = tls_context(self._settings.tls_ca_file) if parsed.tls else None
+        except OSError as error:
+            raise SettingsError(
+                "bus.tls_ca_file", value=self._settings.tls_ca_file, allowed=f"it must be a readable PEM file ({error})"
+            ) from None
+        self._retention = retention
+        self._prefix = self._settings.prefix
+        self._logs: dict[tuple[int, float], StreamLog] = {}
+        self._subscriptions: dict[str, set[_NatsSubscription]] = {}
+        self._rechecks: dict[str, asyncio.Task[None]] = {}
+        self._link = Link(parsed, prefix=self._prefix, tls=tls, prepare=self._prepare)
+        self._fleet = NatsFleetLink(self._prefix)
+
+    @property
+    def connected(self) -> bool:
+        """Whether NATS is connected, and streams and subscriptions are in place."""
+        return self._link.up
+
+    @property
+    def fleet_link(self) -> NatsFleetLink:
+        """Plain messages over the same connection."""
+        return self._fleet
+
+    async def start(self, on_state: OnState) -> None:
+        """Connect, or keep trying in the background when the first try failed."""
+        await self._link.start(on_state)
+
+    async def close(self) -> None:
+        """Let go of NATS; what is acknowledged is stored already. `on_state` is not called for it."""
+        for task in list(self._rechecks.values()):
+            task.cancel()
+        for subscription in self._all_subscriptions():
+            subscription.closed = True
+        self._subscriptions.clear()
+        await self._link.close()
+
+    async def publish(self, channel: str, data: bytes, *, origin: str | None = None) -> Published:
+        """Store and deliver one publication.
+
+        Publications of one caller leave in the order of the calls, whether or not it waits for each.
+
+        Raises:
+            BusUnavailable: NATS did not acknowledge it in time, or is not connected; it is not sent later.
+            BusError: it is larger than the server takes, or JetStream refused it.
+        """
+        wire = self._link.wire()
+        headers = {ORIGIN: origin} if origin is not None else None
+        kept = self._log_of(channel)
+        if kept is None:
+            await wire.send(self.live_subject(channel), data, headers=headers)
+            return Published(None, None)
+        try:
+            ack = await self._store(wire, kept, channel, data, headers)
+            if ack is None:
+                # Nobody serves the subject: the stream is gone, and has to be made anew.
+                kept.stale = True
+                ack = await self._store(wire, kept, channel, data, headers)
+        finally:
+            self._announce(kept)
+        if ack is None:
+            raise BusUnavailable(f"no stream of NATS took a publication for channel {channel}")
+        if ack.error is not None:
+            raise BusUnavailable(f"JetStream refused a publication for channel {channel}: {ack.error.description}")
+        return Published(kept.epoch, ack.seq)
+
+    async def subscribe(self, channel: str, deliver: Deliver) -> Subscription:
+        """Deliver the channel's publications; on return the server has processed it. Raises BusUnavailable."""
+        wire = self._link.wire()
+        kept = self._log_of(channel)
+        if kept is not None:
+            await self._freshen(wire, kept)
+        subscription = _NatsSubscription(self, channel, kept, deliver)
+        try:
+            await subscription.attach(wire)
+            # Known before the round trip: a wire that is lost now takes the subscription along to the next one.
+            self._subscriptions.setdefault(channel, set()).add(subscription)
+            await wire.echo(self._settings.publish_timeout_s)
+        except BaseException:
+            await subscription.close()
+            raise
+        return subscription
+
+    async def history(self, channel: str, after: int, limit: int) -> HistoryPage:
+        """Read at most `limit` publications with offset > `after`, oldest first; raises BusUnavailable."""
+        wire = self._link.wire()
+        kept = self._log_of(channel)
+        if kept is None:
+            return HistoryPage(None, 0, 0, [])
+        await self._freshen(wire, kept)
+        delivered = max((each.last for each in self._subscriptions.get(channel, ())), default=0)
+        return await kept.page(wire, channel, after, limit, now=time.time_ns() // 1_000_000, delivered=delivered)
+
+    def live_subject(self, channel: str) -> str:
+        """Where a channel's publications are delivered."""
+        return f"{self._prefix}.live.{channel}"
+
+    def forget(self, subscription: _NatsSubscription) -> None:
+        """Stop bringing a subscription back."""
+        listening = self._subscriptions.get(subscription.channel)
+        if listening is not None:
+            listening.discard(subscription)
+            if not listening:
+                del self._subscriptions[subscription.channel]
+
+    def recheck(self, kept: StreamLog) -> None:
+        """Ask whether the stream is still the one we know, aside; begin anew with NATS when it is not."""
+        if kept.name not in self._rechecks:
+            task = asyncio.create_task(self._recheck(kept))
+            self._rechecks[kept.name] = task
+            task.add_done_callback(lambda _: self._rechecks.pop(kept.name, None))
+
+    async def _recheck(self, kept: StreamLog) -> None:
+        try:
+            async with kept.lock:
+                await kept.check(self._link.wire())
+        except BusError as error:
+            self._link.restart(f"stream {kept.name} could not be asked about: {error}")
+        self._announce(kept)
+
+    async def _freshen(self, wire: Wire, kept: StreamLog) -> None:
+        if kept.stale:
+            async with kept.lock:
+                if kept.stale:
+                    await kept.ensure(wire)
+            self._announce(kept)
+
+    def _announce(self, kept: StreamLog) -> None:
+        """Treat a stream that was made anew as a loss of NATS: whoever holds positions has to hear that they ended."""
+        if kept.remade:
+            kept.remade = False
+            self._link.restart(f"stream {kept.name} was made anew")
+
+    async def _prepare(self, wire: Wire) -> None:
+        """Make a new wire ready: streams and epochs first, for a delivery needs them."""
+        for kept in list(self._logs.values()):
+            async with kept.lock:
+                await kept.ensure(wire)
+            kept.newest = 0
+            kept.remade = False
+        await wire.subscribe("$JS.EVENT.ADVISORY.STREAM.*.*", self._on_advisory)
+        for subscription in self._all_subscriptions():
+            await subscription.attach(wire)
+        await self._fleet.attach(wire)
+        await wire.echo()
+
+    def _all_subscriptions(self) -> list[_NatsSubscription]:
+        return [each for listening in self._subscriptions.values() for each in listening]
+
+    def _on_advisory(self, msg: Msg) -> None:
+        # $JS.EVENT.ADVISORY.STREAM.<CREATED|DELETED|…>.<stream>: someone made or removed a stream.
+        kind, name = msg.subject.split(".")[-2:]
+        if kind in ("CREATED", "DELETED"):
+            for kept in self._logs.values():
+                if kept.name == name:
+                    self.recheck(kept)
+
+    async def _store(
+        self, wire: Wire, kept: StreamLog, channel: str, data: bytes, headers: dict[str, str] | None
+    ) -> PubAck | None:
+        """Send one publication to its stream and await the answer; None when there is no such stream."""
+        # The lock holds back whoever publishes while the stream is being made, so that nobody overtakes; it is fair.
+        async with kept.lock:
+            if kept.stale:
+                await kept.ensure(wire)
+            call = await wire.call(
+                kept.subject(channel), data, timeout_s=self._settings.publish_timeout_s, headers=headers
+            )
+        reply = (await call)[0]
+        if reply.headers is not None and "Status" in reply.headers:
+            return None
+        return msgspec.json.decode(reply.data, type=PubAck)
+
+    def _log_of(self, channel: str) -> StreamLog | None:
+        retention = self._retention(channel)
+        if not retention.kept:
+            return None
+        key = (retention.count, retention.age_s)
+        kept = self._logs.get(key)
+        if kept is None:
+            kept = self._logs[key] = StreamLog(
+                self._prefix,
+                retention,
+                keep_s=self._settings.keep_s,
+                max_bytes=self._settings.max_bytes,
+                replicas=self._settings.replicas,
+                timeout_s=self._settings.publish_timeout_s,
+            )
+        return kept
+
+
+def _check(settings: NatsSettings) -> None:
+    if not PREFIX.fullmatch(settings.prefix):
+        raise SettingsError("bus.prefix", value=settings.prefix, allowed="1 to 32 of a-z, 0-9, _ and -")
+    for key, value, least in (
+        ("replicas", settings.replicas, 1),
+        ("keep_s", settings.keep_s, 1),
+        ("max_bytes", settings.max_bytes, 1 << 20),
+        ("publish_timeout_s", settings.publish_timeout_s, 0.05),
+    ):
+        if value < least:
+            raise SettingsError(f"bus.{key}", value=str(value), allowed=f"it must be at least {least}")

@@ -1,0 +1,223 @@
+"""The shapes JetStream speaks, and what can be concluded from them; no IO. Pure.
+
+Names and numbers are those of the JetStream API of nats-server 2.11 and newer (`$JS.API.…`, direct get with `batch`).
+
+How a stream serves as the log of many channels:
+
+- One stream for each distinct retention; a channel is a subject below it; stored messages are republished to the live
+  subjects.
+- An offset is the stream's sequence, so offsets of a channel grow but are not dense.
+- The stream keeps messages for longer than they are served. A channel that was quiet for a while still holds a message
+  at or before a returning client's position, and that message proves that nothing after it was evicted: eviction always
+  takes the oldest.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+import msgspec
+
+from trunkline.bus.base import Retention
+
+NOT_FOUND = 404
+NO_MESSAGE = 10037
+"""JetStream's error code for a message that is not there."""
+STREAM_EXISTS_DIFFERENTLY = 10058
+"""JetStream's error code for creating a stream that exists with another configuration."""
+
+PREFIX = re.compile(r"[a-z0-9_-]{1,32}")
+
+
+class RePublish(msgspec.Struct, frozen=True):
+    """Where stored messages are sent on to."""
+
+    src: str
+    dest: str
+
+
+class StreamConfig(msgspec.Struct, frozen=True):
+    """What we ask of a stream; durations in ns."""
+
+    name: str
+    subjects: list[str]
+    max_msgs_per_subject: int
+    max_age: int
+    max_bytes: int
+    num_replicas: int
+    republish: RePublish
+    duplicate_window: int
+    retention: str = "limits"
+    discard: str = "old"
+    storage: str = "file"
+    allow_direct: bool = True
+    # A message deleted from the middle would leave a hole that no reader can see.
+    deny_delete: bool = True
+    deny_purge: bool = True
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """The stream's first and last sequence; an empty stream's first is after its last, a new one's is 0."""
+
+    first_seq: int
+    last_seq: int
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """Why JetStream refused."""
+
+    code: int
+    err_code: int = 0
+    description: str = ""
+
+
+class StreamReply(msgspec.Struct, frozen=True):
+    """The answer to creating, updating or asking about a stream."""
+
+    error: ApiError | None = None
+    created: str = ""
+    state: StreamState | None = None
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """What the leader says about a message; its payload is not looked at."""
+
+    seq: int
+    time: str
+
+
+class MessageReply(msgspec.Struct, frozen=True):
+    """The answer to asking the leader for one message."""
+
+    error: ApiError | None = None
+    message: StoredMessage | None = None
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """The answer to a publication."""
+
+    error: ApiError | None = None
+    stream: str = ""
+    seq: int = 0
+
+
+class DirectGet(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A request for stored messages: from a sequence or a time on, or the last one of a subject."""
+
+    seq: int = 0
+    start_time: str = ""
+    next_by_subj: str = ""
+    last_by_subj: str = ""
+    batch: int = 0
+    max_bytes: int = 0
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """A message as the log holds it.
+
+    Attributes:
+        seq: its sequence in the stream.
+        ts: when the stream took it, ms since 1970.
+        data: the payload.
+    """
+
+    seq: int
+    ts: int
+    data: bytes
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What one reading of a channel's messages, from a position on, says about the channel.
+
+    Attributes:
+        first: the first sequence read at or after the position, None for none.
+        held: how many messages there were from the position on.
+        oldest: the first sequence the stream still held for the channel **after** the messages were read; None for
+            none.
+    """
+
+    first: int | None
+    held: int
+    oldest: int | None
+
+
+def stream_config(prefix: str, retention: Retention, *, keep_s: float, max_bytes: int, replicas: int) -> StreamConfig:
+    """The stream for one retention.
+
+    Args:
+        prefix: the first token of every subject.
+        retention: its count becomes the limit per channel.
+        keep_s: how long messages are kept at least, seconds; see the module's text.
+        max_bytes: the most the stream may take on disk.
+        replicas: how many servers hold it.
+    """
+    profile = profile_of(retention)
+    subject = f"{prefix}.log.{profile}.>"
+    return StreamConfig(
+        name=f"{prefix}_{profile}".upper(),
+        subjects=[subject],
+        max_msgs_per_subject=retention.count,
+        max_age=int(max(retention.age_s, keep_s, 1.0) * 1e9),
+        max_bytes=max_bytes,
+        num_replicas=replicas,
+        republish=RePublish(subject, f"{prefix}.live.>"),
+        duplicate_window=1_000_000_000,  # nothing is published with an id, so as little as is sensible
+    )
+
+
+def profile_of(retention: Retention) -> str:
+    """A token that names a retention, e.g. `1000_300s`."""
+    ms = round(retention.age_s * 1000)
+    return f"{retention.count}_{ms // 1000}s" if ms % 1000 == 0 else f"{retention.count}_{ms}ms"
+
+
+def epoch_of(created: str) -> str:
+    """A short stable name for a stream's life, from its creation time (RFC 3339, UTC, with up to ns)."""
+    whole, _, fraction = created.rstrip("Z").partition(".")
+    seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
+    return f"{seconds * 10**9 + int(fraction.ljust(9, '0')[:9]):x}"
+
+
+def ms_of(time: str) -> int:
+    """A server's timestamp (RFC 3339, UTC) as ms since 1970."""
+    return int(datetime.fromisoformat(time).timestamp() * 1000)
+
+
+def time_of(ms: int) -> str:
+    """Ms since 1970 as the server reads it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def needs_first_seq(seen: Seen, after: int, count: int) -> bool:
+    """Whether the channel's messages alone cannot tell what is gone after `after`."""
+    if seen.oldest is None:
+        return True
+    return after < seen.oldest - 1 and not _evicted_by_count(seen, count)
+
+
+def floor_of(seen: Seen, *, count: int, first_seq: int | None) -> int:
+    """The sequence after which everything of the channel is still there.
+
+    Args:
+        seen: what was read.
+        count: the limit per channel.
+        first_seq: the stream's first sequence, asked for **after** the reading (before it would be a race: what was
+            evicted in between would be missing unnoticed); None when `needs_first_seq` said that it is not needed.
+
+    Why this is right: the stream evicts oldest first, by age and bytes over all channels, and by count within one.
+    While `oldest` is held, everything of the channel after it is held too. Before `oldest` there can only be something
+    gone if the channel was at its count, or if it lay below the stream's first sequence.
+    """
+    if seen.oldest is None:
+        return max(0, (first_seq or 1) - 1)
+    if first_seq is None or _evicted_by_count(seen, count):
+        return seen.oldest - 1
+    return max(0, min(seen.oldest, first_seq) - 1)
+
+
+def _evicted_by_count(seen: Seen, count: int) -> bool:
+    """Whether the channel may have lost messages to its count, before or while it was read."""
+    if seen.first is not None and seen.oldest is not None and seen.first < seen.oldest:
+        return True
+    return seen.held >= count

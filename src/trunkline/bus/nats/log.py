@@ -1,0 +1,282 @@
+"""The stream that logs the channels of one retention: made, asked, and read.
+
+Rules:
+
+- Reading is one request with many replies (direct get with `batch`), then one that asks the leader what the oldest
+  message is **now**. Whatever was evicted in between cannot be missed unseen: everything after a message that is still
+  held is held too.
+- The stream's own first sequence is asked for only when the channel's messages do not prove enough, and after they were
+  read.
+- A replica may answer a direct get before it has what the leader has. With more than one, an answer that ends before
+  what was already delivered here is asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import structlog
+
+from trunkline.bus.base import HistoryPage, Publication, Retention
+from trunkline.bus.nats.jetstream import (
+    NO_MESSAGE,
+    NOT_FOUND,
+    STREAM_EXISTS_DIFFERENTLY,
+    DirectGet,
+    MessageReply,
+    Seen,
+    Stored,
+    StreamReply,
+    StreamState,
+    epoch_of,
+    floor_of,
+    ms_of,
+    needs_first_seq,
+    profile_of,
+    stream_config,
+    time_of,
+)
+from trunkline.bus.nats.wire import Wire
+from trunkline.errors import BusUnavailable
+
+log = structlog.get_logger("trunkline.bus")
+
+BATCH_BYTES = 4 * 1024 * 1024
+"""What one request may bring; a page larger than that takes several."""
+TRIES = 30
+TRIES_AT_ONCE = 5
+TRY_WAIT_S = 0.05
+"""A reading that was overtaken is made again: at once, then with a pause for a replica to catch up."""
+
+
+class StreamLog:
+    """One stream and what is known of it.
+
+    Args:
+        prefix: the first token of every subject.
+        retention: what its channels keep.
+        keep_s: how long the stream keeps messages at least, seconds.
+        max_bytes: its limit on disk.
+        replicas: how many servers hold it.
+        timeout_s: how long to wait for each answer, seconds.
+
+    Attributes:
+        epoch: the life of the stream as last heard; None before the first time.
+        stale: whether it has to be asked for before the next use.
+        remade: whether it changed since somebody took note.
+        newest: the highest sequence delivered over the present wire.
+        lock: held while the stream is made and while a publication is handed over.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        retention: Retention,
+        *,
+        keep_s: float,
+        max_bytes: int,
+        replicas: int,
+        timeout_s: float,
+    ) -> None:
+        self._config = stream_config(prefix, retention, keep_s=keep_s, max_bytes=max_bytes, replicas=replicas)
+        self._retention = retention
+        self._subjects = f"{prefix}.log.{profile_of(retention)}."
+        self._timeout_s = timeout_s
+        self.name = self._config.name
+        self.epoch: str | None = None
+        self.stale = True
+        self.remade = False
+        self.newest = 0
+        self.lock = asyncio.Lock()
+
+    def subject(self, channel: str) -> str:
+        """Where a channel's publications are stored."""
+        return self._subjects + channel
+
+    async def ensure(self, wire: Wire) -> None:
+        """Make the stream if it does not exist, and read its epoch; raises BusUnavailable."""
+        wanted = msgspec.json.encode(self._config)
+        # Creating one that exists with this very configuration answers with the existing one.
+        reply = await self._api(wire, "CREATE", wanted)
+        if reply.error is not None and reply.error.err_code == STREAM_EXISTS_DIFFERENTLY:
+            reply = await self._api(wire, "UPDATE", wanted)
+            if reply.error is not None:
+                log.warning("stream keeps its old limits", stream=self.name, why=reply.error.description)
+                reply = await self._api(wire, "INFO", b"")
+        if reply.error is not None:
+            raise BusUnavailable(
+                f"JetStream does not provide stream {self.name}: {reply.error.description} "
+                f"(max_bytes {self._config.max_bytes}, replicas {self._config.num_replicas})"
+            )
+        self._note(reply)
+
+    async def check(self, wire: Wire) -> None:
+        """Read the epoch, and make the stream only if there is none; raises BusUnavailable."""
+        reply = await self._api(wire, "INFO", b"")
+        if reply.error is not None:
+            await self.ensure(wire)
+        else:
+            self._note(reply)
+
+    def _note(self, reply: StreamReply) -> None:
+        epoch = epoch_of(reply.created)
+        if epoch != self.epoch:
+            self.remade = self.epoch is not None
+            self.newest = 0
+        self.epoch = epoch
+        self.stale = False
+
+    async def page(self, wire: Wire, channel: str, after: int, limit: int, *, now: int, delivered: int) -> HistoryPage:
+        """Read a page of a channel.
+
+        Args:
+            wire: a prepared wire.
+            channel: the channel.
+            after: read what comes after this offset.
+            limit: how many publications at most.
+            now: ms since 1970, against which the retention's age is judged.
+            delivered: the newest offset of the channel known to exist.
+
+        Raises:
+            BusUnavailable: NATS did not answer, or only with less than is known to exist.
+        """
+        for attempt in range(TRIES):
+            page = await self._page(wire, channel, after, max(0, limit), now, delivered)
+            if page is not None:
+                return page
+            if attempt >= TRIES_AT_ONCE:
+                await asyncio.sleep(TRY_WAIT_S)
+        raise BusUnavailable(f"the history of channel {channel} changes faster than NATS answers, or a replica lags")
+
+    async def _page(
+        self, wire: Wire, channel: str, after: int, limit: int, now: int, delivered: int
+    ) -> HistoryPage | None:
+        """One try; None when the answers do not fit together and have to be asked for again."""
+        epoch = self.epoch
+        subject = self.subject(channel)
+        oldest_served = now - round(self._retention.age_s * 1000)
+        # From the position itself on: that message, if it is still there, links the page to it.
+        stored, pending = await self._read(wire, DirectGet(seq=max(after, 1), next_by_subj=subject), limit + 1)
+        first = stored[0].seq if stored else None
+        held = len(stored) + pending
+        newest = stored[-1].seq if stored and not pending else None
+        too_old = max((each.seq for each in stored if each.ts < oldest_served), default=0)
+        if pending and too_old:
+            # A reading that was cut and begins with what is not served: begin where serving begins.
+            stored, pending = await self._read(
+                wire, DirectGet(start_time=time_of(oldest_served), next_by_subj=subject), limit + 1
+            )
+            if stored:
+                too_old = max(too_old, stored[0].seq - 1)
+            else:
+                last = await self._one(wire, DirectGet(last_by_subj=subject))
+                if last is not None and last.ts >= oldest_served:
+                    return None  # published between the two readings
+                newest = too_old = max(too_old, last.seq if last is not None else 0)
+        oldest = await self._one(wire, DirectGet(seq=1, next_by_subj=subject))
+        seen = Seen(first, held, oldest.seq if oldest is not None else None)
+        if oldest is not None and first is None and oldest.seq > after:
+            return None  # published between the two readings
+        first_seq = None
+        last_seq = 0
+        if needs_first_seq(seen, after, self._retention.count):
+            reply = await self._api(wire, "INFO", b"")
+            if reply.error is not None or epoch_of(reply.created) != epoch:
+                self.stale = True
+                raise BusUnavailable(f"stream {self.name} was made anew while channel {channel} was read")
+            state = reply.state or StreamState(0, 0)
+            first_seq, last_seq = state.first_seq, state.last_seq
+        floor = max(floor_of(seen, count=self._retention.count, first_seq=first_seq), too_old)
+        served = [each for each in stored if each.seq > max(after, floor) and each.ts >= oldest_served]
+        more = pending > 0 or len(served) > limit
+        served = served[:limit]
+        if served:
+            top = served[-1].seq
+        elif newest is not None:
+            top = newest
+        elif stored and limit:
+            return None  # all that was read has been pushed out meanwhile
+        else:
+            last = await self._one(wire, DirectGet(last_by_subj=subject))
+            # A channel that holds nothing stands where the whole stream stood a moment ago: a client that starts from
+            # there can be told later that it missed nothing, when a lower offset would have fallen below the stream's
+            # first one.
+            top = last.seq if last is not None else last_seq
+            if not stored and last is not None and top > after:
+                return None  # published after the reading: it must not be passed over
+        if not more and top < delivered:
+            if self._config.num_replicas > 1 and oldest is not None:
+                return None
+            top = delivered if not served else top
+        prev = 0
+        if served and oldest is not None:
+            # The one before the page, if it was read and still links to it; else the position, when nothing lies
+            # between.
+            linked = [each.seq for each in stored if oldest.seq <= each.seq < served[0].seq]
+            prev = linked[-1] if linked else after if after >= floor else 0
+        return HistoryPage(epoch, floor, top, _publications(channel, epoch, prev, served), more)
+
+    async def _read(self, wire: Wire, start: DirectGet, wanted: int) -> tuple[list[Stored], int]:
+        """Read up to `wanted` messages from `start` on; returns them and how many more there are."""
+        stored: list[Stored] = []
+        request = start
+        while True:
+            request = msgspec.structs.replace(request, batch=wanted - len(stored), max_bytes=BATCH_BYTES)
+            batch, pending = await self._batch(wire, request)
+            stored += batch
+            if not batch or not pending or len(stored) >= wanted:
+                return stored, pending
+            request = DirectGet(seq=stored[-1].seq + 1, next_by_subj=start.next_by_subj)
+
+    async def _batch(self, wire: Wire, request: DirectGet) -> tuple[list[Stored], int]:
+        call = await wire.call(
+            f"$JS.API.DIRECT.GET.{self.name}", msgspec.json.encode(request), timeout_s=self._timeout_s, many=True
+        )
+        stored: list[Stored] = []
+        pending = 0
+        for msg in await call:
+            headers = msg.headers or {}
+            if "Status" in headers:
+                self._check_status(headers)
+                continue
+            stored.append(Stored(int(headers["Nats-Sequence"]), ms_of(headers["Nats-Time-Stamp"]), msg.data))
+            pending = int(headers.get("Nats-Num-Pending", "0"))
+        return stored, pending
+
+    async def _one(self, wire: Wire, request: DirectGet) -> Stored | None:
+        """One message as the leader has it, who is never behind the replica that was read; None for none."""
+        msg = await wire.ask(
+            f"$JS.API.STREAM.MSG.GET.{self.name}", msgspec.json.encode(request), timeout_s=self._timeout_s
+        )
+        if msg.headers is not None and "Status" in msg.headers:
+            self._check_status(msg.headers)
+        reply = msgspec.json.decode(msg.data, type=MessageReply)
+        if reply.message is not None:
+            return Stored(reply.message.seq, ms_of(reply.message.time), b"")
+        if reply.error is None or reply.error.err_code != NO_MESSAGE:
+            self.stale = True  # the stream may be gone
+            why = reply.error.description if reply.error is not None else "an empty answer"
+            raise BusUnavailable(f"stream {self.name} cannot be read: {why}")
+        return None
+
+    def _check_status(self, headers: dict[str, str]) -> None:
+        """Let the end of a batch and "there is none" pass; anything else means that the stream does not answer."""
+        status = int(headers["Status"])
+        if status not in (204, NOT_FOUND):
+            self.stale = True  # the stream may be gone
+            raise BusUnavailable(f"stream {self.name} cannot be read: status {status}")
+
+    async def _api(self, wire: Wire, verb: str, request: bytes) -> StreamReply:
+        msg = await wire.ask(f"$JS.API.STREAM.{verb}.{self.name}", request, timeout_s=self._timeout_s)
+        if msg.headers is not None and "Status" in msg.headers:
+            raise BusUnavailable("NATS runs without JetStream, or it is not ready; channels with history need it")
+        return msgspec.json.decode(msg.data, type=StreamReply)
+
+
+def _publications(channel: str, epoch: str | None, prev: int, served: list[Stored]) -> list[Publication]:
+    publications = []
+    for each in served:
+        publications.append(Publication(channel, each.data, epoch, each.seq, prev, each.ts))
+        prev = each.seq
+    return publications

@@ -1,0 +1,302 @@
+"""One life of the connection to NATS: from a successful log-in until it is lost, never revived.
+
+Rules:
+
+- A wire that is lost stays lost; a new one is made (`nats_link.py`). The client library's own reconnecting is off,
+  because it keeps what was published while the server was away and sends it later, after the caller was told that it
+  failed.
+- Every way of being lost ends in `lost` being set, every open call failing at once, and no further delivery.
+- Messages are delivered from the parser, without a queue, a task or a switch of tasks per message: a subscriber that is
+  slow slows the reading of the socket, and nothing is dropped on this side.
+- Replies come to subjects below `<prefix>.inbox.`, so that an account needs rights on `<prefix>.>` and `$JS.API.>`
+  only.
+- `echo` proves that the server has processed everything sent before it. (The client's `flush` does not: its PING is
+  written at once and can overtake commands that still wait for the flusher.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import ssl
+from collections.abc import Callable
+
+import structlog
+from nats import errors as nats_errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from trunkline.errors import BusError, BusUnavailable
+from trunkline.nats.address import DEFAULT_PORT, NatsAddress
+from trunkline.nats.login import CONNECT_TIMEOUT_S, close_client, log_in
+
+log = structlog.get_logger("trunkline.bus")
+
+OnMessage = Callable[[Msg], None]
+
+BACKLOG_BYTES = 64 * 1024 * 1024
+"""What may wait for a server that does not read, before publishing fails."""
+
+
+class _Sink(asyncio.Future[Msg]):
+    """Receives a subscription's messages where the client library would complete a future.
+
+    The library hands a message for a subscription with a `future` straight to `set_result`, inside its parser. A future
+    that never completes and passes each message on is thereby a subscription without queue and task. The conformance
+    suite shows whether a new version of the library still does so.
+    """
+
+    def __init__(self, on_message: OnMessage) -> None:
+        super().__init__()
+        self.on_message: OnMessage | None = on_message
+
+    def set_result(self, msg: Msg) -> None:
+        if self.on_message is None:
+            return
+        try:
+            self.on_message(msg)
+        except Exception:
+            # An exception here would end the library's read loop, and with it every other subscription.
+            log.exception("delivery failed", subject=msg.subject)
+
+
+class WireSubscription:
+    """A subject being delivered over one wire."""
+
+    __slots__ = ("_sink", "_sinks", "_subscription")
+
+    def __init__(self, subscription: NatsSubscription, sink: _Sink, sinks: set[_Sink]) -> None:
+        self._subscription = subscription
+        self._sink = sink
+        self._sinks = sinks
+
+    async def close(self) -> None:
+        """End delivery at once and tell the server when it can be told."""
+        self._sink.on_message = None
+        self._sinks.discard(self._sink)
+        with contextlib.suppress(nats_errors.Error, OSError):
+            await self._subscription.unsubscribe()
+
+
+class _Call:
+    """A request that waits: for one reply, or for many that end with a status."""
+
+    __slots__ = ("future", "many", "timer")
+
+    def __init__(self, future: asyncio.Future[list[Msg]], timer: asyncio.TimerHandle, many: list[Msg] | None) -> None:
+        self.future = future
+        self.timer = timer
+        self.many = many
+
+
+class Wire:
+    """A live connection; made by `Wire.connect`."""
+
+    def __init__(self, client: Client, inbox: str, lost: asyncio.Future[str]) -> None:
+        self._client = client
+        self._inbox = inbox
+        self._calls: dict[str, _Call] = {}
+        self._last_call = 0
+        self._sinks: set[_Sink] = set()
+        self._echo: asyncio.Task[None] | None = None
+        self.lost = lost
+
+    @classmethod
+    async def connect(cls, address: NatsAddress, *, prefix: str, tls: ssl.SSLContext | None) -> Wire:
+        """Log in.
+
+        Args:
+            address: the servers to try, and who to log in as.
+            prefix: the first token of every subject used.
+            tls: how to verify the server, for a `tls://` address.
+
+        Raises:
+            BusUnavailable: no server let us in.
+        """
+        lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        client = await log_in(
+            address, name="trunkline", tls=tls, on_lost=lambda reason: _set(lost, reason),
+            on_error=lambda error: log.debug("nats reports", error=error),
+        )  # fmt: skip
+        version = client.connected_server_version
+        if (version.major, version.minor) < (2, 11):
+            await close_client(client)
+            raise BusUnavailable(
+                f"NATS at {address.shown} is version {version.major}.{version.minor}; history needs 2.11 or newer"
+            )
+        wire = cls(client, f"{prefix}.inbox.{secrets.token_hex(8)}", lost)
+        try:
+            await wire.subscribe(f"{wire._inbox}.*", wire._on_reply)
+        except BusUnavailable:
+            await wire.close("the first subscription failed")
+            raise
+        lost.add_done_callback(wire._on_lost)
+        return wire
+
+    @property
+    def alive(self) -> bool:
+        """Whether messages can be sent now."""
+        return not self.lost.done() and self._client.is_connected
+
+    @property
+    def server(self) -> tuple[str, int] | None:
+        """Host and port of the server, None when it is gone."""
+        url = self._client.connected_url
+        return (url.hostname, url.port or DEFAULT_PORT) if url is not None and url.hostname else None
+
+    @property
+    def max_payload(self) -> int:
+        """The largest message the server takes, bytes, headers included."""
+        return self._client.max_payload
+
+    async def send(self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None) -> None:
+        """Queue one message for writing, in the order of the calls; never waits for the network.
+
+        Raises:
+            BusUnavailable: the wire is lost, or the server does not read what it is sent.
+            BusError: the message is larger than the server takes.
+        """
+        self._require_alive()
+        if self._client.pending_data_size > BACKLOG_BYTES:
+            raise BusUnavailable(f"NATS does not read: {self._client.pending_data_size} bytes wait to be sent")
+        try:
+            await self._client.publish(subject, data, reply=reply, headers=headers)
+        except nats_errors.MaxPayloadError:
+            raise BusError(
+                f"a message of {len(data)} bytes is larger than NATS takes ({self.max_payload}); raise its max_payload"
+            ) from None
+        except (nats_errors.Error, OSError) as error:
+            raise BusUnavailable(f"NATS did not take a message: {error}") from error
+
+    async def call(
+        self, subject: str, data: bytes, *, timeout_s: float, headers: dict[str, str] | None = None, many: bool = False
+    ) -> asyncio.Future[list[Msg]]:
+        """Send a request and return the future of its replies; it fails with BusUnavailable after `timeout_s` seconds.
+
+        With `many`, replies are gathered until one with a status ends them; that one is included. Sending does not
+        wait, so requests leave in the order of the calls.
+        """
+        token, future = self._open(subject, timeout_s, [] if many else None)
+        await self._send_call(future, subject, data, reply=f"{self._inbox}.{token}", headers=headers)
+        return future
+
+    async def ask(self, subject: str, data: bytes, *, timeout_s: float) -> Msg:
+        """Send a request and return its one reply; raises BusUnavailable after `timeout_s` seconds."""
+        return (await (await self.call(subject, data, timeout_s=timeout_s)))[0]
+
+    async def echo(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+        """Return when the server has processed everything sent before; raises BusUnavailable after `timeout_s` seconds.
+
+        Callers of one moment share a round trip.
+        """
+        if self._echo is None:
+            self._echo = asyncio.create_task(self._send_echo(timeout_s))
+            self._echo.add_done_callback(_look_at)
+        # Shielded: one caller that gives up must not take the answer from the others.
+        await asyncio.shield(self._echo)
+
+    async def subscribe(self, subject: str, on_message: OnMessage) -> WireSubscription:
+        """Deliver a subject's messages, by a plain call from the loop; raises BusUnavailable when the wire is lost.
+
+        The server has processed it after the next `echo`.
+        """
+        self._require_alive()
+        sink = _Sink(on_message)
+        try:
+            subscription = await self._client.subscribe(subject, future=sink)
+        except (nats_errors.Error, OSError) as error:
+            raise BusUnavailable(f"NATS did not take a subscription: {error}") from error
+        self._sinks.add(sink)
+        return WireSubscription(subscription, sink, self._sinks)
+
+    async def close(self, reason: str) -> None:
+        """Silence every subscription, fail every call, and let go of the socket; `lost` is set with `reason`."""
+        _set(self.lost, reason)
+        self._on_lost(self.lost)
+        await close_client(self._client)
+
+    def fail(self, reason: str) -> None:
+        """Give this wire up; `lost` is set with `reason`."""
+        _set(self.lost, reason)
+
+    def _require_alive(self) -> None:
+        if self.lost.done():
+            raise BusUnavailable(f"the connection to NATS is lost: {self.lost.result()}")
+        if not self._client.is_connected:
+            _set(self.lost, str(self._client.last_error or "closed by the server"))
+            raise BusUnavailable(f"the connection to NATS is lost: {self.lost.result()}")
+
+    async def _send_echo(self, timeout_s: float) -> None:
+        # The others of this moment join while this yields; whoever comes after it needs a round trip of its own.
+        await asyncio.sleep(0)
+        self._echo = None
+        # A message to our own inbox: it travels behind everything sent before, and back.
+        token, future = self._open("its own inbox", timeout_s, None)
+        await self._send_call(future, f"{self._inbox}.{token}", b"")
+        await future
+
+    def _open(self, subject: str, timeout_s: float, many: list[Msg] | None) -> tuple[str, asyncio.Future[list[Msg]]]:
+        loop = asyncio.get_running_loop()
+        self._last_call += 1
+        token = str(self._last_call)
+        future: asyncio.Future[list[Msg]] = loop.create_future()
+        self._calls[token] = _Call(future, loop.call_later(timeout_s, self._expire, token, subject, timeout_s), many)
+        future.add_done_callback(lambda _: self._forget(token))
+        return token, future
+
+    async def _send_call(
+        self,
+        future: asyncio.Future[list[Msg]],
+        subject: str,
+        data: bytes,
+        *,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        try:
+            await self.send(subject, data, reply=reply, headers=headers)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _on_reply(self, msg: Msg) -> None:
+        call = self._calls.get(msg.subject.rpartition(".")[2])
+        if call is None or call.future.done():
+            return
+        if call.many is None:
+            call.future.set_result([msg])
+            return
+        call.many.append(msg)
+        if msg.headers is not None and "Status" in msg.headers:
+            call.future.set_result(call.many)
+
+    def _expire(self, token: str, subject: str, timeout_s: float) -> None:
+        call = self._calls.get(token)
+        if call is not None and not call.future.done():
+            call.future.set_exception(BusUnavailable(f"NATS did not answer on {subject} within {timeout_s:g} s"))
+
+    def _forget(self, token: str) -> None:
+        call = self._calls.pop(token, None)
+        if call is not None:
+            call.timer.cancel()
+
+    def _on_lost(self, lost: asyncio.Future[str]) -> None:
+        for sink in self._sinks:
+            sink.on_message = None
+        self._sinks.clear()
+        for call in list(self._calls.values()):
+            if not call.future.done():
+                call.future.set_exception(BusUnavailable(f"the connection to NATS was lost: {lost.result()}"))
+
+
+def _look_at(done: asyncio.Task[None]) -> None:
+    """Take note of a task's outcome: when every caller has given up, its failure is nobody's news."""
+    if not done.cancelled():
+        done.exception()
+
+
+def _set(lost: asyncio.Future[str], reason: str) -> None:
+    if not lost.done():
+        lost.set_result(reason)

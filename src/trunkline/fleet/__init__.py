@@ -1,0 +1,1 @@
+"""What `trunkline up` runs on one machine: plan, parts, restarts, view."""

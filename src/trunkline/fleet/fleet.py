@@ -1,0 +1,358 @@
+"""A fleet on this machine: one NATS, its nodes and their edge as child processes, kept running until told to stop.
+
+Start order: ports are checked, NATS, all other parts at the same time, then addresses are told. Stop order: all nodes,
+each of which drains, then the edge, through which their clients were told (Traefik before the balancer that it asks),
+and NATS last, for a draining node still publishes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from trunkline.errors import StartError
+from trunkline.fleet.log import ChildLog
+from trunkline.fleet.nats_server import NatsServer, find_binary
+from trunkline.fleet.part import FleetPart, Say
+from trunkline.fleet.part_plans import NodePlan
+from trunkline.fleet.plan import NATS_HOST, FleetPlan, TakenPort, taken_text
+from trunkline.fleet.probe import Probe
+from trunkline.fleet.restarts import Backoff, ended_text
+from trunkline.fleet.status import Addresses, EdgeAddresses, Event, NodeAddresses, PartStatus, clients, draining_text
+from trunkline.traefik.process import write_private
+
+NEVER_CLIENTS: Final = (15_000, 32_000)
+"""Ports below those that Linux (from 32,768), macOS and Windows (from 49,152) give to clients."""
+
+READY_S: Final = 30.0
+SAMPLE_S: Final = 1.0
+NATS_STOP_S: Final = 5.0
+NATS_KILL_S: Final = 1.0
+DRAIN_NOTE_S: Final = 5.0
+EDGE_STOP_S: Final = 5.0
+"""Time of each part of the edge to end: the nodes are gone by then, so it has nobody left to serve."""
+
+
+class FleetNats:
+    """The fleet's NATS: same port and same store for as long as the fleet runs."""
+
+    def __init__(self, plan: FleetPlan, say: Say) -> None:
+        self.status = PartStatus("nats")
+        self._plan = plan
+        self._say = say
+        self._server: NatsServer | None = None
+        self._port = 0
+        # What is serious reaches the fleet as a log event of the bus; here is only the file.
+        self._log = ChildLog(plan.log_path("nats"), plan.rotate_bytes, lambda _: None)
+        self._early: list[str] | None = []
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://{NATS_HOST}:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process id, 0 while it is down."""
+        return self._server.pid if self._server is not None and self._server.running else 0
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready; raises StartError."""
+        self._server = await NatsServer.start(
+            self._plan.nats_dir, host=NATS_HOST, port=self._port or None, on_line=self._write
+        )
+        self._port = self._server.port
+        if self._early is not None:
+            # Not sooner: until the lock on the store is ours, the file may be that of another fleet.
+            self._log.open()
+            early, self._early = self._early, None
+            for line in early:
+                self._write(line)
+        self.status.enter("up")
+
+    async def supervise(self) -> None:
+        """Start it again whenever it ends; runs until cancelled."""
+        backoff = Backoff()
+        began = time.monotonic()
+        exit_code: int | None = None
+        what = ""
+        while True:
+            if self._server is not None:
+                code = await self._server.wait()
+                # Lets go of the lock on the store.
+                await self._server.stop()
+                self._server = None
+                self.status.enter("down")
+                what, exit_code = ended_text(code), code
+            wait_s = backoff.ended(time.monotonic() - began)
+            self._say(Event("ended", "nats", f"{what}; starting it again in {wait_s:g} s", exit_code=exit_code))
+            await asyncio.sleep(wait_s)
+            began = time.monotonic()
+            try:
+                await self.start()
+            except StartError as error:
+                what, exit_code = f"did not start: {error}".rstrip("."), None
+            else:
+                self._say(Event("state", "nats", f"ready again at {self.url}"))
+
+    async def stop(self, timeout_s: float) -> None:
+        """End it."""
+        if self._server is not None:
+            await self._server.stop(timeout_s)
+        self.status.enter("stopped")
+        self._log.close()
+
+    def _write(self, line: str) -> None:
+        if self._early is not None:
+            self._early.append(line)
+        else:
+            self._log.write(line.encode() + b"\n", False)
+
+
+class Fleet:
+    """The whole fleet.
+
+    Args:
+        plan: what it consists of.
+        environ: the environment that its nodes inherit.
+        say: gets what there is to say.
+        on_ready: gets the addresses once every node is ready.
+        on_sample: called once a second, after `nodes` were asked.
+    """
+
+    def __init__(
+        self,
+        plan: FleetPlan,
+        environ: Mapping[str, str],
+        say: Say,
+        on_ready: Callable[[Addresses], None],
+        on_sample: Callable[[], None],
+    ) -> None:
+        self.plan = plan
+        self.nats = FleetNats(plan, say)
+        parts = [FleetPart(plan, part, environ, say) for part in plan.parts]
+        self.nodes = [part for part in parts if isinstance(part.part, NodePlan)]
+        self.edge = [part for part in parts if not isinstance(part.part, NodePlan)]
+        self.draining = False
+        self.killed = False
+        self._say = say
+        self._on_ready = on_ready
+        self._on_sample = on_sample
+        self._probe = Probe()
+        self._supervisors: list[asyncio.Task[None]] = []
+        self._edge_supervisors: list[asyncio.Task[None]] = []
+        self._background: list[asyncio.Task[None]] = []
+
+    @property
+    def statuses(self) -> list[PartStatus]:
+        """The nodes as they are now."""
+        return [node.status for node in self.nodes]
+
+    @property
+    def edge_statuses(self) -> list[PartStatus]:
+        """Balancer and Traefik as they are now."""
+        return [part.status for part in self.edge]
+
+    async def run(self) -> None:
+        """Start everything and keep it running; returns only by an exception or when cancelled, before `stop`.
+
+        Raises:
+            StartError: something is missing or taken, or a node did not get ready.
+        """
+        find_binary()
+        check_ports(self.plan)
+        await self.nats.start()
+        # Not sooner: until the lock on the store is ours, they may be those of another fleet.
+        for path, text in self.plan.traefik.files if self.plan.traefik is not None else ():
+            write_private(path, text)
+        await self._probe.__aenter__()
+        self._supervisors = [asyncio.create_task(self._supervise(node)) for node in self.nodes]
+        self._edge_supervisors = [asyncio.create_task(self._supervise(part)) for part in self.edge]
+        self._background = [asyncio.create_task(self.nats.supervise()), asyncio.create_task(self._sample())]
+        ready = asyncio.create_task(self._all_ready())
+        try:
+            await self._watch(ready)
+        finally:
+            ready.cancel()
+        self._on_ready(self._addresses())
+        await self._watch(None)
+
+    async def _supervise(self, part: FleetPart) -> None:
+        await part.supervise(self.nats.url, self._probe)
+
+    async def stop(self) -> None:
+        """Let every node drain and end, then the edge, then NATS. `kill` hurries it."""
+        self.draining = True
+        if not self.killed and any(not task.done() for task in self._supervisors):
+            self._say(Event("draining", "", draining_text(clients(self.statuses))))
+            self._on_sample()
+        for node in self.nodes:
+            node.stop()
+        await self._nodes_ended()
+        for part, supervisor in zip(self.edge, self._edge_supervisors, strict=False):
+            part.stop()
+            await self._edge_ended(part, supervisor)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._probe.__aexit__(None, None, None)
+        await self.nats.stop(NATS_KILL_S if self.killed else NATS_STOP_S)
+
+    def kill(self) -> None:
+        """End every part at once, without a drain."""
+        self.killed = True
+        for part in (*self.nodes, *self.edge):
+            part.kill()
+
+    async def _edge_ended(self, part: FleetPart, supervisor: asyncio.Task[None]) -> None:
+        _, late = await asyncio.wait({supervisor}, timeout=EDGE_STOP_S)
+        if late:
+            part.kill()
+            await asyncio.wait(late)
+
+    async def _nodes_ended(self) -> None:
+        deadline = time.monotonic() + self.plan.stop_timeout_s
+        noted = clients(self.statuses)
+        while True:
+            running = [task for task in self._supervisors if not task.done()]
+            if not running:
+                return
+            await asyncio.wait(running, timeout=min(DRAIN_NOTE_S, max(deadline - time.monotonic(), 0.0)))
+            left = clients(self.statuses)
+            if left != noted and any(not task.done() for task in running):
+                noted = left
+                self._say(Event("draining", "", draining_text(left)))
+            if time.monotonic() >= deadline and not self.killed:
+                late = [node for node in self.nodes if node.pid]
+                for node in late:
+                    self._say(Event("note", node.part.name, "did not end in time and is killed"))
+                    node.kill()
+                deadline = time.monotonic() + DRAIN_NOTE_S
+
+    async def _watch(self, goal: asyncio.Task[None] | None) -> None:
+        """Wait for `goal`, or for ever; the end of any task that should never end is raised."""
+        tasks = {*self._supervisors, *self._edge_supervisors, *self._background}
+        done, _ = await asyncio.wait(tasks | ({goal} if goal else set()), return_when=asyncio.FIRST_COMPLETED)
+        for task in sorted(done, key=lambda task: task is not goal):
+            task.result()
+
+    async def _all_ready(self) -> None:
+        try:
+            async with asyncio.timeout(READY_S):
+                for part in (*self.nodes, *self.edge):
+                    await part.first_ready.wait()
+        except TimeoutError:
+            late = next(part for part in (*self.nodes, *self.edge) if not part.first_ready.is_set())
+            raise StartError(
+                f"{late.part.name} was not ready within {READY_S:g} s", f"Its log is {late.log.path}."
+            ) from None
+
+    async def _sample(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            await asyncio.gather(*(self._ask(node) for node in self.nodes))
+            for part in self.edge:
+                part.tell_left_out()
+            self._on_sample()
+            due = max(due + SAMPLE_S, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    async def _ask(self, node: FleetPart) -> None:
+        node.tell_left_out()
+        if not isinstance(node.part, NodePlan):
+            return
+        status = node.status
+        if status.state in ("starting", "down", "stopped"):
+            return
+        pid = node.pid
+        sample = await self._probe.sample(node.part)
+        if node.pid != pid or not pid:
+            return  # it ended meanwhile
+        changed = status.observe(sample, time.monotonic())
+        # That all nodes drain is said for the fleet.
+        if changed is not None and not self.draining:
+            text = "does not answer" if changed == "silent" else f"is {changed}"
+            self._say(Event("state", node.part.name, text))
+
+    def _addresses(self) -> Addresses:
+        edge, balancer = self.plan.edge, self.plan.balancer
+        return Addresses(
+            edge=EdgeAddresses(
+                kind="relay" if self.plan.traefik is None else "traefik",
+                page=edge.page_url,
+                websocket=f"{edge.page_url.replace('http', 'ws', 1)}/ws",
+                balancer=f"{balancer.admin_url}/balancer-metrics",
+                log=str(self.edge[0].log.path),
+                pids={part.part.name: part.pid for part in self.edge},
+            ),
+            nodes=[
+                NodeAddresses(
+                    name=plan.name,
+                    page=plan.page_url,
+                    websocket=plan.websocket_url,
+                    admin=plan.admin_url,
+                    log=str(node.log.path),
+                    pid=node.pid,
+                )
+                for plan, node in zip(self.plan.nodes, self.nodes, strict=True)
+            ],
+            nats=self.nats.url,
+            nats_pid=self.nats.pid,
+            logs=str(self.plan.logs_dir),
+            prometheus=self.plan.monitor.page_url if self.plan.monitor is not None else "",
+        )
+
+
+# --- ports ------------------------------------------------------------------------------------------------------------
+
+
+def check_ports(plan: FleetPlan) -> None:
+    """Try every port of the plan before anything is started.
+
+    Raises:
+        StartError: naming all that cannot be used.
+    """
+    taken = []
+    for part in plan.parts:
+        for host, port in part.ports:
+            why = _why_unusable(host, port) if port else None
+            if why is not None:
+                taken.append(TakenPort(host, port, why))
+    if taken:
+        raise StartError(*taken_text(taken, plan))
+
+
+def free_first_port(span: int) -> int:
+    """A port from which on `span` ports are free on loopback; raises StartError."""
+    for _ in range(200):
+        # Not from where the system takes ports for clients: between two of a thousand connections there is no room, and
+        # what is free now would be a client's in a moment.
+        first = random.randrange(*NEVER_CLIENTS)  # noqa: S311 - a port is no secret
+        if all(_why_unusable("127.0.0.1", port) is None for port in range(first, first + span)):
+            return first
+    raise StartError(f"there are no {span} free ports in a row", "Choose the first one with --port.")
+
+
+def _why_unusable(host: str, port: int) -> str | None:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        return f"the address is unknown ({error.strerror})"
+    with socket.socket(family, kind, protocol) as probe:
+        # As a node does: a port whose last connections are still fading away is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except PermissionError:
+            return "this user may not use it"
+        except OSError as error:
+            return "it is taken" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+    return None

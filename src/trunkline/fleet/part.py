@@ -1,0 +1,151 @@
+"""One part of the fleet, a node or its edge: its process is started, watched, and started again when it ends.
+
+Rules:
+
+- Nothing is cancelled while a process is being made: a stop sets a flag, ends the process that runs, and the loop sees
+  the flag. So no process can slip away between the two.
+- A part that was never ready and says that it cannot start ends the fleet; any other end is followed by a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from trunkline.errors import StartError
+from trunkline.fleet.log import ChildLog, Quota
+from trunkline.fleet.part_plans import PartPlan
+from trunkline.fleet.plan import FleetPlan, part_command, part_environment
+from trunkline.fleet.probe import Probe
+from trunkline.fleet.restarts import Backoff, ended_text, gives_up
+from trunkline.fleet.status import Event, PartStatus
+from trunkline.process.lifecycle import Child
+
+POLL_READY_S: Final = 0.1
+AT_ONCE_S: Final = 5.0
+"""A part that ended sooner than this after its start has a fault of its own, so its last lines are shown."""
+
+Say = Callable[[Event], None]
+
+
+class FleetPart:
+    """One part.
+
+    Args:
+        plan: the fleet.
+        part: which of its parts.
+        environ: the environment of the fleet.
+        say: gets what there is to say.
+    """
+
+    def __init__(self, plan: FleetPlan, part: PartPlan, environ: Mapping[str, str], say: Say) -> None:
+        self.part = part
+        self.status = PartStatus(part.name)
+        self.first_ready = asyncio.Event()
+        self._plan = plan
+        self._environ = part_environment(plan, part, environ)
+        self._say = say
+        self._stopping = asyncio.Event()
+        self._killing = False
+        self._child: Child | None = None
+        self._backoff = Backoff()
+        self._quota = Quota()
+        self.log = ChildLog(plan.log_path(part.name), plan.rotate_bytes, self._show)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the run under way, 0 for none."""
+        return self._child.pid if self._child is not None and self._child.running else 0
+
+    async def supervise(self, nats_url: str, probe: Probe) -> None:
+        """Keep it running until `stop`.
+
+        Raises:
+            StartError: it cannot start as things are.
+        """
+        command = part_command(self._plan, self.part, nats_url, sys.executable)
+        self.log.open()
+        try:
+            while not self._stopping.is_set():
+                began = time.monotonic()
+                code = await self._run_once(command, probe)
+                up_s = time.monotonic() - began
+                if self._stopping.is_set():
+                    break
+                if gives_up(code, self.first_ready.is_set()):
+                    raise self._cannot_start()
+                wait_s = self._backoff.ended(up_s)
+                self.status.enter("down")
+                self._tell_end(code, up_s, wait_s)
+                await self._pause(wait_s)
+        finally:
+            self.status.enter("stopped")
+            self.log.close()
+
+    def stop(self) -> None:
+        """Ask it to drain and end; it is not started again."""
+        self._stopping.set()
+        if self._child is not None:
+            self._child.terminate()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._killing = True
+        self._stopping.set()
+        if self._child is not None:
+            self._child.kill()
+
+    def tell_left_out(self) -> None:
+        """Say how many lines were not shown, if any."""
+        if count := self._quota.left_out(time.monotonic()):
+            self._say(Event("log", self.part.name, f"{count:,} more lines like these in {self.log.path}"))
+
+    async def _run_once(self, command: list[str], probe: Probe) -> int:
+        self.status.enter("starting")
+        self.log.begin(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} started by trunkline up")
+        child = self._child = await Child.start(command, self._environ, self.log.write)
+        if self._killing:
+            child.kill()
+        elif self._stopping.is_set():
+            child.terminate()
+        until_ready = asyncio.create_task(self._until_ready(child, probe))
+        try:
+            return await child.wait()
+        finally:
+            until_ready.cancel()
+
+    async def _until_ready(self, child: Child, probe: Probe) -> None:
+        while child.running and not self._stopping.is_set():
+            if await probe.is_ready(self.part) and child.running:
+                self.status.enter("up")
+                again = " again" if self.first_ready.is_set() else ""
+                self.first_ready.set()
+                self._say(Event("state", self.part.name, f"ready{again} at {self.part.page_url}"))
+                return
+            await asyncio.sleep(POLL_READY_S)
+
+    def _cannot_start(self) -> StartError:
+        reason = self.log.refusal or " / ".join(self.log.last_lines()[-2:]) or "it gave no reason"
+        return StartError(f"{self.part.name} cannot start: {reason.rstrip('.')}", f"Its log is {self.log.path}.")
+
+    def _tell_end(self, code: int, up_s: float, wait_s: float) -> None:
+        name = self.part.name
+        text = f"{ended_text(code)} after {up_s:.1f} s; starting it again in {wait_s:g} s"
+        self._say(Event("ended", name, text, exit_code=code))
+        if up_s < AT_ONCE_S or not self.first_ready.is_set():
+            for line in self.log.last_lines():
+                self._say(Event("log", name, line))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    def _show(self, text: str) -> None:
+        if self._quota.take(time.monotonic()):
+            self._say(Event("log", self.part.name, text))

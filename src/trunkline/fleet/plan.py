@@ -1,0 +1,275 @@
+"""What a fleet on one machine consists of: names, ports, command lines, environments. Pure.
+
+Pure: nothing here opens a port or starts a process.
+
+Rules:
+
+- Clients come in through the edge, which has the port that was asked for; everything else follows behind it.
+- A data port and its admin port are neighbours, so parts are two ports apart.
+- Nodes read the same file and the same environment as the fleet. Only what tells them apart is laid over that, and
+  names such as PORT that would give all of them the same place are taken away.
+- The fleet is for one machine: nodes listen on loopback, and so does the edge unless an address was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from trunkline.errors import SettingsError
+from trunkline.fleet.part_plans import HOST, BalancerPlan, MonitorPlan, NodePlan, PartPlan, TraefikPlan
+from trunkline.settings.sections import Loaded
+
+PORT_STEP: Final = 2
+LAST_PORT: Final = 65_535
+NATS_HOST: Final = "127.0.0.1"
+
+STOP_MARGIN_S: Final = 10.0
+"""Time beyond its own shutdown deadline after which a node that does not end is killed."""
+
+_OWN_PLACE: Final = (
+    "PORT", "HOST", "TRUNKLINE_SERVER_PORT", "TRUNKLINE_SERVER_HOST", "TRUNKLINE_SERVER_NAME",
+    "TRUNKLINE_SERVER_COLOUR", "TRUNKLINE_SERVER_APP", "TRUNKLINE_SERVER_ADVERTISE", "TRUNKLINE_ADMIN_PORT",
+    "TRUNKLINE_BUS_URL", "TRUNKLINE_BALANCER_HOST", "TRUNKLINE_BALANCER_PORT", "TRUNKLINE_BALANCER_ADMIN_PORT",
+    "TRUNKLINE_BALANCER_MODE",
+)  # fmt: skip
+
+
+class FleetPlan(msgspec.Struct, frozen=True):
+    """The whole fleet.
+
+    Attributes:
+        nodes: the nodes, by port.
+        balancer: the balancer.
+        traefik: the Traefik before it, None when the balancer is the edge.
+        monitor: what watches it, None for nothing.
+        data_dir: directory of everything that is stored.
+        app: the application as module:attribute, empty for the stock app.
+        colour: deploy group of the nodes.
+        config_file: the settings file, None for none.
+        rotate_bytes: size at which a node's log file is rotated.
+        stop_timeout_s: time a node has for its orderly stop.
+    """
+
+    nodes: tuple[NodePlan, ...]
+    balancer: BalancerPlan
+    traefik: TraefikPlan | None
+    monitor: MonitorPlan | None
+    data_dir: Path
+    app: str
+    colour: str
+    config_file: Path | None
+    rotate_bytes: int
+    stop_timeout_s: float
+
+    @property
+    def edge(self) -> BalancerPlan | TraefikPlan:
+        """Where clients come in."""
+        return self.traefik or self.balancer
+
+    @property
+    def parts(self) -> tuple[PartPlan, ...]:
+        """All parts but NATS, in the order of their ports as a reader looks for them."""
+        others = (self.traefik, self.balancer, self.monitor)
+        return (*(part for part in others if part is not None), *self.nodes)
+
+    @property
+    def nats_dir(self) -> Path:
+        """Where NATS keeps its data."""
+        return self.data_dir / "nats"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Where the log files of the nodes are."""
+        return self.data_dir / "logs"
+
+    def log_path(self, name: str) -> Path:
+        """The log file of the part called `name`."""
+        return self.logs_dir / f"{name}.log"
+
+
+def make_plan(loaded: Loaded, first_port: int, monitor_port: int = 0) -> FleetPlan:
+    """Give every part its name and its ports.
+
+    Args:
+        loaded: the settings and where they came from.
+        first_port: the port of the edge.
+        monitor_port: the port of Prometheus, 0 for no monitoring.
+
+    Raises:
+        SettingsError: the ports do not fit.
+    """
+    settings = loaded.settings
+    count = settings.up.nodes
+    # A server listens on all interfaces by default; a fleet that somebody tries out must not be open to the network.
+    host = HOST if loaded.sources["server.host"] == "default" else settings.server.host
+    admin = settings.admin
+    first_node = first_port + PORT_STEP
+    first_admin = first_node + 1 if admin.port is None else admin.port
+    nodes = tuple(
+        NodePlan(
+            name=f"node-{index + 1}",
+            host=HOST,
+            port=first_node + PORT_STEP * index,
+            admin_host=admin.host,
+            admin_port=first_admin + PORT_STEP * index if first_admin else 0,
+        )
+        for index in range(count)
+    )
+    behind = first_node + PORT_STEP * count
+    traefik = None
+    if settings.up.edge == "traefik":
+        metrics_port = behind + 3 if monitor_port else 0
+        traefik = TraefikPlan("traefik", host, first_port, behind + 1, behind + 2, metrics_port)
+        balancer = BalancerPlan("balancer", "steer", HOST, behind, first_port + 1)
+    else:
+        balancer = BalancerPlan("edge", "relay", host, first_port, first_port + 1)
+    plan = FleetPlan(
+        nodes=nodes,
+        balancer=balancer,
+        traefik=traefik,
+        monitor=MonitorPlan("monitor", monitor_port) if monitor_port else None,
+        data_dir=settings.up.data_dir,
+        app=settings.server.app,
+        colour=settings.server.colour,
+        config_file=loaded.file,
+        rotate_bytes=settings.log.rotate_bytes,
+        stop_timeout_s=settings.server.shutdown_deadline_ms / 1000 + STOP_MARGIN_S,
+    )
+    _check_ports_fit(plan, loaded, first_port)
+    return plan
+
+
+def _check_ports_fit(plan: FleetPlan, loaded: Loaded, first_port: int) -> None:
+    used = plan_ports(plan)
+    if max(used) > LAST_PORT:
+        raise SettingsError(
+            "up.port",
+            value=str(first_port),
+            allowed=f"{len(plan.nodes)} nodes need the ports up to {max(used)}, and {LAST_PORT} is the last one",
+            source=loaded.sources["up.port"],
+        )
+    twice = next((port for port in used if used.count(port) > 1), None)
+    if twice is not None:
+        raise SettingsError(
+            "admin.port",
+            value=str(loaded.settings.admin.port),
+            allowed=f"port {twice} would be in use twice within the fleet; leave admin.port out",
+            source=loaded.sources["admin.port"],
+        )
+
+
+def ports_needed(nodes: int, edge: str) -> int:
+    """How many ports in a row a fleet takes."""
+    return PORT_STEP * (nodes + 1) + (4 if edge == "traefik" else 0)
+
+
+def plan_ports(plan: FleetPlan) -> list[int]:
+    """Every port of the plan, in order of its parts."""
+    return [port for part in plan.parts for _, port in part.ports if port]
+
+
+def part_command(plan: FleetPlan, part: PartPlan, nats_url: str, python: str) -> list[str]:
+    """The command line of a part.
+
+    Args:
+        plan: the fleet.
+        part: the part.
+        nats_url: where NATS is; it must hold no token, for other users of the machine can read a command line.
+        python: the interpreter.
+    """
+    if isinstance(part, TraefikPlan):
+        return list(part.command)
+    command = [python, "-m", "trunkline"]
+    if isinstance(part, MonitorPlan):
+        command += ["monitor", "up", "--fleet", plan.balancer.admin_url, "--port", str(part.port)]
+        command += ["--data-dir", str(plan.data_dir.absolute() / "monitor")]
+        return [*command, "--config", str(plan.config_file)] if plan.config_file is not None else command
+    if isinstance(part, BalancerPlan):
+        command += ["balance", "--listen", f"{_bracketed(part.host)}:{part.port}", "--mode", part.mode]
+    else:
+        command.append("serve")
+        if plan.app:
+            command.append(plan.app)
+        command += ["--host", part.host, "--port", str(part.port), "--name", part.name, "--colour", plan.colour]
+    command += ["--bus", nats_url]
+    if plan.config_file is not None:
+        command += ["--config", str(plan.config_file)]
+    return command
+
+
+def part_environment(plan: FleetPlan, part: PartPlan, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a part: that of the fleet, with a place of its own."""
+    own = {name: value for name, value in environ.items() if name not in _OWN_PLACE}
+    if isinstance(part, NodePlan):
+        own["TRUNKLINE_ADMIN_PORT"] = str(part.admin_port)
+        own["TRUNKLINE_SERVER_ADVERTISE"] = part.page_url
+        # Nobody but the edge reaches a node here, and what it says of the client is true.
+        own.setdefault("TRUNKLINE_SERVER_TRUSTED_PROXIES", "127.0.0.0/8,::1/128")
+    elif isinstance(part, MonitorPlan):
+        if plan.traefik is not None:
+            own["TRUNKLINE_MONITOR_TRAEFIK"] = f"{HOST}:{plan.traefik.metrics_port}"
+    elif isinstance(part, BalancerPlan):
+        own["TRUNKLINE_BALANCER_ADMIN_PORT"] = str(part.admin_port)
+        if plan.traefik is not None:
+            own |= traefik_environment(plan)
+    # Lines of a part that dies are still in its buffer otherwise.
+    own["PYTHONUNBUFFERED"] = "1"
+    return own
+
+
+def traefik_environment(plan: FleetPlan) -> dict[str, str]:
+    """The settings that make Traefik and the balancer of a fleet find each other."""
+    if plan.traefik is None:
+        return {}
+    return {
+        "TRUNKLINE_TRAEFIK_STEER": "true",
+        "TRUNKLINE_TRAEFIK_HOST": plan.traefik.host,
+        "TRUNKLINE_TRAEFIK_HTTP_PORT": str(plan.traefik.port),
+        "TRUNKLINE_TRAEFIK_FAIL_OPEN_PORT": str(plan.traefik.fail_open_port),
+        "TRUNKLINE_TRAEFIK_PING_PORT": str(plan.traefik.ping_port),
+        "TRUNKLINE_TRAEFIK_BALANCER_URL": plan.balancer.page_url,
+        # A fleet for trying out is small; its changes should show at once.
+        "TRUNKLINE_TRAEFIK_POLL_INTERVAL_MS": "200",
+        # What belongs to the public place of the real one: on this machine there is plain HTTP under any name.
+        "TRUNKLINE_TRAEFIK_HTTPS_PORT": "0",
+        "TRUNKLINE_TRAEFIK_METRICS_PORT": str(plan.traefik.metrics_port),
+        "TRUNKLINE_TRAEFIK_DOMAIN": "*",
+        "TRUNKLINE_TRAEFIK_SAME_SITE": "lax",
+    }
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+class TakenPort(msgspec.Struct, frozen=True):
+    """A port of the plan that cannot be used, and why in words."""
+
+    host: str
+    port: int
+    why: str
+
+
+def taken_text(taken: Sequence[TakenPort], plan: FleetPlan) -> tuple[str, str]:
+    """What is wrong and what to do about it, for ports that cannot be used.
+
+    Args:
+        taken: at least one port.
+        plan: the fleet that needs them.
+    """
+    places: dict[tuple[str, str], list[int]] = {}
+    for port in taken:
+        places.setdefault((port.host, port.why), []).append(port.port)
+    what = "; ".join(
+        f"port{'s' if len(ports) > 1 else ''} {', '.join(map(str, sorted(ports)))} on {host}: {why}"
+        for (host, why), ports in places.items()
+    )
+    needed = ", ".join(str(port) for port in sorted(plan_ports(plan)))
+    return (
+        f"the fleet cannot start, {what}",
+        f"Stop what uses it (another fleet?), or choose another first port with --port (this fleet needs {needed}).",
+    )

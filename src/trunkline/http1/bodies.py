@@ -1,0 +1,121 @@
+"""Bodies of requests and answers: where one ends, read as strictly as the heads are. Pure.
+
+A chunked body is taken apart here and put together anew by whoever sends it on, so that no other reader's idea of
+chunk extensions, trailers or line ends matters.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from trunkline.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead
+
+MAX_LINE: Final = 1024
+MAX_TRAILERS: Final = 8192
+
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+
+_DATA, _SIZE_LINE, _DATA_END, _TRAILERS, _END = range(5)
+
+
+class BodyReader:
+    """Reads one body.
+
+    Args:
+        length: its bytes, CHUNKED or UNTIL_CLOSE.
+        limit: most bytes of its content.
+
+    Attributes:
+        done: whether its end has been read.
+        total: bytes of content so far.
+    """
+
+    __slots__ = ("_chunked", "_left", "_limit", "_line", "_state", "_trailers", "total")
+
+    def __init__(self, length: int, limit: int) -> None:
+        if length > limit:
+            raise BadHead(413, f"the body is longer than {limit} bytes")
+        self._chunked = length == CHUNKED
+        self._limit = limit
+        self._left = 1 << 62 if length == UNTIL_CLOSE else max(length, 0)
+        self._line = b""
+        self._trailers = 0
+        self.total = 0
+        if self._chunked:
+            self._state = _SIZE_LINE
+        else:
+            self._state = _DATA if self._left else _END
+
+    @property
+    def done(self) -> bool:
+        """Whether its end has been read."""
+        return self._state == _END
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Take the next bytes.
+
+        Returns:
+            The content among them, and what follows the body's end.
+
+        Raises:
+            BadHead: 400 for malformed chunks, 413 for more content than the limit.
+        """
+        if self._state == _DATA and not self._chunked:
+            content, rest = data[: self._left], data[self._left :]
+            self._count(len(content))
+            self._left -= len(content)
+            if not self._left:
+                self._state = _END
+            return content, rest
+        pieces: list[bytes] = []
+        at = 0
+        while at < len(data) and self._state != _END:
+            if self._state == _DATA:
+                piece = data[at : at + self._left]
+                self._count(len(piece))
+                pieces.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._state = _DATA_END
+                continue
+            end = data.find(b"\n", at, at + MAX_LINE + 2)
+            if end < 0:
+                self._line += data[at:]
+                at = len(data)
+                if len(self._line) > MAX_LINE:
+                    raise BadHead(400, "a chunk's line is too long")
+                break
+            line, self._line = self._line + data[at:end], b""
+            at = end + 1
+            if not line.endswith(b"\r") or len(line) > MAX_LINE + 1:
+                raise BadHead(400, "malformed chunk")
+            self._on_line(line[:-1])
+        return b"".join(pieces), data[at:]
+
+    def _on_line(self, line: bytes) -> None:
+        if self._state == _SIZE_LINE:
+            found = _SIZE.fullmatch(line)
+            if found is None:
+                raise BadHead(400, "malformed chunk size")
+            self._left = int(found[1], 16)
+            if self.total + self._left > self._limit:
+                raise BadHead(413, f"the body is longer than {self._limit} bytes")
+            self._state = _DATA if self._left else _TRAILERS
+        elif self._state == _DATA_END:
+            if line:
+                raise BadHead(400, "malformed chunk")
+            self._state = _SIZE_LINE
+        elif not line:
+            self._state = _END
+        else:
+            self._trailers += len(line)
+            if self._trailers > MAX_TRAILERS or not _TRAILER.fullmatch(line):
+                raise BadHead(400, "malformed trailer")
+
+    def _count(self, size: int) -> None:
+        self.total += size
+        if self.total > self._limit:
+            raise BadHead(413, f"the body is longer than {self._limit} bytes")

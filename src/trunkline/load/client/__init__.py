@@ -1,0 +1,1 @@
+"""The sessions of one process: dial, talk, count."""

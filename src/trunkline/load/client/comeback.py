@@ -1,0 +1,43 @@
+"""When a client comes back after its connection ended: by close code, goodbye and how often it failed. Pure.
+
+Rules, as trunkline.js has them: a `goodbye` is the server's own plan and goes before the back-off. Codes of the table
+in `codes.py` decide by their row; of other codes those of applications (3000 and above) are final, the rest are not.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from trunkline.protocol import close_codes, wire
+
+FIRST_S: Final = 1.0
+LONGEST_S: Final = 10.0
+_PAUSED: Final = 2
+"""Codes that ask for a pause begin where the back-off would be after so many failures."""
+
+_ROWS: Final = {row.code: row.reconnect for row in close_codes.TABLE}
+
+
+def seconds_away(code: int, goodbye: wire.Goodbye | None, attempt: int, rng: random.Random) -> float | None:
+    """How long a client stays away.
+
+    Args:
+        code: the close code; 1006 when there was no close frame or the connection could not be opened.
+        goodbye: the server's last message, if it said goodbye on this connection.
+        attempt: how often it has failed in a row, from 0.
+        rng: for the back-off: from half to the whole of 1 s, doubled with each attempt up to 10 s.
+
+    Returns:
+        Seconds, or None: it must not come back.
+    """
+    row = _ROWS.get(code)
+    if row == "no" or (goodbye is not None and not goodbye.reconnect):
+        return None
+    if row is None and code >= 3000 and goodbye is None:
+        return None
+    if goodbye is not None and goodbye.reconnect_after_ms is not None:
+        return max(0, goodbye.reconnect_after_ms) / 1000
+    asks_pause = row == "after_pause" or code == close_codes.OVERLOADED.code
+    longest = min(LONGEST_S, FIRST_S * 2.0 ** min(attempt + (_PAUSED if asks_pause else 0), 10))
+    return longest * (0.5 + 0.5 * rng.random())

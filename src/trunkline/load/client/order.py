@@ -1,0 +1,359 @@
+"""What one subscriber of a channel or one echoing connection got: loss, duplicates and order. Pure.
+
+The straight path is the caller's and costs one comparison of numbers and one of epochs:
+
+    if publication.prev == order.last and publication.epoch == order.epoch:
+        order.last = publication.offset
+    else:
+        taken = order.odd(publication.epoch, publication.offset, publication.prev, at_s)
+
+Rules:
+
+- Offsets of a channel grow and are not dense; `prev` names the one before. A `prev` beyond what was seen leaves a hole;
+  what comes behind its time closes its hole or splits it (its own `prev` tells where), and is late. Anything else at or
+  below `last` is a duplicate.
+- Hence each publication is judged once and rightly in whatever order they come: unseen ones below `last` are in a hole.
+- What a `gap` announced is excused, before its time or after; should it come after all, it is late and not double.
+- How many publications a hole holds, nobody can tell here: `missing` counts them against the published offsets.
+- Memory: nothing but the position until something is odd; then at most `ranges.MAX_RANGES` holes an epoch, and
+  `MAX_PAST` ended epochs.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from trunkline.load.model.messages import Hole, Position
+from trunkline.load.model.ranges import Range, Ranges
+from trunkline.load.model.tally import Finding, FindingKind
+
+MAX_PAST: Final = 4
+"""Ended epochs remembered of one channel."""
+
+
+class Taken(NamedTuple):
+    """What became of a message.
+
+    Attributes:
+        delivery: whether it counts as one that came (for the first time).
+        findings: what is wrong with it.
+    """
+
+    delivery: bool
+    findings: tuple[Finding, ...] = ()
+
+
+DELIVERED: Final = Taken(True)
+IGNORED: Final = Taken(False)
+
+
+class _Past:
+    """An epoch that ended, for what may still come of it."""
+
+    __slots__ = ("epoch", "last", "ranges")
+
+    def __init__(self, epoch: str, last: int, ranges: Ranges) -> None:
+        self.epoch = epoch
+        self.last = last
+        self.ranges = ranges
+
+
+class ChannelOrder:
+    """One subscriber in one channel.
+
+    It has no position until `start`, or until the first publication: a room of the chat is joined by the server, with
+    no ack. In a channel without history (null offsets) it never gets one; then publications are only counted.
+
+    Args:
+        channel: its name.
+        connection: number of the connection, for findings.
+
+    Attributes:
+        channel: its name.
+        connection: number of the connection.
+        epoch: of the position; None: none yet.
+        last: everything up to this offset was seen, or is known not to have come.
+    """
+
+    __slots__ = ("_forgotten", "_past", "_ranges", "channel", "connection", "epoch", "last")
+
+    def __init__(self, channel: str, connection: int) -> None:
+        self.channel = channel
+        self.connection = connection
+        self.epoch: str | None = None
+        self.last = 0
+        self._ranges: Ranges | None = None
+        self._past: list[_Past] | None = None
+        self._forgotten = 0
+
+    def start(self, epoch: str | None, offset: int | None) -> None:
+        """Begin anew where a `subscription_ack` that recovers nothing says.
+
+        One with `recovered: true` changes nothing: what was missed follows, each publication with its `prev`.
+
+        Holes stay; what was missed between the old position and this one is the caller's to count. If the new position
+        is behind the old one (another server, that is not as far yet), what comes from there counts again.
+
+        Args:
+            epoch: of the ack's position; None in a channel without history.
+            offset: of the ack's position.
+        """
+        if epoch is None or offset is None:
+            self._leave()
+            self.epoch, self.last = None, 0
+            return
+        if epoch != self.epoch:
+            self._leave()
+        elif self._ranges is not None:
+            self._ranges.cut_off(offset)
+        self.epoch, self.last = epoch, offset
+
+    def odd(self, epoch: str | None, offset: int | None, prev: int | None, at_s: float) -> Taken:
+        """Judge a publication, or a `publish_ack` with `prev` in its place, that does not follow the last one.
+
+        Args:
+            epoch: its epoch; null, as the offset, in a channel without history.
+            offset: its offset.
+            prev: the offset before it in this channel.
+            at_s: now, from the start of the run.
+        """
+        if epoch is None or offset is None:
+            return DELIVERED
+        if self.epoch is None:
+            self._begin(epoch, offset, prev)
+            return DELIVERED
+        if epoch != self.epoch:
+            past = self._ended(epoch)
+            if past is not None:
+                return self._of_past(past, offset, prev, at_s)
+            self._leave()
+            self._begin(epoch, offset, prev)
+            return Taken(True, (self._finding("epoch", epoch, offset, at_s),))
+        if offset > self.last:
+            if prev is not None and prev > self.last:
+                self._remembered().add(self.last, min(prev, offset - 1))
+            self.last = offset
+            return DELIVERED
+        if self._ranges is not None and self._ranges.take(offset, prev):
+            return Taken(True, (self._finding("reordered", epoch, offset, at_s),))
+        return Taken(False, (self._finding("duplicate", epoch, offset, at_s),))
+
+    def gap(self, epoch: str | None, after: int | None, before: int | None) -> int:
+        """Excuse what a `gap` says will not come.
+
+        What is missing before the gap becomes a hole; holes within it are none any more. A gap of another epoch says
+        that the channel began anew, and is no finding: the subscriber was told.
+
+        Args:
+            epoch: the gap's; null in a channel without history.
+            after: the last offset before the gap; null: all there was.
+            before: the first offset behind it; null: it cannot be placed, and only what is a hole by now is excused.
+
+        Returns:
+            How many publications were dropped at the least: one for each hole that is closed and one for what lies
+            ahead; 0 when everything in the gap had come. It is 1 when nobody can tell.
+        """
+        if epoch is None:
+            return 1
+        if epoch != self.epoch:
+            past = self._ended(epoch)
+            if past is not None:
+                return past.ranges.excuse(after or 0, past.last if before is None else before - 1)
+            if before is not None:
+                self._leave()
+                self.epoch, self.last = epoch, before - 1
+                self._remembered().add(after or 0, before - 1, excused=True)
+            return 1
+        low = after or 0
+        upto = self.last if before is None else before - 1
+        count = 0 if self._ranges is None else self._ranges.excuse(low, upto)
+        if upto > self.last:
+            ranges = self._remembered()
+            ranges.add(self.last, min(low, upto))
+            if upto > low:
+                ranges.add(max(low, self.last), upto, excused=True)
+                count += 1
+            self.last = upto
+        return count or int(before is None)
+
+    def reached(self, position: Position) -> bool:
+        """Whether everything up to `position` has come and nothing is missing before it; True if nobody can tell."""
+        if self.epoch is None:
+            return True
+        if self.epoch != position.epoch:
+            return self._ended(position.epoch) is not None
+        return self.last >= position.offset and (self._ranges is None or not self._ranges.holes())
+
+    def finish(self, end: Position | None) -> list[Hole]:
+        """What is missing for good.
+
+        Args:
+            end: the last publication that this subscriber should have; None: unknown, or it was not owed to it.
+
+        Returns:
+            The holes, those of ended epochs first, and what is missing up to `end` as the last; see `forgotten`.
+        """
+        of_epochs = [(past.epoch, past.ranges.holes()) for past in self._past or ()]
+        if self.epoch is not None:
+            holes = [] if self._ranges is None else self._ranges.holes()
+            if end is not None and end.epoch == self.epoch and end.offset > self.last:
+                holes.append(Range(self.last, end.offset, False))
+            of_epochs.append((self.epoch, holes))
+        return [
+            Hole(self.channel, epoch, hole.after, hole.upto, self.connection)
+            for epoch, holes in of_epochs
+            for hole in holes
+        ]
+
+    @property
+    def forgotten(self) -> int:
+        """Holes that `finish` does not tell any more, for there were too many."""
+        ranges = [past.ranges for past in self._past or ()]
+        if self._ranges is not None:
+            ranges.append(self._ranges)
+        return self._forgotten + sum(each.forgotten for each in ranges)
+
+    def _begin(self, epoch: str, offset: int, prev: int | None) -> None:
+        """Take the first publication as the start; of what was before it, nothing is owed and anything may come."""
+        self.epoch, self.last = epoch, offset
+        upto = offset - 1 if prev is None else min(prev, offset - 1)
+        if upto > 0:
+            self._remembered().add(0, upto, excused=True)
+
+    def _of_past(self, past: _Past, offset: int, prev: int | None, at_s: float) -> Taken:
+        """Judge a publication of an epoch that has ended."""
+        if offset > past.last:
+            if prev is not None:
+                past.ranges.add(past.last, min(prev, offset - 1))
+            past.last = offset
+        elif not past.ranges.take(offset, prev):
+            return Taken(False, (self._finding("duplicate", past.epoch, offset, at_s),))
+        return Taken(True, (self._finding("reordered", past.epoch, offset, at_s),))
+
+    def _leave(self) -> None:
+        """The epoch has ended."""
+        if self.epoch is None:
+            return
+        if self._past is None:
+            self._past = []
+        self._past.append(_Past(self.epoch, self.last, self._remembered()))
+        self._ranges = None
+        if len(self._past) > MAX_PAST:
+            oldest = self._past.pop(0).ranges
+            self._forgotten += oldest.forgotten + len(oldest.holes())
+
+    def _ended(self, epoch: str) -> _Past | None:
+        return next((past for past in self._past or () if past.epoch == epoch), None)
+
+    def _remembered(self) -> Ranges:
+        if self._ranges is None:
+            self._ranges = Ranges()
+        return self._ranges
+
+    def _finding(self, kind: FindingKind, epoch: str, offset: int, at_s: float) -> Finding:
+        return Finding(kind, self.channel, self.connection, offset, epoch=epoch, at_s=at_s)
+
+
+class Unechoed(NamedTuple):
+    """What did not come back over one connection.
+
+    Attributes:
+        lost: messages that later ones overtook for good.
+        outstanding: messages after the last echo: abandoned if the connection was lost, else unanswered.
+        findings: the lost ones, a range each.
+    """
+
+    lost: int
+    outstanding: int
+    findings: tuple[Finding, ...]
+
+
+class EchoOrder:
+    """The echoes of one session, whose messages are numbered from 0 on each connection.
+
+    The straight path is the caller's:
+
+        if number == order.expected:
+            order.expected = number + 1
+        else:
+            taken = order.odd(number, at_s)
+
+    Args:
+        connection: number of the session, for findings.
+
+    Attributes:
+        connection: number of the session.
+        expected: the number that the next echo should have.
+        count: how many were sent over this connection.
+    """
+
+    __slots__ = ("_ranges", "connection", "count", "expected")
+
+    def __init__(self, connection: int) -> None:
+        self.connection = connection
+        self.expected = 0
+        self.count = 0
+        self._ranges: Ranges | None = None
+
+    def sent(self) -> int:
+        """Number the message that is about to be sent."""
+        number = self.count
+        self.count = number + 1
+        return number
+
+    @property
+    def outstanding(self) -> int:
+        """How many were sent after the last one that came back."""
+        return self.count - self.expected
+
+    @property
+    def settled(self) -> bool:
+        """Whether all echoes have come."""
+        return self.expected == self.count and (self._ranges is None or not self._ranges.holes())
+
+    def odd(self, number: int, at_s: float) -> Taken:
+        """Judge an echo that is not the expected one.
+
+        Args:
+            number: what it carries.
+            at_s: now, from the start of the run.
+
+        Returns:
+            No delivery and no finding for a number that was never sent: that is no echo, and the caller's to count.
+        """
+        if not 0 <= number < self.count:
+            return IGNORED
+        if number >= self.expected:
+            if number > self.expected:
+                if self._ranges is None:
+                    self._ranges = Ranges()
+                self._ranges.add(self.expected - 1, number - 1)
+            self.expected = number + 1
+            return DELIVERED
+        if self._ranges is not None and self._ranges.take(number, number - 1):
+            return Taken(True, (Finding("reordered", "", self.connection, number, at_s=at_s),))
+        return Taken(False, (Finding("duplicate", "", self.connection, number, at_s=at_s),))
+
+    def finish(self, at_s: float) -> Unechoed:
+        """What is missing now; nothing changes.
+
+        Args:
+            at_s: now, from the start of the run.
+        """
+        if self._ranges is None:
+            return Unechoed(0, self.outstanding, ())
+        holes = self._ranges.holes()
+        lost = self._ranges.forgotten_width + sum(hole.upto - hole.after for hole in holes)
+        findings = tuple(Finding("lost", "", self.connection, hole.upto, after=hole.after, at_s=at_s) for hole in holes)
+        return Unechoed(lost, self.outstanding, findings)
+
+    def restart(self, at_s: float) -> Unechoed:
+        """The connection was lost: tell what is missing of it, and number the next one's messages from 0.
+
+        Args:
+            at_s: now, from the start of the run.
+        """
+        missing = self.finish(at_s)
+        self.expected = self.count = 0
+        self._ranges = None
+        return missing

@@ -1,0 +1,187 @@
+"""A session: one simulated client, which survives its connections; and what all sessions of a worker share. Pure.
+
+Rules:
+
+- A session knows how to talk (echo, feed, steps, python), the link below it knows frames, and the generator when to
+  connect, cut, reconnect and what is due.
+- Times are seconds of the coordinator's clock: `shared.now()`. On one machine that is the monotonic clock itself.
+- `message` is the hot path: no await, no task, no timer there.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Callable
+from typing import Protocol
+
+from trunkline.load.client.comeback import seconds_away
+from trunkline.load.model.messages import Hole, Job, Position
+from trunkline.load.model.plan import Scenario
+from trunkline.load.model.tally import Tally
+
+
+class Link(Protocol):
+    """The open connection of a session."""
+
+    def send(self, payload: bytes, *, binary: bool = False) -> None:
+        """Send one message; what the socket does not take now is buffered."""
+
+    def close(self) -> None:
+        """End it with a closing handshake and 1000."""
+
+    def abort(self) -> None:
+        """End it with no word, as a failing network would."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the socket has not taken yet."""
+
+
+class Published:
+    """Acknowledged publications of one epoch of a channel.
+
+    Attributes:
+        offsets: theirs, in the order in which they were acknowledged.
+        at: when the last acknowledgement came.
+    """
+
+    __slots__ = ("at", "offsets")
+
+    def __init__(self) -> None:
+        self.at = 0.0
+        self.offsets = array("q")
+
+
+def _nobody(session: Session) -> None:
+    """Nobody wants to know who is ready."""
+
+
+class Shared:
+    """What the sessions of one worker have in common.
+
+    Args:
+        job: what this worker was told.
+        tally: where it counts.
+        clock: this machine's monotonic time in seconds.
+        rng: the worker's own random numbers, seeded by the job.
+
+    Attributes:
+        started: when the run began, on the coordinator's clock; set by the generator.
+        on_ready: called when a session may be given messages to send, each time it connects; set by the generator.
+        published: feed: acknowledged publications of this worker, by channel and epoch.
+    """
+
+    def __init__(self, job: Job, tally: Tally, clock: Callable[[], float], rng: random.Random) -> None:
+        self.job = job
+        self.scenario: Scenario = job.scenario
+        self.tally = tally
+        self.rng = rng
+        self.started = 0.0
+        self.on_ready: Callable[[Session], None] = _nobody
+        self.published: dict[str, dict[str, Published]] = {}
+        self._clock = clock
+        self._offset = job.clock_offset_s
+        self.now: Callable[[], float] = clock if not self._offset else self._shifted
+
+    def acknowledged(self, channel: str, epoch: str, offset: int, at: float) -> None:
+        """Remember a publication whose position came back at the moment `at`."""
+        epochs = self.published.get(channel)
+        if epochs is None:
+            epochs = self.published[channel] = {}
+        published = epochs.get(epoch)
+        if published is None:
+            published = epochs[epoch] = Published()
+        published.offsets.append(offset)
+        published.at = at
+
+    def _shifted(self) -> float:
+        return self._clock() + self._offset
+
+    def local(self, moment: float) -> float:
+        """A moment of the coordinator's clock on this machine's."""
+        return moment - self._offset
+
+
+class Session:
+    """One client; subclasses say how it talks.
+
+    Args:
+        number: its number in the whole run, over all workers.
+        shared: of its worker.
+
+    Attributes:
+        link: its connection while that is open.
+        ready: whether it may be given messages to send.
+        abusive: whether it is one of those that send far more than they may.
+        slow: whether it is one of those that read slowly.
+        attempt: how often connecting failed in a row.
+        place: where the generator keeps it among those that are ready; -1: nowhere.
+        opened_at: when its present connection's 101 came.
+        lost_at: when it lost a connection that should have stayed, or was to come back; None when it has not.
+    """
+
+    __slots__ = ("abusive", "attempt", "link", "lost_at", "number", "opened_at", "place", "ready", "shared", "slow")
+
+    def __init__(self, number: int, shared: Shared) -> None:
+        self.number = number
+        self.shared = shared
+        self.link: Link | None = None
+        self.ready = False
+        self.abusive = False
+        self.slow = False
+        self.attempt = 0
+        self.place = -1
+        self.opened_at = 0.0
+        self.lost_at: float | None = None
+
+    def opened(self) -> None:
+        """The 101 has come; `link` is set. Calls `get_ready` when nothing more is to be awaited."""
+        self.get_ready()
+
+    def get_ready(self) -> None:
+        """From now on messages may be sent; counts the reconnect, if it was one."""
+        self.ready = True
+        if self.lost_at is not None:
+            self.shared.tally.reconnect.record(self.shared.now() - self.lost_at)
+            self.lost_at = None
+        self.shared.on_ready(self)
+
+    def message(self, payload: bytes, binary: bool) -> None:
+        """A message has come (the generator has counted it in `received`)."""
+        raise NotImplementedError
+
+    def due(self, intended: float) -> None:
+        """A message of the schedule is to be sent, meant for the moment `intended`; only called when `ready`."""
+        raise NotImplementedError
+
+    def ended(self, code: int, reason: str) -> None:
+        """The connection has ended, whoever ended it, and `link` is None; counts what was awaited as abandoned."""
+        self.ready = False
+
+    def comes_back_after(self, code: int, attempt: int) -> float | None:
+        """Seconds until it connects again after the other side ended its connection; None: never.
+
+        Args:
+            code: the close code, 1006 for none, also for a connection that could not be opened.
+            attempt: how often it has failed in a row, from 0.
+        """
+        return seconds_away(code, None, attempt, self.shared.rng)
+
+    @property
+    def said_goodbye(self) -> bool:
+        """Whether the server announced the end of the last connection and asked to come back."""
+        return False
+
+    def settled(self, ends: dict[str, Position]) -> bool:
+        """Whether everything that is still to come has come; `ends` holds the last position of each channel."""
+        return True
+
+    def finish(self, ends: dict[str, Position]) -> list[Hole]:
+        """Count what is missing for good; feed: returns the holes, whose publications the coordinator counts."""
+        return []
+
+    @property
+    def forgotten(self) -> int:
+        """Holes that `finish` cannot tell any more, for there were too many."""
+        return 0

@@ -1,0 +1,248 @@
+"""What one server says at `/metrics`, read and added up. Pure.
+
+Rules:
+
+- Only declared series are looked at; which ones is decided here and nowhere else, so a renamed one breaks this import.
+- A counter that falls belongs to a new process: what the ended one counted, as far as it was heard, stays in the sum.
+- What a server answers may be anything: at most `MAX_SAMPLES` of its lines are read, and a strange one makes it no
+  answer of ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any, Final
+
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+from trunkline.metrics.series import BY_NAME
+
+MAX_SAMPLES: Final = 2_000
+"""A node has about a hundred, and one more for each word of its labels."""
+
+GREATEST: Final = float(1 << 53)
+"""No count of ours is greater; beyond it the text format is not exact, and JSON readers are not either."""
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """What servers counted since they began.
+
+    Attributes:
+        connections: WebSockets opened.
+        messages_sent: messages handed to clients' sockets, heartbeats and goodbyes among them, pings not.
+        messages_received: text and binary messages.
+        bytes_sent: after the handshakes, heads of frames included.
+        bytes_received: the same.
+        disconnects: ended connections by (reason, initiated by).
+        publications_dropped: by reason; for slow clients each delivery, else each hole in a channel of a node.
+        errors: error messages by code.
+        slow_clients_disconnected: closed because they did not keep up.
+        connections_failed: handshakes by the reason of their refusal.
+        replay_requests: by result.
+        rate_limited: messages refused for their rate.
+        active: connections open now; the one that may fall.
+    """
+
+    connections: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    disconnects: dict[tuple[str, str], int] = {}
+    publications_dropped: dict[str, int] = {}
+    errors: dict[str, int] = {}
+    slow_clients_disconnected: int = 0
+    connections_failed: dict[str, int] = {}
+    replay_requests: dict[str, int] = {}
+    rate_limited: int = 0
+    active: int = 0
+
+
+_SERIES: Final = {
+    "connections": BY_NAME["ws_connections_total"],
+    "messages_sent": BY_NAME["ws_messages_sent_total"],
+    "messages_received": BY_NAME["ws_messages_received_total"],
+    "bytes_sent": BY_NAME["ws_bytes_sent_total"],
+    "bytes_received": BY_NAME["ws_bytes_received_total"],
+    "disconnects": BY_NAME["ws_disconnects_total"],
+    "publications_dropped": BY_NAME["ws_publications_dropped_total"],
+    "errors": BY_NAME["ws_errors_total"],
+    "slow_clients_disconnected": BY_NAME["ws_slow_clients_disconnected_total"],
+    "connections_failed": BY_NAME["ws_connections_failed_total"],
+    "replay_requests": BY_NAME["ws_replay_requests_total"],
+    "rate_limited": BY_NAME["ws_rate_limited_messages_total"],
+    "active": BY_NAME["ws_connections_active"],
+    "cpu_percent": BY_NAME["ws_cpu_usage_percent"],
+    "memory_bytes": BY_NAME["ws_memory_bytes"],
+    "outbox_bytes": BY_NAME["ws_outbox_bytes"],
+    "loop_lag_s": BY_NAME["ws_event_loop_lag_seconds"],
+    "draining": BY_NAME["ws_draining"],
+}
+"""Fields of `Counters` and of `Scrape`, and the series that they are read from."""
+
+_BUILD: Final = BY_NAME["ws_build_info"]
+_FIELDS: Final = {series.name: (field, series.labels) for field, series in _SERIES.items()}
+_WANTED: Final = tuple(f"{name}{mark}" for name in (*_FIELDS, _BUILD.name) for mark in "{ ")
+
+
+class Scrape(msgspec.Struct, frozen=True):
+    """One answer of one server.
+
+    Attributes:
+        node: the server's name.
+        version: its version.
+        counters: its counts.
+        cpu_percent: of what it may use.
+        memory_bytes: resident.
+        outbox_bytes: waiting for clients.
+        loop_lag_s: of its event loop.
+        draining: 1 while it drains.
+    """
+
+    node: str
+    version: str
+    counters: Counters
+    cpu_percent: float = 0.0
+    memory_bytes: int = 0
+    outbox_bytes: int = 0
+    loop_lag_s: float = 0.0
+    draining: int = 0
+
+
+def read(text: str) -> Scrape | None:
+    """Read an answer in Prometheus' text format; None when it is not that of a Trunkline node.
+
+    Args:
+        text: the whole answer. Lines of other series are passed over before anything looks at them closer.
+    """
+    lines = [line for line in text.splitlines() if line.startswith(_WANTED)]
+    if len(lines) > MAX_SAMPLES:
+        return None
+    numbers: dict[str, float] = {}
+    labelled: dict[str, dict[str | tuple[str, ...], int]] = {}
+    node: str | None = None
+    version = ""
+    try:
+        for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+            for sample in family.samples:
+                if sample.name == _BUILD.name:
+                    node, version = sample.labels.get("node", ""), sample.labels.get("version", "")
+                    continue
+                field, labels = _FIELDS[sample.name]
+                if not math.isfinite(sample.value) or abs(sample.value) > GREATEST:
+                    return None
+                if not labels:
+                    numbers[field] = sample.value
+                    continue
+                words = tuple(sample.labels.get(label, "") for label in labels)
+                if sample.value:  # counters stand at 0 under every word, and only those that count are of use
+                    labelled.setdefault(field, {})[words if len(words) > 1 else words[0]] = int(sample.value)
+        if node is None or "connections" not in numbers:
+            return None
+        counters: dict[str, Any] = {
+            name: labelled.get(name, {}) if _SERIES[name].labels else int(numbers.get(name, 0))
+            for name in Counters.__struct_fields__
+        }
+        return Scrape(
+            node,
+            version,
+            Counters(**counters),
+            cpu_percent=numbers.get("cpu_percent", 0.0),
+            memory_bytes=int(numbers.get("memory_bytes", 0)),
+            outbox_bytes=int(numbers.get("outbox_bytes", 0)),
+            loop_lag_s=numbers.get("loop_lag_s", 0.0),
+            draining=int(numbers.get("draining", 0)),
+        )
+    except (ValueError, KeyError, OverflowError):
+        # No number where one has to be, a broken line, NaN or infinity.
+        return None
+
+
+def plus(one: Counters, other: Counters) -> Counters:
+    """Both together."""
+    return _merge(one, other, 1)
+
+
+def minus(later: Counters, earlier: Counters) -> Counters:
+    """What came between the two; `active` is the difference as well."""
+    return _merge(later, earlier, -1)
+
+
+def _merge(one: Counters, other: Counters, sign: int) -> Counters:
+    merged: dict[str, Any] = {}
+    for name in Counters.__struct_fields__:
+        left, right = getattr(one, name), getattr(other, name)
+        if isinstance(left, dict):
+            both: Counter[str | tuple[str, ...]] = Counter(left)
+            for words, times in right.items():
+                both[words] += sign * times
+            merged[name] = {words: times for words, times in both.items() if times}
+        else:
+            merged[name] = left + sign * right
+    return Counters(**merged)
+
+
+def fell(later: Counters, earlier: Counters) -> bool:
+    """Whether any count is lower than before, so that another process must have counted it."""
+    difference = minus(later, earlier)
+    for name in Counters.__struct_fields__:
+        value = getattr(difference, name)
+        if name != "active" and (min(value.values(), default=0) if isinstance(value, dict) else value) < 0:
+            return True
+    return False
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What all watched servers have counted at one moment.
+
+    Attributes:
+        servers: counts by URL, those of ended processes included; of a server that did not answer now, its last ones.
+        silent: URLs that did not answer now.
+        restarted: names of servers whose process ended since the watch began; what an ended one counted after it was
+            last asked is in no sum.
+        mixed: URLs behind which several servers answer in turn; they are not in `servers`.
+    """
+
+    servers: dict[str, Counters]
+    silent: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
+
+
+class Course:
+    """What one URL has answered so far: its counts over restarts.
+
+    Attributes:
+        newest: its newest answer.
+        mixed: several servers answer there in turn, so its counts mean nothing.
+        restarted: names of those whose process ended.
+    """
+
+    def __init__(self) -> None:
+        self.newest: Scrape | None = None
+        self.mixed = False
+        self.restarted: list[str] = []
+        self._ended = Counters()
+        self._names: set[str] = set()
+
+    def add(self, scrape: Scrape) -> None:
+        """Take the next answer."""
+        last = self.newest
+        self.newest = scrape
+        if last is not None:
+            if scrape.node != last.node and scrape.node in self._names:
+                # A server that goes away does not come back under its earlier name after another has answered.
+                self.mixed = True
+            elif scrape.node != last.node or scrape.version != last.version or fell(scrape.counters, last.counters):
+                self.restarted.append(last.node)
+                self._ended = plus(self._ended, msgspec.structs.replace(last.counters, active=0))
+        self._names.add(scrape.node)
+
+    @property
+    def counters(self) -> Counters | None:
+        """All processes together; None when it never answered, or when several answer."""
+        if self.newest is None or self.mixed:
+            return None
+        return plus(self._ended, self.newest.counters)

@@ -1,0 +1,1 @@
+"""What a run is, what it counts and what comes out."""

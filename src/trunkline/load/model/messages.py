@@ -1,0 +1,182 @@
+"""Messages between the coordinator and its workers, whether over a pipe or over NATS. Pure.
+
+    coordinator   Job ->       Begin ->           (Stop ->)   Settle ->          Tell ->
+    worker             Ready ->         Beat ->*   Sent ->     Beat, Done ->       Offsets ->*   (ends)
+
+Rules: one struct a message, `type` first, as MessagePack; a worker that cannot go on says `Failed` and ends. No message
+is longer than `MAX_BYTES`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from trunkline.load.model.plan import Scenario, Target
+from trunkline.load.model.tally import Beat
+
+MAX_BYTES = 900_000
+"""Below the longest message that NATS takes by default."""
+
+MAX_OFFSETS = 50_000
+"""Offsets in one `Offsets`."""
+
+MAX_HOLES = 5_000
+"""Holes that one worker tells; the rest is counted in `Done.more_holes`."""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """The last publication of a channel.
+
+    Attributes:
+        epoch: the channel's epoch.
+        offset: its offset.
+        at: when its acknowledgement came, on the coordinator's clock; decides between workers that name different
+            epochs.
+    """
+
+    epoch: str
+    offset: int
+    at: float = 0.0
+
+
+ChannelEpoch = tuple[str, str]
+"""A channel and one of its epochs: offsets can be compared within both alone."""
+
+
+class Hole(msgspec.Struct, frozen=True):
+    """Publications with after < offset <= upto that a subscriber did not get and that nobody said it would not get.
+
+    At least the one at `upto` exists.
+    """
+
+    channel: str
+    epoch: str
+    after: int
+    upto: int
+    connection: int
+
+    @property
+    def of(self) -> ChannelEpoch:
+        """Where its offsets count."""
+        return (self.channel, self.epoch)
+
+
+# --- coordinator to worker --------------------------------------------------------------------------------------------
+
+
+class Job(msgspec.Struct, tag="job", frozen=True):
+    """What to do.
+
+    Attributes:
+        run: eight letters and digits, part of the channels' names.
+        target: whom the load goes to.
+        scenario: its protocol is resolved and is not `auto`.
+        worker: the number of this worker, from 0; it takes every `workers`-th session.
+        workers: how many there are.
+        seed: of the random numbers.
+        clock_offset_s: the coordinator's clock minus this machine's.
+        settle_s: how long to wait at the end for what is still to come.
+        flow_source: for protocol python: the text of the file; never sent to another machine.
+    """
+
+    run: str
+    target: Target
+    scenario: Scenario
+    worker: int
+    workers: int
+    seed: int
+    clock_offset_s: float = 0.0
+    settle_s: float = 5.0
+    flow_source: str = ""
+
+
+class Begin(msgspec.Struct, tag="begin", frozen=True):
+    """Start at this moment of the coordinator's clock."""
+
+    at: float
+
+
+class Stop(msgspec.Struct, tag="stop", frozen=True):
+    """End the stages now, and go on to `Sent`."""
+
+
+class Settle(msgspec.Struct, tag="settle", frozen=True):
+    """The last position of each channel, over all workers: wait for these, then close the connections.
+
+    Long ones travel in pieces, all but the last with `more`; a generator gets one whole.
+    """
+
+    ends: dict[str, Position]
+    more: bool = False
+
+
+class Tell(msgspec.Struct, tag="tell", frozen=True):
+    """Tell the offsets published in these channels; then end.
+
+    Long ones travel in pieces, all but the last with `more`.
+    """
+
+    channels: tuple[str, ...]
+    more: bool = False
+
+
+# --- worker to coordinator --------------------------------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """The job was understood and can be done.
+
+    Attributes:
+        worker: its number.
+        max_open: how many connections its files allow.
+    """
+
+    worker: int
+    max_open: int
+
+
+class Sent(msgspec.Struct, tag="sent", frozen=True):
+    """Nothing more will be sent; where each channel ended, as far as this worker published.
+
+    Long ones travel in pieces, all but the last with `more`; a generator makes one whole.
+    """
+
+    worker: int
+    ends: dict[str, Position]
+    more: bool = False
+
+
+class Done(msgspec.Struct, tag="done", frozen=True):
+    """All connections are closed, and everything is in the beats before this."""
+
+    worker: int
+    holes: tuple[Hole, ...] = ()
+    more_holes: int = 0
+
+
+class Offsets(msgspec.Struct, tag="offsets", frozen=True):
+    """Offsets of acknowledged publications, growing; the last message of an answer says `last`."""
+
+    worker: int
+    channel: str
+    epoch: str
+    offsets: tuple[int, ...]
+    last: bool = False
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """The worker cannot go on.
+
+    Attributes:
+        worker: its number.
+        what: what is wrong.
+        next_step: what the user can do.
+    """
+
+    worker: int
+    what: str
+    next_step: str
+
+
+ToWorker = Job | Begin | Stop | Settle | Tell
+FromWorker = Ready | Beat | Sent | Done | Offsets | Failed

@@ -1,0 +1,164 @@
+"""What a run is: stages, traffic, disturbances, own message flows. Plain data that travels to every worker. Pure.
+
+Rules: pure; lengths of time in seconds, shares from 0 to 1. How many connections there are and how many messages are
+sent are told apart: stages give the first, `Traffic` the second.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Seconds = Annotated[float, Meta(ge=0, le=1_000_000)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0, le=10_000_000)]
+PerSecond = Annotated[float, Meta(ge=0, le=10_000_000)]
+
+Protocol = Literal["auto", "echo", "feed", "steps", "python"]
+"""How clients talk. auto: found out by a first connection; echo: each message comes back as it was; feed: the whole
+protocol of a Trunkline node, channels and all; steps: messages and answers written in the scenario; python: a function
+of the user's own."""
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of the run: the number of connections goes in a straight line to `connections` within `duration_s`.
+
+    A stage with the count of the one before holds it. Zero seconds: all at once.
+    """
+
+    duration_s: Seconds
+    connections: Count
+    name: Annotated[str, Meta(max_length=40)] = ""
+
+
+class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which messages are sent, whatever the number of connections.
+
+    Attributes:
+        rate: messages a second over all connections together.
+        rate_each: messages a second of each open connection, on top of `rate`.
+        message_bytes: length of a message's payload (feed: of the publication's data), padding included.
+        arrivals: even: at equal distances; poisson: at random ones with that mean.
+        channels: how many channels the run uses; 0: one for ten connections at the greatest count.
+        subscribe_each: channels that each connection subscribes to.
+        slow_share: share of connections that read slowly, and send nothing.
+        slow_bytes_per_s: how much each of those reads.
+        abuse_share: share of connections that send far more than they may.
+        abuse_rate_each: what each of those sends, in messages a second, on top.
+    """
+
+    rate: PerSecond = 0.0
+    rate_each: PerSecond = 0.0
+    message_bytes: Annotated[int, Meta(ge=40, le=16 << 20)] = 64
+    arrivals: Literal["even", "poisson"] = "even"
+    channels: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    subscribe_each: Annotated[int, Meta(ge=1, le=1000)] = 1
+    slow_share: Share = 0.0
+    slow_bytes_per_s: Annotated[int, Meta(ge=1)] = 2_000
+    abuse_share: Share = 0.0
+    abuse_rate_each: PerSecond = 0.0
+
+
+class Disturbance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Connections that are ended on purpose and come back.
+
+    Attributes:
+        at_s: when, from the start of the run.
+        share: of the connections open then, drawn at random.
+        action: drop: without a close frame, as when a network fails; close: in order.
+        away_s: how long each stays away; a feed client then recovers what it missed.
+        spread_s: over how long the cuts are spread; 0: all in one moment.
+    """
+
+    at_s: Seconds
+    share: Share = 1.0
+    action: Literal["drop", "close"] = "drop"
+    away_s: Seconds = 0.0
+    spread_s: Seconds = 0.0
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step of a message flow of the user's own; a connection goes through all of them, again and again.
+
+    Attributes:
+        send: the text to send. `{n}` becomes the number of the round, `{connection}` the connection's, `{run}` the
+            run's name, `{stamp}` the intended time of sending; other braces stand for themselves.
+        expect: what the answer has to be before the next step: the value of its `type`, or `/…/` for a regular
+            expression that must be found in the text. Empty: none is awaited.
+        timeout_s: how long to wait for the answer; later is an error, and the flow goes on.
+        pause_s: from this step's intended time to the next one's, however long the answer took.
+    """
+
+    send: Annotated[str, Meta(max_length=1 << 20)] = ""
+    expect: Annotated[str, Meta(max_length=1000)] = ""
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
+    pause_s: Seconds = 1.0
+
+
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run as it is written down; built-in ones are in `scenarios.py`, own ones come from a file.
+
+    Attributes:
+        name: one word for reports.
+        stages: the number of connections over time, one after another; it begins at 0.
+        protocol: how clients talk.
+        traffic: which messages are sent.
+        disturbances: connections ended on purpose.
+        steps: for protocol steps.
+        flow: for protocol python: the file of the function.
+        thresholds: what must hold, as `delivery_p99<50ms`; added to the default ones.
+        expected_errors: error codes of the server that are wanted and do not count as errors.
+        reconnect: whether a connection that the server ended comes back.
+        description: one sentence.
+    """
+
+    name: Annotated[str, Meta(min_length=1, max_length=40)]
+    stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=1000)]
+    protocol: Protocol = "auto"
+    traffic: Traffic = Traffic()
+    disturbances: tuple[Disturbance, ...] = ()
+    steps: tuple[Step, ...] = ()
+    flow: str = ""
+    thresholds: tuple[str, ...] = ()
+    expected_errors: tuple[str, ...] = ()
+    reconnect: bool = True
+    description: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """How long it takes in all."""
+        return sum(stage.duration_s for stage in self.stages)
+
+    @property
+    def peak(self) -> int:
+        """The greatest number of connections."""
+        return max(stage.connections for stage in self.stages)
+
+    @property
+    def channel_count(self) -> int:
+        """How many channels a feed uses."""
+        return self.traffic.channels or max(1, self.peak // 10)
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Whom the load goes to.
+
+    Attributes:
+        url: ws:// or wss://, with path and query.
+        headers: further request headers (they may be secret and are shown nowhere).
+        subprotocols: to offer.
+        verify_tls: False takes any certificate.
+        ca_file: certificates to trust instead of the system's.
+        connect_timeout_s: for connect, TLS and handshake together.
+        sources: how many addresses 127.x.y.z to connect from, on loopback; 0: the system's choice.
+    """
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    subprotocols: tuple[str, ...] = ()
+    verify_tls: bool = True
+    ca_file: str = ""
+    connect_timeout_s: float = 10.0
+    sources: int = 0

@@ -1,0 +1,196 @@
+"""The report of a run: one JSON struct, from which summary, JUnit, page and `compare` are made. Pure.
+
+Rules: latencies in milliseconds, shares from 0 to 1, times in seconds from the start of the run. Nothing secret is in
+it: the URL is without user, password and query values.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from trunkline.load.model.histogram import Quantiles
+from trunkline.load.model.tally import Finding, Latency, Totals
+
+FORMAT = 1
+
+Verdict = Literal["passed", "failed", "interrupted"]
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """A latency over the whole run, with its histogram in the standard encoding."""
+
+    quantiles: Quantiles
+    hdr: str
+
+
+class ServerSample(msgspec.Struct, frozen=True):
+    """What the servers said of themselves at one moment, added up over them; cpu is the highest.
+
+    Attributes:
+        at_s: when.
+        servers: how many answered.
+        connections: active connections.
+        cpu_percent: the busiest server's.
+        memory_bytes: of all.
+        outbox_bytes: of all.
+        loop_lag_s: the greatest.
+        draining: how many are draining.
+    """
+
+    at_s: float
+    servers: int
+    connections: int = 0
+    cpu_percent: float = 0.0
+    memory_bytes: int = 0
+    outbox_bytes: int = 0
+    loop_lag_s: float = 0.0
+    draining: int = 0
+
+
+class Second(msgspec.Struct):
+    """One second of the run.
+
+    Attributes:
+        at_s: its end.
+        stage: name of the stage.
+        target: connections that the stage wants then.
+        open: connections open.
+        totals: counts within it.
+        connect: latency of connecting within it.
+        message: round trips and deliveries within it.
+        lag_max: the generator's own greatest lag, in ms.
+        generator_cpu: CPU of the busiest worker, as a share of one core.
+        server: what the servers said, if anything.
+    """
+
+    at_s: float
+    stage: str
+    target: int
+    open: int
+    totals: Totals
+    connect: Quantiles
+    message: Quantiles
+    lag_max: float = 0.0
+    generator_cpu: float = 0.0
+    server: ServerSample | None = None
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """A threshold and what came out.
+
+    Attributes:
+        threshold: as written, e.g. `delivery_p99<50ms`.
+        value: what was measured, in the threshold's unit; None when nothing was.
+        shown: the same as text with its unit.
+        passed: whether it held.
+        default: whether it is one of the built-in ones.
+    """
+
+    threshold: str
+    value: float | None
+    shown: str
+    passed: bool
+    default: bool = False
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """One line of the reconciliation: what this side counted beside what the servers counted.
+
+    Attributes:
+        what: e.g. `messages to the servers`.
+        ours: counted here.
+        theirs: counted there; None when they did not say.
+        explained: how much of the difference is accounted for (drops, others' connections seen).
+        holds: whether nothing is missing.
+        note: the difference in words.
+    """
+
+    what: str
+    ours: int
+    theirs: int | None
+    explained: int
+    holds: bool
+    note: str
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where the generator ran."""
+
+    cpus: int
+    python: str
+    system: str
+
+
+class Report(msgspec.Struct):
+    """A run, from beginning to end.
+
+    Attributes:
+        peak: the most connections open at once, as far as the seconds show it.
+    """
+
+    format: Annotated[int, msgspec.Meta(ge=1, le=FORMAT)]
+    version: str
+    scenario: str
+    description: str
+    protocol: str
+    url: str
+    run: str
+    started: str
+    planned_s: float
+    lasted_s: float
+    peak: int
+    workers: int
+    agents: tuple[str, ...]
+    machine: Machine
+    verdict: Verdict
+    totals: Totals
+    success: float
+    error_rate: float
+    latencies: dict[Latency, Measured]
+    message: Quantiles
+    seconds: list[Second]
+    reasons: dict[str, int]
+    closes: dict[int, int]
+    findings: list[Finding]
+    thresholds: list[Judged]
+    balances: list[Balance]
+    warnings: list[str]
+
+    @property
+    def wanted(self) -> int:
+        """The most connections that a stage wanted, as far as the run went."""
+        return max((second.target for second in self.seconds), default=0)
+
+    def per_second(self, count: Literal["sent", "received"]) -> float:
+        """The mean over the whole seconds of the stages; what comes in while a run settles is no rate of it.
+
+        Args:
+            count: of `Totals`.
+        """
+        whole = [getattr(second.totals, count) for second in self.seconds if second.at_s <= self.lasted_s]
+        if whole:
+            return float(sum(whole) / len(whole))
+        number: int = getattr(self.totals, count)
+        return number / self.lasted_s if self.lasted_s > 0 else 0.0
+
+
+def encode(report: Report) -> bytes:
+    """The report as JSON text, indented."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1)
+
+
+class _Head(msgspec.Struct):
+    format: int
+
+
+def decode(text: bytes) -> Report:
+    """A report from JSON text; raises msgspec.ValidationError or DecodeError when it is none."""
+    # The number first: of a newer report any other field may have changed, and that would be what is told.
+    number = msgspec.json.decode(text, type=_Head).format
+    if number > FORMAT:
+        raise msgspec.ValidationError(
+            f"it has format {number}, and this version reads {FORMAT} at most: use the version that wrote it"
+        )
+    return msgspec.json.decode(text, type=Report)

@@ -1,0 +1,101 @@
+"""What the coordinator is told and what it answers: who does a run, how long they are waited for, what came out. Pure.
+
+Rules: plain data. What the workers counted is in the sum; whether the run passed is judged elsewhere, from all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from trunkline.load.model.messages import ChannelEpoch, Hole
+from trunkline.load.model.plan import Scenario, Target
+from trunkline.load.model.report import Second
+from trunkline.load.model.tally import Sum
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long workers are waited for, in seconds.
+
+    Attributes:
+        ready_s: from the start of the processes until all are ready.
+        silent_s: between two messages of a worker while the run goes on.
+        sent_s: from the end of the stages, or from Stop, until it says Sent.
+        done_s: for Done, beyond the longest settling.
+        offsets_s: for the offsets.
+    """
+
+    ready_s: float = 60.0
+    silent_s: float = 30.0
+    sent_s: float = 30.0
+    done_s: float = 30.0
+    offsets_s: float = 60.0
+
+
+class RunPlan(msgspec.Struct, frozen=True):
+    """A run, and who does it.
+
+    Attributes:
+        run: eight letters and digits.
+        target: whom the load goes to.
+        scenario: its protocol is not `auto`.
+        workers: processes on this machine.
+        agents: names of agents on other machines.
+        workers_each: processes on each of those.
+        seed: of the random numbers.
+        settle_s: as in `Job`.
+        flow_source: as in `Job`.
+        bus_url: where the agents are, as nats://….
+        prefix: of the agents' subjects.
+        patience: time-outs.
+    """
+
+    run: str
+    target: Target
+    scenario: Scenario
+    workers: int = 1
+    agents: tuple[str, ...] = ()
+    workers_each: int = 1
+    seed: int = 0
+    settle_s: float = 5.0
+    flow_source: str = ""
+    bus_url: str = ""
+    prefix: str = "trunkline"
+    patience: Patience = Patience()
+
+    @property
+    def workers_in_all(self) -> int:
+        """Processes here and on the agents."""
+        return self.workers + len(self.agents) * self.workers_each
+
+
+@dataclass
+class Outcome:
+    """What came out of a run.
+
+    Attributes:
+        sum: everything that the workers counted.
+        seconds: the same second by second.
+        holes: publications that may be missing; which of them exist, `offsets` says.
+        more_holes: holes that are not in `holes`.
+        offsets: growing, by channel and epoch: acknowledged publications that lie in one of the holes.
+        missing_workers: numbers of those that did not end in order; what they had not told yet is not in the sum.
+        interrupted: whether `stop` or `kill` was called.
+        failures: in words; with one of them a run has not passed.
+        words: what workers on this machine printed last, if anything: warnings, and the output of a user's flow.
+        lasted_s: how long the stages went on, until the last worker that came to their end had sent everything.
+        clock_error_s: how wrong times between two machines may be; 0 on one machine.
+    """
+
+    sum: Sum
+    seconds: list[Second]
+    holes: list[Hole] = field(default_factory=list)
+    more_holes: int = 0
+    offsets: dict[ChannelEpoch, list[int]] = field(default_factory=dict)
+    missing_workers: tuple[int, ...] = ()
+    interrupted: bool = False
+    failures: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    lasted_s: float = 0.0
+    clock_error_s: float = 0.0

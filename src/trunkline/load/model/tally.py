@@ -1,0 +1,273 @@
+"""What one worker counts, and the beats in which its counts travel to the coordinator. Pure.
+
+Rules: the hot path adds to plain attributes; a `Beat` is what came since the one before it, so beats of all workers add
+up to the run, in any order. Nothing here waits, talks or asks the time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from trunkline.load.model.histogram import Counts, Recorder, add
+
+Latency = Literal["dial", "handshake", "connect", "first_message", "round_trip", "delivery", "reconnect", "lag"]
+LATENCIES: tuple[Latency, ...] = (
+    "dial", "handshake", "connect", "first_message", "round_trip", "delivery", "reconnect", "lag",
+)  # fmt: skip
+"""dial: TCP connect. handshake: TLS and the upgrade, until the 101. connect: from the intended moment to the 101.
+first_message: from the 101 to the server's first message. round_trip: from the intended sending of a message to its
+answer (the echo, the publish_ack, the expected message). delivery: from the intended sending of a publication to a
+subscriber's having it. reconnect: from the loss of a connection that should not have ended, or whose time away is over,
+to being ready again (feed: subscribed and recovered). lag: how late the generator itself did what was due."""
+
+
+class Totals(msgspec.Struct):
+    """Counts of a beat, of a second or of a run.
+
+    Attributes:
+        attempts: connections tried.
+        opened: of those, with a 101.
+        failed: of those, refused, timed out or broken off before it.
+        cut: connections ended by this side because the scenario says so.
+        closed: connections ended by the other side, or broken, that should have stayed.
+        goodbyes: of those, announced by a `goodbye` that asks to come back (a drain, a move).
+        shed: of those, slow readers without a goodbye: a server is right to end them.
+        sent: messages sent (data messages: text and binary frames).
+        received: messages received.
+        bytes_sent: payload bytes of those.
+        bytes_received: payload bytes of those.
+        published: publications sent.
+        acknowledged: publications whose position came back.
+        refused: publications that the server answered with an error.
+        unanswered: messages whose answer is missing at the end, on connections that stayed.
+        abandoned: messages whose answer was awaited when their connection ended.
+        deliveries: publications received, each once: double ones are not in it.
+        recovered: of those, in answer to a recover.
+        unrecovered: subscriptions that asked to recover and could not.
+        dropped: publications that the server said, with a `gap`, it would not deliver.
+        lost: messages or publications that never came.
+        duplicates: that came again.
+        reordered: that came late, behind later ones.
+        errors: whatever else went wrong, each also in `reasons`.
+        expected_errors: errors of the server that the scenario wants.
+        late: things done more than 10 ms after they were due, by the generator's own fault.
+    """
+
+    attempts: int = 0
+    opened: int = 0
+    failed: int = 0
+    cut: int = 0
+    closed: int = 0
+    goodbyes: int = 0
+    shed: int = 0
+    sent: int = 0
+    received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    published: int = 0
+    acknowledged: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    abandoned: int = 0
+    deliveries: int = 0
+    recovered: int = 0
+    unrecovered: int = 0
+    dropped: int = 0
+    lost: int = 0
+    duplicates: int = 0
+    reordered: int = 0
+    errors: int = 0
+    expected_errors: int = 0
+    late: int = 0
+
+    def add(self, other: Totals) -> None:
+        """Add another's counts."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    @property
+    def success(self) -> float:
+        """Share (0 to 1) of the tried connections that opened; 1 when none was tried."""
+        return self.opened / self.attempts if self.attempts else 1.0
+
+    @property
+    def error_rate(self) -> float:
+        """Share (0 to 1) of what was done that went wrong.
+
+        Done: connections tried and messages sent. Wrong: failed connections, connections that ended without being asked
+        to and with no goodbye (slow readers aside), refused and unanswered messages, and everything in `errors`.
+        """
+        done = self.attempts + self.sent
+        return self.wrong / done if done else 0.0
+
+    @property
+    def unplanned(self) -> int:
+        """Connections that the other side ended, or that broke, though nobody asked for it."""
+        return self.closed - self.goodbyes - self.shed
+
+    @property
+    def wrong(self) -> int:
+        """What went wrong, in number; see `error_rate`."""
+        return self.failed + self.unplanned + self.refused + self.unanswered + self.errors
+
+
+FindingKind = Literal["lost", "duplicate", "reordered", "epoch"]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One message that did not come as it should.
+
+    Attributes:
+        kind: what is wrong; epoch: the channel began anew, older offsets mean nothing any more.
+        channel: its channel; empty for an echo.
+        connection: the number of the connection that noticed.
+        offset: the offset of the publication, or the number of the echoed message; for lost ones the last one missing.
+        after: for lost ones: the last offset seen before the hole, so that all of after < x <= offset are missing.
+        epoch: the channel's epoch.
+        at_s: when it was noticed, from the start of the run.
+    """
+
+    kind: FindingKind
+    channel: str
+    connection: int
+    offset: int
+    after: int | None = None
+    epoch: str = ""
+    at_s: float = 0.0
+
+
+class Beat(msgspec.Struct, tag="beat"):
+    """What one worker counted since its last beat.
+
+    Attributes:
+        worker: its number.
+        second: the whole second of the run in which it ended, from 0.
+        totals: counts.
+        latencies: sparse counts by name.
+        reasons: errors by reason.
+        closes: ended connections by close code, those cut by this side aside.
+        open: connections open now (a level, not a difference).
+        cpu_s: CPU time of the worker since the beat before.
+        findings: the first ones only; `totals` counts all.
+    """
+
+    worker: int
+    second: int
+    totals: Totals
+    latencies: dict[Latency, Counts]
+    reasons: dict[str, int]
+    closes: dict[int, int]
+    open: int
+    cpu_s: float
+    findings: tuple[Finding, ...] = ()
+
+
+MAX_FINDINGS = 1000
+"""Findings that one worker tells in all; it counts the rest."""
+
+MAX_REASONS = 200
+"""Different reasons that one worker tells apart; the rest is counted as `other`."""
+
+MAX_REASON = 200
+"""How much of a reason is kept: parts of it may be the server's words."""
+
+LATE_S = 0.010
+
+
+class Tally:
+    """The live counts of one worker."""
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+        self.dial, self.handshake, self.connect, self.first_message = Recorder(), Recorder(), Recorder(), Recorder()
+        self.round_trip, self.delivery, self.reconnect, self.lag = Recorder(), Recorder(), Recorder(), Recorder()
+        self.reasons: Counter[str] = Counter()
+        self.closes: Counter[int] = Counter()
+        self.open = 0
+        self._findings: list[Finding] = []
+        self._told = 0
+        self._known: set[str] = set()
+        self._received_before = 0
+
+    @property
+    def received(self) -> int:
+        """Messages received since the start."""
+        return self._received_before + self.totals.received
+
+    def error(self, reason: str) -> None:
+        """Count something that went wrong and has no count of its own."""
+        self.totals.errors += 1
+        self.because(reason)
+
+    def because(self, reason: str, times: int = 1) -> None:
+        """Say why something else was counted."""
+        # Half a surrogate pair, which a user's flow may hand over, could be neither sent nor shown.
+        reason = reason.encode("utf-8", "backslashreplace").decode()[:MAX_REASON]
+        if reason not in self._known:
+            if len(self._known) >= MAX_REASONS:
+                reason = "other"
+            self._known.add(reason)
+        self.reasons[reason] += times
+
+    def behind(self, seconds: float, times: int = 1) -> None:
+        """Something was done so much later than it was due; `times` things that were done together."""
+        self.lag.record(seconds, times)
+        if seconds > LATE_S:
+            self.totals.late += times
+
+    def find(self, findings: Iterable[Finding]) -> None:
+        """Name messages that did not come as they should and count them; what is lost, the caller counts."""
+        for finding in findings:
+            if finding.kind == "duplicate":
+                self.totals.duplicates += 1
+            elif finding.kind == "reordered":
+                self.totals.reordered += 1
+            elif finding.kind == "epoch":
+                self.error("a channel began anew (its epoch changed) without a word")
+            if self._told < MAX_FINDINGS:
+                self._told += 1
+                self._findings.append(finding)
+
+    def beat(self, worker: int, second: int, cpu_s: float) -> Beat:
+        """What was counted since the last call."""
+        totals, self.totals = self.totals, Totals()
+        self._received_before += totals.received
+        reasons, self.reasons = self.reasons, Counter()
+        closes, self.closes = self.closes, Counter()
+        findings, self._findings = self._findings, []
+        recorders: dict[Latency, Recorder] = {name: getattr(self, name) for name in LATENCIES}
+        return Beat(
+            worker, second, totals, {name: counts for name, each in recorders.items() if (counts := each.take())},
+            dict(reasons), dict(closes), self.open, cpu_s, tuple(findings),
+        )  # fmt: skip
+
+
+class Sum:
+    """Beats added up: the whole run so far, or one second of it."""
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+        self.latencies: dict[Latency, Counts] = {name: {} for name in LATENCIES}
+        self.reasons: Counter[str] = Counter()
+        self.closes: Counter[int] = Counter()
+        self.findings: list[Finding] = []
+
+    def add(self, beat: Beat) -> None:
+        """Add one beat."""
+        self.totals.add(beat.totals)
+        for name, counts in beat.latencies.items():
+            add(self.latencies[name], counts)
+        self.reasons.update(beat.reasons)
+        self.closes.update(beat.closes)
+        self.findings.extend(beat.findings)
+
+    @property
+    def message(self) -> Counts:
+        """Round trips and deliveries together."""
+        both: Counts = dict(self.latencies["round_trip"])
+        add(both, self.latencies["delivery"])
+        return both

@@ -1,0 +1,332 @@
+"""Two runs beside each other: what got worse, and whether the two may be compared at all. Pure.
+
+Rules, all pure:
+
+- What makes two runs different experiments (scenario, protocol, connections, length, messages sent) is said before any
+  number; the numbers are judged all the same, for a server that got much worse sends less, too.
+- Noise is no regression: a quantile is worse when it grew by more than the ratio allowed and by a millisecond or more,
+  and when both runs have at least ten samples beyond it: 20 for p50, 200 for p95, 1,000 for p99.
+- Lost, double and reordered messages have no noise: one more is worse. Errors are worse when their share grew by more
+  than the ratio and by a tenth of a percentage point.
+- CPU and rates are shown and not judged: the first depends on the machine, the second is what the scenario asked for.
+  The generator's own lag is no property of the server; it is shown for the same reason.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from trunkline.errors import SettingsError
+from trunkline.load.model.histogram import decode
+from trunkline.load.model.tally import LATENCIES, Latency
+from trunkline.load.model.words import (
+    LATENCY_NAMES,
+    NONE,
+    count,
+    fit,
+    milliseconds,
+    octets,
+    per_second,
+    percent,
+    plain,
+    seconds,
+    significant,
+)
+from trunkline.load.output.summary import WIDTH
+
+if TYPE_CHECKING:
+    from hdrh.histogram import HdrHistogram
+
+    from trunkline.load.model.report import Report, Second
+
+RATIO: Final = 1.10
+LEAST_MS: Final = 1.0
+LEAST_ERROR_RATE: Final = 0.001
+QUANTILES: Final = (50.0, 95.0, 99.0)
+BEYOND: Final = 10
+"""Samples that must lie beyond a quantile before it says anything: p99 needs 1,000 in all."""
+
+_ALIKE: Final = 1.10
+"""Ratio of lengths and of messages sent up to which two runs are taken for the same experiment."""
+
+Outcome = Literal["worse", "better", "same", "few", "shown"]
+"""few: too few samples to say; shown: not judged."""
+
+Unit = Literal["ms", "share", "per_s", "bytes", "count"]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One number of both runs.
+
+    Attributes:
+        what: its name: `delivery_p99`, `error_rate`.
+        unit: share: from 0 to 1, of one core where it is CPU.
+        a: of the first run; None when it was not measured there.
+        b: of the second run.
+        ratio: b/a; None when one is missing or a is 0.
+        outcome: whether that is worse.
+    """
+
+    what: str
+    unit: Unit
+    a: float | None
+    b: float | None
+    ratio: float | None
+    outcome: Outcome
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Two runs beside each other.
+
+    Attributes:
+        a: the first run: scenario, name of the run and start.
+        b: the second.
+        comparable: whether both are the same experiment.
+        differences: why they are not, each a sentence.
+        cautions: what else to know before believing the numbers.
+        ratio: growth that is taken for noise.
+        latencies: quantiles in milliseconds.
+        numbers: everything else.
+        regressed: whether anything is worse.
+    """
+
+    a: str
+    b: str
+    comparable: bool
+    differences: tuple[str, ...]
+    cautions: tuple[str, ...]
+    ratio: float
+    latencies: tuple[Change, ...]
+    numbers: tuple[Change, ...]
+    regressed: bool
+
+
+def compare(a: Report, b: Report, ratio: float = RATIO) -> Comparison:
+    """Compare two runs.
+
+    Args:
+        a: the run to compare with.
+        b: the run to judge.
+        ratio: growth that is taken for noise: 1.1 is 10 %.
+
+    Raises:
+        SettingsError: a histogram in one of the reports cannot be read.
+    """
+    latencies = tuple(_latencies(a, b, ratio))
+    numbers = tuple(_numbers(a, b, ratio))
+    differences = tuple(_differences(a, b))
+    return Comparison(
+        a=_title(a),
+        b=_title(b),
+        comparable=not differences,
+        differences=differences,
+        cautions=tuple(_cautions(a, b)),
+        ratio=ratio,
+        latencies=latencies,
+        numbers=numbers,
+        regressed=any(each.outcome == "worse" for each in (*latencies, *numbers)),
+    )
+
+
+def comparison_text(comparison: Comparison, encoding: str = "utf-8") -> str:
+    """The comparison as lines of at most 100 columns, differences of the experiments first."""
+    lines = [*_wrapped("A  ", comparison.a), *_wrapped("B  ", comparison.b)]
+    if not comparison.comparable:
+        lines.append("These runs are not the same experiment; what follows may come from that:")
+        for each in comparison.differences:
+            lines += _wrapped("  ", each)
+    for each in comparison.cautions:
+        lines += _wrapped("note: ", each)
+    changes = (*comparison.latencies, *comparison.numbers)
+    lines.append(f"{'':24}{'A':>14}{'B':>14}{'B/A':>9}")
+    lines += map(_row, changes)
+    lines.append(
+        f"Worse: grown by more than {(comparison.ratio - 1) * 100:.4g} % and {LEAST_MS:g} ms; p99 is judged from "
+        f"{count(_needed(99.0))} samples on."
+    )
+    if worse := [_named(each.what) for each in changes if each.outcome == "worse"]:
+        lines += _wrapped("REGRESSED: ", ", ".join(worse))
+    else:
+        lines.append("no regression")
+    return "".join(f"{fit(line, encoding)}\n" for line in lines)
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _title(report: Report) -> str:
+    return plain(f"{report.scenario}  run {report.run}  {report.started}  {report.url}  {report.verdict}")
+
+
+def _needed(percentile: float) -> int:
+    return round(BEYOND * 100 / (100 - percentile))
+
+
+def _latencies(a: Report, b: Report, ratio: float) -> Iterator[Change]:
+    for name in LATENCIES:
+        before, after = _histogram(a, name), _histogram(b, name)
+        if before is None and after is None:
+            continue
+        for percentile in QUANTILES:
+            what = f"{name}_p{percentile:g}"
+            if before is None or after is None:
+                old, new = _value(before, percentile), _value(after, percentile)
+                yield Change(what, "ms", old, new, None, "shown")
+                continue
+            old, new = _value(before, percentile), _value(after, percentile)
+            fewest = min(before.get_total_count(), after.get_total_count())
+            yield Change(
+                what, "ms", old, new, _divided(new, old),
+                "shown" if name == "lag" else _judged(old, new, ratio, LEAST_MS) if fewest >= _needed(percentile)
+                else "few",
+            )  # fmt: skip
+
+
+def _histogram(report: Report, name: Latency) -> HdrHistogram | None:
+    measured = report.latencies.get(name)
+    if measured is None or not measured.quantiles.count:
+        return None
+    try:
+        return decode(measured.hdr)
+    except ValueError as error:
+        raise SettingsError(
+            "report", value=plain(report.run), allowed=f"the histogram of {name} cannot be read: {error}"
+        ) from None
+
+
+def _value(histogram: HdrHistogram | None, percentile: float) -> float | None:
+    if histogram is None:
+        return None
+    us: int = histogram.get_value_at_percentile(percentile)
+    return us / 1000
+
+
+def _divided(new: float | None, old: float | None) -> float | None:
+    return None if new is None or not old else round(new / old, 4)
+
+
+def _judged(old: float | None, new: float | None, ratio: float, least: float) -> Outcome:
+    if old is None or new is None:
+        return "shown"
+    if new - old >= least and new > old * ratio:
+        return "worse"
+    if old - new >= least and old > new * ratio:
+        return "better"
+    return "same"
+
+
+def _numbers(a: Report, b: Report, ratio: float) -> Iterator[Change]:
+    yield _shown("opened_per_s", "per_s", _most(a, lambda each: each.totals.opened),
+                 _most(b, lambda each: each.totals.opened))  # fmt: skip
+    yield _shown("sent_per_s", "per_s", a.per_second("sent"), b.per_second("sent"))
+    yield _shown("received_per_s", "per_s", a.per_second("received"), b.per_second("received"))
+    old, new = a.error_rate, b.error_rate
+    yield Change("error_rate", "share", old, new, _divided(new, old), _judged(old, new, ratio, LEAST_ERROR_RATE))
+    # Success is judged by its complement: 99 % to 98 % is twice as many failures, though a ratio of only 0.99.
+    old, new = 1 - a.success, 1 - b.success
+    yield Change("failed_connects", "share", old, new, _divided(new, old), _judged(old, new, ratio, LEAST_ERROR_RATE))
+    for what in ("lost", "duplicates", "reordered"):
+        before, after = float(getattr(a.totals, what)), float(getattr(b.totals, what))
+        yield Change(what, "count", before, after, _divided(after, before), _judged(before, after, 1.0, 1.0))
+    yield _shown("dropped", "count", a.totals.dropped, b.totals.dropped)
+    yield _shown("generator_cpu", "share", _mean(a, lambda each: each.generator_cpu),
+                 _mean(b, lambda each: each.generator_cpu))  # fmt: skip
+    yield _shown("server_cpu", "share", _server(a, lambda each: each.server.cpu_percent / 100 if each.server else None),
+                 _server(b, lambda each: each.server.cpu_percent / 100 if each.server else None))  # fmt: skip
+    yield _shown("server_memory", "bytes", _peak_memory(a), _peak_memory(b))
+
+
+def _shown(what: str, unit: Unit, old: float | None, new: float | None) -> Change:
+    return Change(what, unit, old, new, _divided(new, old), "shown")
+
+
+def _most(report: Report, value: Callable[[Second], float]) -> float | None:
+    return max(map(value, report.seconds), default=None)
+
+
+def _mean(report: Report, value: Callable[[Second], float]) -> float | None:
+    return round(math.fsum(map(value, report.seconds)) / len(report.seconds), 4) if report.seconds else None
+
+
+def _server(report: Report, value: Callable[[Second], float | None]) -> float | None:
+    values = [found for each in report.seconds if (found := value(each)) is not None]
+    return round(math.fsum(values) / len(values), 4) if values else None
+
+
+def _peak_memory(report: Report) -> float | None:
+    return max((float(each.server.memory_bytes) for each in report.seconds if each.server), default=None)
+
+
+def _differences(a: Report, b: Report) -> Iterator[str]:
+    if a.scenario != b.scenario:
+        yield f"the scenario is {plain(a.scenario)} in A and {plain(b.scenario)} in B"
+    if a.protocol != b.protocol:
+        yield f"the protocol is {plain(a.protocol)} in A and {plain(b.protocol)} in B"
+    if a.wanted != b.wanted:
+        yield f"A wants {count(a.wanted)} connections and B {count(b.wanted)}"
+    if not _alike(a.planned_s, b.planned_s):
+        yield f"A is planned for {seconds(a.planned_s)} and B for {seconds(b.planned_s)}"
+    elif not _alike(a.lasted_s, b.lasted_s):
+        yield f"A lasted {seconds(a.lasted_s)} and B {seconds(b.lasted_s)}"
+    for name in LATENCIES:
+        counts = [each.latencies[name].quantiles.count if name in each.latencies else 0 for each in (a, b)]
+        # Reconnects only happen where something broke, and the lag is the generator's own.
+        if name not in ("reconnect", "lag") and (counts[0] > 0) != (counts[1] > 0):
+            yield f"{LATENCY_NAMES[name]} was measured in {'A' if counts[0] else 'B'} only"
+    sent_a, sent_b = a.per_second("sent"), b.per_second("sent")
+    if not _alike(sent_a, sent_b):
+        yield f"A sent {significant(sent_a)} messages a second and B {significant(sent_b)}"
+
+
+def _alike(a: float, b: float) -> bool:
+    return max(a, b) <= _ALIKE * min(a, b)
+
+
+def _cautions(a: Report, b: Report) -> Iterator[str]:
+    if a.machine != b.machine or a.agents != b.agents or a.workers != b.workers:
+        yield "the load came from different machines, or from another number of processes"
+    for name, report in (("A", a), ("B", b)):
+        if report.verdict == "interrupted":
+            yield f"{name} was interrupted after {seconds(report.lasted_s)}"
+        if report.totals.late:
+            yield f"in {name} the generator was late {count(report.totals.late)} times: its latencies hold its own lag"
+
+
+def _named(what: str) -> str:
+    for name, shown in LATENCY_NAMES.items():
+        if what.startswith(f"{name}_p"):
+            return f"{shown} {what.removeprefix(f'{name}_')}"
+    return what.replace("_per_s", " per second").replace("_", " ")
+
+
+def _amount(value: float | None, unit: Unit) -> str:
+    if value is None:
+        return NONE
+    match unit:
+        case "ms":
+            return milliseconds(value)
+        case "share":
+            return percent(value)
+        case "per_s":
+            return per_second(value)
+        case "bytes":
+            return octets(value)
+        case "count":
+            return count(round(value))
+
+
+def _row(change: Change) -> str:
+    ratio = NONE if change.ratio is None else f"{change.ratio:.2f}"
+    words = {"worse": "WORSE", "better": "better", "same": "", "few": "too few samples", "shown": ""}
+    return (
+        f"{_named(change.what):24}{_amount(change.a, change.unit):>14}{_amount(change.b, change.unit):>14}{ratio:>9}"
+        f"  {words[change.outcome]}"
+    ).rstrip()

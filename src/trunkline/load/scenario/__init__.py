@@ -1,0 +1,1 @@
+"""When connections come and go, and what they say."""

@@ -1,0 +1,280 @@
+"""Thresholds: what must hold for a run to pass, as `delivery_p99<50ms`. Pure.
+
+    <metric> <comparison> <number> <unit>        spaces do not matter; comparisons are < <= > >= ==
+
+    latencies   dial handshake connect first_message round_trip delivery reconnect lag, and message, which is round
+                trips and deliveries together; with _p50 _p95 _p99 _p999 (99.9 %) and so on, _min _mean _max;
+                the unit is us, ms or s
+    shares      success (connections that opened, of those tried), errors (of everything done); the unit is %
+    rates       sent_rate, received_rate: messages a second over the whole run; no unit
+    counts      connections (the most open at once) and the counts of `tally.Totals`, such as lost, closed, failed,
+                unanswered; no unit
+
+Rules: pure. The default thresholds are judged beside the user's own; an own one replaces the default of the same
+metric that points the same way (`lost<5` replaces `lost==0`, `connect_p95<5s` replaces `connect_p95<2s`,
+`connect_p95>1ms` replaces nothing). Where nothing was measured, a default one passes, for a run need not send
+messages; an own one fails, for it proved nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from trunkline.errors import SettingsError
+from trunkline.load.model.histogram import Counts, quantile, quantiles
+from trunkline.load.model.report import Judged
+from trunkline.load.model.tally import LATENCIES, Totals
+from trunkline.load.model.words import count, milliseconds, significant
+
+Comparison = Literal["<", "<=", ">", ">=", "=="]
+_COMPARISONS: Final[dict[Comparison, Callable[[float, float], bool]]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq,
+}  # fmt: skip
+
+Unit = Literal["us", "ms", "s", "%", ""]
+_PER_MS: Final[dict[str, float]] = {"us": 1000.0, "ms": 1.0, "s": 0.001}
+
+MAX_LENGTH: Final = 200
+NOTHING: Final = "nothing measured"
+
+_LATENCIES: Final = (*LATENCIES, "message")
+_SHARES: Final = ("success", "errors")
+_RATES: Final = {"sent_rate": "sent", "received_rate": "received"}
+# `errors` is the share; the count of the same name is part of it.
+_COUNTS: Final = ("connections", *(name for name in Totals.__struct_fields__ if name not in _SHARES))
+_NO_LATENCIES: Final = (*_SHARES, *_RATES, *_COUNTS)
+_STATISTICS: Final = ("min", "mean", "max")
+
+_FORM: Final = re.compile(r"([^<>=!]*)([<>=!]+)([^<>=!]*)")
+_AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?([^\d\s.]*)", re.ASCII)
+_PERCENTILE: Final = re.compile(r"p(\d{1,8}(?:\.\d{1,6})?)", re.ASCII)
+
+
+class Threshold(msgspec.Struct, frozen=True):
+    """One of them, understood.
+
+    Attributes:
+        text: as written.
+        metric: its name, in the one way it is spelt.
+        comparison: of the measured value with `number`.
+        number: in `unit`.
+        unit: empty for counts and rates.
+        default: whether it is built in.
+    """
+
+    text: str
+    metric: str
+    comparison: Comparison
+    number: float
+    unit: Unit
+    default: bool = False
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a run measured.
+
+    Attributes:
+        totals: of the whole run.
+        latencies: sparse counts of microseconds by name, `message` among them.
+        peak_open: the most connections open at once.
+        lasted_s: how long it took.
+    """
+
+    totals: Totals
+    latencies: Mapping[str, Counts]
+    peak_open: int = 0
+    lasted_s: float = 0.0
+
+
+def parse(text: str) -> Threshold:
+    """Understand a threshold.
+
+    Args:
+        text: as in the module's description.
+
+    Raises:
+        SettingsError: it is none, or names nothing that is measured.
+    """
+    text = " ".join(text.split())
+    form = _FORM.fullmatch(text) if len(text) <= MAX_LENGTH else None
+    if form is None:
+        raise _refusal(text, "write <metric><comparison><number><unit>, such as delivery_p99<50ms or lost==0")
+    written, sign, right = (part.strip() for part in form.groups())
+    metric = _metric(text, written)
+    comparison = next((each for each in _COMPARISONS if each == sign), None)
+    if comparison is None:
+        raise _refusal(text, f"{sign} is no comparison; they are {' '.join(_COMPARISONS)}")
+    amount = _AMOUNT.fullmatch(right)
+    if amount is None:
+        raise _refusal(text, f"{right or 'nothing'} is no number of 0 or more; write {_example(metric)}")
+    number, unit = float(amount[1]), _unit(text, metric, amount[2])
+    if unit == "%" and number > 100:
+        raise _refusal(text, f"{metric} is a share of 0 to 100 %")
+    return Threshold(text, metric, comparison, number, unit)
+
+
+def with_defaults(own: Iterable[Threshold]) -> list[Threshold]:
+    """The default thresholds that no own one replaces, and the own ones."""
+    mine = list(own)
+    kept = [default for default in DEFAULTS if not any(_replaces(each, default) for each in mine)]
+    return [*kept, *mine]
+
+
+def judge(own: Iterable[Threshold], facts: Facts) -> list[Judged]:
+    """Judge a run by the default thresholds and the user's own.
+
+    Args:
+        own: the user's.
+        facts: what came out.
+
+    Returns:
+        One for each threshold, default ones first.
+    """
+    return [_judged(threshold, facts) for threshold in with_defaults(own)]
+
+
+def _judged(threshold: Threshold, facts: Facts) -> Judged:
+    value = _value(threshold, facts)
+    if value is None:
+        return Judged(threshold.text, None, NOTHING, threshold.default, threshold.default)
+    held = _COMPARISONS[threshold.comparison]
+    passed = held(value, threshold.number)
+    if threshold.metric in _COUNTS:
+        shown = count(round(value))
+    else:
+        shown = significant(value)
+        if held(float(shown.replace(",", "")), threshold.number) != passed:
+            # Rounded, it would seem to contradict the verdict.
+            shown = f"{value:,.9f}".rstrip("0").rstrip(".") + f" {threshold.unit}".rstrip()
+        elif threshold.unit in _PER_MS:
+            shown = milliseconds(value / _PER_MS[threshold.unit])
+        elif threshold.unit:
+            shown += f" {threshold.unit}"
+    return Judged(threshold.text, value, shown, passed, threshold.default)
+
+
+def _value(threshold: Threshold, facts: Facts) -> float | None:
+    """What was measured, in the threshold's unit; None: nothing."""
+    metric, totals = threshold.metric, facts.totals
+    if metric == "success":
+        # Rounded, as are the others: 29 of 100 must be 29 % and no less.
+        return round(100 * totals.success, 9) if totals.attempts else None
+    if metric == "errors":
+        return round(100 * totals.error_rate, 9) if totals.attempts + totals.sent else None
+    if metric in _RATES:
+        sent: int = getattr(totals, _RATES[metric])
+        return round(sent / facts.lasted_s, 9) if facts.lasted_s > 0 else None
+    if metric == "connections":
+        return float(facts.peak_open)
+    if metric in _COUNTS:
+        return float(getattr(totals, metric))
+    latency, _, statistic = metric.rpartition("_")
+    counts = facts.latencies.get(latency)
+    if not counts:
+        return None
+    percent = _percent(statistic)
+    ms: float = getattr(quantiles(counts), statistic) if math.isnan(percent) else quantile(counts, percent)
+    return round(ms * _PER_MS[threshold.unit], 9)
+
+
+def _metric(text: str, written: str) -> str:
+    """The metric in the one way it is spelt."""
+    name = written.lower()
+    if name in _NO_LATENCIES:
+        return name
+    latency, _, statistic = name.rpartition("_")
+    if latency in _LATENCIES:
+        if statistic in _STATISTICS:
+            return name
+        percent = _percent(statistic)
+        if percent == 100:
+            return f"{latency}_max"
+        if 0 < percent < 100:
+            digits = f"{percent:.9f}".rstrip("0").rstrip(".")
+            return f"{latency}_p{digits.replace('.', '') if percent > 99 else digits}"
+    if name in _LATENCIES or latency in _LATENCIES:
+        whose = name if name in _LATENCIES else latency
+        raise _refusal(
+            text, f"{whose} is a latency: add _p50, _p95, _p99, _p999, _min, _mean or _max", nearest=f"{whose}_p95"
+        )
+    known = f"known are {', '.join(_SHARES)}, {', '.join(_RATES)}, {', '.join(_COUNTS)}"
+    raise _refusal(
+        text,
+        f"it names nothing that is measured; {known}, and latencies such as delivery_p99 ({', '.join(_LATENCIES)})",
+        nearest=_nearest(name, latency, statistic),
+    )
+
+
+def _nearest(name: str, latency: str, statistic: str) -> str | None:
+    if statistic in _STATISTICS or _percent(statistic) > 0:
+        # Only the first part is compared: what follows it would make any two latencies look alike.
+        near = difflib.get_close_matches(latency, _LATENCIES, n=1)
+        return f"{near[0]}_{statistic}" if near else None
+    return next(iter(difflib.get_close_matches(name, (*_NO_LATENCIES, *_LATENCIES), n=1)), None)
+
+
+def _percent(statistic: str) -> float:
+    """95 of `p95`, 99.9 of `p999` and of `p99.9`; nan when it is no percentile."""
+    form = _PERCENTILE.fullmatch(statistic)
+    if form is None:
+        return math.nan
+    digits = form[1]
+    if "." not in digits and len(digits) > 2 and digits != "100":
+        # p995 is 99.5, as everybody reads it; p123 is nothing.
+        return float(f"99.{digits[2:]}") if digits.startswith("99") else math.nan
+    return float(digits)
+
+
+def _unit(text: str, metric: str, written: str) -> Unit:
+    allowed: tuple[Unit, ...] = ("us", "ms", "s")
+    if metric in _SHARES:
+        allowed = ("%",)
+    elif metric in _NO_LATENCIES:
+        allowed = ("",)
+    unit = next((each for each in allowed if each == written.lower()), None)
+    if unit is not None:
+        return unit
+    needs = {"%": "is a share and needs the unit %", "": "is a plain number without a unit"}
+    raise _refusal(
+        text, f"{metric} {needs.get(allowed[0], 'is a latency and needs a unit: us, ms or s')}, as {_example(metric)}"
+    )
+
+
+def _example(metric: str) -> str:
+    if metric in _SHARES:
+        return "success>95%" if metric == "success" else "errors<1%"
+    if metric in _NO_LATENCIES:
+        return f"{metric}>=100" if metric in _RATES or metric == "connections" else f"{metric}==0"
+    return f"{metric}<50ms"
+
+
+def _replaces(own: Threshold, default: Threshold) -> bool:
+    """Whether both are of one metric and point the same way; == points both ways."""
+    either = own.comparison + default.comparison
+    return own.metric == default.metric and ("==" in either or own.comparison[0] == default.comparison[0])
+
+
+def _refusal(text: str, allowed: str, *, nearest: str | None = None) -> SettingsError:
+    shown = text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]}…"
+    return SettingsError("threshold", value=shown, allowed=allowed, nearest=nearest)
+
+
+DEFAULTS: Final = tuple(
+    msgspec.structs.replace(parse(text), default=True)
+    for text in (
+        "connect_p95<2s",
+        "message_p95<1s",
+        "success>95%",
+        "errors<1%",
+        "lost==0",
+        "duplicates==0",
+        "reordered==0",
+    )
+)

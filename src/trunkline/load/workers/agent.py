@@ -1,0 +1,391 @@
+"""`trunkline load agent`: runs workers on this machine for coordinators on others, who are reached over NATS.
+
+Rules:
+
+- Whoever may publish on the NATS subjects may have this machine generate load, so only against the targets that its
+  operator allowed, with at most `MAX_WORKERS` processes, for one run at a time, and never with code that came along.
+- A job is checked here, before a worker sees it; a worker takes one job only.
+- When the coordinator has not been heard for `GONE_S` seconds, or NATS is lost, or messages are, the workers end.
+- The agent itself goes on until Ctrl-C or SIGTERM; it connects again for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import structlog
+from nats import errors as nats_errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from trunkline.errors import BusUnavailable, SettingsError, StartError
+from trunkline.load.model.messages import Failed, Job
+from trunkline.load.workers import local_worker
+from trunkline.load.workers.allowed_targets import Place, is_allowed, parse_allowed
+from trunkline.load.workers.local_worker import LocalWorker
+from trunkline.load.workers.over_nats import (
+    ASK,
+    MAX_ANSWER,
+    Alive,
+    Answer,
+    Declined,
+    Dismiss,
+    Hail,
+    Here,
+    Hire,
+    Incoming,
+    Outgoing,
+    ask_subject,
+    connect,
+    from_subject,
+    listen,
+    to_subject,
+)
+from trunkline.load.workers.pipe import TO_WORKER, BadMessage, ChannelClosed, pack, unpack
+from trunkline.nats.address import NatsAddress, parse_address
+from trunkline.nats.login import close_client, is_own_cancellation, request
+from trunkline.process.lifecycle import Signals
+from trunkline.version import __version__
+
+log = structlog.get_logger("trunkline.load")
+
+GONE_S: Final = 10.0
+MAX_WORKERS: Final = max(4, os.cpu_count() or 1)
+"""Worker processes at once."""
+
+_CHECK_S: Final = 0.25
+_SAME_NAME_S: Final = 0.5
+_FIRST_WAIT_S: Final = 0.1
+_LONGEST_WAIT_S: Final = 5.0
+
+
+def refusal(job: Job, number: int, allowed: Sequence[Place]) -> Failed | None:
+    """Why a job that came over NATS is not done here; None when it is.
+
+    Args:
+        job: the job.
+        number: of the worker that is to do it.
+        allowed: targets, as the operator wrote them.
+    """
+    if job.scenario.protocol == "python" or job.flow_source:
+        return Failed(
+            number,
+            "an agent runs no flow written in Python: it would be code from the network",
+            "Write the flow as steps, or run it without agents.",
+        )
+    if not is_allowed(job.target.url, allowed):
+        shown = ", ".join(host if port is None else f"{host}:{port}" for host, port in allowed) or "none"
+        return Failed(
+            number,
+            f"the target is not one that this agent may load (allowed: {shown})",
+            "Start the agent with --allow and the target's host, if that is right.",
+        )
+    return None
+
+
+class _Assignment:
+    """The workers of one run, and the way between each one's pipe and NATS."""
+
+    def __init__(self, client: Client, prefix: str, name: str, run: str, allowed: Sequence[Place]) -> None:
+        self.run = run
+        self.heard_at = time.monotonic()
+        self._client = client
+        self._prefix = prefix
+        self._name = name
+        self._allowed = allowed
+        self._workers: list[LocalWorker] = []
+        self._outgoing: list[Outgoing] = []
+        self._incoming: list[Incoming] = []
+        self._subscribed: list[str] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def hire(self, number: int, command: Sequence[str]) -> None:
+        """Start a worker and take messages for it; raises StartError."""
+        incoming = Incoming()
+        outgoing = Outgoing(self._client, from_subject(self._prefix, self._name, self.run, number))
+        worker = await LocalWorker.start(number, command)
+        self._workers.append(worker)
+        self._outgoing.append(outgoing)
+        self._incoming.append(incoming)
+        await listen(self._client, to_subject(self._prefix, self._name, self.run, number), incoming)
+        self._tasks.append(asyncio.create_task(self._to_worker(worker, incoming, outgoing)))
+        self._tasks.append(asyncio.create_task(self._from_worker(worker, outgoing)))
+
+    async def _to_worker(self, worker: LocalWorker, incoming: Incoming, outgoing: Outgoing) -> None:
+        try:
+            first = await incoming.next()
+            job = unpack(first.data, TO_WORKER)
+            if not isinstance(job, Job):
+                raise BadMessage(f"a message {type(job).__name__} came where Job was due")
+            refused = refusal(job, worker.number, self._allowed)
+            if refused is not None:
+                log.warning("job_refused", run=self.run, worker=worker.number, why=refused.what)
+                await outgoing.send(pack(refused))
+                worker.kill()
+                return
+            # What was checked goes on, not what came.
+            await worker.send(job)
+            while (parcel := await incoming.next()).end is None:
+                await worker.pipe.send_packed(parcel.data)
+            log.warning("worker_ended", run=self.run, worker=worker.number, why=parcel.end)
+            worker.kill()
+        except (BadMessage, ChannelClosed) as error:
+            log.warning("worker_ended", run=self.run, worker=worker.number, why=str(error))
+            with contextlib.suppress(BadMessage, ChannelClosed):
+                await outgoing.send(pack(Failed(worker.number, str(error), "Start the run again.")))
+            worker.kill()
+
+    async def _from_worker(self, worker: LocalWorker, outgoing: Outgoing) -> None:
+        with contextlib.suppress(ChannelClosed):
+            try:
+                while (data := await worker.pipe.receive_packed()) is not None:
+                    await outgoing.send(data)
+                end = await worker.fate()
+            except BadMessage as error:
+                worker.kill()
+                end = str(error)
+            await outgoing.send(b"", end)
+
+    async def close(self, why: str = "") -> None:
+        """End all workers; `why` is told to the coordinator, if it is somebody's fault."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if why:
+            for outgoing in self._outgoing:
+                with contextlib.suppress(BadMessage, ChannelClosed):
+                    await outgoing.send(b"", why)
+        await asyncio.gather(*(worker.close() for worker in self._workers))
+        for worker in self._workers:
+            if worker.words:
+                log.info("worker_said", run=self.run, worker=worker.number, lines=worker.words)
+
+
+class Agent:
+    """Answers coordinators over one connection to NATS.
+
+    Args:
+        client: connected.
+        prefix: of the subjects.
+        name: the agent's.
+        allowed: targets.
+        command: starts a worker process.
+        max_workers: processes at once.
+        gone_s: silence after which a coordinator counts as gone, in seconds.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        prefix: str,
+        name: str,
+        allowed: Sequence[Place],
+        *,
+        command: Sequence[str] = local_worker.COMMAND,
+        max_workers: int = MAX_WORKERS,
+        gone_s: float = GONE_S,
+    ) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._name = name
+        self._allowed = allowed
+        self._command = command
+        self._max_workers = max_workers
+        self._gone_s = gone_s
+        self._assignment: _Assignment | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._busy = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Answer from now on; raises StartError when another agent has this name."""
+        subject = ask_subject(self._prefix, self._name)
+        try:
+            # A connection that has ended fails at the next step as well.
+            with contextlib.suppress(BusUnavailable, nats_errors.NoRespondersError):
+                await request(self._client, subject, msgspec.msgpack.encode(Hail()), _SAME_NAME_S)
+                raise StartError(
+                    f"an agent named {self._name} is there already", "Give this one another name with --name."
+                )
+            await self._client.subscribe(subject, cb=self._asked)
+            await self._client.flush()
+        except (nats_errors.Error, OSError, asyncio.CancelledError) as error:
+            if is_own_cancellation(error):
+                raise
+            raise BusUnavailable(f"NATS was lost: {error}") from None
+        self._watch = asyncio.create_task(self._watch_coordinator())
+
+    async def close(self, why: str = "") -> None:
+        """End the workers, if there are any."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        async with self._busy:
+            await self._end_run(why)
+
+    async def _end_run(self, why: str = "") -> None:
+        assignment, self._assignment = self._assignment, None
+        if assignment is not None:
+            await assignment.close(why)
+            log.info("run_ended", run=assignment.run)
+
+    async def _watch_coordinator(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            assignment = self._assignment
+            if assignment is not None and time.monotonic() - assignment.heard_at > self._gone_s:
+                async with self._busy:
+                    log.warning("coordinator_gone", run=assignment.run, silent_s=self._gone_s)
+                    await self._end_run()
+
+    async def _asked(self, message: Msg) -> None:
+        # The clock first: what comes between is taken for the way back.
+        clock = time.monotonic()
+        try:
+            if len(message.data) > MAX_ANSWER:
+                raise ValueError(f"it has {len(message.data)} bytes, more than {MAX_ANSWER}")
+            question = ASK.decode(message.data)
+        except ValueError as error:  # msgspec's errors are ValueErrors too
+            log.warning("message_ignored", subject=message.subject, why=str(error)[:300])
+            return
+        answer: Answer
+        match question:
+            case Hail():
+                answer = self._here(clock)
+            case Alive():
+                if self._assignment is not None and self._assignment.run == question.run:
+                    self._assignment.heard_at = clock
+                answer = self._here(clock)
+            case Hire():
+                async with self._busy:
+                    answer = await self._hire(question)
+            case Dismiss():
+                async with self._busy:
+                    if self._assignment is not None and self._assignment.run == question.run:
+                        await self._end_run()
+                answer = self._here(clock)
+        with contextlib.suppress(nats_errors.Error, OSError):
+            await message.respond(msgspec.msgpack.encode(answer))
+
+    def _here(self, clock: float) -> Here:
+        return Here(clock, __version__, self._assignment.run if self._assignment is not None else "")
+
+    async def _hire(self, wanted: Hire) -> Answer:
+        if wanted.version != __version__:
+            return Declined(
+                f"it has version {__version__} and the coordinator {wanted.version}",
+                "Install the same version on both.",
+            )
+        if self._assignment is not None:
+            return Declined("it is busy with another run", "Wait for its end (one that was killed ends within 10 s).")
+        if len(wanted.workers) > self._max_workers:
+            return Declined(
+                f"{len(wanted.workers)} workers are asked for, and it starts {self._max_workers} at most",
+                "Ask for fewer, or use more agents.",
+            )
+        assignment = _Assignment(self._client, self._prefix, self._name, wanted.run, self._allowed)
+        try:
+            for number in wanted.workers:
+                await assignment.hire(number, self._command)
+        except (StartError, nats_errors.Error, OSError) as error:
+            await assignment.close()
+            return Declined(str(error), "See what the agent says on its machine.")
+        self._assignment = assignment
+        assignment.heard_at = time.monotonic()
+        log.info("run_taken", run=wanted.run, workers=len(wanted.workers))
+        return self._here(time.monotonic())
+
+
+async def run_agent(
+    bus_url: str,
+    prefix: str,
+    name: str,
+    allow: Sequence[str],
+    *,
+    command: Sequence[str] = local_worker.COMMAND,
+    gone_s: float = GONE_S,
+) -> int:
+    """Run an agent until SIGTERM or Ctrl-C; returns the exit code.
+
+    Args:
+        bus_url: where NATS is, as nats://….
+        prefix: of the subjects, as in the nodes' settings.
+        name: by which coordinators ask for it.
+        allow: targets as `host` or `host:port`; at least one.
+        command: starts a worker process.
+        gone_s: silence after which a coordinator counts as gone, in seconds.
+
+    Raises:
+        SettingsError: something written cannot be used.
+        StartError: NATS cannot be reached at the start, or another agent has the name.
+    """
+    allowed = parse_allowed(allow)
+    if not allowed:
+        raise SettingsError("--allow", allowed="name at least one host that may be loaded from this machine")
+    if not 0 < len(name) <= 100 or not name.isprintable():
+        raise SettingsError("--name", value=name[:120], allowed="1 to 100 printable characters")
+    if not bus_url or bus_url == "memory":
+        raise SettingsError("--bus", allowed="it must look like nats://host:4222")
+    address = parse_address(bus_url)
+    signals = Signals()
+    held = False
+    wait_s = _FIRST_WAIT_S
+    while not signals.first.done():
+        try:
+            held = await _serve(address, prefix, name, allowed, signals, command, gone_s) or held
+            wait_s = _FIRST_WAIT_S
+        except BusUnavailable as error:
+            if not held:
+                raise StartError(str(error), "Is it running, and may this machine reach it?") from None
+            log.debug("nats_unreachable", address=address.shown, why=str(error))
+        except StartError:
+            # The agent of this name that is still there may be what NATS remembers of this one.
+            if not held:
+                raise
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s * random.uniform(0.5, 1)):  # noqa: S311 - spreads reconnects
+                await asyncio.shield(signals.first)
+        wait_s = min(_LONGEST_WAIT_S, wait_s * 2)
+    return 0
+
+
+async def _serve(
+    address: NatsAddress,
+    prefix: str,
+    name: str,
+    allowed: Sequence[Place],
+    signals: Signals,
+    command: Sequence[str],
+    gone_s: float,
+) -> bool:
+    """Be there for as long as NATS is, or until the first signal; True when it was there at all."""
+    lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def on_lost(why: str) -> None:
+        if not lost.done():
+            lost.set_result(why)
+
+    client = await connect(address, f"trunkline load agent {name}", prefix, on_lost)
+    agent = Agent(client, prefix, name, allowed, command=command, gone_s=gone_s)
+    ends: list[asyncio.Future[Any]] = [lost, signals.first]
+    try:
+        await agent.start()
+        log.info("agent_ready", name=name, address=address.shown, allowed=len(allowed), max_workers=MAX_WORKERS)
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if lost.done():
+            log.warning("nats_lost", address=address.shown, why=lost.result())
+    finally:
+        # A second signal ends it without the orderly part.
+        closing = asyncio.ensure_future(agent.close("ended: its agent was told to stop"))
+        ends = [closing, signals.second]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not closing.done():
+            closing.cancel()
+        await close_client(client)
+    return True

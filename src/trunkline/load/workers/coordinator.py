@@ -1,0 +1,373 @@
+"""Leads the workers of a run through it, on this machine and on others, and puts together what they tell.
+
+Rules:
+
+- Before `Begin` every worker must be ready; whatever goes wrong until then is a `StartError`. Afterwards the run goes
+  on with the workers that are left, and each fault is in the outcome, which nobody can call passed.
+- Everything awaited has a time-out (`Patience`); a worker that exceeds one is ended and counts as missing.
+- The first Ctrl-C (`stop`) ends the stages and everything else happens as planned; the second (`kill`) ends all now.
+- No report is made here, and nothing printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from trunkline.errors import SettingsError, StartError
+from trunkline.load.client.positions import Holes, in_pieces, merge_ends
+from trunkline.load.model.messages import (
+    Begin,
+    Done,
+    Failed,
+    FromWorker,
+    Job,
+    Offsets,
+    Ready,
+    Sent,
+    Settle,
+    Stop,
+    Tell,
+)
+from trunkline.load.model.report import Second
+from trunkline.load.model.run_plan import Outcome, RunPlan
+from trunkline.load.model.tally import Beat, Sum
+from trunkline.load.scenario.shapes import ConnectionPlan
+from trunkline.load.workers import local_worker
+from trunkline.load.workers.local_worker import LocalWorker
+from trunkline.load.workers.member import Member, Worker
+from trunkline.load.workers.pipe import BadMessage, ChannelClosed
+from trunkline.load.workers.remote_workers import Agents
+from trunkline.load.workers.timeline import Timeline
+
+BEGINS_IN_S: Final = 0.3
+LONGEST_SETTLE: Final = 12
+"""A generator goes on settling while something comes, up to so many times `settle_s`."""
+
+_TICK_S: Final = 0.2
+_SEND_S: Final = 10.0
+
+
+class Listener(Protocol):
+    """Whoever shows the run while it goes on."""
+
+    def second(self, second: Second, sum_: Sum, /) -> None:
+        """A second is complete; `sum_` is the run so far, and goes on growing."""
+
+
+class _Killed(Exception):
+    """`kill` was called, or `stop` before anything had begun."""
+
+
+class Coordinator:
+    """One run; use it once.
+
+    Args:
+        plan: what to do.
+        listener: gets each second.
+        worker_command: starts a worker process on this machine.
+
+    Attributes:
+        began_at: when the stages began or will begin, in seconds of `time.monotonic()`; None before that is known.
+    """
+
+    def __init__(
+        self, plan: RunPlan, listener: Listener, *, worker_command: Sequence[str] = local_worker.COMMAND
+    ) -> None:
+        self.began_at: float | None = None
+        self._plan = plan
+        self._listener = listener
+        self._command = worker_command
+        shape = ConnectionPlan(plan.scenario.stages)
+        self._timeline = Timeline(plan.workers_in_all, shape.stage, shape.target)
+        self._members: list[Member] = []
+        self._agents: Agents | None = None
+        self._changed = asyncio.Event()
+        self._stop_asked_at: float | None = None
+        self._stop_sent = False
+        self._kill_asked = False
+        self._given_up = asyncio.Event()
+        self._stages_ended_at: float | None = None
+        self._failures: list[str] = []
+        self._holes = Holes()
+
+    def stop(self) -> None:
+        """End the stages now; `run` then goes on to its end in order. Before the stages began, it ends at once."""
+        if self._stop_asked_at is None:
+            self._stop_asked_at = time.monotonic()
+        if self.began_at is None:
+            self._given_up.set()
+        self._changed.set()
+
+    def kill(self) -> None:
+        """End all workers now; `run` returns what was told until then."""
+        self._kill_asked = True
+        for member in self._members:
+            member.worker.kill()
+        self._given_up.set()
+        self._changed.set()
+
+    async def run(self) -> Outcome:
+        """Do the run.
+
+        Raises:
+            StartError: a worker could not begin, or an agent is not there.
+            SettingsError: the plan cannot be done so.
+        """
+        plan = self._plan
+        if plan.workers_in_all < 1:
+            raise SettingsError("workers", value="0", allowed="a run needs at least one worker or agent")
+        if plan.agents and (plan.scenario.protocol == "python" or plan.flow_source):
+            raise SettingsError(
+                "--agents", value=",".join(plan.agents),
+                allowed="a flow in Python runs on this machine alone; write it as steps, or leave the agents out",
+            )  # fmt: skip
+        try:
+            await self._unless_given_up(self._start_workers())
+            await self._stages()
+            await self._settle()
+            await self._ask_offsets()
+        except _Killed:
+            pass
+        finally:
+            await self._close()
+        return self._outcome()
+
+    # --- the parts of a run -------------------------------------------------------------------------------------------
+
+    async def _start_workers(self) -> None:
+        """Start all, give each its job, wait until all are ready. Raises StartError."""
+        plan = self._plan
+        for number in range(plan.workers):
+            self._join(await LocalWorker.start(number, self._command))
+        if plan.agents:
+            self._agents = await Agents.connect(plan.bus_url, plan.prefix)
+            await self._agents.meet(plan.agents)
+            for place, agent in enumerate(plan.agents):
+                first = plan.workers + place * plan.workers_each
+                for worker in await self._agents.hire(agent, plan.run, range(first, first + plan.workers_each)):
+                    self._join(worker)
+        for member in self._members:
+            try:
+                await self._send(member, self._job(member.worker))
+            except BadMessage as error:
+                raise StartError(f"the scenario is too long for a worker: {error}", "Make it shorter.") from None
+        deadline = time.monotonic() + plan.patience.ready_s
+        await self._until(lambda member: member.ready, lambda: deadline, "was not ready in time")
+
+    async def _stages(self) -> None:
+        """From Begin until every worker has said Sent."""
+        plan, patience = self._plan, self._plan.patience
+        self._give_up_if_asked()
+        self.began_at = began_at = time.monotonic() + BEGINS_IN_S
+        await self._send_all([Begin(began_at)])
+        planned_end = began_at + plan.scenario.duration_s
+
+        def deadline() -> float:
+            asked = self._stop_asked_at
+            return (planned_end if asked is None else min(planned_end, asked)) + patience.sent_s
+
+        await self._until(lambda member: member.sent, deadline, "did not come to the end of its stages")
+        if self._stages_ended_at is None:
+            self._stages_ended_at = time.monotonic()
+
+    async def _settle(self) -> None:
+        """From Settle until every worker has said Done."""
+        plan, patience = self._plan, self._plan.patience
+        ends = merge_ends(member.ends for member in self._members)
+        await self._send_all([Settle(piece, more) for piece, more in in_pieces(ends)])
+        deadline = time.monotonic() + LONGEST_SETTLE * plan.settle_s + patience.done_s
+        await self._until(lambda member: member.done is not None, lambda: deadline, "did not settle in time")
+
+    async def _ask_offsets(self) -> None:
+        """Ask for the offsets of the channels that have holes, if there are any; then the workers end."""
+        questions = self._holes.questions()
+        if questions:
+            await self._send_all(questions)
+            deadline = time.monotonic() + self._plan.patience.offsets_s
+            await self._until(lambda member: member.told, lambda: deadline, "did not tell what it published")
+        for member in self._members:
+            member.may_end = True
+        if not questions:
+            await self._send_all([Tell(())])
+
+    async def _close(self) -> None:
+        readers = [member.reader for member in self._members if member.reader is not None]
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        await asyncio.gather(*(member.worker.close() for member in self._members), return_exceptions=True)
+        if self._agents is not None:
+            await self._agents.close()
+        self._show(self._timeline.finish())
+
+    def _outcome(self) -> Outcome:
+        # By the last that came to their end: how long one that hangs was waited for is not in the rates of the others.
+        ended_at, began_at = self._stages_ended_at or time.monotonic(), self.began_at
+        missing = tuple(
+            member.worker.number for member in self._members if self.began_at is not None and member.done is None
+        )
+        return Outcome(
+            sum=self._timeline.sum,
+            seconds=self._timeline.seconds,
+            holes=self._holes.holes,
+            more_holes=self._holes.more,
+            offsets=self._holes.published(),
+            missing_workers=missing,
+            interrupted=self._kill_asked or self._stop_asked_at is not None,
+            failures=self._failures,
+            words=[
+                f"{member.worker.name}: {line}"
+                for member in self._members
+                if isinstance(member.worker, LocalWorker)
+                for line in member.worker.words
+            ],
+            lasted_s=max(0.0, ended_at - began_at) if began_at is not None else 0.0,
+            clock_error_s=self._agents.clock_error_s if self._agents is not None else 0.0,
+        )
+
+    # --- talking with the workers -------------------------------------------------------------------------------------
+
+    def _join(self, worker: Worker) -> None:
+        member = Member(worker, time.monotonic())
+        member.reader = asyncio.create_task(self._read(member))
+        self._members.append(member)
+
+    def _job(self, worker: Worker) -> Job:
+        plan = self._plan
+        return Job(
+            plan.run, plan.target, plan.scenario, worker.number, plan.workers_in_all, plan.seed,
+            worker.clock_offset_s, plan.settle_s, plan.flow_source,
+        )  # fmt: skip
+
+    async def _send_all(self, messages: Sequence[msgspec.Struct]) -> None:
+        async def send(member: Member) -> None:
+            for message in messages:
+                await self._send(member, message)
+
+        await asyncio.gather(*(send(member) for member in self._members if not member.lost))
+
+    async def _send(self, member: Member, message: msgspec.Struct) -> None:
+        # One that is gone is noticed, with its reason, by whoever reads from it.
+        with contextlib.suppress(ChannelClosed):
+            try:
+                async with asyncio.timeout(_SEND_S):
+                    await member.worker.send(message)
+            except TimeoutError:
+                self._lose(member, f"has taken no message for {_SEND_S:g} s")
+
+    async def _read(self, member: Member) -> None:
+        try:
+            while (message := await member.worker.receive()) is not None:
+                self._take(member, message)
+            why = await member.worker.fate()
+        except (BadMessage, ChannelClosed) as error:
+            why = f"was lost: {error}"
+        if not member.may_end:
+            self._lose(member, why)
+        self._changed.set()
+
+    def _take(self, member: Member, message: FromWorker) -> None:
+        member.heard_at = now = time.monotonic()
+        match message:
+            case Beat():
+                if self.began_at is not None:
+                    message.worker = member.worker.number
+                    self._timeline.add(message, now - self.began_at)
+                return
+            case Ready():
+                member.ready = True
+            case Sent():
+                member.ends.update(message.ends)
+                member.sent = not message.more
+                if member.sent:
+                    self._stages_ended_at = now
+            case Done():
+                if member.done is None:
+                    member.done = message
+                    self._holes.add(message)
+                    self._timeline.left(member.worker.number)
+            case Offsets():
+                self._holes.answered(message)
+                if message.last:
+                    member.told = member.may_end = True
+            case Failed():
+                member.next_step = message.next_step
+                self._lose(member, f"failed: {message.what}")
+        self._changed.set()
+
+    def _lose(self, member: Member, why: str) -> None:
+        if member.lost:
+            return
+        member.lost = True
+        member.worker.kill()
+        self._timeline.left(member.worker.number)
+        if not self._kill_asked:
+            self._failures.append(f"{member.worker.name} {why}")
+        self._changed.set()
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    async def _until(self, reached: Callable[[Member], bool], deadline: Callable[[], float], otherwise: str) -> None:
+        """Wait until all workers that are left have come so far; the run is kept going meanwhile."""
+        running = self.began_at is not None
+        for member in self._members:
+            member.heard_at = time.monotonic()
+        while True:
+            self._changed.clear()
+            self._give_up_if_asked()
+            if not running:
+                self._refuse_faults()
+            waiting = [member for member in self._members if not member.lost and not reached(member)]
+            if not waiting:
+                return
+            now = time.monotonic()
+            if self.began_at is not None:
+                await self._pass_on_stop()
+                self._show(self._timeline.due(now - self.began_at))
+            for member in waiting:
+                if now > deadline():
+                    self._lose(member, otherwise)
+                elif running and now - member.heard_at > self._plan.patience.silent_s:
+                    self._lose(member, f"has said nothing for {self._plan.patience.silent_s:g} s")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._changed.wait()
+
+    async def _pass_on_stop(self) -> None:
+        if self._stop_asked_at is not None and not self._stop_sent:
+            self._stop_sent = True
+            await self._send_all([Stop()])
+
+    async def _unless_given_up(self, start: Coroutine[None, None, None]) -> None:
+        """Do something that can be left half done."""
+        doing, given_up = asyncio.create_task(start), asyncio.create_task(self._given_up.wait())
+        try:
+            await asyncio.wait([doing, given_up], return_when=asyncio.FIRST_COMPLETED)
+            self._give_up_if_asked()
+            await doing
+        finally:
+            for task in (doing, given_up):
+                task.cancel()
+            await asyncio.gather(doing, given_up, return_exceptions=True)
+
+    def _give_up_if_asked(self) -> None:
+        if self._given_up.is_set():
+            raise _Killed
+
+    def _refuse_faults(self) -> None:
+        """Before the run begins, a worker that is lost ends it."""
+        for member in self._members:
+            if member.lost:
+                raise StartError(
+                    "; ".join(self._failures), member.next_step or "See what the worker said, and start the run again."
+                )
+
+    def _show(self, seconds: Iterable[Second]) -> None:
+        for second in seconds:
+            self._listener.second(second, self._timeline.sum)

@@ -1,0 +1,138 @@
+"""A worker process on this machine, started and ended by the coordinator or by an agent.
+
+It gets one end of a pair of sockets and nothing else. It ends when the other end closes, and dies with its parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from trunkline.errors import StartError
+from trunkline.load.model.messages import FromWorker
+from trunkline.load.workers.pipe import FROM_WORKER, Pipe
+from trunkline.process.lifecycle import Child
+
+# -P: a file in the current directory must not stand in for a module of ours.
+COMMAND: Final = (sys.executable, "-P", "-m", "trunkline.load.workers.worker")
+"""Starts a worker; the number of its socket comes behind it."""
+
+ENDS_S: Final = 2.0
+"""How long a worker may take to end by itself once nobody talks to it."""
+
+_KEPT: Final = 8_000
+_LAST_LINES: Final = 3
+
+
+class LocalWorker:
+    """One worker process; made by `LocalWorker.start`.
+
+    Attributes:
+        number: of the worker in the run.
+        name: for messages.
+        clock_offset_s: 0: it has this machine's clock.
+        pipe: the messages to and from it.
+    """
+
+    clock_offset_s: float = 0.0
+
+    def __init__(self, number: int, child: Child, pipe: Pipe[FromWorker], said: _Words) -> None:
+        self.number = number
+        self.name = f"worker {number}"
+        self.pipe = pipe
+        self._child = child
+        self._said = said
+
+    @classmethod
+    async def start(cls, number: int, command: Sequence[str] = COMMAND) -> LocalWorker:
+        """Start one.
+
+        Args:
+            number: of the worker in the run.
+            command: program and arguments, to which the number of its socket is added.
+
+        Raises:
+            StartError: the program cannot be run.
+        """
+        ours, theirs = socket.socketpair()
+        said = _Words()
+        try:
+            child = await Child.start(
+                [*command, str(theirs.fileno())], os.environ, said.add, pass_fds=(theirs.fileno(),)
+            )
+        except OSError as error:
+            ours.close()
+            raise StartError(
+                f"a worker process cannot be started: {error}", "Is there memory, and are more processes allowed?"
+            ) from error
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        try:
+            return cls(number, child, await Pipe.open(ours, FROM_WORKER), said)
+        except BaseException:
+            child.kill()
+            ours.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._child.pid
+
+    @property
+    def words(self) -> list[str]:
+        """The last lines that it printed."""
+        return self._said.lines()
+
+    async def send(self, message: msgspec.Struct) -> None:
+        """Send it a message; raises as `Pipe.send` does."""
+        await self.pipe.send(message)
+
+    async def receive(self) -> FromWorker | None:
+        """Its next message, None at the end; raises as `Pipe.receive` does."""
+        return await self.pipe.receive()
+
+    async def fate(self) -> str:
+        """How it ended, in words; one that hangs is killed first."""
+        try:
+            async with asyncio.timeout(ENDS_S):
+                code = await self._child.wait()
+        except TimeoutError:
+            self._child.kill()
+            code = await self._child.wait()
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        last = [line.strip()[:300] for line in self.words[-_LAST_LINES:]]
+        return f"{how}; its last words: {' / '.join(last)}" if last else how
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._child.kill()
+
+    async def close(self) -> None:
+        """End it, in order if it can, and wait for that."""
+        self.pipe.close()
+        await self.fate()
+
+
+class _Words:
+    """The end of what a process printed, on both streams: a flow of the user's own may print too."""
+
+    def __init__(self) -> None:
+        self._text = b""
+
+    def add(self, chunk: bytes, is_error: bool) -> None:
+        self._text = (self._text + chunk)[-_KEPT:]
+
+    def lines(self) -> list[str]:
+        text = self._text.decode("utf-8", "replace")
+        printable = ("".join(c if c.isprintable() else " " for c in line).rstrip() for line in text.splitlines())
+        return [line for line in printable if line]

@@ -1,0 +1,254 @@
+"""How a coordinator and agents on other machines talk: core NATS, MessagePack, nothing kept.
+
+| subject | who sends | what |
+|---|---|---|
+| `<prefix>.load.<agent>.ask` | a coordinator | `Hail`, `Hire`, `Alive`, `Dismiss`; answers: `Here`, `Declined` |
+| `<prefix>.load.<agent>.<run>.<worker>.to` | the coordinator | `Parcel`s for a worker |
+| `<prefix>.load.<agent>.<run>.<worker>.from` | the agent | `Parcel`s of that worker |
+
+Rules:
+
+- NATS may lose a message and say nothing: parcels of one direction are numbered, and a gap ends the worker's part.
+- The connection is not renewed: a run whose messages were lost for a while is no run. An agent waits for the next one.
+- A `tls://` address never talks without TLS. No secret is in a URL that the library or a log sees.
+- An agent is one token of a subject; other characters than letters, digits, "_" and "-" are written as in a URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Annotated, Final
+from urllib.parse import quote
+
+import msgspec
+from nats import errors as nats_errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from trunkline.load.model.messages import MAX_BYTES
+from trunkline.load.workers.pipe import BadMessage, ChannelClosed
+from trunkline.nats.address import NatsAddress
+from trunkline.nats.login import log_in
+
+PING_S: Final = 2
+FLUSH_S: Final = 10.0
+FLUSH_BYTES: Final = 1 << 16
+"""After so many bytes the sender waits until NATS has them, so that memory does not fill."""
+
+# The library drops what its callbacks have not taken beyond these bounds; the numbers of the parcels would show it.
+_PENDING_MESSAGES: Final = 65_536
+_PENDING_BYTES: Final = 256 << 20
+
+MAX_ANSWER: Final = 16_384
+
+Run = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,32}$")]
+WorkerNumber = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+class Hail(msgspec.Struct, tag="hail", frozen=True):
+    """Are you there, and what does your clock say?"""
+
+
+class Hire(msgspec.Struct, tag="hire", frozen=True):
+    """Start these workers of a run.
+
+    Attributes:
+        run: its name.
+        workers: their numbers.
+        version: the coordinator's.
+    """
+
+    run: Run
+    workers: Annotated[tuple[WorkerNumber, ...], msgspec.Meta(min_length=1, max_length=1000)]
+    version: str
+
+
+class Alive(msgspec.Struct, tag="alive", frozen=True):
+    """The coordinator of this run is still there."""
+
+    run: Run
+
+
+class Dismiss(msgspec.Struct, tag="dismiss", frozen=True):
+    """The run is over: end its workers."""
+
+    run: Run
+
+
+class Here(msgspec.Struct, tag="here", frozen=True):
+    """Yes.
+
+    Attributes:
+        clock: the agent's monotonic time in seconds.
+        version: its version.
+        run: the run that it works for; empty for none.
+    """
+
+    clock: float
+    version: str
+    run: str = ""
+
+
+class Declined(msgspec.Struct, tag="declined", frozen=True):
+    """No.
+
+    Attributes:
+        what: why not.
+        next_step: what the user can do.
+    """
+
+    what: str
+    next_step: str
+
+
+Ask = Hail | Hire | Alive | Dismiss
+Answer = Here | Declined
+
+
+class Parcel(msgspec.Struct, frozen=True, array_like=True):
+    """A message on its way.
+
+    Attributes:
+        number: of the parcels of this direction, from 0.
+        data: the packed message.
+        end: of a worker: how it ended, in words; to a worker: why it must end. This is the last parcel.
+    """
+
+    number: int
+    data: bytes
+    end: str | None = None
+
+
+ASK: Final[msgspec.msgpack.Decoder[Ask]] = msgspec.msgpack.Decoder(Ask)
+ANSWER: Final[msgspec.msgpack.Decoder[Answer]] = msgspec.msgpack.Decoder(Answer)
+_PARCEL: Final = msgspec.msgpack.Decoder(Parcel)
+
+
+def ask_subject(prefix: str, agent: str) -> str:
+    """Where an agent is asked."""
+    return f"{prefix}.load.{_token(agent)}.ask"
+
+
+def to_subject(prefix: str, agent: str, run: str, worker: int) -> str:
+    """Messages for a worker."""
+    return f"{prefix}.load.{_token(agent)}.{run}.{worker}.to"
+
+
+def from_subject(prefix: str, agent: str, run: str, worker: int) -> str:
+    """Messages of a worker."""
+    return f"{prefix}.load.{_token(agent)}.{run}.{worker}.from"
+
+
+def _token(name: str) -> str:
+    return quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
+
+
+# --- one direction of a channel ---------------------------------------------------------------------------------------
+
+
+class Incoming:
+    """Parcels in the order of their numbers, or an error that says which is missing."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Parcel | Exception] = asyncio.Queue()
+        self._due = 0
+
+    async def heard(self, message: Msg) -> None:
+        """The callback of the subscription."""
+        self.put(message.data)
+
+    def put(self, data: bytes) -> None:
+        """A parcel has come."""
+        try:
+            parcel = self._open(data)
+        except (BadMessage, ChannelClosed) as error:
+            self.fail(error)
+        else:
+            self._queue.put_nowait(parcel)
+
+    def _open(self, data: bytes) -> Parcel:
+        if len(data) > MAX_BYTES:
+            raise BadMessage(f"a message of {len(data)} bytes came over NATS, more than {MAX_BYTES}")
+        try:
+            parcel = _PARCEL.decode(data)
+        except msgspec.MsgspecError as error:
+            raise BadMessage(f"a message over NATS cannot be read: {error}") from None
+        if parcel.number != self._due:
+            raise ChannelClosed(
+                f"messages were lost on NATS: number {parcel.number} came where {self._due} was due; "
+                "is the network or the NATS server overloaded?"
+            )
+        self._due += 1
+        return parcel
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more can come; what came before is still handed out."""
+        self._queue.put_nowait(error)
+
+    async def next(self) -> Parcel:
+        """The next parcel; raises BadMessage or ChannelClosed."""
+        given = await self._queue.get()
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+
+class Outgoing:
+    """Numbers messages and publishes them."""
+
+    def __init__(self, client: Client, subject: str) -> None:
+        self._client = client
+        self._subject = subject
+        self._number = 0
+        self._unflushed = 0
+
+    async def send(self, data: bytes, end: str | None = None) -> None:
+        """Send a packed message; raises ChannelClosed when NATS is gone, BadMessage when it takes none so long."""
+        packed = msgspec.msgpack.encode(Parcel(self._number, data, end))
+        # Counted before anything is awaited: two senders never use one number, and the library keeps their order.
+        self._number += 1
+        try:
+            await self._client.publish(self._subject, packed)
+            self._unflushed += len(packed)
+            if self._unflushed > FLUSH_BYTES:
+                self._unflushed = 0
+                await self._client.flush(int(FLUSH_S))
+        except nats_errors.MaxPayloadError:
+            raise BadMessage(
+                f"a message of {len(packed)} bytes is longer than this NATS takes; raise its max_payload to 1MB"
+            ) from None
+        except (nats_errors.Error, OSError, TimeoutError) as error:
+            raise ChannelClosed(f"NATS did not take a message: {error or type(error).__name__}") from None
+
+
+# --- the connection ---------------------------------------------------------------------------------------------------
+
+
+async def connect(address: NatsAddress, name: str, prefix: str, on_lost: Callable[[str], None]) -> Client:
+    """Connect and log in, once.
+
+    Args:
+        address: of NATS.
+        name: shown by NATS.
+        prefix: of the inboxes.
+        on_lost: called with the reason when the connection ends by itself.
+
+    Raises:
+        BusUnavailable: it cannot be reached, or refuses.
+    """
+    return await log_in(
+        address, name=name, tls=ssl.create_default_context() if address.tls else None, on_lost=on_lost,
+        ping_interval=PING_S, max_outstanding_pings=2, inbox_prefix=f"{prefix}.inbox",
+    )  # fmt: skip
+
+
+async def listen(client: Client, subject: str, incoming: Incoming) -> None:
+    """Subscribe to one direction of a channel."""
+    await client.subscribe(
+        subject, cb=incoming.heard, pending_msgs_limit=_PENDING_MESSAGES, pending_bytes_limit=_PENDING_BYTES
+    )

@@ -1,0 +1,135 @@
+"""Messages to and from a worker process over a pair of sockets: four bytes of length, then MessagePack.
+
+Rules:
+
+- Nothing longer than `LONGEST` is sent or read; who sends more than that is told so before anything is written.
+- An end in the middle of a message is an end: its sender was killed.
+- A message that cannot be read is an error that names what is wrong, never a message that is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import Final, Generic, Protocol, TypeVar
+
+import msgspec
+
+from trunkline.errors import TrunklineError
+from trunkline.load.model.messages import MAX_BYTES, FromWorker, ToWorker
+
+In = TypeVar("In")
+In_co = TypeVar("In_co", covariant=True)
+
+LONGEST: Final = MAX_BYTES - 64
+"""Bytes of a packed message: with what goes around it on NATS it stays below MAX_BYTES."""
+
+_HEAD: Final = 4
+
+
+class BadMessage(TrunklineError):
+    """A message is too long, or cannot be read, or was not due."""
+
+
+class ChannelClosed(TrunklineError):
+    """The other end is gone, or messages on the way from it were lost."""
+
+
+class Channel(Protocol[In_co]):
+    """Messages both ways between the coordinator and one worker, in order."""
+
+    async def send(self, message: msgspec.Struct) -> None:
+        """Send one message; raises BadMessage when it is too long, ChannelClosed when nobody is there."""
+
+    async def receive(self) -> In_co | None:
+        """The next message, None at the end; raises BadMessage, and ChannelClosed when some were lost."""
+
+    def close(self) -> None:
+        """End it from this side."""
+
+
+TO_WORKER: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)
+FROM_WORKER: Final[msgspec.msgpack.Decoder[FromWorker]] = msgspec.msgpack.Decoder(FromWorker)
+
+
+def pack(message: msgspec.Struct) -> bytes:
+    """A message as bytes; raises BadMessage when they are more than `LONGEST`, or there are none for it."""
+    try:
+        data = msgspec.msgpack.encode(message)
+    except (UnicodeError, OverflowError) as error:
+        # Half of a surrogate pair in a text that a user's flow made up, say.
+        raise BadMessage(f"a message {type(message).__name__} cannot be written: {error}") from None
+    if len(data) > LONGEST:
+        raise BadMessage(f"a message {type(message).__name__} has {len(data)} bytes, more than {LONGEST}")
+    return data
+
+
+def unpack(data: bytes, decoder: msgspec.msgpack.Decoder[In]) -> In:
+    """The message of some bytes; raises BadMessage."""
+    try:
+        return decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise BadMessage(f"a message of {len(data)} bytes cannot be read: {error}") from None
+
+
+class Pipe(Generic[In]):
+    """One end of a pair of sockets; made by `Pipe.open`."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, decoder: msgspec.msgpack.Decoder[In]
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._decoder = decoder
+
+    @classmethod
+    async def open(cls, end: socket.socket, decoder: msgspec.msgpack.Decoder[In]) -> Pipe[In]:
+        """Take over one socket of a pair.
+
+        Args:
+            end: the socket; it is closed with the pipe.
+            decoder: of what comes in: `TO_WORKER` or `FROM_WORKER`.
+        """
+        end.setblocking(False)
+        reader, writer = await asyncio.open_unix_connection(sock=end)
+        # A message counts as sent when the kernel has it: then it survives the sender's end.
+        writer.transport.set_write_buffer_limits(high=0)
+        return cls(reader, writer, decoder)
+
+    async def send(self, message: msgspec.Struct) -> None:
+        """Send one message; raises BadMessage when it is too long, ChannelClosed when nobody is there."""
+        await self.send_packed(pack(message))
+
+    async def send_packed(self, data: bytes) -> None:
+        """Send a message that is bytes already; raises as `send` does."""
+        if len(data) > LONGEST:
+            raise BadMessage(f"a message has {len(data)} bytes, more than {LONGEST}")
+        if self._writer.is_closing():
+            raise ChannelClosed("the pipe is closed")
+        try:
+            # One write, so that two senders never mix.
+            self._writer.write(len(data).to_bytes(_HEAD) + data)
+            await self._writer.drain()
+        except (OSError, RuntimeError) as error:
+            raise ChannelClosed(f"the pipe's other end is gone: {error}") from None
+
+    async def receive(self) -> In | None:
+        """The next message, None at the end; raises BadMessage."""
+        data = await self.receive_packed()
+        return None if data is None else unpack(data, self._decoder)
+
+    async def receive_packed(self) -> bytes | None:
+        """The next message as bytes, None at the end; raises BadMessage when it is too long."""
+        try:
+            size = int.from_bytes(await self._reader.readexactly(_HEAD))
+            if size > LONGEST:
+                raise BadMessage(f"a message of {size} bytes is coming, more than {LONGEST}")
+            return await self._reader.readexactly(size)
+        except (asyncio.IncompleteReadError, OSError):
+            return None
+
+    def close(self) -> None:
+        """Close this end; what the socket has not taken yet is dropped."""
+        with contextlib.suppress(OSError, RuntimeError):
+            self._writer.transport.abort()

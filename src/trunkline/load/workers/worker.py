@@ -1,0 +1,274 @@
+"""A worker process: generates its part of the load, told what to do through a pair of sockets.
+
+    python -m trunkline.load.workers.worker FD
+
+Rules:
+
+- It ends at once when the coordinator is gone: nobody would read its counts, and the load would go on.
+- Ctrl-C is the coordinator's: it says Stop. A worker ignores the signal.
+- What comes out of order ends it; a fault is told as `Failed`, its trace goes to standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from trunkline.errors import StartError, TrunklineError
+from trunkline.load.client.generator import Generator
+from trunkline.load.client.positions import in_pieces
+from trunkline.load.model.messages import (
+    MAX_OFFSETS,
+    Begin,
+    Done,
+    Failed,
+    Job,
+    Offsets,
+    Position,
+    Ready,
+    Sent,
+    Settle,
+    Stop,
+    Tell,
+    ToWorker,
+)
+from trunkline.load.model.tally import Beat
+from trunkline.load.workers.pipe import TO_WORKER, BadMessage, Channel, ChannelClosed, Pipe
+from trunkline.logs import configure as log_setup
+from trunkline.process import lifecycle
+from trunkline.settings.sections import LogSettings
+
+T = TypeVar("T")
+M = TypeVar("M", bound=ToWorker)
+
+GONE: Final = 3
+"""Exit code of a worker whose coordinator is gone."""
+
+_LAST_WORD_S: Final = 2.0
+_FILES: Final = 1 << 20
+"""What a worker asks for where the limit is said to be infinite, which the kernel does not grant."""
+
+
+class Generates(Protocol):
+    """What a worker needs of a generator."""
+
+    async def prepare(self) -> int:
+        """Get ready; returns how many connections the open files allow. Raises StartError."""
+
+    async def run(self, begin: Begin) -> Sent:
+        """Go through all stages; returns with the connections still open."""
+
+    def stop(self) -> None:
+        """End the stages now."""
+
+    async def settle(self, settle: Settle) -> Done:
+        """Wait for what is still to come, close all connections and tell the last beat."""
+
+    def offsets(self, channel: str) -> Mapping[str, Sequence[int]]:
+        """Offsets of acknowledged publications in a channel, growing, by epoch."""
+
+
+class _Gone(Exception):
+    """The coordinator is not there any more."""
+
+
+class _Conversation:
+    """Both directions of the channel: what comes is sorted, what is to be said goes out in order."""
+
+    def __init__(self, channel: Channel[ToWorker]) -> None:
+        self._channel = channel
+        self._come: asyncio.Queue[ToWorker] = asyncio.Queue()
+        self._out: asyncio.Queue[msgspec.Struct] = asyncio.Queue()
+        self._over: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._talk())]
+        self.stopped = False
+        self.on_stop: Callable[[], None] = lambda: None
+
+    def say(self, message: msgspec.Struct) -> None:
+        """Send a message, after those before it."""
+        self._out.put_nowait(message)
+
+    async def flush(self) -> None:
+        """Wait until all is sent."""
+        await self.unless_over(self._out.join())
+
+    async def expect(self, kind: type[M]) -> M:
+        """The next message, which must be of that kind."""
+        message = await self.unless_over(self._come.get())
+        if not isinstance(message, kind):
+            raise BadMessage(f"a message {type(message).__name__} came where {kind.__name__} was due")
+        return message
+
+    async def unless_over(self, work: Awaitable[T]) -> T:
+        """Do something for as long as the coordinator is there."""
+        task = asyncio.ensure_future(work)
+        ends: list[asyncio.Future[Any]] = [task, self._over]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            raise self._over.result()
+        return task.result()
+
+    async def close(self) -> None:
+        """End both directions."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        try:
+            while (message := await self._channel.receive()) is not None:
+                if isinstance(message, Stop):
+                    self.stopped = True
+                    self.on_stop()
+                else:
+                    self._come.put_nowait(message)
+        except BadMessage as error:
+            self._end(error)
+        except ChannelClosed:
+            pass
+        self._end(_Gone())
+
+    async def _talk(self) -> None:
+        while True:
+            message = await self._out.get()
+            try:
+                await self._channel.send(message)
+            except BadMessage as error:
+                self._end(error)
+            except ChannelClosed:
+                self._end(_Gone())
+            self._out.task_done()
+
+    def _end(self, why: Exception) -> None:
+        if not self._over.done():
+            self._over.set_result(why)
+
+
+async def serve(channel: Channel[ToWorker], make_generator: Callable[[Job, Callable[[Beat], None]], Generates]) -> int:
+    """Do one run as a worker.
+
+    Args:
+        channel: to the coordinator.
+        make_generator: makes the generator of a job; its second argument takes beats.
+
+    Returns:
+        The exit code: 0 when the run was done, 1 when it failed, `GONE` when the coordinator went away.
+    """
+    talk = _Conversation(channel)
+    number = -1
+    try:
+        job = await talk.expect(Job)
+        number = job.worker
+        await _run(job, talk, make_generator)
+    except _Gone:
+        return GONE
+    except Exception as error:
+        if isinstance(error, TrunklineError):
+            failed = _failed(number, error)
+        else:
+            traceback.print_exc()
+            text = f"the generator stumbled: {type(error).__name__}: {error}"
+            failed = Failed(number, text[:1000], "The trace is in the worker's last words.")
+        # The conversation may be what failed.
+        with contextlib.suppress(TrunklineError, TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                await channel.send(failed)
+        return 1
+    finally:
+        await talk.close()
+    return 0
+
+
+def _failed(number: int, error: TrunklineError) -> Failed:
+    if isinstance(error, StartError):
+        return Failed(number, error.what[:1000], error.next_step[:1000])
+    return Failed(number, str(error)[:1000], "")
+
+
+async def _run(
+    job: Job, talk: _Conversation, make_generator: Callable[[Job, Callable[[Beat], None]], Generates]
+) -> None:
+    generator = make_generator(job, talk.say)
+    max_open = await talk.unless_over(generator.prepare())
+    lifecycle.spare_collector()
+    talk.say(Ready(job.worker, max_open))
+    begin = await talk.expect(Begin)
+    talk.on_stop = generator.stop
+    if talk.stopped:
+        generator.stop()
+    sent = await talk.unless_over(generator.run(begin))
+    for piece, more in in_pieces(sent.ends):
+        talk.say(Sent(job.worker, piece, more))
+    ends: dict[str, Position] = {}
+    more = True
+    while more:
+        settle = await talk.expect(Settle)
+        ends.update(settle.ends)
+        more = settle.more
+    talk.say(await talk.unless_over(generator.settle(Settle(ends))))
+    await _tell_offsets(job, talk, generator)
+
+
+async def _tell_offsets(job: Job, talk: _Conversation, generator: Generates) -> None:
+    asked = False
+    more = True
+    while more:
+        tell = await talk.expect(Tell)
+        more = tell.more
+        for channel in tell.channels:
+            asked = True
+            for epoch, offsets in generator.offsets(channel).items():
+                for first in range(0, len(offsets), MAX_OFFSETS):
+                    talk.say(Offsets(job.worker, channel, epoch, tuple(offsets[first : first + MAX_OFFSETS])))
+                    await talk.flush()
+    if asked:
+        talk.say(Offsets(job.worker, "", "", (), last=True))
+    await talk.flush()
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as it is allowed to."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # Where the kernel grants less, the job says how many files are missing.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def run_worker(descriptor: int, make_generator: Callable[[Job, Callable[[Beat], None]], Generates] = Generator) -> int:
+    """The whole life of a worker process.
+
+    Args:
+        descriptor: of its socket.
+        make_generator: as for `serve`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise_file_limit()
+    log_setup.configure(LogSettings(level="warning", format="console"), stream=sys.stderr)
+
+    async def main() -> int:
+        pipe = await Pipe.open(socket.socket(fileno=descriptor), TO_WORKER)
+        code = await serve(pipe, make_generator)
+        if code:
+            # Thousands of connections and a job half done: nothing in here is worth an orderly end.
+            sys.stderr.flush()
+            os._exit(code)
+        return code
+
+    return lifecycle.run(main)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_worker(int(sys.argv[1])))

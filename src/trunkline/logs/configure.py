@@ -1,0 +1,237 @@
+"""Structured logging: one line of JSON an event, or text for people on a terminal; log files if a directory is named.
+
+Rules:
+
+- Everything goes one way: our own events (structlog) and those of libraries (standard logging) pass the same redaction,
+  which masks tokens, authorization headers, passwords and whatever stands in for them in URLs.
+- Logging never raises into its caller. What cannot be written is dropped, and standard error says so once a minute.
+- Files are JSON, in the words of the Elastic Common Schema if the format is `ecs` (`log_ecs.py`); how they are rotated
+  and kept stands in `log_files.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, Processor
+
+from trunkline.logs import ecs
+from trunkline.logs.files import Complaint, RotatingFile, file_handlers
+from trunkline.settings.sections import LogSettings
+from trunkline.settings.source import MASK, mask_url
+from trunkline.version import __version__
+
+_QUIET = {"aiohttp.access": logging.WARNING, "asyncio": logging.WARNING, "nats": logging.WARNING}
+"""Libraries that tell at `info` what we tell ourselves."""
+
+_SECRET_KEY = re.compile(
+    r"(^|[_.\- ])(token|authorization|password|passwd|secret|cookie|credentials?|api[_\-]?key|private[_\-]?key)$",
+    re.IGNORECASE,
+)
+_SECRETS_IN_TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"(?i)\b((?:access_|refresh_|id_|admin_)?token|password|passwd|secret|api_?key)=[^&\s\"'#;,]+"),
+        rf"\1={MASK}",
+    ),
+    (re.compile(r"(?i)\b(bearer[ .]+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{MASK}"),
+    (re.compile(r"\b(Basic +)(?=\S*[A-Z0-9+/=])[A-Za-z0-9+/=]{8,}"), rf"\1{MASK}"),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), MASK),
+)
+_MAX_DEPTH = 4
+
+
+def configure(
+    settings: LogSettings,
+    *,
+    service: str = "trunkline",
+    node: str = "",
+    stream: TextIO | None = None,
+    environ: Mapping[str, str] = os.environ,
+    wall: Callable[[], float] = time.time,
+) -> None:
+    """Set up logging for this process; a second call replaces the first.
+
+    Args:
+        settings: level, format, files.
+        service: what this process is, for the format `ecs`.
+        node: its name among its like; empty: made of host and process.
+        stream: where lines go, standard output by default.
+        environ: read for NO_COLOR.
+        wall: seconds since 1970, for the rotation of files.
+
+    Raises:
+        StartError: the directory cannot be written to.
+    """
+    out = stream if stream is not None else sys.stdout
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    console = settings.format == "console" or (settings.format == "auto" and out.isatty())
+    handlers: list[logging.Handler] = [_StreamHandler(out)]
+    origin = ecs.Origin(service, node, __version__) if settings.format == "ecs" else None
+    lines = _json_formatter(origin)
+    handlers[0].setFormatter(_formatter(_console(out, environ)) if console else lines)
+    if settings.directory is not None:
+        handlers += file_handlers(settings, settings.directory, lines, wall)
+    close()
+    structlog.configure(
+        processors=[*_ORIGIN, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    root.setLevel(level)
+    for handler in handlers:
+        root.addHandler(handler)
+    for name, least in _QUIET.items():
+        logging.getLogger(name).setLevel(max(level, least))
+    logging.captureWarnings(True)
+
+
+def close() -> None:
+    """Take away what `configure` set up, and wait until rotated files are compressed."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, _StreamHandler | RotatingFile):
+            root.removeHandler(handler)
+            handler.close()
+
+
+def write_lines(name: str, lines: str) -> None:
+    """Log events at `info` that are JSON already, joined by line ends.
+
+    For the few events that come by the thousand: rendering them one by one would cost more than what they tell of.
+
+    Args:
+        name: the logger.
+        lines: objects as `configure` would write them, with `event`, `level`, `logger` and `timestamp`. They are not
+            redacted again: `redact_text` is for whatever in them a client chose.
+    """
+    logger = logging.getLogger(name)
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    record = logging.LogRecord(name, logging.INFO, "", 0, "", None, None)
+    record.lines = lines
+    logger.handle(record)
+
+
+# --- what a line holds ------------------------------------------------------------------------------------------------
+
+_ORIGIN: tuple[Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+
+
+def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Mask what must not be in a log, in values of any depth and within text (a structlog processor)."""
+    for key, value in event.items():
+        event[key] = _redacted(key, value, 0)
+    return event
+
+
+def redact_text(text: str) -> str:
+    """`text` with tokens, passwords and the users of URLs masked."""
+    for pattern, replacement in _SECRETS_IN_TEXT:
+        text = pattern.sub(replacement, text)
+    return mask_url(text)
+
+
+def _redacted(key: object, value: Any, depth: int) -> Any:
+    if isinstance(key, str) and value is not None and _SECRET_KEY.search(key):
+        return MASK
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, bool | int | float) or value is None:
+        return value
+    if depth >= _MAX_DEPTH:
+        return MASK
+    if isinstance(value, Mapping):
+        return {name: _redacted(name, item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted(None, item, depth + 1) for item in value]
+    try:
+        return redact_text(repr(value))
+    except Exception:
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Renders events, and what `write_lines` was given line by line; as they are if no `again` is named."""
+
+    def __init__(self, again: Processor | None, **options: Any) -> None:
+        super().__init__(**options)
+        self._again = again
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = getattr(record, "lines", None)
+        if lines is None:
+            return super().format(record)
+        if self._again is None:
+            return str(lines)
+        return "\n".join(str(self._again(None, "info", msgspec.json.decode(line))) for line in lines.split("\n"))
+
+
+def _json_formatter(origin: ecs.Origin | None) -> logging.Formatter:
+    if origin is None:
+        renderer: Processor = structlog.processors.JSONRenderer()
+        return _Formatter(None, foreign_pre_chain=_FOREIGN, processors=[*_SHOWN, renderer])
+    renderer = ecs.renderer(origin)
+    return _Formatter(renderer, foreign_pre_chain=_FOREIGN, processors=[ecs.name_error, *_SHOWN, renderer])
+
+
+def _formatter(renderer: Processor) -> logging.Formatter:
+    return _Formatter(renderer, foreign_pre_chain=_FOREIGN, processors=[*_SHOWN, renderer])
+
+
+def _no_color_message(_logger: object, _method: str, event: EventDict) -> EventDict:
+    # Some libraries repeat their message with terminal colours in an extra field.
+    event.pop("color_message", None)
+    return event
+
+
+_FOREIGN: tuple[Processor, ...] = (*_ORIGIN, structlog.stdlib.ExtraAdder(), _no_color_message)
+"""How an event of standard logging gets the fields that ours have."""
+
+_SHOWN: tuple[Processor, ...] = (
+    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+    structlog.processors.StackInfoRenderer(),
+    # Before redaction: the text of an exception may hold a URL or a header.
+    structlog.processors.format_exc_info,
+    redact,
+)
+"""What every event passes before it is rendered."""
+
+
+def _console(out: TextIO, environ: Mapping[str, str]) -> Processor:
+    # https://no-color.org: present and not empty, whatever its value.
+    colors = out.isatty() and not environ.get("NO_COLOR")
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+
+
+# --- where lines go ---------------------------------------------------------------------------------------------------
+
+
+class _StreamHandler(logging.StreamHandler[TextIO]):
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._complaint = Complaint()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self._complaint.make("the output", sys.exc_info()[1])
+
+    def close(self) -> None:
+        # The stream is not ours to close; flushing it may fail when its reader has gone.
+        with contextlib.suppress(OSError, ValueError):
+            self.flush()
+        super().close()

@@ -1,0 +1,1 @@
+"""Series, declared once, and their exposition."""

@@ -1,0 +1,233 @@
+"""What is counted, and how it comes out at a scrape; the names are in `trunkline.series`. Pure.
+
+Rules:
+
+- The hot path counts on plain attributes (`meter.messages_received += 1`); the exposition format is made at the scrape.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from trunkline.metrics.series import DURATION_BUCKETS, LATENCY_BUCKETS, SERIES, Series
+
+
+class Histogram:
+    """A histogram for the hot path: one bisect an observation.
+
+    Args:
+        buckets: upper bounds, growing.
+    """
+
+    __slots__ = ("buckets", "counts", "sum")
+
+    def __init__(self, buckets: tuple[float, ...]) -> None:
+        self.buckets = buckets
+        self.counts = [0] * (len(buckets) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count `value` (in the series' unit) `times` times."""
+        self.counts[bisect_left(self.buckets, value)] += times
+        self.sum += value * times
+
+    @property
+    def count(self) -> int:
+        """How many observations there were."""
+        return sum(self.counts)
+
+    def quantile(self, q: float) -> float:
+        """The upper bound of the bucket that holds quantile `q` (0 to 1); 0.0 with no observations."""
+        wanted = q * self.count
+        if wanted == 0:
+            return 0.0
+        seen = 0
+        for bound, times in zip(self.buckets, self.counts, strict=False):
+            seen += times
+            if seen >= wanted:
+                return bound
+        return self.buckets[-1]
+
+    def cumulative(self) -> Iterator[tuple[str, float]]:
+        """(upper bound as text, cumulative count) for the exposition, +Inf last."""
+        seen = 0
+        for bound, times in zip(self.buckets, self.counts, strict=False):
+            seen += times
+            yield repr(bound), float(seen)
+        yield "+Inf", float(self.count)
+
+
+class Labelled:
+    """A counter with labels: one number for each set of label values."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, ...], int] = {}
+
+    def add(self, *labels: str, times: int = 1) -> None:
+        """Count under `labels`, in the order the series declares them."""
+        self.values[labels] = self.values.get(labels, 0) + times
+
+
+class LabelledGauge:
+    """A gauge with labels, filled at a scrape."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, ...], float] = {}
+
+    def set(self, value: float, *labels: str) -> None:
+        """Say that it is `value` under `labels`, in the order the series declares them."""
+        self.values[labels] = value
+
+
+Value = float | Labelled | LabelledGauge | Histogram
+
+
+class Meter:
+    """The live counts of one node. Gauges are read at the scrape, from a `Gauges`."""
+
+    __slots__ = (
+        "bus_messages_received",
+        "bytes_received",
+        "bytes_sent",
+        "capacity_rejections",
+        "connection_duration",
+        "connections",
+        "connections_failed",
+        "delivery_latency",
+        "disconnects",
+        "errors",
+        "handshake",
+        "message_latency",
+        "messages_received",
+        "messages_sent",
+        "publications_dropped",
+        "rate_limited",
+        "reads",
+        "replay_requests",
+        "slow_clients_disconnected",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.messages_sent = 0
+        self.messages_received = 0
+        self.reads = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.slow_clients_disconnected = 0
+        self.rate_limited = 0
+        self.bus_messages_received = 0
+        self.connections_failed = Labelled()
+        self.disconnects = Labelled()
+        self.replay_requests = Labelled()
+        self.publications_dropped = Labelled()
+        self.errors = Labelled()
+        self.capacity_rejections = Labelled()
+        self.message_latency = Histogram(LATENCY_BUCKETS)
+        self.delivery_latency = Histogram(LATENCY_BUCKETS)
+        self.connection_duration = Histogram(DURATION_BUCKETS)
+        self.handshake = Histogram(LATENCY_BUCKETS)
+
+
+class Gauges(NamedTuple):
+    """What is true at the moment of a scrape."""
+
+    connections_active: int
+    connections_max: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    cpu_usage_percent: float
+    tasks_active: int
+    nats_connected: bool
+    outbox_bytes: int
+    slow_clients: int
+    event_loop_lag_seconds: float
+    draining: bool
+    channels_active: int
+    subscriptions_active: int
+    build: tuple[str, str, str]
+    start_time_seconds: float = 0.0
+
+
+def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Iterator[Metric]:
+    """All series of a node as Prometheus metric families, aliases last."""
+    plain: dict[str, float] = {
+        "ws_connections_total": meter.connections,
+        "ws_messages_sent_total": meter.messages_sent,
+        "ws_messages_received_total": meter.messages_received,
+        "ws_bytes_sent_total": meter.bytes_sent,
+        "ws_bytes_received_total": meter.bytes_received,
+        "ws_slow_clients_disconnected_total": meter.slow_clients_disconnected,
+        "ws_rate_limited_messages_total": meter.rate_limited,
+        "ws_nats_messages_received_total": meter.bus_messages_received,
+    }
+    plain.update({f"ws_{name}": float(value) for name, value in gauges._asdict().items() if name != "build"})
+    labelled = {
+        "ws_connections_failed_total": meter.connections_failed,
+        "ws_disconnects_total": meter.disconnects,
+        "ws_replay_requests_total": meter.replay_requests,
+        "ws_publications_dropped_total": meter.publications_dropped,
+        "ws_errors_total": meter.errors,
+        "ws_capacity_rejections_total": meter.capacity_rejections,
+    }
+    histograms = {
+        "ws_message_latency_seconds": meter.message_latency,
+        "ws_delivery_latency_seconds": meter.delivery_latency,
+        "ws_connection_duration_seconds": meter.connection_duration,
+        "ws_handshake_seconds": meter.handshake,
+    }
+    info = LabelledGauge()
+    info.set(1, *gauges.build)
+    yield from exposition(SERIES, {**plain, **labelled, **histograms, "ws_build_info": info})
+    if "websocket" in aliases:
+        yield GaugeMetricFamily(
+            "websocket_connections_total", "Active connections (a gauge).", value=gauges.connections_active
+        )
+        yield CounterMetricFamily(
+            "websocket_messages_total",
+            "Messages received and sent.",
+            value=meter.messages_received + meter.messages_sent,
+        )
+        yield _histogram("websocket_message_latency_seconds", "As ws_message_latency_seconds.", meter.message_latency)
+        yield _histogram(
+            "websocket_connection_duration_seconds", "As ws_connection_duration_seconds.", meter.connection_duration
+        )
+        yield CounterMetricFamily(
+            "websocket_errors_total", "All error messages sent.", value=sum(meter.errors.values.values())
+        )
+
+
+def exposition(declared: Sequence[Series], values: Mapping[str, Value]) -> Iterator[Metric]:
+    """Series as Prometheus metric families.
+
+    Args:
+        declared: the series, in the order they come out.
+        values: the value of each by name: a number, or what fits its labels and kind.
+    """
+    for series in declared:
+        value = values[series.name]
+        if isinstance(value, Histogram):
+            yield _histogram(series.name, series.help, value)
+            continue
+        kind = CounterMetricFamily if series.kind == "counter" else GaugeMetricFamily
+        if isinstance(value, Labelled | LabelledGauge):
+            family = kind(series.name, series.help, labels=series.labels)
+            known = dict.fromkeys(product(*series.words), 0.0) if series.words else {}
+            for labels, number in {**known, **value.values}.items():
+                family.add_metric(labels, number)
+            yield family
+        else:
+            yield kind(series.name, series.help, value=value)
+
+
+def _histogram(name: str, documentation: str, histogram: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, documentation, buckets=list(histogram.cumulative()), sum_value=histogram.sum)

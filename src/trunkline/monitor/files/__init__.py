@@ -1,0 +1,1 @@
+"""The files that `trunkline monitor render` writes."""

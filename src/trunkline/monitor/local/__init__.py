@@ -1,0 +1,1 @@
+"""Prometheus and its neighbours on this machine."""

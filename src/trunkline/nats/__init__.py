@@ -1,0 +1,1 @@
+"""NATS: addresses, login, one connection."""

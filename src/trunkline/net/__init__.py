@@ -1,0 +1,1 @@
+"""Addresses, rate limits, the admin token, plain sockets."""

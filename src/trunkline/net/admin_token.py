@@ -1,0 +1,101 @@
+"""The bearer token of an admin port: where it is kept, how it is made, read and compared.
+
+A token that the settings name wins; else one is made at the start and kept in a file that only this user can read,
+where the commands on this machine find it by the port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from trunkline.errors import StartError
+from trunkline.settings.source import Secret
+
+
+class AdminToken:
+    """The token of one admin port.
+
+    Args:
+        port: the port it opens.
+        token: the token of the settings.
+        token_file: the file that holds it.
+
+    Raises:
+        StartError: the file cannot be read, or the new token cannot be kept.
+    """
+
+    def __init__(self, port: int, token: Secret | None = None, token_file: Path | None = None) -> None:
+        self._kept: Path | None = None
+        if token is not None:
+            self._token = token.reveal()
+        elif token_file is not None:
+            self._token = _read(token_file)
+        else:
+            self._token, self._kept = keep_token(port)
+
+    def allows(self, authorization: str | None) -> bool:
+        """Whether an Authorization header carries it; takes the same time for every wrong one."""
+        if authorization is None:
+            return False
+        scheme, _, given = authorization.partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token.encode())
+
+    def reveal(self) -> str:
+        """The token itself."""
+        return self._token
+
+    def forget(self) -> None:
+        """Remove the file that was made for it."""
+        if self._kept is not None:
+            with contextlib.suppress(OSError):
+                self._kept.unlink()
+            self._kept = None
+
+
+def token_path(port: int) -> Path:
+    """Where the token of the admin port on this machine is kept when the settings name none."""
+    state = os.environ.get("XDG_STATE_HOME")
+    base = Path(state) if state else Path.home() / ".local" / "state"
+    return base / "trunkline" / f"admin-{port}.token"
+
+
+def kept_ports() -> set[int]:
+    """Admin ports of this machine whose token is kept."""
+    names = [path.name[len("admin-") : -len(".token")] for path in token_path(0).parent.glob("admin-*.token")]
+    return {int(name) for name in names if name.isdigit()}
+
+
+def keep_token(port: int) -> tuple[str, Path]:
+    """Make a token and keep it in a file that only this user can read; raises StartError."""
+    path = token_path(port)
+    token = secrets.token_urlsafe(24)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token)
+    except OSError as error:
+        raise StartError(
+            f"cannot keep the admin token in {path}: {error.strerror}",
+            "Set admin.token or admin.token_file, or switch the admin port off with admin.port = 0.",
+        ) from None
+    return token, path
+
+
+def _read(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise StartError(
+            f"cannot read the admin token from {path}: {error.strerror}", "Check admin.token_file."
+        ) from None
+    if not token:
+        raise StartError(
+            f"the admin token file {path} is empty", "Write a token into it, or leave admin.token_file out."
+        )
+    return token

@@ -1,0 +1,434 @@
+"""The fleet: which backends there are, and what happened at each. Pure.
+
+Rules:
+
+- Every event ends in the backend's `Ledger` and in its `load`, so that a pick reads plain numbers.
+- A backend that leaves and comes back (a name server hiccups) finds its ledger again while connections of ours are
+  open there.
+- Nothing grows without bound: what never showed up expires, and above `RESERVATIONS_KEPT` the oldest does early.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple
+
+from trunkline.placement.backend import BackendSpec
+from trunkline.placement.condition import Change, Condition
+from trunkline.placement.counting import MOST_REPORTED, Ledger, Reservation
+from trunkline.placement.groups import GroupTurns
+from trunkline.placement.homes import Homes
+from trunkline.placement.pool import FULL, Backend, Pool
+from trunkline.placement.row import BackendRow
+from trunkline.protocol.control import LoadReport, PickNotice
+from trunkline.settings.balancer import BalancerSettings
+
+RESERVATIONS_KEPT: Final = 200_000
+LATE_KEPT: Final = 10_000
+NEWS_KEPT: Final = 1_000
+WORDS_CHARS: Final = 256
+"""Of a name that a report gives no more is kept: pages show it for as long as the backend is there."""
+
+STARTING_S: Final = 5.0
+"""Backends named within this time of the first one belong to the start: they were there before and only the balancer is
+new, so none of them starts slowly."""
+
+
+class Changes(NamedTuple):
+    """URLs of backends that came, went, or whose spec is another."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+
+class News(NamedTuple):
+    """Something for the log that no call returns.
+
+    Attributes:
+        url: the backend.
+        event: `trial`: a pick tries it again; `up`: that pick has arrived; `doubted`: its reports never change although
+            picks go there; `trusted`: they do again.
+        why: in words.
+    """
+
+    url: str
+    event: Literal["trial", "up", "doubted", "trusted"]
+    why: str
+
+
+class Fleet:
+    """All backends.
+
+    Args:
+        settings: of the balancer.
+        rng: source of the jitter of their conditions.
+
+    Attributes:
+        settings: the same.
+        backends: by URL.
+        pools: the same, as placement looks through them.
+        homes: where the keys of the affinity policy live.
+        news: for the log, oldest first; whoever logs takes them out.
+    """
+
+    def __init__(self, settings: BalancerSettings, rng: random.Random) -> None:
+        self.settings = settings
+        self.backends: dict[str, Backend] = {}
+        self.pools: dict[str, Pool] = {}
+        self.homes = Homes()
+        self.news: deque[News] = deque(maxlen=NEWS_KEPT)
+        self._trials: dict[str, Reservation] = {}
+        self._rng = rng
+        self._relaying = settings.mode == "relay"
+        self._keep_s = settings.reservation_ms / 1000
+        self._hold_s = self._keep_s + 2 * settings.cache_ttl_ms / 1000
+        self._slow_start_s = settings.slow_start_ms / 1000
+        self._number = 0
+        self._first_at: float | None = None
+        self._reservations: dict[int, Reservation] = {}
+        self._due: deque[Reservation] = deque()
+        self._waiting: deque[Reservation] = deque()
+        self._late: OrderedDict[int, Reservation] = OrderedDict()
+        self._left: dict[str, Ledger] = {}
+        self._turns: dict[str, GroupTurns] = {}
+
+    # --- membership ---------------------------------------------------------------------------------------------------
+
+    def set_backends(self, specs: Sequence[BackendSpec], now: float) -> Changes:
+        """Make these the fleet; of two specs of one URL the last counts.
+
+        Args:
+            specs: all backends there are.
+            now: seconds.
+        """
+        wanted = {spec.url: spec for spec in specs}
+        added = tuple(url for url in wanted if url not in self.backends)
+        removed = tuple(url for url in self.backends if url not in wanted)
+        changed = tuple(url for url, spec in wanted.items() if url in self.backends and self.backends[url].spec != spec)
+        if not (added or removed or changed):
+            return Changes((), (), ())
+        for url in removed:
+            self._trials.pop(url, None)
+            ledger = self.backends.pop(url).ledger
+            if ledger.held or ledger.relayed:
+                self._left[url] = ledger
+        for url in changed:
+            backend = self.backends[url]
+            backend.spec = wanted[url]
+            backend.describe()
+        running = self._running(now)
+        pools_before = {backend.spec.pool for backend in self.backends.values()}
+        for url in added:
+            backend = self._join(wanted[url], now)
+            if running and self._slow_start_s and backend.spec.pool in pools_before:
+                backend.warm_at = now + self._slow_start_s
+            self.backends[url] = backend
+        self._left = {url: ledger for url, ledger in self._left.items() if ledger.held or ledger.relayed}
+        self._arrange(now)
+        return Changes(added, removed, changed)
+
+    def _join(self, spec: BackendSpec, now: float) -> Backend:
+        if self._first_at is None:
+            self._first_at = now
+        ledger = self._left.pop(spec.url, None) or Ledger(spec.url, self._relaying, self._keep_s, self._hold_s)
+        return Backend(spec, ledger, Condition(self.settings, self._rng))
+
+    def _running(self, now: float) -> bool:
+        return self._first_at is not None and now - self._first_at > STARTING_S
+
+    def _arrange(self, now: float) -> None:
+        members: dict[str, list[Backend]] = {}
+        for backend in self.backends.values():
+            members.setdefault(backend.spec.pool, []).append(backend)
+        groups = self.settings.groups
+        self.pools = {name: Pool(each, groups, self._slow_start_s) for name, each in members.items()}
+        self._turns = {name: turns for name, turns in self._turns.items() if name in self.pools}
+        for pool in self.pools.values():
+            pool.refresh(now)
+
+    def turns(self, pool: str) -> GroupTurns:
+        """Whose turn it is among the canary groups of a pool there is."""
+        turns = self._turns.get(pool)
+        if turns is None:
+            turns = self._turns[pool] = GroupTurns()
+        return turns
+
+    # --- reports ------------------------------------------------------------------------------------------------------
+
+    def take_report(self, url: str, report: LoadReport, *, asked_at: float, now: float) -> bool:
+        """Count with what a backend says; false when that was out of date, unbelievable, or of no backend of ours.
+
+        Args:
+            url: the backend.
+            report: what it says.
+            asked_at: when it was asked for, in seconds; of a report that came unasked, when it arrived.
+            now: seconds.
+        """
+        backend = self.backends.get(url)
+        if backend is None:
+            return False
+        if not 0 <= report.agentsConnections <= MOST_REPORTED:
+            self.report_failed(url, f"{report.agentsConnections} connections are beyond belief", now)
+            return False
+        if report.capacity is not None and report.capacity > MOST_REPORTED:
+            # Load is reckoned by capacity: whoever claimed so much would get everybody.
+            self.report_failed(url, f"a capacity of {report.capacity} is beyond belief", now)
+            return False
+        was_doubted = backend.ledger.doubted
+        if not backend.ledger.report(report, min(asked_at, now), now):
+            return False
+        before = (backend.group, backend.capacity, backend.takes)
+        backend.report = _to_keep(report)
+        backend.reported_at = now
+        backend.report_failure = ""
+        backend.describe()
+        trial = self._trials.get(url)
+        if trial is not None and (trial.shown or trial.over):
+            del self._trials[url]
+            if trial.shown and not trial.over:
+                # In steering nobody else sees that the trial was opened.
+                change = backend.condition.success(now)
+                if change is not None:
+                    self.news.append(News(url, "up", change.why))
+        doubted = backend.ledger.doubted
+        if doubted != was_doubted:
+            said = report.agentsConnections
+            why = f"its reports stay at {said} although picks go there" if doubted else f"its report changed to {said}"
+            self.news.append(News(url, "doubted" if doubted else "trusted", why))
+        if doubted != was_doubted or before != (backend.group, backend.capacity, backend.takes):
+            self._arrange(now)
+        else:
+            backend.reckon()
+        return True
+
+    def report_failed(self, url: str, why: str, now: float) -> None:
+        """No report could be had; what is known stays."""
+        backend = self.backends.get(url)
+        if backend is not None:
+            backend.report_failure = why
+
+    # --- own picks ----------------------------------------------------------------------------------------------------
+
+    def reserve(self, url: str, key: str, now: float) -> int:
+        """Hold a place on a backend; returns the number of the reservation, 0 when there is no such backend.
+
+        Args:
+            url: the backend.
+            key: Sec-WebSocket-Key of the connection.
+            now: seconds.
+        """
+        backend = self.backends.get(url)
+        if backend is None:
+            return 0
+        self._number += 1
+        made = backend.ledger.reserve(self._number, key, now)
+        self._reservations[self._number] = made
+        self._due.append(made)
+        if len(self._due) > RESERVATIONS_KEPT:
+            self.expire(now)
+        if backend.condition.trial:
+            made.trial = True
+            self._trials[url] = made
+            change = backend.condition.took_trial(now)
+            if change is not None:
+                self.news.append(News(url, "trial", change.why))
+        backend.reckon()
+        return made.number
+
+    def opened(self, reservation: int, now: float) -> Change | None:
+        """The backend has answered 101; returns what that says of its condition."""
+        made = self._reservations.get(reservation)
+        if made is None:
+            made = self._late.pop(reservation, None)
+            if made is None:
+                return None
+            self._reservations[reservation] = made
+        made.ledger.open(made, now)
+        backend = self._reckon(made)
+        return None if backend is None else backend.condition.success(now)
+
+    def failed(self, reservation: int, why: str, now: float) -> Change | None:
+        """No connection came of it through the backend's fault; returns what that says of its condition.
+
+        Args:
+            reservation: its number.
+            why: a fixed word of `Placer.failed`.
+            now: seconds.
+        """
+        made = self._end(reservation, now)
+        backend = None if made is None else self.backends.get(made.ledger.url)
+        return None if backend is None else backend.condition.failure(why, now)
+
+    def dropped(self, reservation: int, now: float) -> None:
+        """No connection came of it, and the backend is not to blame."""
+        made = self._end(reservation, now)
+        if made is not None and made.trial:
+            backend = self.backends.get(made.ledger.url)
+            if backend is not None:
+                backend.condition.dropped_trial(now)
+
+    def closed(self, reservation: int, now: float) -> None:
+        """An opened connection has ended."""
+        self._end(reservation, now)
+
+    def key_of(self, reservation: int) -> str | None:
+        """Sec-WebSocket-Key of a reservation, until it is over."""
+        made = self._reservations.get(reservation) or self._late.get(reservation)
+        return None if made is None else made.key
+
+    def _end(self, reservation: int, now: float) -> Reservation | None:
+        made = self._reservations.pop(reservation, None) or self._late.pop(reservation, None)
+        if made is not None:
+            made.ledger.end(made, now)
+            self._reckon(made)
+        return made
+
+    def _reckon(self, made: Reservation) -> Backend | None:
+        backend = self.backends.get(made.ledger.url)
+        if backend is not None:
+            backend.reckon()
+        return backend
+
+    # --- events of other balancers ------------------------------------------------------------------------------------
+
+    def take_notice(self, balancer_id: str, notice: PickNotice, now: float) -> None:
+        """Count an event of another balancer; one of a backend that is not known here is passed over.
+
+        Args:
+            balancer_id: who says so; its own notices a balancer must not take.
+            notice: the event.
+            now: when it was heard, in seconds.
+        """
+        backend = self.backends.get(notice.url)
+        if backend is None:
+            return
+        ledger = backend.ledger
+        if notice.event == "m":
+            self.homes.forget(backend.pool, notice.key)
+            return
+        if notice.event == "p":
+            if notice.affinity:
+                self.homes.settle(backend.pool, notice.affinity, notice.url, now)
+            self._number += 1
+            made = ledger.heard_pick(self._number, notice.key, now)
+            if made is not None:
+                self._due.append(made)
+                if len(self._due) > RESERVATIONS_KEPT:
+                    self.expire(now)
+        elif notice.event == "f":
+            ledger.heard_failure(notice.key, now)
+        else:
+            ledger.heard_close(notice.key, now)
+        backend.reckon()
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def expire(self, now: float) -> None:
+        """Forget picks that never showed up; takes time for those alone.
+
+        A pick is forgotten `reservation_ms` after it was made if some report had its chance to show it, or none was
+        ever had; else it waits for that report, two report intervals longer at most.
+        """
+        due = self._due
+        while due and (due[0].at + self._keep_s <= now or len(due) > RESERVATIONS_KEPT):
+            made = due.popleft()
+            if made.opened_at is not None:
+                continue
+            crowded = made.at + self._keep_s > now or len(self._waiting) >= RESERVATIONS_KEPT
+            if made.over or not made.pending or crowded or made.ledger.may_expire(made):
+                self._expire(made)
+            else:
+                self._waiting.append(made)
+        waiting = self._waiting
+        while waiting and waiting[0].at + self._hold_s <= now:
+            made = waiting.popleft()
+            if made.opened_at is None:
+                self._expire(made)
+
+    def _expire(self, made: Reservation) -> None:
+        if made.pending:
+            made.ledger.expire(made)
+            self._reckon(made)
+        if made.own and self._reservations.pop(made.number, None) is not None:
+            # A dial may take longer than a pick is kept: its opening must find it.
+            self._late[made.number] = made
+            if len(self._late) > LATE_KEPT:
+                self._late.popitem(last=False)
+
+    # --- what it shows ------------------------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        """Connections of all backends."""
+        return sum(backend.estimate for backend in self.backends.values())
+
+    def imbalance(self) -> dict[tuple[str, str], float]:
+        """By pool and group the load of the fullest backend beside the mean, 1 when even.
+
+        Of backends that take more and work: nobody can even out what is down, and a pool owes another nothing.
+        """
+        counts: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        for backend in self.backends.values():
+            if backend.takes and backend.condition.state in ("up", "half_open"):
+                counts.setdefault((backend.pool, backend.group), []).append((backend.estimate, backend.full_share))
+        found = {}
+        for group, each in counts.items():
+            total = sum(count for count, _ in each)
+            mean = total / sum(share for _, share in each)
+            found[group] = max(count / share for count, share in each) / mean if total else 1.0
+        return found
+
+    def rows(self, now: float) -> list[BackendRow]:
+        """All backends for pages, in the order in which they joined."""
+        return [_row(backend, now) for backend in self.backends.values()]
+
+
+def _to_keep(report: LoadReport) -> LoadReport:
+    """What is needed of a report until the next one, in words that fit on a page; it may come with a megabyte."""
+    pod, address, machine, colour = (
+        None if words is None else words[:WORDS_CHARS]
+        for words in (report.podName, report.podIP, report.nodeName, report.colour)
+    )
+    return LoadReport(report.agentsConnections, pod, address, machine, report.state, colour, report.capacity)
+
+
+def _row(backend: Backend, now: float) -> BackendRow:
+    spec, report = backend.spec, backend.report
+    state, why = _state(backend)
+    return BackendRow(
+        url=backend.url,
+        name=spec.name,
+        group=backend.group,
+        pool=spec.pool,
+        source=spec.source,
+        connections=backend.estimate,
+        reported=None if report is None else report.agentsConnections,
+        report_age_s=None if report is None else max(0.0, now - backend.reported_at),
+        relayed=backend.relayed,
+        reserved=backend.reserved,
+        state=state,
+        why=why,
+        weight=spec.weight,
+        capacity=backend.capacity,
+        pod=(None, None, None) if report is None else (report.podName, report.podIP, report.nodeName),
+    )
+
+
+def _state(backend: Backend) -> tuple[str, str]:
+    condition = backend.condition
+    if condition.state in ("down", "ejected", "open"):
+        return condition.state, condition.why
+    if backend.draining:
+        return "draining", "its source takes it out" if backend.spec.draining else "it says so"
+    if backend.load == FULL:
+        return "full", f"{backend.estimate} of {backend.capacity} connections"
+    if condition.state != "up":
+        return condition.state, condition.why
+    if backend.doubted:
+        return "up", "its reports never change although picks go there"
+    if backend.spec.weight <= 0:
+        return "up", "weight 0: no new connections"
+    return "up", backend.report_failure and f"no load report: {backend.report_failure}"

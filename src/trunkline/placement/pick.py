@@ -1,0 +1,149 @@
+"""Chooses the backend of a connection: pool, then sticky cookie, then canary group, then policy. Pure.
+
+Rules:
+
+- A backend can take a connection when it has a weight, does not drain, works (`Condition`), was not tried for this
+  connection, and is below its capacity.
+- A sticky client goes back to its backend while that can take it, else to its group, else it is new.
+- Choosing does not reserve; `place` does both. A choice that is not reserved is forgotten by all but the round robins.
+- A refusal says which of the four reasons it is, and when to come back, with jitter, so that not all come at once.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from trunkline.placement import affinity, sticky
+from trunkline.placement.fleet import Fleet
+from trunkline.placement.placing import Ask, Pick, Refusal
+from trunkline.placement.policies import CHOOSERS, least_connections
+from trunkline.placement.pool import FULL, Backend, Lane, Pool
+
+RETRY_AFTER_S: Final = (1.0, 5.0)
+
+
+def pick(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Pick | Refusal:
+    """Choose a backend; nothing is reserved and `Pick.reservation` is 0.
+
+    Args:
+        fleet: the backends.
+        ask: what is known of the client.
+        now: seconds of the clock that the fleet is told.
+        rng: for ties and jitter.
+    """
+    found = _choose(fleet, ask, now, rng)
+    if found is None:
+        return _refuse(fleet, ask, now, rng)
+    return Pick(found[0].url, 0, found[1], _cookie(fleet, ask, found[0]), found[0].group)
+
+
+def place(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Pick | Refusal:
+    """Choose a backend and reserve a place on it; an ask without a key reserves nothing. Arguments as of `pick`."""
+    found = _choose(fleet, ask, now, rng)
+    if found is None:
+        return _refuse(fleet, ask, now, rng)
+    backend, reason = found
+    if ask.policy == "affinity" and ask.affinity is not None:
+        fleet.homes.settle(ask.pool, ask.affinity, backend.url, now)
+    reservation = fleet.reserve(backend.url, ask.key, now) if ask.key else 0
+    return Pick(backend.url, reservation, reason, _cookie(fleet, ask, backend), backend.group)
+
+
+def _choose(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
+    pool = fleet.pools.get(ask.pool)
+    if pool is None or not pool.takers.members:
+        return None
+    pool.refresh(now)
+    return _ordinary(fleet, pool, ask, now, rng) or _last_resort(pool, ask, now, rng)
+
+
+def _last_resort(pool: Pool, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
+    """When every backend is down by its health checks, one of them all the same.
+
+    It is likelier that the checks are wrong, or that what they ask about (a bus, a database) is away, than that all
+    backends have gone at the same moment; a client that finds nobody is told so after one try.
+    """
+    if ask.tried or any(backend.condition.usable(now) for backend in pool.takers.members):
+        return None
+    down = [each for each in pool.takers.members if each.condition.state == "down" and each.load != FULL]
+    if not down:
+        return None
+    least = min(backend.load for backend in down)
+    return rng.choice([backend for backend in down if backend.load == least]), "last_resort"
+
+
+def _ordinary(fleet: Fleet, pool: Pool, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
+    if ask.sticky is not None and fleet.settings.sticky_cookie:
+        found = _by_cookie(fleet, pool, ask, now, rng)
+        if found is not None:
+            return found
+    lane: Lane | None = pool.takers
+    if pool.named:
+        # All clients of a key belong to one group, that of the first.
+        home = _home(fleet, ask, now)
+        lane = pool.lanes.get(home.group) if home is not None and home.ready(now, ask.tried) else None
+        lane = lane or fleet.turns(ask.pool).next(pool, now, ask.tried)
+    return None if lane is None else _in_lane(fleet, lane, ask, now, rng)
+
+
+def _home(fleet: Fleet, ask: Ask, now: float) -> Backend | None:
+    if ask.policy != "affinity" or ask.affinity is None:
+        return None
+    return fleet.backends.get(fleet.homes.of(ask.pool, ask.affinity, now) or "")
+
+
+def _by_cookie(fleet: Fleet, pool: Pool, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
+    wanted = sticky.parse(ask.sticky or "")
+    if wanted is None:
+        return None
+    backend = pool.by_id.get(wanted.backend)
+    if backend is not None and backend.ready(now, ask.tried):
+        return backend, "sticky"
+    # A cookie of Traefik's names no group; while the backend is known, its group is.
+    lane = pool.lanes.get(wanted.group or (backend.group if backend is not None else ""))
+    return None if lane is None else _in_lane(fleet, lane, ask, now, rng)
+
+
+def _in_lane(fleet: Fleet, lane: Lane, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
+    spilled = False
+    if ask.policy == "affinity" and ask.affinity is not None:
+        bound = fleet.settings.affinity_bound
+        home = fleet.homes.of(ask.pool, ask.affinity, now)
+        backend, spilled = affinity.choose(lane, ask.affinity, bound, now, ask.tried, home)
+    else:
+        backend = CHOOSERS.get(ask.policy, least_connections)(lane, now, ask.tried, rng)
+    if backend is None:
+        return None
+    if ask.tried:
+        return backend, "retry"
+    if not lane.has_ready(now, (), besides=backend):
+        return backend, "only"
+    if spilled:
+        return backend, "affinity_spill"
+    # Affinity without a key is least connections, and says so.
+    return backend, "least_connections" if ask.policy == "affinity" and ask.affinity is None else ask.policy
+
+
+def _cookie(fleet: Fleet, ask: Ask, backend: Backend) -> str | None:
+    if not fleet.settings.sticky_cookie:
+        return None
+    value = sticky.render(backend.id, backend.group if fleet.settings.groups else "")
+    return None if value == ask.sticky else value
+
+
+def _refuse(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Refusal:
+    pool = fleet.pools.get(ask.pool)
+    wait_s = rng.uniform(*RETRY_AFTER_S)
+    if pool is None or not pool.members:
+        where = f"the pool {ask.pool!r}" if ask.pool else "the fleet"
+        return Refusal(503, "no_backend", f"There is no backend in {where}.", wait_s)
+    working = [backend for backend in pool.takers.members if backend.condition.usable(now)]
+    if not working:
+        count = len(pool.members)
+        return Refusal(503, "all_down", f"None of {count} backends takes connections: down or draining.", wait_s)
+    untried = [backend for backend in working if backend.url not in ask.tried]
+    if not untried:
+        return Refusal(502, "all_tried", f"{len(ask.tried)} backends were tried and none answered well.", wait_s)
+    full = sum(backend.load == FULL for backend in untried)
+    return Refusal(503, "full", f"All {full} backends that work are at their capacity.", wait_s)

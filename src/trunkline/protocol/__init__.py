@@ -1,0 +1,1 @@
+"""Messages between clients, nodes and balancers; close codes; subjects."""

@@ -1,0 +1,317 @@
+"""Messages between our own processes and to operators: load report, health, stats, admin orders. Pure.
+
+Rules: field names on the wire are a contract (dashboards, balancer and foreign backends use them). Readers ignore
+unknown fields and need only those without a default, so that a backend which sends `agentsConnections` alone can be
+placed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+
+class LoadReport(msgspec.Struct, frozen=True):
+    """`GET /metric`: how full a backend is. The first four names are those that foreign backends use.
+
+    Attributes:
+        agentsConnections: open WebSocket connections.
+        podName: name of the pod, None outside of one.
+        podIP: address of the pod.
+        nodeName: name of the machine.
+        state: `draining` takes no new connections.
+        colour: deploy group.
+        capacity: most connections it takes.
+        accept_per_s: handshakes per second it can take now.
+        loop_lag_ms: how late its event loop is.
+        run: drawn at the start of the process; with another one, `opened` counts from 0 again.
+        opened: WebSockets opened since the start.
+        keys: Sec-WebSocket-Key of the newest of these, oldest first. Only in the answer to `/metric?after=N`, which
+            wants those behind the first N: with them a balancer knows which of its picks have arrived.
+    """
+
+    agentsConnections: Annotated[int, msgspec.Meta(ge=0)]
+    podName: str | None = None
+    podIP: str | None = None
+    nodeName: str | None = None
+    state: Literal["up", "draining"] = "up"
+    colour: str | None = None
+    capacity: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    accept_per_s: float | None = None
+    loop_lag_ms: float | None = None
+    run: str | msgspec.UnsetType = msgspec.UNSET
+    opened: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
+    keys: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+# --- between nodes and balancers, over NATS ---------------------------------------------------------------------------
+
+
+class NodeReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a node tells all balancers when it starts, changes, is asked, and every now and then.
+
+    Attributes:
+        node: its name.
+        url: where backends' connections go, e.g. http://10.0.0.7:3001.
+        report: its load, with the keys opened since its last message.
+        leaving: its last message: it is about to end.
+    """
+
+    node: str
+    url: str
+    report: LoadReport
+    leaving: bool = False
+
+
+class PickNotice(msgspec.Struct, frozen=True, array_like=True):
+    """One event of a balancer that its peers count too.
+
+    Attributes:
+        event: `p` picked, `f` came to nothing, `c` an opened connection has ended, `m` the clients of an affinity key
+            were asked to move away.
+        url: the backend.
+        key: Sec-WebSocket-Key of the connection; of `m` the affinity key.
+        affinity: of `p`, the affinity key that now lives at the backend; empty for none.
+    """
+
+    event: Literal["p", "f", "c", "m"]
+    url: str
+    key: str
+    affinity: str = ""
+
+
+class PickNotices(msgspec.Struct, frozen=True):
+    """The events of one balancer in order.
+
+    Attributes:
+        balancer: id of the sender, drawn at its start.
+        notices: the events.
+    """
+
+    balancer: str
+    notices: tuple[PickNotice, ...]
+
+
+class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask some clients of a node to reconnect, idle ones first (`POST /api/move`, and over NATS).
+
+    Attributes:
+        count: how many at most.
+        over_ms: time to spread them over.
+        affinity: what keeps clients together, as `balancer.affinity` spells it; None: any clients.
+        values: with `affinity`: only clients of these values, all of them whatever `count` says. With `affinity` and
+            no values: only clients that nothing keeps together, at most `count`.
+    """
+
+    count: Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+    over_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 1000
+    affinity: str | None = None
+    values: tuple[str, ...] = ()
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """Answer to it: how many clients are being asked."""
+
+    moving: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+class KeysAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many clients has a node of each value of `by` (`GET /api/keys`, and over NATS).
+
+    Attributes:
+        by: what keeps clients together: `query:NAME` or `path:N` as the node sees them. Of headers and cookies a node
+            keeps nothing, so it has no values of them.
+    """
+
+    by: str
+
+
+class KeyCounts(msgspec.Struct, frozen=True):
+    """Answer to it.
+
+    Attributes:
+        counts: clients of each value, of 10,000 values at most.
+        more: there are values beyond these.
+    """
+
+    counts: dict[str, int]
+    more: bool = False
+
+
+# --- health and statistics --------------------------------------------------------------------------------------------
+
+HealthStatus = Literal["healthy", "degraded", "unhealthy"]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One check of /health; which fields it has depends on what is checked.
+
+    Attributes:
+        status: of a bus, `connected` or `disconnected`.
+        current: connections now.
+        max: connections at most.
+        used_mb: resident memory in MiB.
+        limit_mb: memory limit in MiB, None for none.
+        percentage: how much of what may be used is in use, None without a limit.
+        healthy: false when this check makes the node unhealthy.
+    """
+
+    status: str | msgspec.UnsetType = msgspec.UNSET
+    current: int | msgspec.UnsetType = msgspec.UNSET
+    max: int | msgspec.UnsetType = msgspec.UNSET
+    used_mb: float | msgspec.UnsetType = msgspec.UNSET
+    limit_mb: float | msgspec.UnsetType | None = msgspec.UNSET
+    percentage: float | msgspec.UnsetType | None = msgspec.UNSET
+    healthy: bool = True
+
+
+class Health(msgspec.Struct, frozen=True):
+    """`GET /health`.
+
+    Attributes:
+        status: the worst of the checks.
+        healthy: false when unhealthy; then the answer is 503.
+        checks: `capacity`, `memory`, `cpu`, and the bus under its own name.
+        warnings: what is near a limit.
+        errors: what is over one or broken.
+        uptime: seconds since the start.
+    """
+
+    status: HealthStatus
+    healthy: bool
+    checks: dict[str, Check]
+    warnings: list[str]
+    errors: list[str]
+    uptime: float
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Three percentiles of one quantity; None while nothing was measured."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """`GET /api/stats`: counts since the start; `last_error_time` in ms since 1970."""
+
+    active_connections: int
+    total_connections: int
+    messages_received: int
+    messages_sent: int
+    connection_duration_seconds: Percentiles
+    last_error: str | None = None
+    last_error_time: int | None = None
+
+
+class Instance(msgspec.Struct, frozen=True):
+    """`GET /api/instance`: which process answers.
+
+    Attributes:
+        name: of the node.
+        colour: its deploy group.
+        version: of Trunkline.
+        pid: of the process.
+        started: seconds since 1970.
+        state: what it is doing: `starting`, `up`, `draining` or `stopped`.
+        bus: the bus's name.
+        app: the application's name.
+        endpoints: paths of its WebSocket endpoints.
+    """
+
+    name: str
+    colour: str
+    version: str
+    pid: int
+    started: float
+    state: str
+    bus: str
+    app: str
+    endpoints: list[str]
+
+
+# --- admin port -------------------------------------------------------------------------------------------------------
+
+
+class PublishOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/publish`: put `data` (any JSON) into a channel."""
+
+    channel: str
+    data: msgspec.Raw
+
+
+class PublishReceipt(msgspec.Struct, frozen=True):
+    """Answer to it: where the publication landed, both None without history."""
+
+    channel: str
+    epoch: str | None
+    offset: int | None
+
+
+class DrainOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/drain`: move all clients away over `over_ms`; None takes the setting `server.drain_ms`."""
+
+    over_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] | None = None
+
+
+class DrainState(msgspec.Struct, frozen=True):
+    """Answer to it and to `DELETE /api/drain`: the state now, and how many connections there are."""
+
+    state: Literal["up", "draining"]
+    connections: int
+    over_ms: int | None = None
+
+
+class ConnectionInfo(msgspec.Struct, frozen=True):
+    """A row of `GET /api/connections`.
+
+    Attributes:
+        id: of the connection.
+        session: what it keeps over reconnects.
+        path: the endpoint it came to, without the query.
+        address: the client's address, as far as it can be trusted.
+        subject: who its token speaks for, None without a token.
+        age_s: seconds since it was opened.
+        idle_s: seconds since the client was last heard.
+        channels: names of the channels it follows.
+        bytes_in: received from it.
+        bytes_out: sent to it.
+        waiting_bytes: waiting for it in its outbox.
+    """
+
+    id: str
+    session: str
+    path: str
+    address: str
+    subject: str | None
+    age_s: float
+    idle_s: float
+    channels: list[str]
+    bytes_in: int
+    bytes_out: int
+    waiting_bytes: int
+
+
+class ChannelInfo(msgspec.Struct, frozen=True):
+    """A row of `GET /api/channels`, as this node sees it; `offset` is the newest it delivered, None without history."""
+
+    name: str
+    subscribers: int
+    epoch: str | None
+    offset: int | None
+
+
+class Disconnected(msgspec.Struct, frozen=True):
+    """Answer to `POST /api/connections/{id}/disconnect`: how many connections of that id were closed."""
+
+    disconnected: int
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of an admin answer that refuses: a fixed word for programs, a sentence for people."""
+
+    error: str
+    message: str
+    retry_after_s: float | None = None

@@ -1,0 +1,49 @@
+"""Names of the NATS subjects on which nodes and balancers talk: core NATS, no stream, nothing is kept. Pure.
+
+| subject | who sends | what |
+|---|---|---|
+| `<prefix>.fleet.report` | nodes | `NodeReport` |
+| `<prefix>.fleet.hello` | a balancer | every node reports now; empty |
+| `<prefix>.fleet.picks` | balancers | `PickNotices` |
+| `<prefix>.fleet.move.<node>` | a balancer, to one node | `MoveOrder`, answered with `Moved` |
+| `<prefix>.fleet.keys.<node>` | a balancer, to one node | `KeysAsked`, answered with `KeyCounts` |
+
+Rule: a node's name is one token of a subject. A character that means something to NATS is written as in a URL, so a
+name of letters, digits, "_" and "-" stands as it is.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+MAX_MESSAGE_BYTES = 1 << 20
+"""A longer message on one of these subjects is nobody's of ours and is not read."""
+
+
+def report_subject(prefix: str) -> str:
+    """Where nodes report."""
+    return f"{prefix}.fleet.report"
+
+
+def hello_subject(prefix: str) -> str:
+    """Where a balancer asks all nodes to report."""
+    return f"{prefix}.fleet.hello"
+
+
+def picks_subject(prefix: str) -> str:
+    """Where balancers tell each other what they picked."""
+    return f"{prefix}.fleet.picks"
+
+
+def move_subject(prefix: str, node: str) -> str:
+    """Where a node takes orders to move clients."""
+    return f"{prefix}.fleet.move.{_token(node)}"
+
+
+def keys_subject(prefix: str, node: str) -> str:
+    """Where a node is asked how many clients it has of each affinity value."""
+    return f"{prefix}.fleet.keys.{_token(node)}"
+
+
+def _token(name: str) -> str:
+    return quote(name, safe="").replace(".", "%2E").replace("~", "%7E")

@@ -1,0 +1,1 @@
+"""Applications: endpoints, clients, messages, the stock app."""

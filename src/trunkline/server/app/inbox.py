@@ -1,0 +1,64 @@
+"""Messages of one client, waiting for an endpoint function that takes them with `async for`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from trunkline.server.app.client import Client
+
+BACKLOG_LIMIT: Final = 64
+"""Messages of one client that may wait for an earlier one; above it the client is not read from."""
+
+
+class Inbox:
+    """The queue between a connection and its endpoint function.
+
+    Args:
+        client: whose messages they are.
+    """
+
+    __slots__ = ("_client", "_ended", "_messages", "_waiter")
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._messages: deque[Any] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+
+    @property
+    def full(self) -> bool:
+        """Whether so many wait that the client is not read from."""
+        return len(self._messages) >= BACKLOG_LIMIT
+
+    def put(self, message: Any) -> None:
+        """A message has come."""
+        self._messages.append(message)
+        if self.full:
+            self._client.connection.pause_reading()
+        self._wake()
+
+    def end(self) -> None:
+        """No more will come."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> Inbox:
+        return self
+
+    async def __anext__(self) -> Any:
+        while not self._messages:
+            if self._ended:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        message = self._messages.popleft()
+        if len(self._messages) == BACKLOG_LIMIT // 2:
+            self._client.connection.resume_reading()
+        return message

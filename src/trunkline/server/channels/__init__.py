@@ -1,0 +1,1 @@
+"""Channels: publications, fan-out, history, recovery."""

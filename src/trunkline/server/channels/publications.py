@@ -1,0 +1,56 @@
+"""Publications as they go out: encoded once a node, shared by every subscriber. Pure.
+
+The frame of a publication is spliced, not encoded: its `data` is JSON text that was checked when it was published and
+travels the bus untouched, so only the few fields around it are written here.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from trunkline.bus import Publication
+from trunkline.websocket import frames
+from trunkline.websocket.deflate import deflate
+
+_encode = msgspec.json.encode
+
+
+class Outgoing:
+    """One publication, ready to be written.
+
+    Attributes:
+        publication: as the bus delivered it.
+        prev: the offset that subscribers of this node saw before it.
+        frame: the uncompressed text frame.
+    """
+
+    __slots__ = ("_deflated", "frame", "prev", "publication")
+
+    def __init__(self, publication: Publication, prev: int | None) -> None:
+        self.publication = publication
+        self.prev = prev
+        self.frame = frames.text(payload(publication, prev))
+        self._deflated: bytes | None = None
+
+    def deflated(self, min_bytes: int) -> bytes:
+        """The frame for subscribers with permessage-deflate; the plain one when it is shorter than `min_bytes`."""
+        if len(self.frame) < min_bytes:
+            return self.frame
+        if self._deflated is None:
+            self._deflated = frames.build(0xC1, deflate(payload(self.publication, self.prev)))
+        return self._deflated
+
+
+def payload(publication: Publication, prev: int | None) -> bytes:
+    """The `publication` message as JSON text."""
+    offset = publication.offset
+    if offset is None:
+        place = b'"epoch":null,"offset":null,"prev":null'
+    else:
+        place = b'"epoch":%b,"offset":%d,"prev":%d' % (_encode(publication.epoch), offset, prev or 0)
+    return b'{"type":"publication","channel":%b,%b,"data":%b,"ts":%d}' % (
+        _encode(publication.channel),
+        place,
+        publication.data,
+        publication.ts,
+    )

@@ -1,0 +1,457 @@
+"""One WebSocket: a thin asyncio Protocol between the frame layer and the client object above it.
+
+Rules of this hot path:
+
+- No task, no timer, no future and no `await` belongs to a connection. Time-outs stand in the node's wheel.
+- While the kernel takes our bytes, a frame goes straight to it with one `os.write`. The transport's buffer is used
+  only for what the kernel left over; behind that waits the bounded outbox, and `blocked` says so.
+- Writes made while a read is being handled are joined and written once, after it.
+- The file descriptor is ours to write to until `connection_lost` or our own close, whichever is first; it is set to -1
+  there, for the kernel gives the same number to the next connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from trunkline.protocol import close_codes, wire
+from trunkline.server.connections.outbox import Dropped, Outbox
+from trunkline.websocket import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trunkline.server.app.client import Client
+    from trunkline.server.channels.channel import Channel
+    from trunkline.server.connections.runtime import Runtime
+
+OPEN: Final = 0
+CLOSING: Final = 1
+CLOSED: Final = 2
+
+READ_PAUSE_BYTES: Final = 1 << 20
+"""A client that has more than this waiting for it is not read from, so what it asks for cannot pile up."""
+
+FLUSH_BYTES: Final = 1 << 18
+_encode = msgspec.json.encode
+_write = os.write
+
+
+class Connection(asyncio.Protocol):
+    """A WebSocket after its handshake.
+
+    Args:
+        runtime: what all connections of the node share.
+        transport: the TCP connection, or a TLS one.
+        reader: the frame reader, with this endpoint's limits.
+        deflate_bits: window for compressed answers, 0 when permessage-deflate was not negotiated.
+        outbox_bytes: the bound of the outbox.
+    """
+
+    __slots__ = (
+        "_outbox", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels",
+        "client", "close_code", "close_reason", "corked", "deflate_bits", "due", "ended_by_us", "expires_at", "fd",
+        "last_seen", "opened_at", "outbox_bytes", "reader", "runtime", "slot", "state",
+    )  # fmt: skip
+
+    client: Client
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        transport: asyncio.Transport,
+        reader: frames.FrameReader,
+        deflate_bits: int,
+        outbox_bytes: int,
+    ) -> None:
+        now = runtime.clock.now
+        self.runtime = runtime
+        self.reader = reader
+        self.deflate_bits = deflate_bits
+        self.outbox_bytes = outbox_bytes
+        self.state = OPEN
+        self.blocked = False
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.channels: tuple[Channel, ...] = ()
+        self.close_code = close_codes.ABNORMAL
+        self.close_reason = ""
+        self.ended_by_us = False
+        self.opened_at = now
+        self.last_seen = now
+        self.beat_at = now + runtime.heartbeat_s
+        self.expires_at: float | None = None
+        self.slot = -1
+        self.due = 0.0
+        self.corked: list[bytes] | None = None
+        self._outbox: Outbox | None = None
+        self._reading = True
+        self._transport = transport
+        sock = transport.get_extra_info("socket")
+        # A TLS transport has no descriptor that plain bytes may be written to.
+        self.fd = sock.fileno() if transport.get_extra_info("ssl_object") is None else -1
+
+    def open(self, response: bytes, greet: Callable[[Client], None]) -> None:
+        """Answer the handshake, and write what `greet` has to say with the same call.
+
+        Args:
+            response: the 101; everything after it is frames.
+            greet: begins the endpoint's work with the client.
+        """
+        self.corked = []
+        greet(self.client)
+        greeting, self.corked = b"".join(self.corked or ()), None
+        self.bytes_out += len(greeting)
+        self.runtime.meter.bytes_sent += len(greeting)
+        response += greeting
+        if self._transport.get_write_buffer_size():
+            # Answers to earlier requests on this connection still wait there.
+            self.blocked = True
+            self._transport.write(response)
+        else:
+            self._send_now(response)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Handle one read."""
+        if self.state == CLOSED:
+            return
+        runtime = self.runtime
+        meter = runtime.meter
+        size = len(data)
+        self.last_seen = runtime.clock.now
+        self.bytes_in += size
+        meter.bytes_received += size
+        meter.reads += 1
+        # Asking the clock twice a read would cost more than the reading: one read in eight stands for all.
+        started = 0.0 if meter.reads & 7 else perf_counter()
+        cork: list[bytes] = []
+        self.corked = cork
+        count = 0
+        client = self.client
+        receive = client.receive
+        for opcode, payload in self.reader.feed(data):
+            if opcode <= 2:
+                if self.state == OPEN:
+                    count += 1
+                    receive(client, opcode, payload)
+            else:
+                self._control(opcode, payload)
+        meter.messages_received += count
+        if self.reader.violation is not None and self.state == OPEN:
+            self.end(self.reader.violation.code, self.reader.violation.reason)
+        if self.corked is not cork:
+            cork = self.corked or []
+        self.corked = None
+        if cork:
+            self._put(cork[0] if len(cork) == 1 else b"".join(cork))
+        if started and count:
+            meter.message_latency.observe((perf_counter() - started) / count, count * 8)
+
+    def _control(self, opcode: int, payload: bytes) -> None:
+        if opcode == frames.PING:
+            if self.state == OPEN:
+                self.send_bytes(frames.pong(payload))
+        elif opcode == frames.CLOSE:
+            code, reason = frames.read_close(payload)
+            if self.state == OPEN:
+                self.send_bytes(frames.close(code))
+                self.state = CLOSING
+                self.close_code, self.close_reason = code, reason
+            self._finish()
+
+    def _finish(self) -> None:
+        """The closing handshake is complete: close once everything is written."""
+        if self.corked:
+            cork, self.corked = self.corked, None
+            self._put(b"".join(cork))
+        self.state = CLOSED
+        outbox, self._outbox = self._outbox, None
+        if outbox:
+            self._transport.write(outbox.take(1 << 62))
+        self.runtime.slow.discard(self)
+        self.fd = -1
+        self._transport.close()
+        # A client that does not take its last bytes is cut off.
+        self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.close_timeout_s)
+
+    def pause_reading(self) -> None:
+        """Take no more from this client until `resume_reading`; TCP tells it to wait."""
+        if self._reading and self.state != CLOSED:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        if not self._reading and self.state != CLOSED and not self.client.held_back:
+            self._reading = True
+            self._transport.resume_reading()
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def send_message(self, message: msgspec.Struct) -> None:
+        """Send a message of the protocol; it is never dropped."""
+        self.send_bytes(frames.text(_encode(message)))
+        self.runtime.meter.messages_sent += 1
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send whole frames; they are never dropped. Nothing follows a close frame (RFC 6455 section 5.5.1)."""
+        if self.state != OPEN:
+            return
+        if self.corked is not None:
+            self.corked.append(data)
+        else:
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        size = len(data)
+        self.bytes_out += size
+        self.runtime.meter.bytes_sent += size
+        if not self.blocked:
+            # The same as _send_now, without the call: this is where answers leave.
+            if self.fd >= 0:
+                try:
+                    sent = _write(self.fd, data)
+                except OSError as error:
+                    self._write_failed(error, data)
+                    return
+                if sent != size:
+                    self._transport.write(data[sent:])
+                return
+            self._transport.write(data)
+            return
+        outbox = self._outbox
+        if outbox is None:
+            outbox = self._new_outbox()
+        if not outbox.put(data, self._transport.get_write_buffer_size(), self.runtime.clock.now):
+            self._too_slow()
+        elif outbox.size > READ_PAUSE_BYTES or outbox.over_since is not None:
+            self.pause_reading()
+
+    def push(self, data: bytes, channel: Channel, prev: int | None, last: int | None) -> bool:
+        """Write publications of one channel; returns False when they were dropped because the client is slow.
+
+        Args:
+            data: the frames of a tick, joined.
+            channel: their channel.
+            prev: the offset before the first of them.
+            last: the offset of the last of them.
+        """
+        if self.state != OPEN:
+            return False
+        if self.corked:
+            # Sent while this client's own read is handled: what it was answered so far goes first.
+            cork, self.corked = self.corked, []
+            self._put(b"".join(cork))
+        if not self.blocked:
+            self.bytes_out += len(data)
+            self._send_now(data)
+            return True
+        outbox = self._outbox
+        if outbox is None:
+            outbox = self._new_outbox()
+        in_flight = self._transport.get_write_buffer_size()
+        now = self.runtime.clock.now
+        if outbox.put_publications(data, channel.name, channel.epoch, prev, last, in_flight, now):
+            self.bytes_out += len(data)
+            return True
+        return False
+
+    def _send_now(self, data: bytes) -> None:
+        if self.fd < 0:
+            self._transport.write(data)
+            return
+        try:
+            sent = _write(self.fd, data)
+        except OSError as error:
+            self._write_failed(error, data)
+            return
+        if sent != len(data):
+            # The transport's high-water mark is 0, so this calls pause_writing at once.
+            self._transport.write(data[sent:])
+
+    def _write_failed(self, error: OSError, data: bytes) -> None:
+        if isinstance(error, BlockingIOError):
+            self._transport.write(data)
+            return
+        # The peer is gone: connection_lost comes from the loop, outside of whatever is iterating over us now.
+        self.fd = -1
+        self.state = CLOSED
+        self._transport.abort()
+
+    def hand_over(self, rest: bytes) -> None:
+        """Leave to the transport what the kernel did not take of a write."""
+        self._transport.write(rest)
+
+    def _new_outbox(self) -> Outbox:
+        outbox = self._outbox = Outbox(self.outbox_bytes, self.runtime.outbox_grace_s)
+        self.runtime.slow.add(self)
+        return outbox
+
+    def pause_writing(self) -> None:
+        """The transport holds bytes that the kernel did not take."""
+        self.blocked = True
+        if self._transport.get_write_buffer_size() > self.outbox_bytes:
+            outbox = self._outbox or self._new_outbox()
+            if outbox.over_since is None:
+                outbox.over_since = self.runtime.clock.now
+            self.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The kernel took everything the transport held; write what waited."""
+        self.blocked = False
+        outbox = self._outbox
+        if outbox is None:
+            self.resume_reading()
+            self.client.drained()
+            return
+        while not self.blocked:
+            for gap in outbox.gaps_due(0):
+                told = frames.text(_encode(self._gap(gap)))
+                outbox.put(told, 0, self.runtime.clock.now)
+                self.bytes_out += len(told)
+                self.runtime.meter.bytes_sent += len(told)
+                self.runtime.meter.messages_sent += 1
+            data = outbox.take(FLUSH_BYTES)
+            if not data:
+                self._outbox = None
+                self.runtime.slow.discard(self)
+                self.resume_reading()
+                self.client.drained()
+                return
+            self._send_now(data)
+            if self.state == CLOSED:
+                return
+
+    def _gap(self, gap: Dropped) -> wire.Gap:
+        return wire.Gap(gap.channel, gap.epoch, gap.after, gap.before, "slow_client", self.runtime.clock.wall_ms)
+
+    def widen_gap(self, channel: str, epoch: str | None, last: int | None) -> bool:
+        """Let a gap that waits to be told reach over offset `last` of `channel`; False when none waits."""
+        return self._outbox is not None and self._outbox.widen(channel, epoch, last)
+
+    def tell_gap(self, channel: str) -> None:
+        """Tell a gap that waits in `channel` now, before what is about to be said of the channel."""
+        gap = self._outbox.forget(channel) if self._outbox is not None else None
+        if gap is not None:
+            self.send_message(self._gap(gap))
+
+    def forget(self, channel: str) -> None:
+        """The client left `channel`: no gap of it need be told."""
+        if self._outbox is not None:
+            self._outbox.forget(channel)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that this client has not taken yet."""
+        return self._transport.get_write_buffer_size() + (self._outbox.size if self._outbox is not None else 0)
+
+    # --- time and ending ----------------------------------------------------------------------------------------------
+
+    def on_time(self, now: float) -> float | None:
+        """The wheel came by.
+
+        Returns:
+            When to come by next, in seconds of the node's clock; None for never.
+        """
+        runtime = self.runtime
+        if self.state != OPEN:
+            self.abort()
+            return None
+        if self.expires_at is not None and now >= self.expires_at:
+            self.end(close_codes.UNAUTHORIZED.code, "token has expired")
+            return now + runtime.close_timeout_s
+        if self.client.held_back:
+            # It is not silent: what it says is not being read.
+            self.last_seen = now
+        idle_at = self.last_seen + runtime.connection_timeout_s
+        if now >= idle_at:
+            self.end(close_codes.IDLE.code, close_codes.IDLE.reason)
+            return now + runtime.close_timeout_s
+        if now >= self.beat_at:
+            self.beat_at = now + runtime.heartbeat_s
+            self.client.beat()
+        return self.next_due()
+
+    def next_due(self) -> float:
+        """When the wheel has to come by: for a heartbeat, for silence or for the token's end."""
+        due = min(self.beat_at, self.last_seen + self.runtime.connection_timeout_s)
+        return due if self.expires_at is None else min(due, self.expires_at)
+
+    def check_slow(self, now: float) -> None:
+        """Close the client if its grace time is over."""
+        outbox = self._outbox
+        if outbox is not None and self.state == OPEN and outbox.too_slow(now):
+            self._too_slow()
+
+    def _too_slow(self) -> None:
+        if self.state != OPEN:
+            return
+        self.runtime.meter.slow_clients_disconnected += 1
+        if self._outbox is not None:
+            self._outbox.clear()
+        self.end(close_codes.TOO_SLOW.code, close_codes.TOO_SLOW.reason)
+
+    def end(self, code: int, reason: str, reconnect_after_ms: int | None = None) -> None:
+        """Say goodbye, send a close frame and wait for the client's; the wheel ends the wait.
+
+        Args:
+            code: a close code.
+            reason: at most 123 bytes of UTF-8 reach the client.
+            reconnect_after_ms: when the client should come back, for codes that allow it.
+        """
+        if self.state != OPEN:
+            return
+        if self._outbox is not None:
+            # Told now: nothing may follow the close frame.
+            for gap in self._outbox.all_gaps():
+                self.send_message(self._gap(gap))
+        farewell = self.client.farewell(code, reason, reconnect_after_ms)
+        self.send_bytes(farewell + frames.close(code, reason))
+        if self.ended_by_us:
+            # These last words were one too many for its outbox: it was closed as too slow meanwhile.
+            return
+        self.state = max(self.state, CLOSING)
+        self.ended_by_us = True
+        self.close_code, self.close_reason = code, reason
+        if self.state == CLOSING and not self._reading:
+            # Whatever it was held back for: its close frame has to be read, and nothing else will be looked at.
+            self._reading = True
+            self._transport.resume_reading()
+        # What is published from here on is not lost on a slow client: it is nobody's.
+        self.runtime.hub.drop(self)
+        self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.close_timeout_s)
+
+    def abort(self) -> None:
+        """Cut the TCP connection without another word."""
+        self.state = CLOSED
+        self.fd = -1
+        self._transport.abort()
+
+    def eof_received(self) -> bool:
+        """The client will send no more; without a close frame that is the end."""
+        if self.state == OPEN:
+            self.state = CLOSING
+            self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.close_timeout_s)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The TCP connection has ended."""
+        self.fd = -1
+        self.state = CLOSED
+        runtime = self.runtime
+        runtime.wheel.cancel(self)
+        runtime.slow.discard(self)
+        self._outbox = None
+        runtime.hub.drop(self)
+        runtime.connections.discard(self)
+        self.client.ended()
+        runtime.on_closed(self)
+        # The client knows its connection as well: without this, only the garbage collector could free the two.
+        del self.client

@@ -1,0 +1,1 @@
+"""HTTP of a node: pages, the upgrade, admission, tokens, the admin port."""

@@ -1,0 +1,191 @@
+"""A node tells all balancers of itself, over the NATS that is its bus.
+
+Rules:
+
+- A report goes out at the start, at once when the state changes, soon after connections were opened or closed, when a
+  balancer says hello, and every two seconds.
+- A burst of connections is one message: it waits a moment for what else is coming, and leaves at least 100 ms after the
+  message before it.
+- Each report carries the keys opened since the last one that was sent. After a loss of NATS, and after a hello, it
+  carries all that are kept, for nobody knows what the listeners have missed.
+- Nothing is queued while NATS is away: what is true then is said when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from trunkline.errors import BusError, BusUnavailable
+from trunkline.protocol.control import NodeReport
+from trunkline.protocol.subjects import hello_subject, report_subject
+from trunkline.server.node.load import load_report
+
+if TYPE_CHECKING:
+    from trunkline.bus.base import FleetLink, Subscription
+    from trunkline.server.node.node import Node
+
+log = structlog.get_logger("trunkline.node")
+
+EVERY_S = 2.0
+BURST_S = 0.1
+GATHER_S = 0.02
+LEAVE_TIMEOUT_S = 1.0
+ANY_HOST = ("", "0.0.0.0", "::", "*")
+
+
+class Announcer:
+    """The voice of a node.
+
+    Args:
+        node: the node it speaks for; it listens already.
+        link: over which it speaks.
+    """
+
+    def __init__(self, node: Node, link: FleetLink) -> None:
+        self._node = node
+        self._link = link
+        self._url: str | None = None
+        self._told = 0
+        self._all = True
+        self._sent_at = float("-inf")
+        self._due = 0.0
+        self._pending = False
+        self._complained = False
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._hello: Subscription | None = None
+
+    async def start(self) -> None:
+        """Report, and go on reporting."""
+        self._hello = await self._link.listen(hello_subject(self._link.prefix), self._on_hello)
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def connections_changed(self) -> None:
+        """A connection was opened or has ended. Called for each, so it does next to nothing."""
+        if not self._pending:
+            self._pending = True
+            now = asyncio.get_running_loop().time()
+            self._report_at(max(now + GATHER_S, self._sent_at + BURST_S))
+
+    def state_changed(self) -> None:
+        """The node drains, or does so no more: say it at once."""
+        self._report_at(0.0)
+
+    def bus_state(self, connected: bool) -> None:
+        """NATS has come back, or is gone."""
+        if connected:
+            # Another server may be reached from another address.
+            self._url = None
+            self._all = True
+            self._report_at(0.0)
+
+    async def leave(self) -> None:
+        """Say goodbye, as far as NATS can be reached, and be silent from then on."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        with contextlib.suppress(BusError, TimeoutError):
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await self._report(leaving=True)
+                await self._link.flush(LEAVE_TIMEOUT_S)
+        if self._hello is not None:
+            await self._hello.close()
+
+    # --- one message after another ------------------------------------------------------------------------------------
+
+    def _on_hello(self, data: bytes, reply: str) -> None:
+        self._all = True
+        self._report_at(self._sent_at + BURST_S)
+
+    def _report_at(self, when: float) -> None:
+        if when < self._due:
+            self._due = when
+            self._wake.set()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            wait_s = self._due - loop.time()
+            if wait_s > 0:
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._wake.wait()
+                continue
+            self._pending = False
+            # Before the message: what happens while it is being made is due again.
+            self._due = loop.time() + EVERY_S
+            self._sent_at = loop.time()
+            try:
+                await self._report()
+            except BusUnavailable:
+                self._all = True
+            except BusError as error:
+                log.warning("report_not_sent", node=self._node.name, why=str(error))
+            except Exception:
+                # A node that nobody hears of gets no connections: the next report has to be tried all the same.
+                log.exception("report_failed", node=self._node.name)
+
+    async def _report(self, *, leaving: bool = False) -> None:
+        node = self._node
+        if self._url is None:
+            self._url = await self._find_url()
+            if self._url is None:
+                return
+        arrivals = node.arrivals
+        opened = arrivals.opened
+        everything, self._all = self._all, False
+        report = load_report(node, arrivals.behind(-1 if everything else self._told))
+        message = NodeReport(node.name, self._url, report, leaving)
+        subject = report_subject(self._link.prefix)
+        try:
+            await self._link.send(subject, msgspec.json.encode(message))
+        except BusUnavailable:
+            raise
+        except BusError:
+            # Larger than NATS takes: the count says enough, and balancers ask /metric for the keys.
+            bare = msgspec.structs.replace(report, keys=msgspec.UNSET)
+            await self._link.send(subject, msgspec.json.encode(msgspec.structs.replace(message, report=bare)))
+        self._told = opened
+
+    async def _find_url(self) -> str | None:
+        server = self._node.settings.server
+        if server.advertise is not None:
+            return server.advertise
+        host = server.pod_ip or (server.host if server.host not in ANY_HOST else await _address_facing(self._link))
+        if host is None:
+            if not self._complained and self._link.server is not None:
+                self._complained = True
+                log.warning(
+                    "address_unknown",
+                    node=self._node.name,
+                    text="balancers are not told of this node: set server.advertise to the URL that reaches it",
+                )
+            return None
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._node.port}"
+
+
+async def _address_facing(link: FleetLink) -> str | None:
+    """The address of this machine from which the NATS server is reached; nothing is sent for it."""
+    server = link.server
+    if server is None:
+        return None
+    try:
+        async with asyncio.timeout(LEAVE_TIMEOUT_S):
+            transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                asyncio.DatagramProtocol, remote_addr=server
+            )
+    except (OSError, TimeoutError):
+        return None
+    try:
+        return str(transport.get_extra_info("sockname")[0])
+    finally:
+        transport.close()

@@ -1,0 +1,50 @@
+"""When each client of a draining node is asked to move: spread evenly, in random order, each with its own hint. Pure.
+
+A thousand clients told at once reconnect at once, and the next node sheds them. So a drain gives every client a slot
+of its own, and a hint `reconnect_after_ms` that spreads those of neighbouring slots once more.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Slot(NamedTuple):
+    """When to tell client number `client`, seconds from the drain's start, and its hint in ms."""
+
+    at_s: float
+    client: int
+    reconnect_after_ms: int
+
+
+def plan(count: int, over_s: float, rng: random.Random) -> list[Slot]:
+    """Slots for `count` clients, in order of time.
+
+    Args:
+        count: how many clients there are.
+        over_s: the time to spread them over; 0 tells all at once.
+        rng: source of order and jitter.
+    """
+    order = list(range(count))
+    rng.shuffle(order)
+    step = over_s / count if count else 0.0
+    spread_ms = max(over_s * 100.0, 200.0)
+    return [
+        Slot((place + rng.random()) * step, index, int(rng.random() * spread_ms)) for place, index in enumerate(order)
+    ]
+
+
+def due(slots: Sequence[Slot], told: int, elapsed_s: float) -> Sequence[Slot]:
+    """The slots whose time has come, of those not told yet.
+
+    Args:
+        slots: the plan.
+        told: how many were told already.
+        elapsed_s: seconds since the drain's start.
+    """
+    end = told
+    while end < len(slots) and slots[end].at_s <= elapsed_s:
+        end += 1
+    return slots[told:end]

@@ -1,0 +1,201 @@
+"""Asks some clients to reconnect, so that a balancer can place them anew (`MoveOrder`).
+
+Rules:
+
+- Idle ones first: the longer a client was not heard, the sooner it is asked. (Its answer to a heartbeat counts as
+  being heard; what it is sent does not.)
+- Clients that something keeps together are moved together or not at all.
+- Each is told like in a drain: `goodbye` 1012 with a slot of its own. One that waits for it is not chosen again.
+- A node that drains moves everybody anyway, and takes no such orders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+
+from trunkline.errors import BusError
+from trunkline.protocol import close_codes
+from trunkline.protocol.control import KeyCounts, KeysAsked, Moved, MoveOrder, Problem
+from trunkline.protocol.subjects import MAX_MESSAGE_BYTES, keys_subject, move_subject
+from trunkline.server.connections.connection import OPEN, Connection
+from trunkline.server.node import drain
+from trunkline.server.node.affinity import reader_of
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from trunkline.bus.base import FleetLink, Subscription
+    from trunkline.server.node.node import Node
+
+log = structlog.get_logger("trunkline.node")
+
+KEYS_LISTED = 10_000
+KEYS_BYTES = 512 * 1024
+"""Clients choose these values; what NATS does not take in one message is not listed."""
+
+SLICE = 2_000
+"""Requests read before others get their turn."""
+
+LONGEST_HINT_MS = 300
+"""Slots spread the clients already, so that the hint need not hold them back for long."""
+
+REASON = "rebalancing"
+
+
+class Mover:
+    """Executes move orders of one node.
+
+    Args:
+        node: the node.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._asked: set[Connection] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._link: FleetLink | None = None
+        self._listening: list[Subscription] = []
+
+    async def listen(self, link: FleetLink) -> None:
+        """Take orders over NATS too."""
+        self._link = link
+        name = self._node.name
+        self._listening = [
+            await link.listen(move_subject(link.prefix, name), self._on_order),
+            await link.listen(keys_subject(link.prefix, name), self._on_keys),
+        ]
+
+    async def stop(self) -> None:
+        """Take no more orders; who was not asked yet stays unasked."""
+        for subscription in self._listening:
+            await subscription.close()
+        for task in list(self._tasks):
+            task.cancel()
+        self._asked.clear()
+
+    async def move(self, order: MoveOrder) -> Moved:
+        """Begin to ask clients.
+
+        Raises:
+            ValueError: the order's affinity is none.
+        """
+        chosen = await self._choose(order)
+        if chosen:
+            self._asked.update(chosen)
+            slots = drain.plan(len(chosen), order.over_ms / 1000, self._node.runtime.rng)
+            log.info("moving", node=self._node.name, clients=len(chosen), over_ms=order.over_ms)
+            self._spawn(self._tell(chosen, slots))
+        return Moved(len(chosen))
+
+    async def count_keys(self, by: str) -> KeyCounts:
+        """How many clients there are of each value of `by`; raises ValueError when that is no affinity."""
+        read = reader_of(by)
+        counts: Counter[str] = Counter()
+        if read is None:
+            return KeyCounts(counts)
+        more = False
+        room = KEYS_BYTES
+        for begin, connections in self._slices():
+            if begin:
+                await asyncio.sleep(0)
+            for connection in connections:
+                if connection.state != OPEN:
+                    continue
+                value = read(connection.client.target)
+                if value is None:
+                    continue
+                if value not in counts:
+                    size = 6 * len(value) + 16  # as JSON escapes it at worst
+                    if len(counts) >= KEYS_LISTED or size > room:
+                        more = True
+                        continue
+                    room -= size
+                counts[value] += 1
+        return KeyCounts(counts, more)
+
+    async def _choose(self, order: MoveOrder) -> list[Connection]:
+        if order.affinity is None:
+            return self._idlest(self._free(self._node.runtime.connections), order.count)
+        read = reader_of(order.affinity)
+        if read is None:
+            return []
+        wanted = frozenset(order.values)
+        found: list[Connection] = []
+        for begin, connections in self._slices():
+            if begin:
+                await asyncio.sleep(0)
+            for connection in connections:
+                if connection.state != OPEN:
+                    continue
+                value = read(connection.client.target)
+                if value in wanted if wanted else value is None:
+                    found.append(connection)
+        # Time has passed: some may have ended, or been asked by another order.
+        free = self._free(found)
+        return free if wanted else self._idlest(free, order.count)
+
+    def _slices(self) -> list[tuple[int, list[Connection]]]:
+        connections = list(self._node.runtime.connections)
+        return [(begin, connections[begin : begin + SLICE]) for begin in range(0, len(connections), SLICE)]
+
+    def _free(self, connections: set[Connection] | list[Connection]) -> list[Connection]:
+        if self._node.condition != "up":
+            return []
+        return [each for each in connections if each.state == OPEN and each not in self._asked]
+
+    @staticmethod
+    def _idlest(connections: list[Connection], count: int) -> list[Connection]:
+        return heapq.nsmallest(count, connections, key=lambda connection: connection.last_seen)
+
+    async def _tell(self, chosen: list[Connection], slots: list[drain.Slot]) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        told = 0
+        try:
+            while told < len(slots):
+                for slot in drain.due(slots, told, loop.time() - began):
+                    connection = chosen[slot.client]
+                    self._asked.discard(connection)
+                    connection.end(close_codes.DRAINING.code, REASON, slot.reconnect_after_ms % LONGEST_HINT_MS)
+                    told += 1
+                if told < len(slots):
+                    await asyncio.sleep(max(slots[told].at_s - (loop.time() - began), 0.005))
+        finally:
+            self._asked.difference_update(chosen)
+
+    # --- over NATS ----------------------------------------------------------------------------------------------------
+
+    def _on_order(self, data: bytes, reply: str) -> None:
+        self._spawn(self._answer(data, reply, MoveOrder))
+
+    def _on_keys(self, data: bytes, reply: str) -> None:
+        self._spawn(self._answer(data, reply, KeysAsked))
+
+    async def _answer(self, data: bytes, reply: str, kind: type[MoveOrder] | type[KeysAsked]) -> None:
+        answer: Moved | KeyCounts | Problem
+        try:
+            if len(data) > MAX_MESSAGE_BYTES:
+                raise ValueError(f"an order of {len(data)} bytes is longer than {MAX_MESSAGE_BYTES}")
+            order = msgspec.json.decode(data, type=kind)
+            answer = await self.move(order) if isinstance(order, MoveOrder) else await self.count_keys(order.by)
+        except ValueError as error:  # msgspec's errors are ValueErrors too
+            log.warning("order_refused", node=self._node.name, why=str(error))
+            answer = Problem("bad_request", str(error))
+        if not reply or self._link is None:
+            return
+        try:
+            await self._link.send(reply, msgspec.json.encode(answer))
+        except BusError as error:
+            # Who asked hears nothing, and counts the order as failed; its clients are on their way all the same.
+            log.warning("answer_not_sent", node=self._node.name, why=str(error))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,1 @@
+"""Settings: types, sections, source, check, load."""

@@ -1,0 +1,151 @@
+"""What one setting cannot say alone: values that exclude each other, words with a grammar of their own.
+
+Pure: what depends on this machine is checked by whoever uses the setting.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from trunkline.errors import SettingsError
+from trunkline.settings import source
+from trunkline.settings.sections import Access, AuthSettings, Settings
+
+_NETWORK_LISTS = (
+    "server.trusted_proxies",
+    "server.metrics_networks",
+    "limits.exempt",
+    "balancer.trusted_proxies",
+    "balancer.metrics_networks",
+    "balancer.exempt",
+    "traefik.trusted_proxies",
+    "traefik.networks",
+)
+_MIN_SECRET_BYTES = 32
+
+
+def check(settings: Settings) -> None:
+    """Check what one field cannot say alone.
+
+    Raises:
+        SettingsError: the first thing that does not hold.
+    """
+    for key in _NETWORK_LISTS:
+        section, _, name = key.partition(".")
+        for text in getattr(getattr(settings, section), name):
+            _check_network(key, text)
+    for index, rule in enumerate(settings.channels.rules):
+        _check_access(f"channels.rules[{index}].subscribe", rule.subscribe)
+        _check_access(f"channels.rules[{index}].publish", rule.publish)
+    server, admin = settings.server, settings.admin
+    if server.app and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", server.app):
+        raise SettingsError("server.app", value=server.app, allowed="allowed: module:attribute, e.g. shop.live:app")
+    if admin.port and admin.port == server.port:
+        allowed = "it must differ from server.port (0 switches the admin port off)"
+        raise SettingsError("admin.port", value=str(admin.port), allowed=allowed)
+    if admin.port is None and server.port == 65_535:
+        raise SettingsError("admin.port", allowed="server.port + 1 is no port; set admin.port, or 0 to switch it off")
+    if admin.token is not None and admin.token_file is not None:
+        raise SettingsError("admin.token_file", value=str(admin.token_file), allowed="admin.token is set too; keep one")
+    if admin.token is not None and len(admin.token.reveal()) < 16:
+        raise SettingsError("admin.token", allowed="it needs at least 16 characters")
+    _check_auth(settings.auth)
+    _check_balancer(settings)
+
+
+def _check_balancer(settings: Settings) -> None:
+    balancer, traefik = settings.balancer, settings.traefik
+    if balancer.health == "websocket" and balancer.health_path == "/health":
+        allowed = 'with balancer.health = "websocket" it must be a WebSocket endpoint, such as "/ws"'
+        raise SettingsError("balancer.health_path", value=balancer.health_path, allowed=allowed)
+    if balancer.rebalance_until > balancer.rebalance_above:
+        allowed = f"it must not be above balancer.rebalance_above ({balancer.rebalance_above:g})"
+        raise SettingsError("balancer.rebalance_until", value=f"{balancer.rebalance_until:g}", allowed=allowed)
+    if balancer.eject_ms > balancer.eject_max_ms:
+        allowed = f"it must not be above balancer.eject_max_ms ({balancer.eject_max_ms})"
+        raise SettingsError("balancer.eject_ms", value=str(balancer.eject_ms), allowed=allowed)
+    if balancer.tls_key_file is not None and balancer.tls_cert_file is None:
+        raise SettingsError("balancer.tls_key_file", allowed="balancer.tls_cert_file is missing; set both")
+    if balancer.admin_port and balancer.admin_port == balancer.port:
+        allowed = "it must differ from balancer.port (0 switches the admin port off)"
+        raise SettingsError("balancer.admin_port", value=str(balancer.admin_port), allowed=allowed)
+    if balancer.admin_port is None and balancer.port == 65_535:
+        allowed = "balancer.port + 1 is no port; set balancer.admin_port, or 0 to switch it off"
+        raise SettingsError("balancer.admin_port", allowed=allowed)
+    names = [group.name for group in balancer.groups]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            allowed = "an earlier group has this name; give each group one entry"
+            raise SettingsError(f"balancer.groups[{index}].name", value=name, allowed=allowed)
+    if balancer.mode == "steer" and balancer.workers > 1:
+        allowed = "a steering balancer carries no bytes; one process is enough"
+        raise SettingsError("balancer.workers", value=str(balancer.workers), allowed=allowed)
+    if balancer.sticky_same_site == "none" and balancer.sticky_cookie and not balancer.sticky_secure:
+        allowed = "browsers refuse SameSite=None without Secure; set balancer.sticky_secure = true"
+        raise SettingsError("balancer.sticky_same_site", value="none", allowed=allowed)
+    if (traefik.cert_file is None) != (traefik.key_file is None):
+        raise SettingsError("traefik.cert_file", allowed="certificate and traefik.key_file belong together; set both")
+
+
+def _check_network(key: str, text: str) -> None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        raise SettingsError(
+            key, value=text, allowed=f'allowed: addresses and networks such as "10.0.0.0/8" ({error})'
+        ) from None
+
+
+_CLAIM = re.compile(r"[A-Za-z0-9_.:/-]+=.+")
+
+
+def _check_access(key: str, access: Access) -> None:
+    words = (access,) if isinstance(access, str) else access
+    for word in words:
+        if word not in ("anyone", "authenticated", "nobody") and not _CLAIM.fullmatch(word):
+            allowed = (
+                'allowed: "anyone", "authenticated", "nobody", or claims such as "role=admin" ("role=*": any value)'
+            )
+            near = source.nearest(word, ("anyone", "authenticated", "nobody"))
+            raise SettingsError(key, value=word, allowed=allowed, nearest=near)
+
+
+def _check_auth(auth: AuthSettings) -> None:
+    keyed = {
+        "auth.secret": auth.secret,
+        "auth.secret_file": auth.secret_file,
+        "auth.public_key_file": auth.public_key_file,
+        "auth.jwks_url": auth.jwks_url,
+    }
+    if not auth.algorithms:
+        given = next((key for key, value in keyed.items() if value is not None), None)
+        if given is not None:
+            raise SettingsError("auth.algorithms", value="[]", allowed=f"{given} is set, so name the algorithms")
+        if auth.required:
+            raise SettingsError("auth.required", value="true", allowed="auth.algorithms must name at least one")
+        return
+    if auth.secret is not None and auth.secret_file is not None:
+        raise SettingsError("auth.secret_file", value=str(auth.secret_file), allowed="auth.secret is set too; keep one")
+    if auth.public_key_file is not None and auth.jwks_url is not None:
+        raise SettingsError("auth.jwks_url", value=auth.jwks_url, allowed="auth.public_key_file is set too; keep one")
+    shared = "HS256" in auth.algorithms
+    if shared and auth.secret is None and auth.secret_file is None:
+        raise SettingsError("auth.algorithms", value="HS256", allowed="it needs auth.secret or auth.secret_file")
+    public = [name for name in auth.algorithms if name != "HS256"]
+    if public and auth.public_key_file is None and auth.jwks_url is None:
+        allowed = "it needs auth.public_key_file or auth.jwks_url"
+        raise SettingsError("auth.algorithms", value=public[0], allowed=allowed)
+    if auth.secret is not None and len(auth.secret.reveal().encode()) < _MIN_SECRET_BYTES:
+        # RFC 7518 section 3.2: a key of the same size as the hash output or larger must be used.
+        raise SettingsError("auth.secret", allowed=f"HS256 needs at least {_MIN_SECRET_BYTES} bytes")
+    if auth.jwks_url is not None:
+        parts = urlsplit(auth.jwks_url)
+        local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if not (parts.hostname and (parts.scheme == "https" or local)):
+            raise SettingsError(
+                "auth.jwks_url",
+                value=source.mask_url(auth.jwks_url),
+                allowed="allowed: an https:// address (http:// only on this machine)",
+            )

@@ -1,0 +1,477 @@
+"""Typed settings, one struct a room, and `load`, which lays file, environment and flags over the defaults.
+
+Rules:
+
+- A setting is declared once: type, range, default and one line of help stand at the field. The reference page, `config
+  show`, error texts and the environment names are all made from it.
+- The end of a name is its unit: `_ms`, `_s`, `_bytes`; a bare number is in that unit, text such as "30s" or "64KiB"
+  is converted.
+- Settings are frozen. A node reads them at its start and never again.
+- What depends on this machine (open-file limit, cgroup, whether a port is free) is checked where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from trunkline.errors import SettingsError
+from trunkline.settings import source as settings_source
+from trunkline.settings.balancer import BackendUrl, BalancerSettings, TraefikSettings
+from trunkline.settings.monitor import MonitorSettings
+from trunkline.settings.source import MASK, Secret, Value
+from trunkline.settings.types import (
+    LOOPBACK,
+    MIB,
+    PRIVATE,
+    Burst,
+    Label,
+    Milliseconds,
+    Network,
+    Port,
+    PositiveMilliseconds,
+    Rate,
+    Size,
+    about,
+)
+
+DEFAULT_FILE = "trunkline.toml"
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://(\*\.)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:(\d+|\*))?)$",
+        extra={"allowed": '"*" or an origin such as "https://app.example.org" or "https://*.example.org"'},
+    ),
+]
+Token = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", extra={"allowed": "a subprotocol name"})]
+Pattern = Annotated[
+    str,
+    Meta(
+        pattern=r"^(([A-Za-z0-9_~:@=+-]+|\*|\{[A-Za-z0-9_-]+\})\.)*([A-Za-z0-9_~:@=+-]+|\*\*?|\{[A-Za-z0-9_-]+\})$",
+        max_length=400,
+        extra={
+            "allowed": "tokens joined by dots: names of A-Z a-z 0-9 _ ~ : @ = + -, '*' for one token, '{claim}', "
+            "and '**' at the end for the rest"
+        },
+    ),
+]
+# Not `Annotated[str, Meta(pattern=...)] | tuple[...]`: msgspec 0.22 corrupts memory on a union of text with a pattern
+# and a list. `check` looks at the words instead.
+Access = str | tuple[str, ...]
+
+
+class ServerSettings(msgspec.Struct, frozen=True):
+    """[server]: a node, its data port and what one connection may use."""
+
+    host: Annotated[str, about("Address the data port listens on.")] = "0.0.0.0"
+    port: Annotated[Port, about("The data port; 0 takes any free one.")] = 3001
+    name: Annotated[Label | None, about("Name of this node; by default host name and process id.")] = None
+    colour: Annotated[Label, about("Deploy group of this node.")] = "blue"
+    advertise: Annotated[
+        BackendUrl | None,
+        about(
+            "Where balancers reach the data port; by default http:// with server.pod_ip, else server.host, else the "
+            "address that faces NATS."
+        ),
+    ] = None
+    app: Annotated[str, about("The application as module:attribute; empty runs the stock app.")] = ""
+    max_connections: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        about("Connections this node takes; by default computed from the memory limit."),
+    ] = None
+    memory_base_bytes: Annotated[Size, about("Memory set aside for the process itself in that computation.")] = (
+        128 * MIB
+    )
+    memory_per_connection_bytes: Annotated[
+        Annotated[int, Meta(ge=1024)], about("Memory reckoned for one connection in that computation.")
+    ] = 180 * 1024
+    memory_limit_bytes: Annotated[
+        Annotated[int, Meta(ge=16 * MIB)] | None, about("Memory limit to use instead of the one of the cgroup.")
+    ] = None
+    heartbeat_interval_ms: Annotated[
+        Annotated[int, Meta(ge=10, le=86_400_000)], about("Time between two heartbeats to a client.")
+    ] = 30_000
+    connection_timeout_ms: Annotated[
+        Annotated[int, Meta(ge=10, le=86_400_000)], about("Silence of a client after which it is closed with 4008.")
+    ] = 300_000
+    handshake_timeout_ms: Annotated[PositiveMilliseconds, about("Time a client has for its whole handshake.")] = 10_000
+    close_timeout_ms: Annotated[Milliseconds, about("Time to wait for the peer's close frame.")] = 2_000
+    message_bytes: Annotated[
+        Annotated[int, Meta(ge=128, le=64 * MIB)], about("Longest message a client may send; above it: 1009.")
+    ] = 65_536
+    header_bytes: Annotated[
+        Annotated[int, Meta(ge=1024, le=MIB)],
+        about("Longest request head (request line and headers) of a handshake."),
+    ] = 16_384
+    drain_ms: Annotated[Milliseconds, about("Time over which a drain asks its clients to move.")] = 10_000
+    shutdown_deadline_ms: Annotated[Milliseconds, about("Time a stop may take before the rest is cut off.")] = 30_000
+    echo: Annotated[bool, about("Serve /ws/echo, which has no message rate limit.")] = True
+    chat: Annotated[bool, about("Serve the chat and match endpoints of the stock app.")] = True
+    deflate: Annotated[bool, about("Offer permessage-deflate compression.")] = True
+    deflate_min_bytes: Annotated[Size, about("Messages shorter than this are sent uncompressed.")] = 1024
+    origins: Annotated[
+        tuple[Origin, ...],
+        about(
+            'Browser origins that may connect; empty: the same host only, "*": any. Without an Origin header: always.'
+        ),
+    ] = ()
+    trusted_proxies: Annotated[
+        tuple[Network, ...], about("Proxies whose forwarding headers are believed; by default none.")
+    ] = ()
+    metrics_networks: Annotated[tuple[Network, ...], about("Networks that may read /metrics with no token.")] = PRIVATE
+    subprotocols: Annotated[
+        tuple[Token, ...], about("Subprotocols the server speaks, best first; the first one offered is chosen.")
+    ] = ()
+    match_players: Annotated[Annotated[int, Meta(ge=1, le=100_000)], about("Players one match may hold.")] = 100
+    pod_name: Annotated[str | None, about("Name of the pod in the load report.")] = None
+    pod_ip: Annotated[str | None, about("Address of the pod in the load report.")] = None
+    node_name: Annotated[str | None, about("Name of the machine in the load report.")] = None
+
+
+class AdminSettings(msgspec.Struct, frozen=True):
+    """[admin]: the admin port of a node."""
+
+    port: Annotated[Port | None, about("Admin port; by default the data port + 1, 0 switches it off.")] = None
+    host: Annotated[str, about("Address the admin port listens on.")] = "127.0.0.1"
+    token: Annotated[Secret | None, about("Bearer token for the admin port; by default made at start.")] = None
+    token_file: Annotated[Path | None, about("File that holds the bearer token.")] = None
+
+
+class LimitsSettings(msgspec.Struct, frozen=True):
+    """[limits]: what one client, one address and the whole node may do."""
+
+    rate_burst: Annotated[Burst, about("Messages a client may send at once.")] = 100.0
+    rate_per_s: Annotated[Rate, about("Messages a client may send per second in the long run; 0: no limit.")] = 10.0
+    handshake_burst: Annotated[Burst, about("Handshakes an address may make at once.")] = 10.0
+    handshake_per_s: Annotated[
+        Rate, about("Handshakes an address may make per second in the long run; 0: no limit.")
+    ] = 5.0
+    http_burst: Annotated[Burst, about("Plain HTTP requests an address may make at once.")] = 20.0
+    http_per_s: Annotated[
+        Rate, about("Plain HTTP requests an address may make per second in the long run; 0: no limit.")
+    ] = 10.0
+    exempt: Annotated[tuple[Network, ...], about("Networks that the limits per address do not hold for.")] = LOOPBACK
+    outbox_bytes: Annotated[
+        Annotated[int, Meta(ge=4096)],
+        about("Bytes that may wait for one client; above it publications are dropped."),
+    ] = MIB
+    outbox_grace_ms: Annotated[Milliseconds, about("Time above that bound until a client is closed with 1008.")] = 5_000
+    channels_per_client: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)], about("Channels a client may be subscribed to.")
+    ] = 100
+    channel_name_bytes: Annotated[Annotated[int, Meta(ge=1, le=1024)], about("Longest channel name.")] = 200
+    accept_per_s: Annotated[
+        Annotated[float, Meta(gt=0, le=1_000_000)] | None,
+        about("Handshakes this node takes per second before it answers 503; by default no fixed rate."),
+    ] = None
+    loop_lag_shed_ms: Annotated[
+        PositiveMilliseconds, about("Event-loop lag above which new handshakes are answered with 503.")
+    ] = 500
+
+
+class ChannelRule(msgspec.Struct, frozen=True):
+    """One entry of [[channels.rules]]: who may use the channels of a pattern, and what is kept of them.
+
+    What is not written is denied: a rule without `publish` lets nobody publish (the application itself always may).
+    """
+
+    pattern: Annotated[Pattern, about("Channels the rule is for.")]
+    subscribe: Annotated[
+        Access,
+        about(
+            'Who may subscribe: "anyone", "authenticated", "nobody", or claims such as "role=admin", any one enough.'
+        ),
+    ] = "nobody"
+    publish: Annotated[Access, about("Which clients may publish, in the same words.")] = "nobody"
+    history: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000_000)] | None, about("Publications kept; 0: fire and forget.")
+    ] = None
+    history_age_s: Annotated[Annotated[float, Meta(gt=0)] | None, about("Age up to which they are kept.")] = None
+
+
+DEFAULT_RULES: tuple[ChannelRule, ...] = (
+    ChannelRule("public.**", subscribe="anyone", publish="anyone"),
+    ChannelRule("chat.**", subscribe="anyone", publish="anyone"),
+    ChannelRule("match.**", subscribe="anyone", publish="anyone"),
+    ChannelRule("presence.**", history=0),
+    ChannelRule("**"),
+)
+"""Hold after the operator's own rules. The last one says what is true of every other channel: nobody."""
+
+
+class ChannelsSettings(msgspec.Struct, frozen=True):
+    """[channels]: history of all channels, and rules by pattern; the first rule that matches counts."""
+
+    history: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000_000)], about("Publications kept of a channel; 0: fire and forget.")
+    ] = 1000
+    history_age_s: Annotated[Annotated[float, Meta(gt=0)], about("Age up to which publications are kept.")] = 300.0
+    rules: Annotated[
+        tuple[ChannelRule, ...], about("Rules by pattern, before the built-in ones; in the environment as JSON.")
+    ] = ()
+
+
+Algorithm = Literal["HS256", "RS256", "ES256"]
+
+
+class AuthSettings(msgspec.Struct, frozen=True):
+    """[auth]: tokens (JWT). Without algorithms no token is read and every client is anonymous."""
+
+    algorithms: Annotated[tuple[Algorithm, ...], about("Signature algorithms that are accepted; none: no tokens.")] = ()
+    secret: Annotated[Secret | None, about("Key of HS256, at least 32 bytes.")] = None
+    secret_file: Annotated[Path | None, about("File with the key of HS256; a line end at its end is left out.")] = None
+    public_key_file: Annotated[Path | None, about("PEM file with the public key of RS256 or ES256.")] = None
+    jwks_url: Annotated[str | None, about("HTTPS address of a JSON Web Key Set with the public keys.")] = None
+    issuer: Annotated[str | None, about("What a token's iss must be.")] = None
+    audience: Annotated[str | None, about("What a token's aud must hold.")] = None
+    leeway_s: Annotated[Annotated[float, Meta(ge=0, le=300)], about("Clock difference forgiven in exp and nbf.")] = 5.0
+    required: Annotated[bool, about("Refuse handshakes without a valid token.")] = False
+
+
+class BusSettings(msgspec.Struct, frozen=True):
+    """[bus]: what carries publications between nodes."""
+
+    url: Annotated[
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^(memory|((nats|tls)://[^\s,]+)(,(nats|tls)://[^\s,]+)*)$",
+                extra={"allowed": '"memory", or a URL that begins with nats:// or tls://'},
+            ),
+        ],
+        about("The bus; several NATS servers are joined by commas."),
+    ] = "memory"
+    prefix: Annotated[
+        Annotated[
+            str,
+            Meta(pattern=r"^[a-z0-9_-]{1,32}$", extra={"allowed": "1 to 32 of a-z, 0-9, '_' and '-'"}),
+        ],
+        about("First part of every subject and stream name, so that fleets can share a bus."),
+    ] = "trunkline"
+    replicas: Annotated[Annotated[int, Meta(ge=1, le=5)], about("Copies JetStream keeps of a publication.")] = 1
+    keep_s: Annotated[Annotated[float, Meta(ge=1)], about("Longest time the stream keeps any publication.")] = 86_400.0
+    max_bytes: Annotated[Annotated[int, Meta(ge=MIB)], about("Longest the stream may grow.")] = 1024 * MIB
+    publish_timeout_s: Annotated[
+        Annotated[float, Meta(ge=0.05, le=60)], about("Time to wait for the bus to acknowledge a publication.")
+    ] = 2.0
+    tls_ca_file: Annotated[Path | None, about("PEM file of the authority that signed the bus's certificate.")] = None
+
+
+class LogSettings(msgspec.Struct, frozen=True):
+    """[log]: what is logged, how and where."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error", "critical"], about("Least level that is logged.")] = (
+        "info"
+    )
+    format: Annotated[
+        Literal["auto", "json", "console", "ecs"],
+        about(
+            "JSON lines, text for people, or JSON in the Elastic Common Schema; auto: text on a terminal, else JSON."
+        ),
+    ] = "auto"
+    directory: Annotated[Path | None, about("Directory for log files besides standard output; by default none.")] = None
+    access: Annotated[bool, about("Log handshakes and HTTP requests.")] = True
+    rotate_bytes: Annotated[Annotated[int, Meta(ge=1024)], about("Size at which a file is rotated.")] = 20_000_000
+    keep_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], about("Days that rotated log files are kept.")] = 14
+    error_keep_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], about("Days that error logs are kept.")] = 30
+
+
+class MetricsSettings(msgspec.Struct, frozen=True):
+    """[metrics]: what /metrics shows."""
+
+    aliases: Annotated[
+        tuple[Literal["websocket"], ...], about("Further name families for existing dashboards: websocket.")
+    ] = ()
+
+
+class UpSettings(msgspec.Struct, frozen=True):
+    """[up]: the fleet that `trunkline up` starts on this machine."""
+
+    nodes: Annotated[Annotated[int, Meta(ge=1, le=64)], about("How many nodes.")] = 2
+    port: Annotated[Port, about("The port clients connect to.")] = 8080
+    edge: Annotated[Literal["relay", "traefik"], about("What stands before the nodes: our relay, or Traefik.")] = (
+        "relay"
+    )
+    data_dir: Annotated[Path, about("Directory for what the parts store.")] = Path(".trunkline")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """All sections."""
+
+    server: ServerSettings = ServerSettings()
+    admin: AdminSettings = AdminSettings()
+    limits: LimitsSettings = LimitsSettings()
+    channels: ChannelsSettings = ChannelsSettings()
+    auth: AuthSettings = AuthSettings()
+    bus: BusSettings = BusSettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    up: UpSettings = UpSettings()
+    balancer: BalancerSettings = BalancerSettings()
+    traefik: TraefikSettings = TraefikSettings()
+    monitor: MonitorSettings = MonitorSettings()
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "server": ServerSettings,
+    "admin": AdminSettings,
+    "limits": LimitsSettings,
+    "channels": ChannelsSettings,
+    "auth": AuthSettings,
+    "bus": BusSettings,
+    "log": LogSettings,
+    "metrics": MetricsSettings,
+    "up": UpSettings,
+    "balancer": BalancerSettings,
+    "traefik": TraefikSettings,
+    "monitor": MonitorSettings,
+}
+
+PLAIN_ENVIRONMENT: dict[str, str] = {
+    "server.port": "PORT",
+    "server.host": "HOST",
+    "server.max_connections": "MAX_CONNECTIONS",
+    "server.heartbeat_interval_ms": "HEARTBEAT_INTERVAL",
+    "server.connection_timeout_ms": "CONNECTION_TIMEOUT",
+    "server.pod_name": "POD_NAME",
+    "server.pod_ip": "POD_IP",
+    "server.node_name": "NODE_NAME",
+    "log.level": "LOG_LEVEL",
+}
+"""Settings whose environment name needs no prefix; the prefixed name works too and wins over the plain one."""
+
+
+class ShownSetting(NamedTuple):
+    """A row of `config show`: full name, value ready for JSON (secrets masked), source."""
+
+    key: str
+    value: object
+    source: str
+
+
+class SettingHelp(NamedTuple):
+    """A row of the settings reference: full name, what is allowed, default as text, environment names, help."""
+
+    key: str
+    allowed: str
+    default: str
+    environment: tuple[str, ...]
+    help: str
+
+
+class Loaded(NamedTuple):
+    """Settings, and where each that is not a default came from.
+
+    Attributes:
+        settings: the values.
+        sources: the source of each setting by full name, `default` when none set it.
+        file: the TOML file that was read, None for none.
+    """
+
+    settings: Settings
+    sources: Mapping[str, str]
+    file: Path | None
+
+    def rows(self) -> list[ShownSetting]:
+        """Every setting with its value and source, secrets masked."""
+        return [
+            ShownSetting(key, _presentable(getattr(getattr(self.settings, variable.section), variable.name)), source)
+            for key, variable in settings_source.variables(SECTIONS, {}).items()
+            for source in [self.sources[key]]
+        ]
+
+
+def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
+    """Read the settings: defaults, then the TOML file, then the environment, then flags; the later wins.
+
+    Args:
+        file: the TOML file; None reads the one that `TRUNKLINE_CONFIG` names or else `trunkline.toml` of the working
+            directory if there is one.
+        environ: the environment.
+        flags: values of the command line by full name, e.g. `{"server.port": 3002}`; None means not given.
+
+    Raises:
+        SettingsError: a file that cannot be read, an unknown name, a bad value, or values that exclude each other.
+    """
+    path = _file_to_read(file, environ)
+    values: dict[str, Value] = {}
+    if path is not None:
+        values |= settings_source.from_toml(_read(path), str(path), SECTIONS)
+    values |= settings_source.from_environment(environ, SECTIONS, PLAIN_ENVIRONMENT)
+    values |= settings_source.from_flags(flags, SECTIONS)
+    settings = _build(values)
+    known = settings_source.variables(SECTIONS, PLAIN_ENVIRONMENT)
+    sources = {key: values[key].source if key in values else "default" for key in known}
+    # Imported here, for it knows the sections that this module declares.
+    from trunkline.settings.check import check
+
+    try:
+        check(settings)
+    except SettingsError as error:
+        error.source = error.source or sources.get(error.key.partition("[")[0], "")
+        raise
+    return Loaded(settings, sources, path)
+
+
+def describe() -> list[SettingHelp]:
+    """Every setting with what it takes, its default and its help; the settings reference is made from it."""
+    rows: list[SettingHelp] = []
+    for key, variable in settings_source.variables(SECTIONS, PLAIN_ENVIRONMENT).items():
+        struct = SECTIONS[variable.section]
+        declared = settings_source.type_of(struct, variable.name)
+        default = _presentable(getattr(struct(), variable.name))
+        rows.append(
+            SettingHelp(
+                key,
+                settings_source.allowed_text(variable.name, declared),
+                "" if default is None else msgspec.json.encode(default).decode(),
+                variable.environment,
+                settings_source.help_of(declared),
+            )
+        )
+    return rows
+
+
+def _file_to_read(file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if file is not None:
+        return file
+    named = environ.get(settings_source.CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    default = Path(DEFAULT_FILE)
+    return default if default.is_file() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SettingsError(str(path), allowed="it is not UTF-8 text; TOML must be") from None
+    except OSError as error:
+        raise SettingsError(str(path), allowed=f"the file cannot be read: {error.strerror}") from None
+
+
+def _build(values: Mapping[str, Value]) -> Settings:
+    sections: dict[str, Any] = {}
+    for section, struct in SECTIONS.items():
+        given = {key.partition(".")[2]: value.value for key, value in values.items() if key.startswith(f"{section}.")}
+        sections[section] = struct(**given)
+    return Settings(**sections)
+
+
+def _presentable(value: object) -> object:
+    if isinstance(value, Secret):
+        return MASK
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, str):
+        return settings_source.mask_url(value)
+    if isinstance(value, tuple):
+        return [_presentable(item) for item in value]
+    if isinstance(value, msgspec.Struct):
+        return {name: _presentable(getattr(value, name)) for name in value.__struct_fields__}
+    return value

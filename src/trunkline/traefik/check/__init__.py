@@ -1,0 +1,1 @@
+"""Mistakes in a Traefik configuration, with file and line."""

@@ -1,0 +1,82 @@
+"""`trunkline traefik check`: mistakes in configurations of Traefik and what goes with them, with file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trunkline.traefik.check import check_neighbours, check_rules, check_sets
+from trunkline.traefik.check.corpus import Corpus, Finding
+from trunkline.traefik.check.documents import UnreadableError, read, snippets
+
+_RULES = (*check_rules.RULES, *check_sets.RULES, *check_neighbours.RULES)
+
+
+class Report(NamedTuple):
+    """What was found.
+
+    Attributes:
+        findings: by file and line.
+        unreadable: whether something could not be read, and so was not checked.
+    """
+
+    findings: tuple[Finding, ...]
+    unreadable: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 without errors, 1 with, 2 when something could not be read."""
+        if self.unreadable:
+            return 2
+        return 1 if any(finding.severity == "error" for finding in self.findings) else 0
+
+
+def check_files(paths: Sequence[Path]) -> Report:
+    """Check files together, for one may name what another defines.
+
+    Args:
+        paths: static and dynamic files, Compose files, dashboards, scripts, texts with fences.
+    """
+    return check_texts([(str(path), path) for path in paths])
+
+
+def check_texts(named: Sequence[tuple[str, Path | str]]) -> Report:
+    """Check files or texts together.
+
+    Args:
+        named: name and file, or name and text; the name's suffix tells the language.
+    """
+    corpus = Corpus()
+    found: list[Finding] = []
+    unreadable = False
+    for name, source in named:
+        try:
+            text = read(source) if isinstance(source, Path) else source
+        except UnreadableError as error:
+            unreadable = True
+            found.append(Finding(name, error.line, "unreadable", f"the file {error.why}", "give a text file"))
+            continue
+        for snippet in snippets(Path(name), text):
+            try:
+                corpus.add(name, snippet)
+            except UnreadableError as error:
+                if snippet.fenced and snippet.language == "json":
+                    continue  # an answer with comments or left-out parts; Traefik is not configured in JSON
+                # A fence may be a sketch; a file that cannot be parsed is refused by Traefik too.
+                unreadable = unreadable or not snippet.fenced
+                found.append(
+                    Finding(
+                        name,
+                        error.line,
+                        "unreadable",
+                        f"the text {error.why}",
+                        "correct it; nothing of it was checked",
+                        "warning" if snippet.fenced else "error",
+                    )
+                )
+    for rule in _RULES:
+        found += rule(corpus)
+    # Labels repeated over replicas would tell the same of each; each line still has its own.
+    unique = dict.fromkeys([*corpus.findings, *found])
+    return Report(tuple(sorted(unique, key=lambda finding: (finding.file, finding.line, finding.rule))), unreadable)

@@ -1,0 +1,255 @@
+"""What the given files say together: pieces of Traefik's configuration, Compose services, scrape configurations.
+
+Rules:
+
+- A mistake may show only between files (a label names an entry point of the static file), so rules see all at once.
+- Options come under Traefik's own spelling, from wherever: files, labels, flags of a `command`, variables. What Traefik
+  does not know is a finding here already and no part of the corpus.
+- Files of other programs are no mistakes: what is not recognised is left alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from trunkline.traefik.check.documents import Assignments, Node, Snippet, pairs, trees
+from trunkline.traefik.check.known_fields import Field, canonical, known
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A mistake.
+
+    Attributes:
+        file: the file as it was named.
+        line: its line, from 1; 0 for the file as a whole.
+        rule: a fixed word.
+        message: what is wrong.
+        instead: what to write in its place.
+        severity: `error`: it does not work or is unsafe; `warning`: it may be meant so.
+    """
+
+    file: str
+    line: int
+    rule: str
+    message: str
+    instead: str
+    severity: Literal["error", "warning"] = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of configuration under Traefik's spelling.
+
+    Attributes:
+        file: where it stands.
+        provider: `static`; `file` or `docker` for dynamic configuration.
+        node: its options.
+        fenced: whether it is a part of a longer text, so that what it names may stand elsewhere.
+        group: number of the file or fence that holds it.
+    """
+
+    file: str
+    provider: Literal["static", "file", "docker"]
+    node: Node
+    fenced: bool
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeService:
+    """A service of a Compose file."""
+
+    file: str
+    name: str
+    node: Node
+
+    @property
+    def is_traefik(self) -> bool:
+        """Whether it is a Traefik."""
+        image = self.node.word("image").rpartition("/")[2].partition(":")[0]
+        return image == "traefik" or (not image and self.name == "traefik")
+
+
+@dataclass(slots=True)
+class Corpus:
+    """Everything that was given.
+
+    Attributes:
+        pieces: configuration of Traefik.
+        services: services of Compose files.
+        scrapes: scrape configurations of Prometheus, by file.
+        texts: every snippet, by file.
+        findings: what showed while sorting.
+    """
+
+    pieces: list[Piece] = field(default_factory=list)
+    services: list[ComposeService] = field(default_factory=list)
+    scrapes: list[tuple[str, Node]] = field(default_factory=list)
+    texts: list[tuple[str, Snippet]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, file: str, snippet: Snippet) -> None:
+        """Sort a snippet in; raises UnreadableError."""
+        self.texts.append((file, snippet))
+        for tree in trees(snippet):
+            if "apiVersion" not in tree.parts:
+                self._sort(file, tree, snippet.fenced)
+
+    def of(self, *providers: str) -> list[Piece]:
+        """The pieces of these providers."""
+        return [piece for piece in self.pieces if piece.provider in providers]
+
+    def _sort(self, file: str, tree: Node, fenced: bool) -> None:
+        static_field, dynamic_field = known()["static"], known()["dynamic"]
+        static: dict[str, Node] = {}
+        dynamic: dict[str, Node] = {}
+        strange: dict[str, Node] = {}
+        if "scrape_configs" in tree.parts:
+            self.scrapes.append((file, tree))
+            return
+        compose = "services" in tree.parts and "http" not in tree.parts
+        for name, child in tree.parts.items():
+            if compose and name == "services":
+                for service, node in child.parts.items():
+                    self._compose_service(ComposeService(file, service, node), fenced)
+            elif compose and (name in _COMPOSE or name.startswith("x-")):
+                continue
+            elif name == "labels":
+                self._labels(file, child, fenced)
+            elif static_field.find(name, "file"):
+                static[name] = child
+            elif dynamic_field.find(name, "file"):
+                dynamic[name] = child
+            elif child.parts.keys() & {"image", "labels", "build"}:
+                self._compose_service(ComposeService(file, name, child), fenced)
+            else:
+                strange[name] = child
+        if static:
+            self._piece(file, "static", static_field, Node(tree.line, static), fenced)
+        if dynamic:
+            self._piece(file, "file", dynamic_field, Node(tree.line, dynamic), fenced)
+        if static and dynamic and not fenced:
+            first = next(iter(dynamic.values()))
+            self.findings.append(
+                Finding(
+                    file,
+                    first.line,
+                    "mixed-file",
+                    f"{next(iter(dynamic))} is dynamic configuration, which Traefik does not read from its static file",
+                    "move it to a file of its own and name that in providers.file.filename",
+                    "warning",
+                )
+            )
+        if not compose:
+            self._strange(file, strange, bool(static or dynamic))
+
+    def _strange(self, file: str, strange: dict[str, Node], ours: bool) -> None:
+        tops = {part.name for kind in known().values() for part in (kind.parts or {}).values()}
+        for name, child in strange.items():
+            near = difflib.get_close_matches(name, sorted(tops), n=1, cutoff=0.6 if ours else 0.85)
+            if ours or near:
+                self.findings.append(
+                    Finding(
+                        file,
+                        child.line,
+                        "unknown-field",
+                        f"Traefik 3.7 has no section {name} and ignores it silently",
+                        f"write {near[0]}" if near else f"there are: {', '.join(sorted(tops, key=str.lower))}",
+                    )
+                )
+
+    def _unknown(self, file: str, line: int, message: str, instead: str) -> None:
+        self.findings.append(Finding(file, line, "unknown-field", message + _VOID, instead))
+
+    def _piece(
+        self, file: str, provider: Literal["static", "file", "docker"], kind: Field, tree: Node, fenced: bool
+    ) -> None:
+        node = canonical(
+            tree,
+            kind,
+            "label" if provider == "docker" else "file",
+            lambda line, message, instead: self._unknown(file, line, message, instead),
+        )
+        self.pieces.append(Piece(file, provider, node, fenced, len(self.texts)))
+
+    def _compose_service(self, service: ComposeService, fenced: bool) -> None:
+        self.services.append(service)
+        labels = service.node.at("labels") or service.node.at("deploy", "labels")
+        if labels is not None:
+            self._labels(service.file, labels, fenced)
+        if not service.is_traefik:
+            return
+        given = Assignments()
+        for line, name, value in _flags(service.node.at("command")):
+            if name.lower() != "configfile":
+                given.set(name.split("."), value, line)
+        for line, name, value in pairs(service.node.at("environment") or Node(0, None)):
+            path = _variable(name.upper().split("_")[1:], known()["static"]) if name.startswith("TRAEFIK_") else None
+            if path is not None:
+                given.set(path, value, line)
+            elif name.startswith("TRAEFIK_"):
+                self._unknown(service.file, line, f"no option of Traefik 3.7 has the variable {name}", "see its flags")
+        tree = given.tree()
+        if tree.parts:
+            self._piece(service.file, "static", known()["static"], tree, fenced)
+
+    def _labels(self, file: str, labels: Node, fenced: bool) -> None:
+        given = Assignments()
+        for line, name, value in pairs(labels):
+            first, *path = name.split(".")
+            if first.lower() != "traefik" or not path:
+                continue
+            if path[0].lower() in _LABEL_ROOTS:
+                continue
+            given.set(path, value, line)
+        tree = given.tree()
+        if tree.parts:
+            self._piece(file, "docker", known()["dynamic"], tree, fenced)
+
+
+_COMPOSE = {"version", "name", "networks", "volumes", "configs", "secrets", "include"}
+_LABEL_ROOTS = {"enable", "docker", "swarm", "tags"}
+_VOID = "; one unknown name voids the whole file, or all labels of the container"
+
+
+def _flags(command: Node | None) -> list[tuple[int, str, str]]:
+    """Line, name and value of the flags of a command, in the list and in the text form."""
+    if command is None:
+        return []
+    words: list[tuple[int, str]] = [(item.line, item.text or "") for item in command.items]
+    if command.text is not None:
+        try:
+            words = [(command.line, word) for word in shlex.split(command.text)]
+        except ValueError:
+            return []
+    found = []
+    for line, word in words:
+        if flag := re.fullmatch(r"--([^=]+)(?:=(.*))?", word, re.DOTALL):
+            value = flag.group(2)
+            found.append((line, flag.group(1), "true" if value is None else value))
+    return found
+
+
+def _variable(words: list[str], part: Field) -> list[str] | None:
+    """The option that a variable's words mean; names of one's own may hold further underscores."""
+    if not words:
+        return [] if part.parts is None or part.alone else None
+    for child in (part.parts or {}).values():
+        if child.name.upper() != words[0]:
+            continue
+        if child.free or not child.wrappers:
+            rest: list[str] | None = words[1:] if child.free else _variable(words[1:], child)
+            return None if rest is None else [child.name, *rest]
+        if child.wrappers[0] == "[]":
+            return [child.name] if len(words) == 1 else [child.name, f"[{words[1]}]", *words[2:]]
+        for taken in range(1, len(words)):
+            rest = _variable(words[1 + taken :], child)
+            if rest is not None:
+                return [child.name, "_".join(words[1 : 1 + taken]).lower(), *rest]
+    return None

@@ -1,0 +1,1 @@
+"""Traefik's static and dynamic configuration."""

@@ -1,0 +1,1 @@
+"""Traefik carries the bytes and asks the balancer for each connection."""

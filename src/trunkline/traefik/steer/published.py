@@ -1,0 +1,98 @@
+"""Which servers Traefik is told of, and in which text. Pure.
+
+Rules:
+
+- A reload makes Traefik forget its counts and who was down, so the text changes only when what it says changes: servers
+  are in the order of their URLs, and equal servers give equal bytes.
+- Down, ejected and draining servers take no part where Traefik balances by itself, for after a reload it would count
+  them as up. When none is left in a pool, those that are down come back: whoever calls all of them down may be cut off
+  itself, and Traefik has its own checks.
+- Every server, in whatever state, can be picked: one that recovers is used at the next pick, with no reload between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from trunkline.traefik.render import dynamic_model as model
+from trunkline.traefik.render.render import ServerView, encode_json
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A backend as the balancer sees it now.
+
+    Attributes:
+        url: its canonical URL.
+        weight: its share beside the others.
+        group: canary group, empty for none.
+        pool: the pool of its routes, empty for the common one.
+        usable: false while it is known to be down, ejected, or behind an open circuit breaker.
+        draining: it takes no new connections.
+    """
+
+    url: str
+    weight: float = 1.0
+    group: str = ""
+    pool: str = ""
+    usable: bool = True
+    draining: bool = False
+
+
+class Servers(NamedTuple):
+    """What is published.
+
+    Attributes:
+        pickable: every server, which a pick may name.
+        open: those between which Traefik balances by itself.
+    """
+
+    pickable: tuple[ServerView, ...]
+    open: tuple[ServerView, ...]
+
+
+def chosen(candidates: Sequence[Candidate]) -> Servers:
+    """The servers to publish, by pool and URL."""
+    ordered = sorted(candidates, key=lambda candidate: (candidate.pool, candidate.url))
+    takers: list[Candidate] = []
+    for pool in dict.fromkeys(candidate.pool for candidate in ordered):
+        members = [candidate for candidate in ordered if candidate.pool == pool]
+        staying = [candidate for candidate in members if not candidate.draining]
+        takers += [candidate for candidate in staying if candidate.usable] or staying or members
+    return Servers(tuple(map(_view, ordered)), tuple(map(_view, takers)))
+
+
+def _view(candidate: Candidate) -> ServerView:
+    return ServerView(candidate.url, candidate.weight, candidate.group, candidate.pool)
+
+
+class Publication:
+    """The text that Traefik fetches, made anew only when the servers changed.
+
+    Args:
+        render: makes the configuration of servers.
+
+    Attributes:
+        body: the newest text, empty before the first.
+        urls: the servers that a pick may name by it.
+    """
+
+    def __init__(self, render: Callable[[Servers], model.Dynamic]) -> None:
+        self._render = render
+        self._servers: Servers | None = None
+        self.body = b""
+        self.urls: frozenset[str] = frozenset()
+
+    def update(self, candidates: Sequence[Candidate]) -> bool:
+        """Bring the text up to date; returns whether it changed."""
+        servers = chosen(candidates)
+        if servers == self._servers:
+            return False
+        body = encode_json(self._render(servers))
+        self._servers = servers
+        self.urls = frozenset(server.url for server in servers.pickable)
+        changed = body != self.body
+        self.body = body
+        return changed

@@ -1,0 +1,248 @@
+"""Answers what Traefik asks: where a new connection goes (`/place`), and how to route at all (`/traefik/dynamic`).
+
+Rules:
+
+- The bytes of a connection never come here, and no cookie is changed: the answer to `/place` is one header, by which
+  Traefik's second layer of routers chooses the server (see `layers`).
+- Whatever goes wrong here must not cost a connection. An answer without a pick, any status but 200 and 503, and no
+  answer at all have one meaning: Traefik balances by itself. Only `full` refuses a client, with 503, Retry-After and a
+  sentence.
+- A balancer that sees no backend that can be used may be cut off itself, or have started a moment ago. Then it gives no
+  pick, and Traefik tries by its own checks.
+- Nothing that Traefik needs is kept here: it may start anew at any time, and so may the balancer.
+- A backend is not picked before Traefik can have loaded a configuration that holds it: the connection would land
+  anywhere. This holds from the first fetch on, so that a balancer that has just started picks at once.
+
+Hot path: between question and answer there is no await unless the placer itself answers later.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from trunkline.balancer.relay.edge_meter import EdgeEvent
+from trunkline.balancer.relay.routes import Routes, cookie_value
+from trunkline.metrics import exposition
+from trunkline.metrics.series import LATENCY_BUCKETS
+from trunkline.net.addresses import networks, origin_of, within
+from trunkline.placement.backend import short_id
+from trunkline.placement.placing import Ask, Pick, Placer, Refusal
+from trunkline.settings.sections import Settings
+from trunkline.settings.types import LOOPBACK
+from trunkline.traefik.steer.attempts import Attempts
+from trunkline.traefik.steer.layers import FULL_STATUS, PICK_HEADER, layered
+from trunkline.traefik.steer.published import Candidate, Publication
+
+log = structlog.get_logger("trunkline.traefik")
+
+MAX_KEY: Final = 64
+"""Longest Sec-WebSocket-Key that reserves; RFC 6455 section 4.1 makes it 24 characters."""
+
+APPLY_S: Final = 0.25
+"""Time that Traefik gets from a fetch to having loaded it; 0.07 s was seen."""
+
+_RETRY_MARGIN_S: Final = 1.0
+_UNLOADED_TRIES: Final = 4
+# Otherwise the web framework names itself and the language's version to every client that is refused.
+_SERVER: Final = {"Server": "trunkline"}
+
+
+class SteeringMeter:
+    """The live counts of steering.
+
+    Attributes:
+        place: seconds from Traefik's question to the answer.
+        answers: questions by answer: `picked`, `open` (no pick), `refused`, `stranger`.
+        repeated: handshakes asked for again because a backend could not be reached.
+        fetches: configurations fetched.
+    """
+
+    __slots__ = ("answers", "fetches", "place", "repeated")
+
+    def __init__(self) -> None:
+        self.place = exposition.Histogram(LATENCY_BUCKETS)
+        self.answers = exposition.Labelled()
+        self.repeated = 0
+        self.fetches = 0
+
+
+class Steering:
+    """The handlers, to be mounted in the balancer's HTTP server.
+
+    Args:
+        settings: all settings.
+        placer: gives out the backends. It hears `failed(pick, "retry")` when a handshake is asked for again: a
+            suspicion, for the key may have been used twice, so a reason to check that backend now.
+        servers: every backend of the fleet as it is now.
+        on_event: told of each handshake; None when nobody listens.
+        clock: seconds, monotonic.
+
+    Raises:
+        SettingsError: something is asked for that Traefik cannot do with these settings.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        placer: Placer,
+        servers: Callable[[], Sequence[Candidate]],
+        *,
+        on_event: Callable[[EdgeEvent], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        traefik = settings.traefik
+        self.meter = SteeringMeter()
+        self._placer = placer
+        self._servers = servers
+        self._clock = clock
+        self._on_event = on_event
+        self._routes = Routes(settings.balancer)
+        self._sticky = settings.balancer.sticky_cookie
+        self._attempts = Attempts(traefik.dial_timeout_ms / 1000 + _RETRY_MARGIN_S, traefik.retry_attempts)
+        self._askers = networks((*LOOPBACK, *traefik.networks))
+        self._proxies = networks((*LOOPBACK, *traefik.trusted_proxies))
+        self._publication = Publication(lambda chosen: layered(settings, chosen))
+        self._loaded: frozenset[str] | None = None
+        self._loading: tuple[frozenset[str], float] | None = None
+        self._stranger_logged = False
+        self._publication.update(servers())
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes for an aiohttp application."""
+        return [web.get("/place", self._on_place), web.get("/traefik/dynamic", self._on_dynamic)]
+
+    # --- where a connection goes --------------------------------------------------------------------------------------
+
+    async def _on_place(self, request: web.Request) -> web.Response:
+        started = time.perf_counter()
+        if not self._may_ask(request):
+            return self._refuse_stranger(request)
+        headers = request.headers
+        target = headers.get("X-Forwarded-Uri", "/")
+        route = self._routes.find(headers.get("X-Forwarded-Host", ""), target.partition("?")[0])
+        key = headers.get("Sec-WebSocket-Key", "")
+        affinity = route.affinity(target, headers)
+        answer: Pick | Refusal | None = None
+        if 0 < len(key) <= MAX_KEY or (not key and affinity is not None):
+            ask = Ask(
+                key=key,
+                pool=route.pool,
+                policy=route.policy,
+                affinity=affinity,
+                sticky=cookie_value(headers.get("Cookie", ""), self._sticky) if self._sticky else None,
+                address=self._client(headers.get("X-Forwarded-For", "")),
+            )
+            answer = await self._place(ask, target)
+        response = self._answer(answer, bool(key))
+        took_s = time.perf_counter() - started
+        self.meter.place.observe(took_s)
+        if key and answer is not None and self._on_event is not None:
+            picked = isinstance(answer, Pick)
+            url = answer.url if isinstance(answer, Pick) else ""
+            address = self._client(headers.get("X-Forwarded-For", ""))
+            path = target.partition("?")[0]
+            status = 0 if picked else response.status
+            self._on_event(
+                EdgeEvent("steered" if picked else "refused", url, answer.reason, address, path, took_s, status)
+            )
+        return response
+
+    async def _place(self, ask: Ask, target: str) -> Pick | Refusal:
+        """Place a handshake, on another backend than those that failed it already."""
+        now = self._clock()
+        handshake = hash((ask.key, ask.address, target))
+        earlier = self._attempts.earlier(handshake, now) if ask.key else ()
+        if earlier:
+            self.meter.repeated += 1
+            self._placer.failed(earlier[-1], "retry")
+        answer = await self._place_loaded(ask, tuple(pick.url for pick in earlier))
+        if earlier and isinstance(answer, Refusal) and answer.reason == "all_tried":
+            # Better a backend that failed once than none; and a key used twice must not lock its client out.
+            answer = await self._place_loaded(ask, ())
+        if isinstance(answer, Pick) and ask.key:
+            self._attempts.picked(handshake, (*earlier, answer), now)
+        return answer
+
+    async def _place_loaded(self, ask: Ask, tried: tuple[str, ...]) -> Pick | Refusal:
+        """Place among the servers that Traefik knows."""
+        loaded = self._known_to_traefik()
+        answer = await self._ask(ask, tried)
+        for _ in range(_UNLOADED_TRIES):
+            if not isinstance(answer, Pick) or loaded is None or answer.url in loaded:
+                break
+            self._placer.dropped(answer)
+            tried = (*tried, answer.url)
+            answer = await self._ask(ask, tried)
+        return answer
+
+    async def _ask(self, ask: Ask, tried: tuple[str, ...]) -> Pick | Refusal:
+        if tried:
+            ask = Ask(ask.key, ask.pool, ask.policy, ask.affinity, ask.sticky, ask.address, tried)
+        answer = self._placer.place(ask)
+        return answer if isinstance(answer, Pick | Refusal) else await answer
+
+    def _answer(self, answer: Pick | Refusal | None, handshake: bool) -> web.Response:
+        if isinstance(answer, Pick):
+            self.meter.answers.add("picked")
+            return web.Response(headers={PICK_HEADER: short_id(answer.url), **_SERVER})
+        if answer is None or not handshake or answer.reason != "full":
+            self.meter.answers.add("open")
+            return web.Response(headers=_SERVER)
+        self.meter.answers.add("refused")
+        return web.Response(
+            status=FULL_STATUS,
+            text=answer.text + "\n",
+            headers={
+                "Retry-After": str(max(1, math.ceil(answer.retry_after_s))),
+                "Cache-Control": "no-store",
+                **_SERVER,
+            },
+        )
+
+    def _client(self, forwarded_for: str) -> str:
+        """The client's address as Traefik forwarded it; the last hop is Traefik asking itself on loopback."""
+        return origin_of("127.0.0.1", {"x-forwarded-for": forwarded_for}, self._proxies).address
+
+    def _known_to_traefik(self) -> frozenset[str] | None:
+        """The servers that Traefik can have loaded; None before the first fetch."""
+        if self._loading is not None and self._clock() >= self._loading[1]:
+            self._loaded, self._loading = self._loading[0], None
+        return self._loaded
+
+    # --- how to route -------------------------------------------------------------------------------------------------
+
+    async def _on_dynamic(self, request: web.Request) -> web.Response:
+        if not self._may_ask(request):
+            return self._refuse_stranger(request)
+        self.meter.fetches += 1
+        publication = self._publication
+        if publication.update(self._servers()):
+            log.info("traefik_configuration_changed", servers=len(publication.urls), bytes=len(publication.body))
+        self._known_to_traefik()
+        urls = publication.urls
+        if urls != (self._loading[0] if self._loading is not None else self._loaded):
+            self._loading = (urls, self._clock() + APPLY_S)
+        return web.Response(body=publication.body, content_type="application/json", headers=_SERVER)
+
+    # --- who may ask --------------------------------------------------------------------------------------------------
+
+    def _may_ask(self, request: web.Request) -> bool:
+        return within(request.remote or "", self._askers)
+
+    def _refuse_stranger(self, request: web.Request) -> web.Response:
+        self.meter.answers.add("stranger")
+        if not self._stranger_logged:
+            self._stranger_logged = True
+            log.warning(
+                "stranger_refused",
+                address=request.remote,
+                path=request.path,
+                next_step="If Traefik runs there, add its address to traefik.networks.",
+            )
+        return web.Response(status=403, text="Only Traefik may ask this; see traefik.networks.\n", headers=_SERVER)

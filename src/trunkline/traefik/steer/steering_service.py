@@ -1,0 +1,96 @@
+"""A balancer that steers Traefik, whole: the truth, and the port on which Traefik asks.
+
+The same port answers what the admin port of a relaying balancer does, for here no client comes by: only Traefik, and
+whoever looks at the balancer.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from aiohttp import web
+
+from trunkline.balancer.admin import BalancerAdmin
+from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.event_log import EventLog
+from trunkline.balancer.measures import EdgeCounts
+from trunkline.balancer.pages import BalancerPages
+from trunkline.balancer.workers.supervisor import listening_socket
+from trunkline.errors import SettingsError, StartError
+from trunkline.settings.sections import Settings
+from trunkline.traefik.steer.published import Candidate
+from trunkline.traefik.steer.steering import Steering
+
+log = structlog.get_logger("trunkline.traefik")
+
+
+class SteeringService:
+    """A steering balancer.
+
+    Args:
+        settings: everything an operator may say.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.balancer = Balancer(settings)
+        self._events = EventLog() if settings.log.access else None
+        on_event = self._events.add if self._events is not None else None
+        self.steering = Steering(settings, self.balancer, self._candidates, on_event=on_event)
+        self.balancer.meter.steering_answers = self.steering.meter.answers
+        self.balancer.meter.steering = self.steering.meter.place
+        self.admin = BalancerAdmin(self.balancer, BalancerPages(self.balancer, EdgeCounts), settings.admin)
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Learn of the fleet and listen; raises StartError."""
+        sock = listening_socket(self._settings.balancer)
+        self.port = sock.getsockname()[1]
+        try:
+            await self.balancer.start()
+            if self._events is not None:
+                self._events.start()
+            app = web.Application(client_max_size=1 << 16)
+            app.add_routes([*self.steering.routes(), *self.admin.routes()])
+            self._runner = web.AppRunner(app, access_log=None, max_line_size=1 << 16, max_field_size=1 << 16)
+            await self._runner.setup()
+            await web.SockSite(self._runner, sock, backlog=4096).start()
+            await self.admin.start(self.port)
+        except (SettingsError, StartError):
+            sock.close()
+            await self.stop()
+            raise
+        log.info(
+            "balancer_up",
+            mode="steer",
+            port=self.port,
+            admin_port=self.admin.port,
+            policy=self._settings.balancer.policy,
+        )
+
+    async def stop(self) -> None:
+        """Answer no more; connections are Traefik's and stay."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        await self.admin.stop()
+        await self.balancer.stop()
+        if self._events is not None:
+            await self._events.stop()
+        log.info("balancer_stopped")
+
+    def _candidates(self) -> list[Candidate]:
+        now = time.monotonic()
+        return [
+            Candidate(
+                url=backend.url,
+                weight=backend.spec.weight,
+                group=backend.group,
+                pool=backend.pool,
+                usable=backend.condition.usable(now),
+                draining=backend.draining,
+            )
+            for backend in self.balancer.fleet.backends.values()
+        ]

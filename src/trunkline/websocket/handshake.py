@@ -1,0 +1,110 @@
+"""The opening handshake of RFC 6455: is this request a valid one, may it come from there, and what do we answer. Pure.
+
+Order matters to a user who debugs a refusal: shape first (400, 426), then origin (403). Routing, capacity,
+identity and the application's own word come in `server/admission.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from trunkline.errors import Refused
+from trunkline.http1.requests import Request, tokens_of
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+def accept_key(key: str) -> str:
+    """Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
+
+
+def check(request: Request) -> str:
+    """Check the shape of an upgrade request (RFC 6455 section 4.2.1).
+
+    Returns:
+        Its Sec-WebSocket-Key.
+
+    Raises:
+        Refused: 426 when it is no upgrade to WebSocket 13, 400 when it is a broken one.
+    """
+    headers = request.headers
+    if not request.wants_websocket:
+        raise Refused(426, "this endpoint speaks WebSocket; send an upgrade request", label="not_an_upgrade")
+    connection = headers.get("connection", "")
+    if connection != "Upgrade" and "upgrade" not in tokens_of(connection):
+        raise Refused(400, "header Connection must contain Upgrade", label="bad_handshake")
+    if request.method != "GET" or request.http_version < "1.1":
+        raise Refused(400, "a WebSocket handshake is a GET over HTTP/1.1", label="bad_handshake")
+    if headers.get("sec-websocket-version") != "13":
+        raise Refused(426, "only WebSocket version 13 is spoken here", label="bad_version")
+    if not headers.get("host"):
+        raise Refused(400, "header Host is missing", label="bad_handshake")
+    key = headers.get("sec-websocket-key", "")
+    try:
+        valid = len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        valid = False
+    if not valid:
+        raise Refused(400, "header Sec-WebSocket-Key must be 16 bytes in base64", label="bad_handshake")
+    return key
+
+
+def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> bool:
+    """Whether a page from `origin` may connect.
+
+    Args:
+        origin: the Origin header; None from clients that are no browsers, which a browser's user is not harmed by.
+        host: the Host header.
+        allowed: `"*"`, or origins such as `https://app.example.org` and `https://*.example.org` (subdomains only);
+            empty means that only pages from `host` itself may.
+    """
+    if origin is None or "*" in allowed:
+        return True
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        return False
+    netloc = parts.netloc.lower()
+    if not allowed:
+        return netloc == host.lower()
+    for pattern in allowed:
+        scheme, _, name = pattern.lower().partition("://")
+        if scheme != parts.scheme:
+            continue
+        if name == netloc or (name.startswith("*.") and netloc.endswith(name[1:]) and len(netloc) > len(name) - 1):
+            return True
+    return False
+
+
+def choose_subprotocol(offered: str | None, supported: Sequence[str]) -> str | None:
+    """The first of the client's subprotocols that we support (RFC 6455 section 1.9), or None."""
+    if not offered:
+        return None
+    for name in (part.strip() for part in offered.split(",")):
+        if name in supported:
+            return name
+    return None
+
+
+def response(
+    key: str, *, subprotocol: str | None = None, extensions: str | None = None, request_id: str | None = None
+) -> bytes:
+    """The 101 that opens the connection."""
+    head = (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept_key(key)}\r\n"
+    )
+    if subprotocol is not None:
+        head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
+    if extensions is not None:
+        head += f"Sec-WebSocket-Extensions: {extensions}\r\n"
+    if request_id and request_id.isprintable():
+        head += f"X-Request-ID: {request_id}\r\n"
+    return (head + "\r\n").encode("latin-1")

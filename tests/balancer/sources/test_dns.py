@@ -1,0 +1,236 @@
+"""Backends by DNS, asked of a real name server on loopback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.balancer.name_server import NameServer, name_server
+from tests.support.balancer.told_lists import running
+from trunkline.balancer.sources.dns import DnsName, DnsSource, Target, parse_name, weigh
+from trunkline.errors import SettingsError
+from trunkline.placement.backend import BackendSpec
+
+NAME, SERVICE = "ws.example.test", "_ws._tcp.example.test"
+Logged = Callable[[str], Awaitable[Any]]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[NameServer]:
+    async with name_server() as running_server:
+        yield running_server
+
+
+def source(server: NameServer, *names: str, interval_ms: int = 20, floor_s: float = 0.02) -> DnsSource:
+    """A source that asks `server` every 20 ms, so that a test need not wait for its changes."""
+    return DnsSource(
+        names, interval_ms, nameservers=["127.0.0.1"], port=server.port, floor_s=floor_s, lookup_s=0.3
+    )  # fmt: skip
+
+
+async def test_addresses_of_both_kinds(server: NameServer) -> None:
+    """Every A and AAAA record is a backend, in a fixed order, and a change is told."""
+    server.records[NAME, "A"] = ["10.0.0.2", "10.0.0.1"]
+    server.records[NAME, "AAAA"] = ["fd00::1"]
+    async with running(source(server, f"http://{NAME}:3001")) as lists:
+        specs = await lists.until_urls("http://10.0.0.1:3001", "http://10.0.0.2:3001", "http://[fd00::1]:3001")
+        assert specs[0] == BackendSpec("http://10.0.0.1:3001", source="dns")
+        server.records[NAME, "A"] = ["10.0.0.1", "10.0.0.2"]
+        await server.asked_again(NAME, "AAAA", 3)
+        assert len(lists.all) == 1
+        server.records[NAME, "A"] = ["10.0.0.3"]
+        await lists.until_urls("http://10.0.0.3:3001", "http://[fd00::1]:3001")
+
+
+async def test_tls_verifies_the_name(server: NameServer) -> None:
+    """The URL has the address, the certificate must have the name; for SRV the domain behind the service."""
+    server.records[NAME, "A"] = ["10.0.0.1"]
+    server.records[SERVICE, "SRV"] = ["0 1 8443 node.elsewhere.test."]
+    server.records["node.elsewhere.test", "A"] = ["10.0.0.2"]
+    async with running(source(server, f"wss://{NAME}", f"srv+https://{SERVICE}")) as lists:
+        specs = await lists.until_urls("https://10.0.0.1:443", "https://10.0.0.2:8443")
+    assert [spec.server_name for spec in specs] == [NAME, "example.test"]
+
+
+async def test_services(server: NameServer) -> None:
+    """SRV records give port and weight; only the lowest priority number counts; a target is one server."""
+    server.records[SERVICE, "SRV"] = [
+        "10 30 3001 a.example.test.",
+        "10 10 3002 b.example.test.",
+        "20 99 3003 spare.example.test.",
+    ]
+    for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2"), ("spare", "10.0.0.9")):
+        server.records[f"{name}.example.test", "A"] = [address]
+    server.records["a.example.test", "AAAA"] = ["fd00::1"]
+    async with running(source(server, f"srv+http://{SERVICE}")) as lists:
+        specs = await lists.until_urls("http://10.0.0.1:3001", "http://10.0.0.2:3002")
+        assert [(spec.weight, spec.name) for spec in specs] == [(1.5, "a.example.test"), (0.5, "b.example.test")]
+        server.records[SERVICE, "SRV"] = ["20 99 3003 spare.example.test."]
+        specs = await lists.until_urls("http://10.0.0.9:3003")
+        assert specs[0].weight == 1.0
+        server.records[SERVICE, "SRV"] = ["0 0 0 ."]
+        await lists.until_urls()
+
+
+async def test_a_target_that_cannot_be_resolved(server: NameServer, logged: Logged) -> None:
+    """The other targets serve on, and it keeps the address it had."""
+    server.records[SERVICE, "SRV"] = ["0 1 1 a.example.test.", "0 1 1 b.example.test."]
+    server.records["a.example.test", "A"] = ["10.0.0.1"]
+    server.trouble["b.example.test"] = "SERVFAIL"
+    async with running(source(server, f"srv+http://{SERVICE}")) as lists:
+        await lists.until_urls("http://10.0.0.1:1")
+        assert (await logged("dns_target_failing"))["target"] == "b.example.test"
+        server.records["b.example.test", "A"] = ["10.0.0.2"]
+        server.trouble.clear()
+        await lists.until_urls("http://10.0.0.1:1", "http://10.0.0.2:1")
+        server.trouble["b.example.test"] = "SERVFAIL"
+        await server.asked_again("b.example.test", "A", 3)
+        assert lists.urls == ["http://10.0.0.1:1", "http://10.0.0.2:1"]
+
+
+@pytest.mark.parametrize("trouble", ["SERVFAIL", "NXDOMAIN", "SILENT", "empty"])
+async def test_failing_dns_keeps_the_list(server: NameServer, logged: Logged, lines: list[Any], trouble: Any) -> None:
+    """Whatever goes wrong after a good answer, the list stays, one line is logged, and it recovers by itself."""
+    server.records[NAME, "A"] = ["10.0.0.1"]
+    async with running(source(server, f"http://{NAME}:1")) as lists:
+        await lists.until_urls("http://10.0.0.1:1")
+        if trouble == "empty":
+            server.records = {(NAME, "TXT"): ["x"]}
+        else:
+            server.trouble[NAME] = trouble
+        line = await logged("dns_failing")
+        assert (line["name"], line["keeps_backends"]) == (f"http://{NAME}:1", 1)
+        await server.asked_again(NAME, "A", 3)
+        assert [line["event"] for line in lines].count("dns_failing") == 1
+        assert len(lists.all) == 1
+        server.trouble.clear()
+        server.records = {(NAME, "A"): ["10.0.0.2"]}
+        await lists.until_urls("http://10.0.0.2:1")
+        await logged("dns_recovered")
+
+
+@pytest.mark.parametrize("trouble", ["SERVFAIL", "SILENT"])
+async def test_one_kind_of_record_that_fails(server: NameServer, lines: list[Any], trouble: Any) -> None:
+    """A name server that cannot answer AAAA does not keep changes of A back; the IPv6 addresses stay."""
+    server.records[NAME, "A"] = ["10.0.0.1"]
+    server.records[NAME, "AAAA"] = ["fd00::1"]
+    async with running(source(server, f"http://{NAME}:1")) as lists:
+        await lists.until_urls("http://10.0.0.1:1", "http://[fd00::1]:1")
+        server.trouble[f"{NAME}/AAAA"] = trouble
+        server.records[NAME, "A"] = ["10.0.0.2"]
+        await lists.until_urls("http://10.0.0.2:1", "http://[fd00::1]:1")
+    assert "dns_failing" not in [line["event"] for line in lines]
+
+
+async def test_names_outside_dns(server: NameServer, lines: list[Any]) -> None:
+    """Addresses are taken as they are, and localhost and the hosts file are asked of the system."""
+    async with running(source(server, "http://10.0.0.1:1", "https://[fd00::1]", "http://localhost:2")) as lists:
+        specs = await lists.until(lambda specs: len(specs) >= 3)
+    assert specs[0] == BackendSpec("http://10.0.0.1:1", source="dns")
+    assert specs[1].url == "https://[fd00::1]:443"
+    assert "http://127.0.0.1:2" in [spec.url for spec in specs[2:]]
+    assert not server.asked
+    assert lines == []
+
+
+async def test_a_name_that_nobody_knows(server: NameServer, logged: Logged) -> None:
+    """The first list is told all the same, empty, and the name is taken when it comes to be."""
+    server.trouble[SERVICE] = "NXDOMAIN"
+    async with running(source(server, f"srv+http://{SERVICE}")) as lists:
+        await lists.until_urls()
+        assert (await logged("dns_failing"))["why"] == "there is no such name (NXDOMAIN)"
+        server.trouble.clear()
+        server.records[SERVICE, "SRV"] = ["0 1 1 a.example.test."]
+        server.records["a.example.test", "A"] = ["10.0.0.1"]
+        await lists.until_urls("http://10.0.0.1:1")
+
+
+async def test_a_name_is_asked_again_by_ttl_interval_and_floor(server: NameServer) -> None:
+    """A long TTL waits for the interval, a short one comes first, and a TTL of 0 waits for the floor."""
+    server.records[NAME, "A"] = ["10.0.0.1"]
+
+    async def pause(ttl: int, interval_ms: int, floor_s: float) -> float:
+        server.ttl = ttl
+        async with running(source(server, f"http://{NAME}:1", interval_ms=interval_ms, floor_s=floor_s)) as lists:
+            await lists.until_urls("http://10.0.0.1:1")
+            began = time.monotonic()
+            await server.asked_again(NAME, "A")
+            return time.monotonic() - began
+
+    assert 0.15 < await pause(3600, 200, 0.01) < 0.8
+    assert 0.9 < await pause(1, 60_000, 0.01) < 1.9
+    assert 0.25 < await pause(0, 60_000, 0.3) < 0.9
+
+
+async def test_one_slow_name_does_not_hold_up_another(server: NameServer) -> None:
+    """After the first list each name goes its own pace."""
+    server.records[NAME, "A"] = ["10.0.0.1"]
+    server.trouble[SERVICE] = "SILENT"
+    async with running(source(server, f"srv+http://{SERVICE}", f"http://{NAME}:1")) as lists:
+        await lists.until_urls("http://10.0.0.1:1")
+        server.records[NAME, "A"] = ["10.0.0.2"]
+        began = time.monotonic()
+        await lists.until_urls("http://10.0.0.2:1")
+        assert time.monotonic() - began < 0.25
+
+
+async def test_no_name_server_at_all(logged: Logged) -> None:
+    """With nobody on the port the list is told empty, and stopping is immediate."""
+    async with name_server() as gone:
+        port = gone.port
+    dead = DnsSource([f"srv+http://{SERVICE}"], 50, nameservers=["127.0.0.1"], port=port, lookup_s=0.2)
+    async with running(dead) as lists:
+        await lists.until_urls()
+        await logged("dns_failing")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("http://WS.Example:3001", DnsName("ws.example", 3001, False)),
+        ("wss://ws.example./", DnsName("ws.example", 443, True)),
+        ("srv+https://_ws._tcp.ws.example", DnsName("_ws._tcp.ws.example", None, True)),
+    ],
+)
+def test_entries(text: str, name: DnsName) -> None:
+    """Both kinds of entries are understood, in any case and with a final dot."""
+    assert parse_name(text) == name
+
+
+@pytest.mark.parametrize(
+    "text", ["ws.example:1", "srv+http://_ws._tcp.x:80", "srv+http://10.0.0.1", "http://x/path", "ftp://x", "http://"]
+)
+def test_wrong_entries_are_named(text: str) -> None:
+    """An entry that is neither kind stops the start."""
+    with pytest.raises(SettingsError, match=r"balancer\.dns"):
+        DnsSource([text], 1000)
+
+
+TARGETS = st.builds(Target, st.integers(0, 3), st.integers(0, 65_535), st.just(1), st.sampled_from("abcdef"))
+
+
+@given(st.lists(TARGETS, min_size=1))
+def test_weights_are_beside_their_mean(targets: list[Target]) -> None:
+    """Equal weights are 1.0, none is 0 or above what a backend may weigh, a heavier record never weighs less."""
+    used = weigh(targets)
+    lowest = min(target.priority for target in targets)
+    assert {target for target, _ in used} == {target for target in targets if target.priority == lowest}
+    assert all(0 < weight <= 1000 for _, weight in used)
+    for target, weight in used:
+        assert all(weight <= other for heavier, other in used if heavier.weight > target.weight)
+    if len({target.weight for target, _ in used}) == 1:
+        assert {weight for _, weight in used} == {1.0}
+
+
+async def test_a_name_that_no_one_can_look_up_ends_nothing(server: NameServer) -> None:
+    """A name that DNS and the system cannot even be asked for fails alone; the others are followed on."""
+    server.records[NAME, "A"] = ["10.0.0.1"]
+    async with running(source(server, f"http://{'x' * 70}.test:1", f"http://{NAME}:3001")) as lists:
+        await lists.until_urls("http://10.0.0.1:3001")
+        server.records[NAME, "A"] = ["10.0.0.2"]
+        await lists.until_urls("http://10.0.0.2:3001")

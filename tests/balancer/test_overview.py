@@ -1,0 +1,76 @@
+"""What /balancer-metrics shows: names that others rely on, a page that cannot be broken by a backend's words."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from trunkline.balancer.overview import overview, page, refresh_of, shape_wanted
+from trunkline.placement.row import BackendRow
+
+
+def row(url: str = "http://10.0.0.1:3001", connections: int = 5, **more: object) -> BackendRow:
+    plain = BackendRow(
+        url=url, name="n1", group="blue", pool="", source="list", connections=connections, reported=4, report_age_s=1.5,
+        relayed=5, reserved=1, state="up", why="", weight=1.0, capacity=100, pod=("pod-a", "10.0.0.1", "m1"),
+    )  # fmt: skip
+    return msgspec.structs.replace(plain, **more)
+
+
+def test_json_has_the_names_that_dashboards_read() -> None:
+    """Five names at the top, url and connections in a service, the report's own names in podMetrics."""
+    uneven = {("", "blue"): 1.25, ("games", ""): 2.0}
+    found = overview([row(), row("http://b:1", 3, reported=None)], uneven, "2026-01-01T00:00:00Z")
+    shown = msgspec.json.decode(msgspec.json.encode(found))
+    assert shown["timestamp"] == "2026-01-01T00:00:00Z"
+    assert shown["imbalance"] == {"blue": 1.25, "games/": 2.0}
+    assert shown["totalConnections"] == shown["agentsConnections"] == 8
+    assert [(each["url"], each["connections"]) for each in shown["services"]] == [
+        ("http://10.0.0.1:3001", 5),
+        ("http://b:1", 3),
+    ]
+    assert shown["podMetrics"] == {
+        "http://10.0.0.1:3001": [{"agentsConnections": 4, "podName": "pod-a", "podIP": "10.0.0.1", "nodeName": "m1"}]
+    }
+
+
+def test_what_a_backend_says_is_text() -> None:
+    """A name, a reason or a pod that looks like markup stays text."""
+    evil = "<script>alert(1)</script>"
+    found = overview([row(name=evil, why=evil, pod=(evil, evil, evil), group=evil)], {("", evil): 1.0}, "now")
+    text = page(found, 5, "relay")
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") >= 4
+
+
+def test_page_without_backends_says_so() -> None:
+    """An empty fleet is a sentence, not an empty table."""
+    text = page(overview([], {}, "now"), 0, "steer")
+    assert "no backend is known yet" in text
+    assert "http-equiv" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(None, 5), ("0", 0), ("30", 30), ("3", 5), ("-1", 5), ("1e3", 5), ("٣", 5), ("9" * 50, 5)]
+)
+def test_refresh_is_one_of_the_choices(given: str | None, seconds: int) -> None:
+    """Anything that is no choice is the default."""
+    assert refresh_of(given) == seconds
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen", "shape"),
+    [
+        ("", None, "json"),
+        ("*/*", None, "json"),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", None, "html"),
+        ("text/html", "json", "json"),
+        ("application/json, text/html", None, "json"),
+        ("application/openmetrics-text;version=1.0.0", None, "prometheus"),
+        ("text/plain;version=0.0.4;q=0.3,*/*;q=0.1", None, "prometheus"),
+        ("text/html", "nonsense", "html"),
+    ],
+)
+def test_shape_follows_who_asks(accept: str, chosen: str | None, shape: str) -> None:
+    """Programs get JSON, browsers a page, Prometheus its own format; the query wins."""
+    assert shape_wanted(accept, chosen) == shape

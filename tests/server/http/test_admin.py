@@ -1,0 +1,250 @@
+"""The admin port: its token, each of its endpoints, and the command that publishes through it."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.server.live_node import OpenPeer, StartNode
+from tests.support.server.raw_peer import RawPeer, http, upgrade
+from trunkline.errors import StartError
+from trunkline.net.admin_token import token_path
+from trunkline.server.node.node import Node
+from trunkline.settings.source import Secret
+
+
+@pytest.fixture(autouse=True)
+def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tokens that nodes keep go into a directory of the test."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+async def ask(node: Node, method: str, path: str, body: Any = None, token: str | None = "") -> tuple[int, Any]:
+    """One request; the node's own token unless another is given. Returns status and JSON."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token or node.admin.token}"}
+    data = body if isinstance(body, (bytes, str)) or body is None else None
+    payload = {"data": data} if data is not None else {"json": body} if body is not None else {}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, f"http://127.0.0.1:{node.admin.port}{path}", headers=headers, **payload) as response,
+    ):
+        return response.status, await response.json(content_type=None)
+
+
+async def test_every_endpoint_needs_the_token(start_node: StartNode, unused_tcp_port: int) -> None:
+    """Without it or with a wrong one: 401 and nothing done. The data port knows nothing of these paths."""
+    node = await start_node(admin__port=unused_tcp_port)
+    for method, path in [
+        ("POST", "/api/publish"), ("GET", "/api/channels"), ("GET", "/api/connections"),
+        ("POST", "/api/connections/x/disconnect"), ("POST", "/api/drain"), ("DELETE", "/api/drain"),
+        ("POST", "/api/move"), ("GET", "/api/keys"), ("GET", "/nothing"),
+    ]:  # fmt: skip
+        for token in (None, "wrong", node.admin.token + "x", node.admin.token[:-1]):
+            status, answer = await ask(node, method, path, token=token)
+            assert (status, answer["error"]) == (401, "unauthorized")
+        assert (await http(node.port, path, method=method)).status in (404, 405)
+    assert node.condition == "up"
+
+
+async def test_publish(start_node: StartNode, open_peer: OpenPeer, unused_tcp_port: int) -> None:
+    """Any channel, any JSON; the receipt has the position that subscribers see. Malformed ones are 400."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peer = await open_peer(node)
+    await peer.ask({"type": "subscribe", "channels": ["public.a"]}, "subscription_ack")
+    status, receipt = await ask(node, "POST", "/api/publish", {"channel": "public.a", "data": {"n": 1}})
+    assert status == 200
+    got = await peer.expect("publication")
+    assert got["data"] == {"n": 1}
+    assert receipt == {"channel": "public.a", "epoch": got["epoch"], "offset": got["offset"]}
+    assert (await ask(node, "POST", "/api/publish", {"channel": "private.b", "data": None}))[0] == 200
+    assert (await ask(node, "POST", "/api/publish", {"channel": "presence.b", "data": 1}))[1]["offset"] is None
+    for body in [
+        {"channel": "a..b", "data": 1},
+        {"channel": "a"},
+        {"data": 1},
+        {"channel": "a", "data": 1, "x": 2},
+        b"{",
+        b"",
+    ]:
+        status, answer = await ask(node, "POST", "/api/publish", body)
+        assert (status, answer["error"]) == (400, "bad_request"), body
+
+
+async def test_channels_and_connections(start_node: StartNode, open_peer: OpenPeer, unused_tcp_port: int) -> None:
+    """Who is here, what they follow, and how much waits for them; never what they said."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peer = await open_peer(node, "/ws?secret=1", greet=False)
+    me = await peer.expect("connection_established")
+    await peer.ask({"type": "subscribe", "channels": ["public.a", "public.b"]}, "subscription_ack")
+    await peer.send({"type": "publish", "channel": "public.a", "data": "hush"})
+    await peer.next()
+    await peer.next()
+    _, rows = await ask(node, "GET", "/api/connections")
+    (row,) = rows
+    assert set(row) == {
+        "id", "session", "path", "address", "subject", "age_s", "idle_s", "channels", "bytes_in", "bytes_out",
+        "waiting_bytes",
+    }  # fmt: skip
+    assert (row["id"], row["session"], row["path"]) == (me["connection_id"], me["session"], "/ws")
+    assert (row["address"], row["subject"], row["channels"]) == ("127.0.0.1", None, ["public.a", "public.b"])
+    assert row["bytes_in"] > 100
+    assert row["bytes_out"] > 100
+    _, channels = await ask(node, "GET", "/api/channels")
+    found = {channel["name"]: channel for channel in channels}
+    assert {name: channel["subscribers"] for name, channel in found.items()} == {"public.a": 1, "public.b": 1}
+    assert found["public.a"]["offset"] == 1
+    assert "hush" not in str(rows) + str(channels)
+
+
+async def test_disconnect(start_node: StartNode, open_peer: OpenPeer, unused_tcp_port: int) -> None:
+    """The connection of an id is closed with 1000 and told not to come back; an unknown id is 404."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peer, other = await open_peer(node, greet=False), await open_peer(node)
+    me = await peer.expect("connection_established")
+    assert await ask(node, "POST", f"/api/connections/{me['connection_id']}/disconnect") == (200, {"disconnected": 1})
+    assert (await peer.closed())[0] == 1000
+    assert (peer.seen[-1]["type"], peer.seen[-1]["reconnect"]) == ("goodbye", False)
+    status, answer = await ask(node, "POST", f"/api/connections/{me['connection_id']}/disconnect")
+    assert (status, answer["error"]) == (404, "not_found")
+    await other.ask({"type": "heartbeat"}, "pong")
+
+
+async def test_drain_and_its_end(start_node: StartNode, open_peer: OpenPeer, unused_tcp_port: int) -> None:
+    """A drain tells each client to move with 1012 and lets nobody in; its end spares who was not told."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peers = [await open_peer(node) for _ in range(4)]
+    status, answer = await ask(node, "POST", "/api/drain", {"over_ms": 200})
+    assert (status, answer) == (200, {"state": "draining", "connections": 4, "over_ms": 200})
+    closes = await asyncio.gather(*(peer.closed() for peer in peers))
+    assert closes == [(1012, "draining")] * 4
+    hints = [peer.seen[-1]["reconnect_after_ms"] for peer in peers]
+    assert all(peer.seen[-1]["type"] == "goodbye" and peer.seen[-1]["reconnect"] for peer in peers)
+    assert all(isinstance(hint, int) and 0 <= hint < 10_000 for hint in hints)
+    assert (await http(node.port, "/ready")).status == 503
+    refused = await RawPeer.connect(node.port)
+    await refused.send(upgrade())
+    answer = await refused.answer()
+    assert answer.status == 503
+    assert "retry-after" in answer.headers
+    refused.close()
+    assert (await ask(node, "DELETE", "/api/drain"))[1]["state"] == "up"
+    spared = [await open_peer(node) for _ in range(3)]
+    # The first slot of a drain over ten hours is far away.
+    assert (await ask(node, "POST", "/api/drain", {"over_ms": 36_000_000}))[1]["connections"] == 3
+    await ask(node, "DELETE", "/api/drain")
+    for peer in spared:
+        await peer.ask({"type": "heartbeat"}, "pong")
+    await open_peer(node)
+    for body in [{"over_ms": -1}, {"over_ms": "5"}, {"over": 5}, b"x"]:
+        assert (await ask(node, "POST", "/api/drain", body))[0] == 400, body
+    assert node.condition == "up"
+
+
+async def test_the_token_file(start_node: StartNode, unused_tcp_port: int) -> None:
+    """A token is made at the start, readable by its user only, new each time, and gone after the stop."""
+    tokens = set()
+    for _ in range(2):
+        node = await start_node(admin__port=unused_tcp_port)
+        path = token_path(node.admin.port)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert path.read_text() == node.admin.token
+        tokens.add(node.admin.token)
+        await node.stop(drain_ms=0, deadline_ms=300)
+        assert not path.exists()
+    assert len(tokens) == 2
+
+
+async def test_tokens_of_the_settings(start_node: StartNode, unused_tcp_port: int, tmp_path: Path) -> None:
+    """A token or a file of the operator's is used as it is and no other is kept; an empty file stops the start."""
+    node = await start_node(admin__port=unused_tcp_port, admin__token=Secret("from the settings"))
+    assert (await ask(node, "GET", "/api/channels", token="from the settings"))[0] == 200
+    assert not token_path(unused_tcp_port).exists()
+    await node.stop(drain_ms=0, deadline_ms=300)
+    file = tmp_path / "token"
+    file.write_text("from a file\n")
+    node = await start_node(admin__port=unused_tcp_port, admin__token_file=file)
+    assert (await ask(node, "GET", "/api/channels", token="from a file"))[0] == 200
+    await node.stop(drain_ms=0, deadline_ms=300)
+    assert file.exists()
+    for text in ("", "  \n"):
+        file.write_text(text)
+        with pytest.raises(StartError, match=str(file)):
+            await start_node(admin__port=unused_tcp_port, admin__token_file=file)
+
+
+async def test_the_admin_token_opens_metrics(start_node: StartNode, unused_tcp_port: int) -> None:
+    """/metrics answers from anywhere to who has the token."""
+    node = await start_node(admin__port=unused_tcp_port, server__metrics_networks=("192.0.2.0/24",))
+    assert (await http(node.port, "/metrics")).status == 403
+    given = {"Authorization": f"Bearer {node.admin.token}", "X-Forwarded-For": "203.0.113.1"}
+    assert (await http(node.port, "/metrics", headers=given)).status == 200
+    off = await start_node(server__metrics_networks=("192.0.2.0/24",))
+    assert (await http(off.port, "/metrics", headers={"Authorization": "Bearer "})).status == 403
+
+
+async def test_a_taken_admin_port_stops_the_start(start_node: StartNode, unused_tcp_port: int) -> None:
+    """The error names the port and the setting to change."""
+    await start_node(admin__port=unused_tcp_port)
+    with pytest.raises(StartError, match=str(unused_tcp_port)) as failed:
+        await start_node(admin__port=unused_tcp_port)
+    assert "admin.port" in str(failed.value)
+
+
+async def publish(*arguments: str) -> tuple[int, str, str]:
+    """Run `trunkline publish`; returns exit code, output and errors."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "trunkline", "publish", *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, errors = await asyncio.wait_for(process.communicate(), 40)
+    return process.returncode or 0, out.decode(), errors.decode()
+
+
+async def test_the_publish_command(start_node: StartNode, open_peer: OpenPeer, unused_tcp_port: int) -> None:
+    """The command finds the node and its token by itself, prints the position, and fails with 2 and a clear line."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peer = await open_peer(node)
+    await peer.ask({"type": "subscribe", "channels": ["public.a"]}, "subscription_ack")
+    code, out, _ = await publish("public.a", '{"by": "command"}')
+    assert code == 0
+    got = await peer.expect("publication")
+    assert got["data"] == {"by": "command"}
+    assert (str(got["offset"]) in out, got["epoch"] in out) == (True, True)
+    address = f"http://127.0.0.1:{unused_tcp_port}"
+    results = await asyncio.gather(
+        publish("public.a", "{", "--admin", address),
+        publish("public.a", "1", "--admin", address, "--token", "wrong"),
+        publish("a..b", "1", "--admin", address),
+        publish("public.a", "1", "--admin", "http://127.0.0.1:9", "--token", "x"),
+    )
+    for (code, out, errors), named in zip(results, ["JSON", "token", "channel", "127.0.0.1:9"], strict=True):
+        assert code == 2
+        assert out == ""
+        assert named in errors
+        assert "Traceback" not in errors
+
+
+async def test_move_and_keys(start_node: StartNode, open_peer: OpenPeer, unused_tcp_port: int) -> None:
+    """Clients are counted by what keeps them together, and asked to reconnect; what is no order is 400."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peers = [await open_peer(node, f"/api/game?matchId={match}", greet=False) for match in "aab"]
+    status, found = await ask(node, "GET", "/api/keys?by=query:matchId")
+    assert (status, found) == (200, {"counts": {"a": 2, "b": 1}, "more": False})
+    order = {"count": 0, "over_ms": 0, "affinity": "query:matchId", "values": ["a"]}
+    assert await ask(node, "POST", "/api/move", order) == (200, {"moving": 2})
+    assert [(await peer.closed())[0] for peer in peers[:2]] == [1012, 1012]
+    assert await ask(node, "POST", "/api/move", {"count": 5, "over_ms": 0}) == (200, {"moving": 1})
+    assert await peers[2].closed() == (1012, "rebalancing")
+    for body in ({"count": -1}, {"count": 1, "affinity": "x"}, {"count": 1, "who": "all"}, b"{"):
+        assert (await ask(node, "POST", "/api/move", body))[0] == 400
+    for by in ("", "?by=", "?by=path:0"):
+        status, found = await ask(node, "GET", f"/api/keys{by}")
+        assert (status, found["error"]) == (400, "bad_request")

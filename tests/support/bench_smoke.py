@@ -1,0 +1,30 @@
+"""Smoke runs of the benchmarks, for the tests that keep them runnable."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support import ROOT
+
+
+def quick(tmp_path: Path, name: str, timeout_s: float = 100) -> list[dict[str, Any]]:
+    """Rows of a smoke run, which has to end well."""
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--json", str(figures), name],
+        cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(figures.read_text())[name]["rows"]
+    return rows
+
+
+def row(rows: list[dict[str, Any]], words: str) -> dict[str, Any]:
+    """The one row whose name holds `words`."""
+    found = [each for each in rows if words in each["what"]]
+    assert len(found) == 1, [each["what"] for each in rows]
+    return found[0]

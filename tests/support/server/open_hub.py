@@ -1,0 +1,172 @@
+"""A hub with real connections and clients over transports that the test stalls and drains, and what each client saw."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import msgspec
+
+from trunkline.bus import Bus, RetentionOf
+from trunkline.server.app import stock
+from trunkline.server.app.client import Client
+from trunkline.server.channels.hub import Hub
+from trunkline.server.channels.rules import RuleSet
+from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.runtime import Runtime
+from trunkline.settings.sections import Settings
+from trunkline.websocket.frames import FrameReader
+
+
+class StalledTransport:
+    """Takes everything at once, or nothing while it is stalled; no descriptor, so every byte comes by here."""
+
+    def __init__(self) -> None:
+        self.protocol: Connection | None = None
+        self.taken = bytearray()
+        self.waiting = bytearray()
+        self.stalled = False
+        self.reading = True
+        self.closed = False
+
+    def get_extra_info(self, name: str) -> Any:
+        return self if name in ("socket", "ssl_object") else None
+
+    def fileno(self) -> int:
+        return -1
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.waiting)
+
+    def write(self, data: bytes) -> None:
+        if self.closed:
+            return
+        if not self.stalled:
+            self.taken += data
+            return
+        was = len(self.waiting)
+        self.waiting += data
+        if not was and self.protocol is not None:
+            self.protocol.pause_writing()
+
+    def drain(self) -> None:
+        """The client takes what waits here, once; what is written from now on waits if it is still stalled."""
+        if self.waiting and self.protocol is not None and not self.closed:
+            self.taken += self.waiting
+            self.waiting.clear()
+            self.protocol.resume_writing()
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def frames_in(data: bytes) -> list[tuple[int, bytes]]:
+    """Opcode and payload of a server's frames."""
+    out = []
+    at = 0
+    while at < len(data):
+        opcode, length = data[at] & 15, data[at + 1]
+        at += 2
+        if length >= 126:
+            size = 2 if length == 126 else 8
+            length = int.from_bytes(data[at : at + size], "big")
+            at += size
+        out.append((opcode, bytes(data[at : at + length])))
+        at += length
+    return out
+
+
+class Peer:
+    """A client of the hub: what it asked for and what it was told."""
+
+    def __init__(self, hub: OpenHub) -> None:
+        self.hub = hub
+        runtime = hub.runtime
+        self.transport = StalledTransport()
+        self.connection = Connection(
+            runtime,
+            self.transport,
+            FrameReader(1 << 20),
+            0,
+            hub.outbox_bytes,  # type: ignore[arg-type]
+        )
+        self.transport.protocol = self.connection
+        self.client = Client(
+            self.connection,
+            hub.route,
+            id="c",
+            session="s",
+            resumed=False,
+            target="/ws",
+            params={},
+            claims={},
+            address="",
+        )
+        self.connection.client = self.client
+        runtime.connections.add(self.connection)
+        self.gone = False
+
+    def say(self, message: dict[str, Any]) -> None:
+        """The client sends a message."""
+        if self.gone:
+            return
+        payload = json.dumps(message).encode()
+        length = len(payload)
+        head = bytes([0x81, 0x80 | length]) if length < 126 else b"\x81\xfe" + length.to_bytes(2, "big")
+        self.connection.data_received(head + bytes(4) + payload)
+
+    def leave(self) -> None:
+        """The TCP connection ends."""
+        if not self.gone:
+            self.gone = True
+            self.transport.closed = True
+            self.connection.connection_lost(None)
+
+    @property
+    def seen(self) -> list[dict[str, Any]]:
+        """All messages that reached it."""
+        return [json.loads(payload) for opcode, payload in frames_in(bytes(self.transport.taken)) if opcode == 1]
+
+    def of(self, *kinds: str) -> list[dict[str, Any]]:
+        """Its messages of some types."""
+        return [message for message in self.seen if message["type"] in kinds]
+
+
+class OpenHub:
+    """A hub and what its connections share, without a node and its sockets."""
+
+    def __init__(self, bus: Bus, retention: RetentionOf, outbox_bytes: int = 1 << 20) -> None:
+        settings = Settings()
+        settings = msgspec.structs.replace(settings, limits=msgspec.structs.replace(settings.limits, rate_per_s=0))
+        self.outbox_bytes = outbox_bytes
+        self.runtime = Runtime(
+            node="n", heartbeat_s=1000, connection_timeout_s=1000, close_timeout_s=5, outbox_grace_s=1000,
+            max_channels=100, tick_s=0.05, rng=random.Random(1),
+        )  # fmt: skip
+        self.runtime.rules = RuleSet.of(settings, ())
+        self.runtime.on_closed = lambda connection: None
+        self.hub = self.runtime.hub = Hub(bus, retention, self.runtime.meter, self.runtime.clock, 1024)
+        self.route = next(route for route in stock.create().routes if route.path == "/ws")
+        self.route.resolve(settings)
+
+    def peer(self) -> Peer:
+        """A new client."""
+        return Peer(self)
+
+    async def close(self) -> None:
+        """End everything."""
+        for connection in list(self.runtime.connections):
+            connection.state = 2
+        for task in list(self.runtime.tasks):
+            task.cancel()
+        await self.hub.close()
