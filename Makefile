@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: up test lint unit only bench format clean
+.PHONY: up test lint unit only bench format release clean
 
 up: $(VENV)/.installed
 	@$(BIN)/trunkline up $(ARGS)
@@ -12,8 +12,8 @@ up: $(VENV)/.installed
 test: lint unit
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests bench
-	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench tools docs
+	$(BIN)/ruff check src tests bench tools docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -31,8 +31,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(ARGS)
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format src tests bench
-	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench tools docs
+	$(BIN)/ruff check --fix src tests bench tools docs
+
+# A wheel, an sdist, a commit and a tag: make release VERSION=0.2.0 (see RELEASE.md)
+release: $(VENV)/.dev
+	$(BIN)/python tools/release.py $(VERSION)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

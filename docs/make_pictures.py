@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from trunkline.settings.monitor import MonitorSettings
 from trunkline.monitor.dashboards import fleet
 from trunkline.monitor.dashboards.panels import Panel
+from trunkline.settings.monitor import MonitorSettings
 
 TITLES = (
     "Connections over time", "Connections by node", "Opened and ended", "Disconnects by reason", "Message rate",

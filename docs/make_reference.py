@@ -1,15 +1,15 @@
-"""Writes docs/reference.md from what the code declares: settings, close codes, series, alerts. Run it after one changed."""
+"""Writes docs/reference.md from the code: settings, close codes, series, alerts. Run it after one changed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from trunkline.metrics.series import ALIASES, BALANCER_SERIES, SERIES
+from trunkline.monitor.rules.rule import Alert, Recording
+from trunkline.monitor.rules.rules import groups
 from trunkline.protocol import close_codes
 from trunkline.settings import sections
 from trunkline.settings.monitor import MonitorSettings
-from trunkline.monitor.rules.rule import Alert, Recording
-from trunkline.monitor.rules.rules import groups
-from trunkline.metrics.series import ALIASES, BALANCER_SERIES, SERIES
 
 HEAD = """# Reference
 
