@@ -174,7 +174,7 @@ async def test_an_outage_is_told_and_survived(start_node: StartNode, open_peer: 
     assert (following["data"], following["epoch"]) == (3, place["epoch"])
     assert following["prev"] == place["offset"] + 1
     assert (await http(node.port, "/health")).json()["checks"]["nats"]["healthy"] is True
-    assert len(node.runtime.connections) == 3
+    assert len(node.registry.connections) == 3
 
 
 async def test_what_was_published_while_a_node_was_cut_off_still_arrives(

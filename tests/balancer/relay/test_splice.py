@@ -462,7 +462,7 @@ async def test_killed_backend_mid_connection(start_edge: Any, start_node: Any) -
     async with connect(f"ws://127.0.0.1:{edge.port}/ws/echo", proxy=None) as ws:
         await ws.send("x")
         await ws.recv()
-        for connection in list(node.runtime.connections):
+        for connection in list(node.registry.connections):
             connection.abort()
         with pytest.raises(ConnectionClosed):
             await asyncio.wait_for(ws.recv(), 5)

@@ -35,7 +35,7 @@ async def test_idle_ones_first(scene: Scene) -> None:
         assert 0 <= goodbye["reconnect_after_ms"] <= 300
         assert caller.socket.close_code == 1012
     assert all(caller.open for caller in callers[:3])
-    assert len(node.runtime.connections) == 3
+    assert len(node.registry.connections) == 3
 
 
 async def test_nobody_is_asked_twice(scene: Scene) -> None:

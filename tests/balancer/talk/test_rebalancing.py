@@ -45,7 +45,7 @@ class Crowd:
             while goodbye := await self._goodbye(caller):
                 self.goodbyes += 1
                 await asyncio.sleep(goodbye["reconnect_after_ms"] / 1000)
-                least = min(self.nodes, key=lambda node: len(node.runtime.connections))
+                least = min(self.nodes, key=lambda node: len(node.registry.connections))
                 caller = await self.scene.call(self.homes.get(path, least), path)
 
     @staticmethod
@@ -114,12 +114,12 @@ async def test_a_new_node_fills_up(scene: Scene) -> None:
         async with watching(scene) as watcher:
             await until(lambda: watcher.talk.leads)
             nodes.append(await scene.node("n2"))
-            await until(lambda: [len(node.runtime.connections) for node in nodes] == [20, 20], "20 on each")
+            await until(lambda: [len(node.registry.connections) for node in nodes] == [20, 20], "20 on each")
             done = time.monotonic() + 1.5
             await until(lambda: time.monotonic() > done)
             assert watcher.moves.values == {(url_of(nodes[0]),): 20}
         assert crowd.goodbyes == 20
-        assert [len(node.runtime.connections) for node in nodes] == [20, 20]
+        assert [len(node.registry.connections) for node in nodes] == [20, 20]
     finally:
         await crowd.leave()
 
@@ -137,7 +137,7 @@ async def test_a_match_moves_whole(scene: Scene) -> None:
             crowd.homes[f"/api/game?matchId={goes}"] = nodes[1]
             for match in (stays, goes):
                 await crowd.come(nodes[0], 5, f"/api/game?matchId={match}")
-            await until(lambda: len(nodes[1].runtime.connections) == 5, "the match")
+            await until(lambda: len(nodes[1].registry.connections) == 5, "the match")
             assert (await watcher.talk.keys("n2", "query:matchId")).counts == {goes: 5}
             assert (await watcher.talk.keys("n1", "query:matchId")).counts == {stays: 5}
         assert crowd.goodbyes == 5

@@ -418,7 +418,7 @@ async def test_a_slow_handler_holds_its_client_back(start_node: StartNode, kind:
     pushing = asyncio.create_task(push())
     _, waiting = await asyncio.wait([pushing], timeout=0.5)
     assert waiting, "20 MB went to a client whose handler takes nothing"
-    (connection,) = node.runtime.connections
+    (connection,) = node.registry.connections
     assert connection.bytes_in < 64 * 51_000 + (1 << 20)
     gate.set()
     await pushing
@@ -477,14 +477,14 @@ async def test_nothing_follows_a_close_frame(start_node: StartNode) -> None:
     await peer.message()
     await peer.say({"type": "say", "text": ""})
     await peer.say({"type": "heartbeat"})
-    (connection,) = node.runtime.connections
+    (connection,) = node.registry.connections
     while connection.bytes_in < 60:
         await asyncio.sleep(0.005)
     connection.end(1001, "x")
     assert (await peer.closed())[0] == 1001
     gate.set()
     assert await peer.ended() == b""
-    assert not any(channel.subscribers for channel in node.runtime.hub.channels.values())
+    assert not any(channel.subscribers for channel in node.hub.channels.values())
 
 
 async def test_declaring_what_cannot_work_is_an_error_at_once() -> None:
@@ -536,7 +536,7 @@ async def test_admit_that_never_decides_is_ended(start_node: StartNode, open_pee
         await open_peer(node, "/door")
     assert refused.value.response.status_code == 503
     assert refused.value.response.headers["Retry-After"]
-    assert not node.runtime.connections
+    assert not node.registry.connections
 
 
 async def test_a_client_that_waits_for_us_is_not_silent(start_node: StartNode, open_peer: OpenPeer) -> None:
@@ -553,7 +553,7 @@ async def test_a_client_that_waits_for_us_is_not_silent(start_node: StartNode, o
     peer = await open_peer(node, "/slow")
     for _ in range(100):
         await peer.send({"type": "say", "text": "x"})
-    (connection,) = node.runtime.connections
+    (connection,) = node.registry.connections
     while not connection.client.held_back:
         await asyncio.sleep(0.01)
     began = asyncio.get_running_loop().time()

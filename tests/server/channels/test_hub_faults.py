@@ -79,7 +79,7 @@ async def scene() -> AsyncIterator[Scene]:
     made = Scene()
 
     def state(connected: bool) -> None:
-        made.open.runtime.spawn(made.hub.bus_state(connected))
+        made.open.registry.spawn(made.hub.bus_state(connected))
 
     await made.bus.start(state)
     yield made
@@ -336,7 +336,7 @@ async def test_a_request_of_a_connection_that_ended_subscribes_nobody(scene: Sce
     scene.ask(peer, A)
     await scene.turn(2)
     peer.leave()
-    await scene.until(lambda: not scene.open.runtime.tasks)
+    await scene.until(lambda: not scene.open.registry.tasks)
     for channel in scene.hub.channels.values():
         assert peer.connection not in channel.subscribers
 

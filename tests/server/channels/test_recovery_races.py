@@ -160,7 +160,7 @@ class World:
         return max(self.tops.get((channel, epoch), 0) - COUNT, 0)
 
     def state(self, connected: bool) -> None:
-        self.open.runtime.spawn(self.hub.bus_state(connected))
+        self.open.registry.spawn(self.hub.bus_state(connected))
 
     async def publish(self, channel: str) -> None:
         number = next(self.numbers)
@@ -264,9 +264,9 @@ class World:
         """Wait until nobody has anything to do any more."""
         for _ in range(3000):
             await asyncio.sleep(0)
-            if not self.hub._tasks.running and not self.open.runtime.tasks and not self.hub._dirty:
+            if not self.hub._tasks.running and not self.open.registry.tasks and not self.hub._dirty:
                 return
-        raise AssertionError(f"something waits for ever: {self.hub._tasks.running | self.open.runtime.tasks}")
+        raise AssertionError(f"something waits for ever: {self.hub._tasks.running | self.open.registry.tasks}")
 
     async def finish(self) -> None:
         """The network heals, everybody reads, and one more publication shows what was lost."""

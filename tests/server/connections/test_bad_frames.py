@@ -150,8 +150,8 @@ async def test_flood_of_pings_by_a_client_that_does_not_read_is_bounded(start_no
             await peer.send(flood)
 
     sending = asyncio.create_task(push())
-    while node.runtime.connections:
-        highest = max(highest, *(connection.waiting_bytes for connection in node.runtime.connections))
+    while node.registry.connections:
+        highest = max(highest, *(connection.waiting_bytes for connection in node.registry.connections))
         await asyncio.sleep(0.005)
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)

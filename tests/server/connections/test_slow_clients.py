@@ -51,9 +51,9 @@ async def test_a_client_that_never_reads_is_closed_and_delays_nobody(
     count = await fill(node, publisher)
     got = [(await reader.expect("publication", timeout=2))["data"][0] for _ in range(count)]
     assert got == list(range(count))
-    assert max(connection.waiting_bytes for connection in node.runtime.connections) < 400_000
+    assert max(connection.waiting_bytes for connection in node.registry.connections) < 400_000
     # It does not read: the close frame cannot reach it, and the node cuts the connection.
-    await until(lambda: len(node.runtime.connections) == 2, timeout=3)
+    await until(lambda: len(node.registry.connections) == 2, timeout=3)
     assert node.runtime.meter.slow_clients_disconnected == 1
     assert node.runtime.meter.disconnects.values == {("too_slow", "server"): 1}
     slow.close()
@@ -126,7 +126,7 @@ async def test_a_client_that_leaves_the_channel_hears_of_no_gap(start_node: Star
     node = await start_node(limits__outbox_bytes=100_000, limits__outbox_grace_ms=20_000, limits__rate_per_s=0)
     slow, _ = await slow_reader(node)
     await fill(node, await open_peer(node))
-    (connection,) = node.runtime.slow
+    (connection,) = node.registry.slow
     client = connection.client
     client.leave(CHANNEL)
     client.send({"type": "marker"})
@@ -142,7 +142,7 @@ async def test_publications_after_a_goodbye_count_as_dropped_for_nobody(
     node = await start_node(server__close_timeout_ms=5000)
     leaving, _ = await slow_reader(node)
     publisher = await open_peer(node)
-    (connection,) = (each for each in node.runtime.connections if each.channels)
+    (connection,) = (each for each in node.registry.connections if each.channels)
     connection.end(1012, "draining", 5)
     await publisher.ask({"type": "publish", "channel": CHANNEL, "data": 1}, "publish_ack")
     assert (await leaving.closed())[0] == 1012
@@ -164,8 +164,8 @@ async def test_a_client_that_asks_and_never_reads_is_not_read_from(start_node: S
 
     asking = asyncio.create_task(ask())
     highest = 0
-    while node.runtime.connections:
-        highest = max(highest, *(connection.waiting_bytes for connection in node.runtime.connections))
+    while node.registry.connections:
+        highest = max(highest, *(connection.waiting_bytes for connection in node.registry.connections))
         await asyncio.sleep(0.005)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
@@ -180,7 +180,7 @@ async def test_a_client_that_closes_without_reading_is_let_go(start_node: StartN
     await peer.send(frame(TEXT, b"x" * 8_000_000))
     await until(lambda: node.runtime.meter.messages_received == 1)
     await peer.send(frame(CLOSE, b"\x03\xe8"))
-    await until(lambda: not node.runtime.connections, timeout=3)
+    await until(lambda: not node.registry.connections, timeout=3)
     peer.close()
 
 
@@ -204,7 +204,7 @@ async def test_a_long_recovery_and_a_long_replay_wait_for_the_client(
     assert (ack["positions"][CHANNEL]["recovered"], ack["positions"][CHANNEL]["replayed"]) == (True, 300)
     # It takes nothing for longer than the grace time; what was published meanwhile follows in its place.
     await asyncio.sleep(0.4)
-    assert max(connection.waiting_bytes for connection in node.runtime.connections) < 300_000
+    assert max(connection.waiting_bytes for connection in node.registry.connections) < 300_000
     for number in range(300, 303):
         await publisher.ask({"type": "publish", "channel": CHANNEL, "data": [number, ""]}, "publish_ack")
     got = [await slow.message() for _ in range(303)]
@@ -236,7 +236,7 @@ async def test_a_silent_client_is_closed_as_idle(start_node: StartNode) -> None:
     assert opcodes.count(PING) >= 2
     assert opcodes.count(TEXT) == opcodes.count(PING) + 2
     assert await peer.ended() == b""
-    assert not node.runtime.connections
+    assert not node.registry.connections
 
 
 async def test_pongs_alone_keep_a_client(start_node: StartNode, open_peer: OpenPeer) -> None:

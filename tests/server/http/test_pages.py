@@ -279,7 +279,7 @@ async def test_raw_bytes_never_harm_the_node(start_node: StartNode, open_peer: O
     good = await open_peer(node)
     await good.ask({"type": "heartbeat"}, "pong")
     async with asyncio.timeout(5):
-        while node._doors or len(node.runtime.connections) > 1:
+        while node._doors or len(node.registry.connections) > 1:
             await asyncio.sleep(0.02)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from typing import Any
 
 import msgspec
@@ -14,7 +13,8 @@ from trunkline.server.app.client import Client
 from trunkline.server.channels.hub import Hub
 from trunkline.server.channels.rules import RuleSet
 from trunkline.server.connections.connection import Connection
-from trunkline.server.connections.runtime import Runtime
+from trunkline.server.connections.registry import Registry
+from trunkline.server.connections.runtime import Bounds, Runtime
 from trunkline.settings.sections import Settings
 from trunkline.websocket.frames import FrameReader
 
@@ -95,6 +95,7 @@ class Peer:
         self.transport = StalledTransport()
         self.connection = Connection(
             runtime,
+            hub.registry,
             self.transport,
             FrameReader(1 << 20),
             0,
@@ -113,7 +114,7 @@ class Peer:
             address="",
         )
         self.connection.client = self.client
-        runtime.connections.add(self.connection)
+        hub.registry.connections.add(self.connection)
         self.gone = False
 
     def say(self, message: dict[str, Any]) -> None:
@@ -149,15 +150,12 @@ class OpenHub:
         settings = Settings()
         settings = msgspec.structs.replace(settings, limits=msgspec.structs.replace(settings.limits, rate_per_s=0))
         self.outbox_bytes = outbox_bytes
-        self.runtime = Runtime(
-            node="n", heartbeat_s=1000, connection_timeout_s=1000, close_timeout_s=5, outbox_grace_s=1000,
-            max_channels=100, tick_s=0.05, rng=random.Random(1),
-        )  # fmt: skip
-        self.runtime.rules = RuleSet.of(settings, ())
-        self.runtime.on_closed = lambda connection: None
-        self.hub = self.runtime.hub = Hub(bus, retention, self.runtime.meter, self.runtime.clock, 1024)
+        self.runtime = Runtime(Bounds(1000, 1000, close_timeout_s=5, outbox_grace_s=1000), 0.05)
+        self.hub = Hub(bus, retention, self.runtime.meter, self.runtime.clock, 1024)
+        self.registry = Registry(self.runtime, self.hub.drop, lambda connection: None)
         self.route = next(route for route in stock.create().routes if route.path == "/ws")
         self.route.resolve(settings)
+        self.route.bind(self.hub, RuleSet.of(settings, ()), self.registry, "n")
 
     def peer(self) -> Peer:
         """A new client."""
@@ -165,8 +163,8 @@ class OpenHub:
 
     async def close(self) -> None:
         """End everything."""
-        for connection in list(self.runtime.connections):
+        for connection in list(self.registry.connections):
             connection.state = 2
-        for task in list(self.runtime.tasks):
+        for task in list(self.registry.tasks):
             task.cancel()
         await self.hub.close()

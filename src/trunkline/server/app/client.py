@@ -138,7 +138,7 @@ class Client:
         Raises:
             BusUnavailable: the bus did not acknowledge it.
         """
-        hub = self._connection.runtime.hub
+        hub = self._route.hub
         encoded = bytes(data) if isinstance(data, msgspec.Raw) else _encode(data)
         if to_others:
             await hub.publish_to_others(channel, encoded, self._connection, id)
@@ -160,7 +160,7 @@ class Client:
 
     def leave(self, channel: str) -> None:
         """End a subscription; nothing happens if there is none."""
-        hub = self._connection.runtime.hub
+        hub = self._route.hub
         found = hub.channels.get(channel)
         if found is not None and self._connection in found.subscribers:
             hub.remove(found, self._connection)
@@ -234,7 +234,7 @@ class Client:
     ) -> None:
         """Tell the client that a message was not served."""
         runtime = self._connection.runtime
-        runtime.note_error(code, text)
+        self._route.registry.note_error(code, text)
         self._connection.send_message(
             wire.ErrorMessage(code, text, temporary, runtime.clock.wall_ms, id, retry_after_ms)
         )
@@ -261,7 +261,7 @@ class Client:
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Await `work` for this client; its further messages wait until it is done."""
         self._backlog = deque()
-        self._connection.runtime.spawn(self._work_through(work))
+        self._route.registry.spawn(self._work_through(work))
 
     async def _work_through(self, work: Coroutine[Any, Any, None]) -> None:
         backlog = self._backlog

@@ -52,7 +52,7 @@ def handle(client: Client, request: wire.ChannelRequest) -> Coroutine[Any, Any, 
 def begin_subscribe(client: Client, request: wire.Subscribe) -> Coroutine[Any, Any, None] | None:
     """Subscribe without waiting when every channel is live here and nothing is to be recovered."""
     _check_subscribe(client, request, check_rules=True)
-    hub = client.connection.runtime.hub
+    hub = client.route.hub
     if not request.recover and all(hub.ready(name) is not None for name in request.channels):
         _acknowledge(client, request, [hub.channels[name] for name in request.channels], {})
         return None
@@ -66,7 +66,6 @@ async def subscribe(client: Client, request: wire.Subscribe, *, check_rules: boo
 
 
 def _check_subscribe(client: Client, request: wire.Subscribe, *, check_rules: bool) -> None:
-    runtime = client.connection.runtime
     _check_names(client, request.channels)
     request.channels = list(dict.fromkeys(request.channels))
     for name in request.recover or ():
@@ -74,18 +73,19 @@ def _check_subscribe(client: Client, request: wire.Subscribe, *, check_rules: bo
             raise MessageError(wire.INVALID_MESSAGE, f"recover names {name!r}, which is not in channels")
     if check_rules:
         for name in request.channels:
-            if not runtime.rules.may_subscribe(name, client.claims):
+            if not client.route.rules.may_subscribe(name, client.claims):
                 raise MessageError(wire.FORBIDDEN, f"subscribing to {name!r} is not allowed")
     held = {channel.name for channel in client.connection.channels}
     count = len(held.union(request.channels))
-    if count > runtime.max_channels:
+    if count > client.route.max_channels:
         raise MessageError(
-            wire.CHANNEL_LIMIT, f"channels: {count} would exceed the limit of {runtime.max_channels} for one client"
+            wire.CHANNEL_LIMIT,
+            f"channels: {count} would exceed the limit of {client.route.max_channels} for one client",
         )
 
 
 async def _subscribe(client: Client, request: wire.Subscribe) -> None:
-    hub = client.connection.runtime.hub
+    hub = client.route.hub
     recover = request.recover or {}
     for _ in range(_TRIES):
         windows: dict[str, Window] = {}
@@ -135,7 +135,7 @@ def _acknowledge(
 ) -> list[tuple[Channel, Window, wire.Position]]:
     """Write the ack and make the client live in every channel of which it missed little; returns the others."""
     connection = client.connection
-    hub = connection.runtime.hub
+    hub = client.route.hub
     recover = request.recover or {}
     positions: dict[str, wire.AckPosition] = {}
     missed: list[tuple[Channel, Window, list[Outgoing]]] = []
@@ -192,7 +192,7 @@ def _acknowledge(
 async def _replay_and_join(client: Client, channel: Channel, window: Window, position: wire.Position) -> None:
     """Write what was missed piece by piece, and join the live stream at the moment nothing is left."""
     connection = client.connection
-    hub = connection.runtime.hub
+    hub = client.route.hub
     # Not the channel's: the history may have begun anew while an earlier channel of this request was written.
     epoch, after = position.epoch, position.offset
     while client.connected:
@@ -236,7 +236,7 @@ async def _replay_and_join(client: Client, channel: Channel, window: Window, pos
 def _skip(client: Client, channel: Channel, epoch: str, after: int, reason: str) -> None:
     """Tell a client what it will not get, and let it go on live where the channel stands."""
     connection = client.connection
-    hub = connection.runtime.hub
+    hub = client.route.hub
     same = channel.epoch == epoch
     if not same or after < channel.last:
         gap = wire.Gap(
@@ -273,7 +273,7 @@ def unsubscribe(client: Client, request: wire.Unsubscribe) -> None:
     """End subscriptions; channels that were not subscribed are left out of the answer."""
     _check_names(client, request.channels)
     connection = client.connection
-    hub = connection.runtime.hub
+    hub = client.route.hub
     left = []
     for name in dict.fromkeys(request.channels):
         channel = hub.channels.get(name)
@@ -291,14 +291,14 @@ def unsubscribe(client: Client, request: wire.Unsubscribe) -> None:
 def publish(client: Client, request: wire.Publish) -> Coroutine[Any, Any, None]:
     """Check a publish and return the work of it; raises MessageError."""
     _check_names(client, [request.channel])
-    if not client.connection.runtime.rules.may_publish(request.channel, client.claims):
+    if not client.route.rules.may_publish(request.channel, client.claims):
         raise MessageError(wire.FORBIDDEN, f"publishing to {request.channel!r} is not allowed")
     return _publish(client, request)
 
 
 async def _publish(client: Client, request: wire.Publish) -> None:
     runtime = client.connection.runtime
-    position = await runtime.hub.publish(request.channel, bytes(request.data))
+    position = await client.route.hub.publish(request.channel, bytes(request.data))
     epoch, offset = (position.epoch, position.offset) if position is not None else (None, None)
     client.connection.send_message(wire.PublishAck(request.id, request.channel, epoch, offset, runtime.clock.wall_ms))
 
@@ -312,10 +312,9 @@ def replay(client: Client, request: wire.Replay) -> Coroutine[Any, Any, None]:
         raise MessageError(wire.INVALID_MESSAGE, "replay takes either from and to, or since")
     if request.start is not None and request.to is not None and request.start > request.to:
         raise MessageError(wire.INVALID_MESSAGE, f"from: {request.start} is greater than to: {request.to}")
-    runtime = client.connection.runtime
-    if not runtime.rules.may_subscribe(request.channel, client.claims):
+    if not client.route.rules.may_subscribe(request.channel, client.claims):
         raise MessageError(wire.FORBIDDEN, f"reading {request.channel!r} is not allowed")
-    if not runtime.hub.is_subscribed(client.connection, request.channel):
+    if not client.route.hub.is_subscribed(client.connection, request.channel):
         raise MessageError(wire.NOT_SUBSCRIBED, f"channel {request.channel!r} is not subscribed")
     return _replay(client, request)
 
@@ -323,12 +322,12 @@ def replay(client: Client, request: wire.Replay) -> Coroutine[Any, Any, None]:
 async def _replay(client: Client, request: wire.Replay) -> None:
     connection = client.connection
     runtime = connection.runtime
-    channel = await runtime.hub.attach(request.channel)
+    channel = await client.route.hub.attach(request.channel)
     start = request.start if request.start is not None else (request.since or 0) + 1
     if channel.epoch is None:
         _incomplete(client, request, None, 0, start, request.to, "no_history")
         return
-    window = await runtime.hub.window(channel)
+    window = await client.route.hub.window(channel)
     # The history may have begun anew while it was read, and may again while it is written: what is read stays.
     epoch = channel.epoch
     if request.epoch is not None and request.epoch != epoch:
@@ -381,6 +380,6 @@ def _check_names(client: Client, names: list[str]) -> None:
     if not names:
         raise MessageError(wire.INVALID_MESSAGE, "channels is empty; name at least one")
     for name in names:
-        problem = check_channel_name(name, client.connection.runtime.rules.max_name_bytes)
+        problem = check_channel_name(name, client.route.rules.max_name_bytes)
         if problem is not None:
             raise MessageError(wire.INVALID_MESSAGE, problem)

@@ -24,6 +24,9 @@ from trunkline.websocket import frames
 
 if TYPE_CHECKING:
     from trunkline.server.app.app import Endpoint
+    from trunkline.server.channels.hub import Hub
+    from trunkline.server.channels.rules import RuleSet
+    from trunkline.server.connections.registry import Registry
     from trunkline.settings.sections import Settings
 
 log = structlog.get_logger("trunkline.route")
@@ -83,6 +86,7 @@ class Route:
         if channels and not envelope:
             raise ValueError(f"path {path!r}: channels need the envelope")
         self.path = path
+        self.max_channels = 100
         self.pattern = _compile(path)
         self.envelope = envelope
         self.channels = channels
@@ -116,10 +120,15 @@ class Route:
         """The endpoint's instance, None when it is a function."""
         return self._endpoint
 
+    def bind(self, hub: Hub, rules: RuleSet, registry: Registry, node: str) -> None:
+        """Connect the route with the node that serves it."""
+        self.hub, self.rules, self.registry, self.node = hub, rules, registry, node
+
     def resolve(self, settings: Settings) -> None:
         """Fill the limits from the settings, and take the short way where nothing needs the long one."""
         declared = self._declared
         server, limits = settings.server, settings.limits
+        self.max_channels = limits.channels_per_client
         self.limits = EffectiveLimits(
             server.message_bytes if declared.message_bytes is None else declared.message_bytes,
             limits.rate_burst if declared.rate_burst is None else declared.rate_burst,
@@ -153,17 +162,17 @@ class Route:
             client.connection.send_message(
                 wire.ConnectionEstablished(
                     client.id,
-                    runtime.node,
+                    self.node,
                     client.session,
                     client.resumed,
-                    int(runtime.heartbeat_s * 1000),
+                    int(runtime.bounds.heartbeat_s * 1000),
                     limits,
                     runtime.clock.wall_ms,
                 )
             )
         if self._function is not None:
             client.open_inbox()
-            runtime.spawn(self._serve(client, self._function))
+            self.registry.spawn(self._serve(client, self._function))
             return
         if self._endpoint is None:
             return
@@ -204,7 +213,7 @@ class Route:
             log.error("on_disconnect_failed", path=self.path, connection=client.id, exc_info=error)
             return
         if work is not None:
-            connection.runtime.spawn(guard(client, work))
+            self.registry.spawn(guard(client, work))
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -253,7 +262,7 @@ class Route:
             # There is no envelope to explain it in.
             policy = error.code == wire.RATE_LIMIT_EXCEEDED
             close = close_codes.POLICY if policy else close_codes.UNSUPPORTED_DATA
-            client.connection.runtime.note_error(error.code, error.message)
+            self.registry.note_error(error.code, error.message)
             client.connection.end(close.code, error.message)
         except Exception as error:
             self._fail(client, error)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from trunkline.server.app.client import Client
     from trunkline.server.channels.channel import Channel
+    from trunkline.server.connections.registry import Registry
     from trunkline.server.connections.runtime import Runtime
 
 OPEN: Final = 0
@@ -47,6 +48,7 @@ class Connection(asyncio.Protocol):
 
     Args:
         runtime: what all connections of the node share.
+        owner: whom its states are reported to.
         transport: the TCP connection, or a TLS one.
         reader: the frame reader, with this endpoint's limits.
         deflate_bits: window for compressed answers, 0 when permessage-deflate was not negotiated.
@@ -56,7 +58,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_outbox", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels",
         "client", "close_code", "close_reason", "corked", "deflate_bits", "due", "ended_by_us", "expires_at", "fd",
-        "last_seen", "opened_at", "outbox_bytes", "reader", "runtime", "slot", "state",
+        "last_seen", "opened_at", "outbox_bytes", "owner", "reader", "runtime", "slot", "state",
     )  # fmt: skip
 
     client: Client
@@ -64,6 +66,7 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         runtime: Runtime,
+        owner: Registry,
         transport: asyncio.Transport,
         reader: frames.FrameReader,
         deflate_bits: int,
@@ -71,6 +74,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         now = runtime.clock.now
         self.runtime = runtime
+        self.owner = owner
         self.reader = reader
         self.deflate_bits = deflate_bits
         self.outbox_bytes = outbox_bytes
@@ -84,7 +88,7 @@ class Connection(asyncio.Protocol):
         self.ended_by_us = False
         self.opened_at = now
         self.last_seen = now
-        self.beat_at = now + runtime.heartbeat_s
+        self.beat_at = now + runtime.bounds.heartbeat_s
         self.expires_at: float | None = None
         self.slot = -1
         self.due = 0.0
@@ -175,11 +179,11 @@ class Connection(asyncio.Protocol):
         outbox, self._outbox = self._outbox, None
         if outbox:
             self._transport.write(outbox.take(1 << 62))
-        self.runtime.slow.discard(self)
+        self.owner.caught_up(self)
         self.fd = -1
         self._transport.close()
         # A client that does not take its last bytes is cut off.
-        self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.close_timeout_s)
+        self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.bounds.close_timeout_s)
 
     def pause_reading(self) -> None:
         """Take no more from this client until `resume_reading`; TCP tells it to wait."""
@@ -290,8 +294,8 @@ class Connection(asyncio.Protocol):
         self._transport.write(rest)
 
     def _new_outbox(self) -> Outbox:
-        outbox = self._outbox = Outbox(self.outbox_bytes, self.runtime.outbox_grace_s)
-        self.runtime.slow.add(self)
+        outbox = self._outbox = Outbox(self.outbox_bytes, self.runtime.bounds.outbox_grace_s)
+        self.owner.fell_behind(self)
         return outbox
 
     def pause_writing(self) -> None:
@@ -321,7 +325,7 @@ class Connection(asyncio.Protocol):
             data = outbox.take(FLUSH_BYTES)
             if not data:
                 self._outbox = None
-                self.runtime.slow.discard(self)
+                self.owner.caught_up(self)
                 self.resume_reading()
                 self.client.drained()
                 return
@@ -366,22 +370,22 @@ class Connection(asyncio.Protocol):
             return None
         if self.expires_at is not None and now >= self.expires_at:
             self.end(close_codes.UNAUTHORIZED.code, "token has expired")
-            return now + runtime.close_timeout_s
+            return now + runtime.bounds.close_timeout_s
         if self.client.held_back:
             # It is not silent: what it says is not being read.
             self.last_seen = now
-        idle_at = self.last_seen + runtime.connection_timeout_s
+        idle_at = self.last_seen + runtime.bounds.connection_timeout_s
         if now >= idle_at:
             self.end(close_codes.IDLE.code, close_codes.IDLE.reason)
-            return now + runtime.close_timeout_s
+            return now + runtime.bounds.close_timeout_s
         if now >= self.beat_at:
-            self.beat_at = now + runtime.heartbeat_s
+            self.beat_at = now + runtime.bounds.heartbeat_s
             self.client.beat()
         return self.next_due()
 
     def next_due(self) -> float:
         """When the wheel has to come by: for a heartbeat, for silence or for the token's end."""
-        due = min(self.beat_at, self.last_seen + self.runtime.connection_timeout_s)
+        due = min(self.beat_at, self.last_seen + self.runtime.bounds.connection_timeout_s)
         return due if self.expires_at is None else min(due, self.expires_at)
 
     def check_slow(self, now: float) -> None:
@@ -425,8 +429,8 @@ class Connection(asyncio.Protocol):
             self._reading = True
             self._transport.resume_reading()
         # What is published from here on is not lost on a slow client: it is nobody's.
-        self.runtime.hub.drop(self)
-        self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.close_timeout_s)
+        self.owner.closing(self)
+        self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.bounds.close_timeout_s)
 
     def abort(self) -> None:
         """Cut the TCP connection without another word."""
@@ -438,20 +442,16 @@ class Connection(asyncio.Protocol):
         """The client will send no more; without a close frame that is the end."""
         if self.state == OPEN:
             self.state = CLOSING
-            self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.close_timeout_s)
+            self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.bounds.close_timeout_s)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection has ended."""
         self.fd = -1
         self.state = CLOSED
-        runtime = self.runtime
-        runtime.wheel.cancel(self)
-        runtime.slow.discard(self)
+        self.runtime.wheel.cancel(self)
         self._outbox = None
-        runtime.hub.drop(self)
-        runtime.connections.discard(self)
+        self.owner.lost(self)
         self.client.ended()
-        runtime.on_closed(self)
         # The client knows its connection as well: without this, only the garbage collector could free the two.
         del self.client

@@ -16,6 +16,9 @@ class Timed(Protocol):
     slot: int
     due: float
 
+    def on_time(self, now: float) -> float | None:
+        """It is due; returns when it is due next, None for never."""
+
 
 T = TypeVar("T", bound=Timed)
 

@@ -112,11 +112,11 @@ class Admin:
 
     async def _publish(self, request: web.Request) -> web.Response:
         order = await _read(request, PublishOrder)
-        problem = check_channel_name(order.channel, self._node.runtime.rules.max_name_bytes)
+        problem = check_channel_name(order.channel, self._node.rules.max_name_bytes)
         if problem is not None:
             raise _bad(problem)
         try:
-            position = await self._node.runtime.hub.publish(order.channel, bytes(order.data))
+            position = await self._node.hub.publish(order.channel, bytes(order.data))
         except BusUnavailable:
             return _json(Problem("unavailable", "the bus is not reachable now; try again", 1.0), status=503)
         epoch, offset = (position.epoch, position.offset) if position is not None else (None, None)
@@ -131,14 +131,14 @@ class Admin:
                     epoch=channel.epoch,
                     offset=channel.last if channel.epoch is not None else None,
                 )
-                for channel in self._node.runtime.hub.channels.values()
+                for channel in self._node.hub.channels.values()
             ]
         )
 
     async def _connections(self, request: web.Request) -> web.Response:
         now = self._node.runtime.clock.now
         found = []
-        for connection in list(self._node.runtime.connections)[:LISTED]:
+        for connection in list(self._node.registry.connections)[:LISTED]:
             client = connection.client
             found.append(
                 ConnectionInfo(
@@ -160,7 +160,7 @@ class Admin:
     async def _disconnect(self, request: web.Request) -> web.Response:
         wanted = request.match_info["id"]
         ended = 0
-        for connection in list(self._node.runtime.connections):
+        for connection in list(self._node.registry.connections):
             if connection.client.id == wanted and connection.state == OPEN:
                 connection.end(close_codes.NORMAL.code, "disconnected by an operator")
                 ended += 1
@@ -176,7 +176,7 @@ class Admin:
 
     async def _end_drain(self, request: web.Request) -> web.Response:
         self._node.end_drain()
-        return _json(DrainState("up", len(self._node.runtime.connections)))
+        return _json(DrainState("up", len(self._node.registry.connections)))
 
     async def _move(self, request: web.Request) -> web.Response:
         order = await _read(request, MoveOrder)

@@ -170,7 +170,7 @@ class HttpConnection(asyncio.Protocol):
         if isinstance(decided, Admitted):
             self._upgrade(request, decided, started)
         else:
-            self._task = self._node.runtime.spawn(self._decide(request, decided, started))
+            self._task = self._node.registry.spawn(self._decide(request, decided, started))
 
     async def _decide(self, request: Request, decided: Awaitable[Admitted], started: float) -> None:
         try:
@@ -210,9 +210,9 @@ class HttpConnection(asyncio.Protocol):
         route = admitted.route
         reader = FrameReader(route.limits.message_bytes, admitted.deflate is not None)
         bits = admitted.deflate.server_bits if admitted.deflate is not None else 0
-        connection = Connection(runtime, self._transport, reader, bits, route.limits.outbox_bytes)
+        connection = Connection(runtime, node.registry, self._transport, reader, bits, route.limits.outbox_bytes)
         session = _session(request)
-        drawn = runtime.names.draw()
+        drawn = node.names.draw()
         client = Client(
             connection,
             route,
@@ -228,10 +228,8 @@ class HttpConnection(asyncio.Protocol):
         connection.expires_at = node.monotonic(admitted.expires_at)
         node.close_door(self)
         self._transport.set_protocol(connection)
-        runtime.connections.add(connection)
-        runtime.meter.connections += 1
+        node.registry.opened(connection)
         node.arrivals.add(request.headers["sec-websocket-key"])
-        runtime.wheel.schedule(connection, connection.next_due())
         connection.open(admitted.response, route.begin)
         node.on_opened(connection)
         if self._reader is not None:

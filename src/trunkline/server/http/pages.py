@@ -118,12 +118,12 @@ class Pages:
             # The memory check has that name already.
             bus_name="bus" if node.bus.name == "memory" else node.bus.name,
             bus_connected=node.bus.connected,
-            connections=len(node.runtime.connections),
+            connections=len(node.registry.connections),
             max_connections=node.max_connections,
             memory_bytes=node.resources.memory_bytes,
             memory_limit_bytes=node.resources.memory_limit,
             cpu_percent=node.resources.cpu_percent,
-            slow_clients=len(node.runtime.slow),
+            slow_clients=len(node.registry.slow),
             draining=node.condition == "draining",
             uptime_s=node.uptime_s,
         )
@@ -147,20 +147,20 @@ class Pages:
         )
 
     def _stats(self, request: Request) -> Response:
-        runtime = self._node.runtime
-        meter = runtime.meter
+        registry = self._node.registry
+        meter = self._node.runtime.meter
         duration = meter.connection_duration
         return json_response(
             Stats(
-                active_connections=len(runtime.connections),
+                active_connections=len(registry.connections),
                 total_connections=meter.connections,
                 messages_received=meter.messages_received,
                 messages_sent=meter.messages_sent,
                 connection_duration_seconds=Percentiles(
                     p50=duration.quantile(0.5), p95=duration.quantile(0.95), p99=duration.quantile(0.99)
                 ),
-                last_error=runtime.last_error,
-                last_error_time=runtime.last_error_ms,
+                last_error=registry.last_error,
+                last_error_time=registry.last_error_ms,
             )
         )
 
@@ -186,18 +186,18 @@ class Pages:
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client at a scrape."""
         node = self._node
-        runtime = node.runtime
-        channels = runtime.hub.channels.values()
+        registry = node.registry
+        channels = node.hub.channels.values()
         gauges = exposition.Gauges(
-            connections_active=len(runtime.connections),
+            connections_active=len(registry.connections),
             connections_max=node.max_connections,
             memory_bytes=node.resources.memory_bytes,
             memory_limit_bytes=node.resources.memory_limit or 0,
             cpu_usage_percent=node.resources.cpu_percent,
             tasks_active=len(asyncio.all_tasks()),
             nats_connected=node.bus.connected,
-            outbox_bytes=sum(connection.waiting_bytes for connection in runtime.slow),
-            slow_clients=len(runtime.slow),
+            outbox_bytes=sum(connection.waiting_bytes for connection in registry.slow),
+            slow_clients=len(registry.slow),
             event_loop_lag_seconds=node.loop_lag_s,
             draining=node.condition == "draining",
             channels_active=len(channels),
@@ -205,7 +205,7 @@ class Pages:
             build=(__version__, node.name, node.settings.server.colour),
             start_time_seconds=node.started_at,
         )
-        return exposition.families(runtime.meter, gauges, node.settings.metrics.aliases)
+        return exposition.families(node.runtime.meter, gauges, node.settings.metrics.aliases)
 
 
 def _static(response: Response) -> Page:

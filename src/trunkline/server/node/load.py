@@ -21,7 +21,7 @@ def load_report(node: Node, keys: tuple[str, ...] | msgspec.UnsetType = msgspec.
     """
     server = node.settings.server
     return LoadReport(
-        agentsConnections=len(node.runtime.connections),
+        agentsConnections=len(node.registry.connections),
         podName=server.pod_name,
         podIP=server.pod_ip,
         nodeName=server.node_name,

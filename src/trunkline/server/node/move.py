@@ -88,7 +88,7 @@ class Mover:
         chosen = await self._choose(order)
         if chosen:
             self._asked.update(chosen)
-            slots = drain.plan(len(chosen), order.over_ms / 1000, self._node.runtime.rng)
+            slots = drain.plan(len(chosen), order.over_ms / 1000, self._node.rng)
             log.info("moving", node=self._node.name, clients=len(chosen), over_ms=order.over_ms)
             self._spawn(self._tell(chosen, slots))
         return Moved(len(chosen))
@@ -121,7 +121,7 @@ class Mover:
 
     async def _choose(self, order: MoveOrder) -> list[Connection]:
         if order.affinity is None:
-            return self._idlest(self._free(self._node.runtime.connections), order.count)
+            return self._idlest(self._free(self._node.registry.connections), order.count)
         read = reader_of(order.affinity)
         if read is None:
             return []
@@ -141,7 +141,7 @@ class Mover:
         return free if wanted else self._idlest(free, order.count)
 
     def _slices(self) -> list[tuple[int, list[Connection]]]:
-        connections = list(self._node.runtime.connections)
+        connections = list(self._node.registry.connections)
         return [(begin, connections[begin : begin + SLICE]) for begin in range(0, len(connections), SLICE)]
 
     def _free(self, connections: set[Connection] | list[Connection]) -> list[Connection]:

@@ -32,7 +32,9 @@ from trunkline.server.channels.hub import Hub
 from trunkline.server.channels.rules import RuleSet
 from trunkline.server.connections.arrivals import Arrivals
 from trunkline.server.connections.connection import OPEN, Connection
-from trunkline.server.connections.runtime import Runtime
+from trunkline.server.connections.names import Names
+from trunkline.server.connections.registry import Registry
+from trunkline.server.connections.runtime import Bounds, Runtime
 from trunkline.server.http.access import AccessLog
 from trunkline.server.http.admin import Admin
 from trunkline.server.http.admission import Admission
@@ -86,30 +88,28 @@ class Node:
         self.loop_lag_s = 0.0
         self.trusted_proxies = networks(server.trusted_proxies)
         self.handshake_timeout_s = server.handshake_timeout_ms / 1000
-        self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
+        self.rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self.resources = Resources(memory_limit_override=server.memory_limit_bytes)
         self.max_connections = server.max_connections or capacity.max_connections(
             self.resources.memory_limit, server.memory_base_bytes, server.memory_per_connection_bytes
         )
+        self.names = Names()
         self.runtime = Runtime(
-            node=self.name,
-            heartbeat_s=server.heartbeat_interval_ms / 1000,
-            connection_timeout_s=server.connection_timeout_ms / 1000,
-            close_timeout_s=server.close_timeout_ms / 1000,
-            outbox_grace_s=settings.limits.outbox_grace_ms / 1000,
-            max_channels=settings.limits.channels_per_client,
-            tick_s=TICK_S,
-            rng=self._rng,
+            Bounds(
+                heartbeat_s=server.heartbeat_interval_ms / 1000,
+                connection_timeout_s=server.connection_timeout_ms / 1000,
+                close_timeout_s=server.close_timeout_ms / 1000,
+                outbox_grace_s=settings.limits.outbox_grace_ms / 1000,
+            ),
+            TICK_S,
         )
-        rules = RuleSet.of(settings, app.rules)
-        self.runtime.rules = rules
-        self.bus: Bus = bus or open_bus(settings.bus.url, rules.retention, _nats_settings(settings.bus))
-        self.runtime.hub = Hub(
-            self.bus, rules.retention, self.runtime.meter, self.runtime.clock, server.deflate_min_bytes
-        )
-        self.runtime.on_closed = self._on_closed
+        self.rules = RuleSet.of(settings, app.rules)
+        self.bus: Bus = bus or open_bus(settings.bus.url, self.rules.retention, _nats_settings(settings.bus))
+        self.hub = Hub(self.bus, self.rules.retention, self.runtime.meter, self.runtime.clock, server.deflate_min_bytes)
+        self.registry = Registry(self.runtime, self.hub.drop, self._on_closed)
         for route in app.routes:
             route.resolve(settings)
+            route.bind(self.hub, self.rules, self.registry, self.name)
         routes = [route for route in app.routes if route.setting is None or getattr(server, route.setting)]
         limits = settings.limits
         self.verifier = Verifier.from_settings(settings.auth)
@@ -122,7 +122,7 @@ class Node:
             self.runtime.meter,
             lambda: self.runtime.clock.now,
         )
-        self._shedder = capacity.Shedder(limits.accept_per_s, limits.loop_lag_shed_ms / 1000, self._rng)
+        self._shedder = capacity.Shedder(limits.accept_per_s, limits.loop_lag_shed_ms / 1000, self.rng)
         self.pages = Pages(self, AddressLimiter(limits.http_burst, limits.http_per_s, limits.exempt))
         self.admin = Admin(self)
         self.arrivals = Arrivals(secrets.token_hex(8))
@@ -148,7 +148,7 @@ class Node:
         if self.verifier is not None:
             await self.verifier.start()
         await self.bus.start(self._on_bus_state)
-        await self.app.start(self.runtime.hub, self.settings)
+        await self.app.start(self.hub, self.settings)
         server = self.settings.server
         try:
             self._server = await loop.create_server(
@@ -192,7 +192,7 @@ class Node:
         try:
             await asyncio.wait_for(self._drain_all(over_ms, close_codes.GOING_AWAY), deadline_s)
         except TimeoutError:
-            log.warning("shutdown_deadline", node=self.name, connections=len(self.runtime.connections))
+            log.warning("shutdown_deadline", node=self.name, connections=len(self.registry.connections))
         finally:
             await asyncio.shield(self._close_all())
 
@@ -200,7 +200,7 @@ class Node:
         self.begin_drain(over_ms, close)
         if self._drain is not None:
             await self._drain
-        while self.runtime.connections:
+        while self.registry.connections:
             # Woken by each connection that ends; the wheel ends those that do not answer.
             self._gone.clear()
             await self._gone.wait()
@@ -214,19 +214,19 @@ class Node:
             await self._announcer.leave()
         if self._server is not None:
             self._server.close()
-        for connection in list(self.runtime.connections):
+        for connection in list(self.registry.connections):
             connection.abort()
         for door in list(self._doors):
             door.abort()
         await self.admin.stop()
         await self.app.stop()
-        tasks = list(self.runtime.tasks)
+        tasks = list(self.registry.tasks)
         if tasks:
             # Publishes under way get their acknowledgement; what waits for a client is ended.
             _, pending = await asyncio.wait(tasks, timeout=2.0)
             for task in pending:
                 task.cancel()
-        await self.runtime.hub.close()
+        await self.hub.close()
         await self.bus.close()
         if self.verifier is not None:
             await self.verifier.close()
@@ -248,8 +248,8 @@ class Node:
         self._tell_state()
         if self._drain is not None:
             self._drain.cancel()
-        connections = [connection for connection in self.runtime.connections if connection.state == OPEN]
-        slots = drain.plan(len(connections), over_ms / 1000, self._rng)
+        connections = [connection for connection in self.registry.connections if connection.state == OPEN]
+        slots = drain.plan(len(connections), over_ms / 1000, self.rng)
         log.info("draining", node=self.name, connections=len(connections), over_ms=over_ms)
         self._drain = asyncio.get_running_loop().create_task(self._tell(connections, slots, close))
         return len(connections)
@@ -308,7 +308,7 @@ class Node:
         if self.state is State.DRAINING:
             # It was let in before the drain began and decided after.
             asyncio.get_running_loop().call_soon(
-                connection.end, close_codes.DRAINING.code, close_codes.DRAINING.reason, int(self._rng.random() * 1000)
+                connection.end, close_codes.DRAINING.code, close_codes.DRAINING.reason, int(self.rng.random() * 1000)
             )
 
     def _on_closed(self, connection: Connection) -> None:
@@ -333,7 +333,7 @@ class Node:
         """Raise Refused while the node takes no more connections."""
         shed = self._shedder.decide(
             self.runtime.clock.now,
-            connections=len(self.runtime.connections),
+            connections=len(self.registry.connections),
             capacity=self.max_connections,
             state=self.condition,
             loop_lag_s=self.loop_lag_s,
@@ -365,14 +365,13 @@ class Node:
         for door, _ in list(itertools.takewhile(lambda item: item[1] <= now, self._doors.items())):
             del self._doors[door]
             door.on_time_out()
-        if runtime.slow:
-            for connection in list(runtime.slow):
-                connection.check_slow(now)
+        for connection in list(self.registry.slow):
+            connection.check_slow(now)
         if self._access is not None:
             self._access.flush()
         self._ticks += 1
         if self._ticks % 20 == 0:
-            runtime.hub.tick(now)
+            self.hub.tick(now)
             self.resources.sample()
 
     def _on_bus_state(self, connected: bool) -> None:
@@ -380,7 +379,7 @@ class Node:
             log.info("bus_connected", bus=self.bus.name)
         else:
             log.warning("bus_disconnected", bus=self.bus.name)
-        self.runtime.spawn(self.runtime.hub.bus_state(connected))
+        self.registry.spawn(self.hub.bus_state(connected))
         if self._announcer is not None:
             self._announcer.bus_state(connected)
 
