@@ -24,6 +24,7 @@ from bench import (
     nine_thousand,
     picks,
     recover,
+    regression,
     relay,
     relay_memory,
     report,
@@ -72,8 +73,13 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Options], Result]]] = {
         "ramp to 1,000, 2,000 for ten minutes, a spike to 5,000: `trunkline load` at full size against `trunkline up`.",
         load_targets.run,
     ),
+    "regression": ("This version beside an earlier one: echo, fan-out, accept, relay, memory.", regression.run),
     "load_omission": ("A server that stands still: what p99 a load generator reports.", load_omission.run),
 }
+
+
+WITH_BASE = frozenset({"regression"})
+"""Run by default only with `--base`."""
 
 
 def main() -> int:
@@ -84,17 +90,18 @@ def main() -> int:
         "--quick", action="store_true", help="a smoke run of a few seconds each; its figures mean little"
     )
     parser.add_argument("--runs", type=int, help="rounds for each contender (5; quick: 1)")
+    parser.add_argument("--base", type=Path, metavar="DIR", help="a checkout of an earlier version, with a .venv")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as JSON")
     parser.add_argument("--write", action="store_true", help=f"write them into {report.RESULTS.name}")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
-    options = Options(arguments.quick, arguments.runs or (1 if arguments.quick else 5))
+    options = Options(arguments.quick, arguments.runs or (1 if arguments.quick else 5), arguments.base)
     gc.disable()
     results: dict[str, Result] = {}
     failed = 0
-    for name in arguments.names or BENCHMARKS:
+    for name in arguments.names or [name for name in BENCHMARKS if arguments.base or name not in WITH_BASE]:
         began = time.monotonic()
         try:
             results[name] = BENCHMARKS[name][1](options)

@@ -165,7 +165,13 @@ def installed(*names: str) -> tuple[list[str], list[str]]:
 
 
 def relay(
-    backends: Sequence[str] = (), *, name: str = RELAY, files: int = FILES, arguments: Sequence[str] = (), **more: str
+    backends: Sequence[str] = (),
+    *,
+    name: str = RELAY,
+    files: int = FILES,
+    arguments: Sequence[str] = (),
+    python: str = sys.executable,
+    **more: str,
 ) -> Contender:
     """`trunkline balance` as a relay.
 
@@ -174,12 +180,13 @@ def relay(
         name: what tables call it.
         files: files that it may open.
         arguments: further ones of its command line.
+        python: the interpreter of the environment that holds it.
         more: settings, as environment.
     """
     named = [word for url in backends for word in ("--backend", url)]
     # The limit is set before it starts: from it follows how many connections it takes.
     limited = ["/bin/sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
-    start = [*limited, sys.executable, "-m", "trunkline", "balance", *named, *arguments]
+    start = [*limited, python, "-m", "trunkline", "balance", *named, *arguments]
     return Contender(
         name,
         lambda port: [*start, "--listen", f"127.0.0.1:{port}"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bench.servers import Server
@@ -17,10 +18,12 @@ class Options:
     Attributes:
         quick: a smoke run of a few seconds, whose figures mean little.
         runs: how often each contender is measured.
+        base: a checkout of an earlier version with a `.venv`, for benchmarks that compare with it.
     """
 
     quick: bool = False
     runs: int = 5
+    base: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -211,12 +211,15 @@ def running(contenders: list[Contender], environment: Mapping[str, str] | None =
 # --- who there is -----------------------------------------------------------------------------------------------------
 
 
-def ours(name: str = "trunkline", *, offer_deflate: bool = False, **environment: str) -> Contender:
+def ours(
+    name: str = "trunkline", *, offer_deflate: bool = False, python: str = sys.executable, **environment: str
+) -> Contender:
     """Our node with the stock app and its default settings, but for what a load test needs.
 
     Args:
         name: what tables call it.
         offer_deflate: whether clients offer permessage-deflate.
+        python: the interpreter of the environment that holds it.
         environment: further settings.
     """
     settings = {
@@ -228,7 +231,7 @@ def ours(name: str = "trunkline", *, offer_deflate: bool = False, **environment:
     }
     return Contender(
         name,
-        lambda port: [sys.executable, "-m", "trunkline", "serve", "--host", "127.0.0.1", "--port", str(port)],
+        lambda port: [python, "-m", "trunkline", "serve", "--host", "127.0.0.1", "--port", str(port)],
         settings,
         echo_path="/ws/echo",
         subscribe_path="/ws",
