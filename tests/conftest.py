@@ -1,10 +1,17 @@
-"""Settings that all tests share: Hypothesis draws the same examples on every run, so that a red build stays red."""
+"""What all tests share: examples that do not change, limits that fit the machine, and nothing left running.
+
+- Hypothesis draws the same examples on every run, so that a red build stays red.
+- The time limit of a test is multiplied by the factor of `tests/support/patience.py`.
+"""
 
 from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.patience import FACTOR, patient
 
 _QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 
@@ -13,3 +20,16 @@ settings.register_profile(
 )
 settings.register_profile("search", deadline=None, max_examples=5000, suppress_health_check=_QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_report_header() -> str:
+    """The factor, beside the versions."""
+    return f"patience: {FACTOR:.2f}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test its time limit."""
+    limit_s = float(config.getini("timeout"))
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        item.add_marker(pytest.mark.timeout(patient(marker.args[0] if marker else limit_s)), append=False)

@@ -26,6 +26,7 @@ from tests.support.balancer.balance_process import (
     spread,
     until,
 )
+from tests.support.patience import patient
 from trunkline.fleet.nats_server import NatsServer
 from trunkline.metrics.series import BALANCER_SERIES
 
@@ -88,7 +89,7 @@ async def test_cache_ttl_zero_asks_before_every_pick(start_balancer: Start, fore
         beside = await connect_many(foreign[0].port, 2) + await connect_many(foreign[1].port, 2)
         async with connect(f"ws://127.0.0.1:{balancer.port}/x"):
             assert len(foreign[2].open) == 1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             while foreign[2].open:
                 await asyncio.sleep(0.01)
         await close_all(beside)
@@ -104,7 +105,7 @@ async def test_thousand_connects_while_a_backend_dies(start_balancer: Start, sta
     async def one(number: int) -> None:
         await asyncio.sleep(number / 1000)
         try:
-            opened.append(await connect(f"ws://127.0.0.1:{balancer.port}/ws", open_timeout=20))
+            opened.append(await connect(f"ws://127.0.0.1:{balancer.port}/ws", open_timeout=patient(20)))
         except Exception as error:
             refused.append(error)
 
@@ -279,7 +280,7 @@ async def test_sigterm_lets_clients_go_on_for_a_while(start_balancer: Start, for
     balancer = await start_balancer(backends=urls(foreign), TRUNKLINE_BALANCER_DRAIN_MS="20000")
     async with connect(f"ws://127.0.0.1:{balancer.port}/ws") as client:
         balancer.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             while True:
                 try:
                     socket.create_connection(("127.0.0.1", balancer.port), 1).close()
@@ -292,7 +293,7 @@ async def test_sigterm_lets_clients_go_on_for_a_while(start_balancer: Start, for
         assert await client.recv() == "still here"
     began = time.monotonic()
     assert await balancer.ended() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < patient(10)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

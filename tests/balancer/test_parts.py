@@ -12,6 +12,7 @@ import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
+from tests.support.patience import patient
 from trunkline.balancer import balancer as balancer_module
 from trunkline.balancer.balancer import SERIES_KEPT, Balancer
 from trunkline.balancer.event_log import MOST_WAITING, EventLog
@@ -64,7 +65,7 @@ async def balancer(source: Scripted) -> AsyncIterator[Balancer]:
     """A balancer that runs and knows its backend."""
     made = Balancer(settings())
     await made.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         await made.ready.wait()
     yield made
     await made.stop()
@@ -77,7 +78,7 @@ async def test_a_source_that_fails_begins_again(source: Scripted) -> None:
     with capture_logs() as lines:
         await balancer.start()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patient(10)):
                 await balancer.ready.wait()
         finally:
             await balancer.stop()
@@ -96,7 +97,7 @@ async def test_the_clock_goes_on_after_a_fault(balancer: Balancer, monkeypatch: 
         expired.set()
 
     monkeypatch.setattr(balancer.fleet, "expire", expire)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         await expired.wait()
 
 

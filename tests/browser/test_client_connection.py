@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 import pytest
 
+from tests.support.patience import patient
 from tests.support.scripted_peer import Client, Peer, Wire, publication
 
 codes = pytest.importorskip("trunkline.protocol.close_codes", reason="the package is not importable")
@@ -297,7 +298,7 @@ async def test_reconnect_on_request_keeps_positions(client: Client, peer: Peer) 
     wire = await peer.accept()
     await wire.establish()
     assert (await wire.expect("subscribe"))["recover"] == {"news": {"epoch": "e1", "offset": 5}}
-    await asyncio.wait_for(old.closed_code(), 5)
+    await asyncio.wait_for(old.closed_code(), patient(5))
 
 
 async def test_a_server_that_never_establishes_is_given_up(client: Client, peer: Peer) -> None:

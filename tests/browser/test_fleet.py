@@ -16,6 +16,7 @@ import pytest_asyncio
 from aiohttp import ClientError, ClientSession
 
 from tests.support.free_ports import free_ports
+from tests.support.patience import patient
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -46,14 +47,14 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
         )
         nodes = (f"http://127.0.0.1:{port + 2}", f"http://127.0.0.1:{port + 4}")
         try:
-            async with ClientSession() as http, asyncio.timeout(40):
+            async with ClientSession() as http, asyncio.timeout(patient(40)):
                 for node in nodes:
                     await ready(http, node)
             yield Fleet(process, nodes)
         finally:
             if process.returncode is None:
                 process.terminate()
-            await asyncio.wait_for(process.wait(), 30)
+            await asyncio.wait_for(process.wait(), patient(30))
 
 
 async def ready(http: ClientSession, node: str) -> None:

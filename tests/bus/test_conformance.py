@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from tests.support.patience import patient
 from tests.support.server.bus_probe import BusUnderTest, Inbox
 from trunkline.bus import Bus, BusUnavailable, HistoryPage, Publication
 
@@ -234,7 +235,7 @@ async def test_floor_rises_with_age(under_test: BusUnderTest) -> None:
     """Publications that are too old are gone, the floor says so, and the top is still known."""
     bus = under_test.bus
     offsets = await fill(bus, "brief.1", 5)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while (page := await bus.history("brief.1", 0, 100)).publications:
             assert offsets_of(page.publications) == [each for each in offsets if each > page.floor]
             await asyncio.sleep(0.02)

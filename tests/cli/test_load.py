@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.free_ports import free_port
 from tests.support.load.faulty_server import Faults, FaultyProcess, FaultyServer
+from tests.support.patience import patient
 
 SHORT = ("--connections", "5", "--duration", "1s", "--rate", "50", "--no-watch")
 
@@ -42,7 +43,7 @@ async def start(tmp_path: Path, *arguments: str) -> asyncio.subprocess.Process:
 
 async def load(tmp_path: Path, *arguments: str) -> Ran:
     process = await start(tmp_path, *arguments)
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    out, err = await asyncio.wait_for(process.communicate(), patient(60))
     assert process.returncode is not None
     assert "Traceback" not in err.decode(), err.decode()
     return Ran(process.returncode, out.decode(), err.decode())
@@ -202,10 +203,10 @@ async def test_ctrl_c_ends_with_the_report(tmp_path: Path) -> None:
             "--json",
         )
         assert process.stderr is not None
-        while b"00:0" not in await asyncio.wait_for(process.stderr.readline(), 20):
+        while b"00:0" not in await asyncio.wait_for(process.stderr.readline(), patient(20)):
             pass
         process.send_signal(signal.SIGINT)
-        out, err = await asyncio.wait_for(process.communicate(), 20)
+        out, err = await asyncio.wait_for(process.communicate(), patient(20))
     assert process.returncode == 130, err
     report = json.loads(out)
     assert report["verdict"] == "interrupted"
@@ -221,13 +222,13 @@ async def test_ctrl_c_twice_ends_at_once(tmp_path: Path) -> None:
             "--protocol", "echo", "--json",
         )  # fmt: skip
         assert process.stderr is not None
-        while b"00:0" not in await asyncio.wait_for(process.stderr.readline(), 20):
+        while b"00:0" not in await asyncio.wait_for(process.stderr.readline(), patient(20)):
             pass
         process.send_signal(signal.SIGINT)
-        while b"stopping" not in await asyncio.wait_for(process.stderr.readline(), 20):
+        while b"stopping" not in await asyncio.wait_for(process.stderr.readline(), patient(20)):
             pass
         process.send_signal(signal.SIGINT)
-        out, _ = await asyncio.wait_for(process.communicate(), 5)
+        out, _ = await asyncio.wait_for(process.communicate(), patient(5))
     assert process.returncode in (1, 130)
     assert json.loads(out)["totals"]["opened"] >= 1
 
@@ -259,7 +260,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
                 sys.executable, "-m", "trunkline", "load", server.url("/echo"), *SHORT, "--out", "/dev/full",
                 cwd=tmp_path, env=environment(tmp_path), stdout=full, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
-            _, err = await asyncio.wait_for(process.communicate(), 60)
+            _, err = await asyncio.wait_for(process.communicate(), patient(60))
     assert process.returncode == 0
     assert "Traceback" not in err.decode()
     assert err.decode().count("could not be") == 2

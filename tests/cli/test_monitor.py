@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import patient
+
 FEW = "--no-dashboards"
 
 
@@ -17,7 +19,7 @@ def trunkline(directory: Path, *arguments: str, **environ: str) -> subprocess.Co
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRUNKLINE_", "VAULT_"))}
     return subprocess.run(
         [sys.executable, "-m", "trunkline", "monitor", *arguments],
-        cwd=directory, env=kept | environ, capture_output=True, text=True, timeout=60, check=False,
+        cwd=directory, env=kept | environ, capture_output=True, text=True, timeout=patient(60), check=False,
     )  # fmt: skip
 
 

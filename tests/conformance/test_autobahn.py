@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.free_ports import free_port
+from tests.support.patience import patient
 
 KOSOKU = shutil.which("kosoku", path=str(Path(sys.executable).parent)) or shutil.which("kosoku")
 
@@ -60,7 +61,7 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def wait_until(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:
     """Wait until `ready`, as long as the process runs."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + patient(40)
     while not ready():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, f"not ready in time: {log.read_text()}"
@@ -70,7 +71,7 @@ def wait_until(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], 
 def answers(url: str) -> bool:
     """Whether somebody answers there with success."""
     try:
-        urllib.request.urlopen(url, timeout=1).close()
+        urllib.request.urlopen(url, timeout=patient(1)).close()
     except OSError:
         return False
     return True
@@ -93,7 +94,7 @@ def test_cases_pass(address: str, cases: str, tmp_path: Path) -> None:
     chosen = ["-x", "9.*", "-x", "12.*", "-x", "13.*"] if cases == "basics" else ["-i", cases]
     subprocess.run(
         [KOSOKU, *chosen, "-p", "4" if cases == "basics" else "2", "-o", str(tmp_path), address],
-        check=False, timeout=600, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        check=False, timeout=patient(600), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     (results,) = json.loads((tmp_path / "index.json").read_text()).values()
     assert len(results) >= (200 if cases == "basics" else 17)

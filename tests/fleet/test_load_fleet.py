@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.fleet_process import FleetProcess, environment
+from tests.support.patience import patient
 
 StartFleet = Any
 
@@ -23,7 +24,7 @@ async def load(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
         cwd=tmp_path, env=environment(tmp_path), stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 100)
+    out, err = await asyncio.wait_for(process.communicate(), patient(100))
     assert process.returncode is not None
     assert out, err.decode()
     return process.returncode, json.loads(out)

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.patience import patient
 from tests.support.server.bus_probe import until
 from trunkline.errors import StartError
 from trunkline.fleet.nats_server import NatsServer, find_binary
@@ -20,7 +21,7 @@ from trunkline.fleet.nats_server import NatsServer, find_binary
 async def test_ready_means_that_it_answers(store: Path) -> None:
     """When `start` returns the port answers, and after `stop` the process is gone and the port is free."""
     server = await NatsServer.start(store)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=2) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=patient(2)) as connection:
         assert connection.recv(5) == b"INFO "
     assert server.running
     await server.stop()

@@ -14,6 +14,8 @@ import psutil
 import pytest
 from aiohttp import ClientError, ClientSession
 
+from tests.support.patience import patient
+
 pytest.importorskip("watchfiles", reason="--reload needs the package watchfiles")
 
 APP = "from trunkline import App\n\napp = App({name!r})\n"
@@ -21,7 +23,7 @@ APP = "from trunkline import App\n\napp = App({name!r})\n"
 
 async def instance(http: ClientSession, port: int, name: str) -> dict[str, Any]:
     """Wait until the server runs the app of this name."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         while True:
             try:
                 async with http.get(f"http://127.0.0.1:{port}/api/instance") as answer:
@@ -53,5 +55,5 @@ async def test_a_saved_file_starts_the_server_anew(tmp_path: Path) -> None:
         assert not psutil.pid_exists(before["pid"])
     finally:
         parent.send_signal(signal.SIGINT)
-        await asyncio.wait_for(parent.wait(), 15)
+        await asyncio.wait_for(parent.wait(), patient(15))
     assert not psutil.pid_exists(after["pid"])

@@ -22,6 +22,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.support.fleet_process import DEADLINE_S, FleetProcess, command, environment, refuses
+from tests.support.patience import patient
 
 StartFleet = Callable[..., Awaitable[FleetProcess]]
 
@@ -286,7 +287,7 @@ async def test_terminal_shows_a_table_and_takes_ctrl_c(tmp_path: Path, no_color:
         await see(b"draining, 0 clients left; Ctrl-C again ends at once")
         async with asyncio.timeout(DEADLINE_S):
             assert await process.wait() == 0
-        assert psutil.wait_procs(family, 5)[1] == []
+        assert psutil.wait_procs(family, patient(5))[1] == []
         coloured = re.search(rb"\x1b\[(\d+;)*3[0-7]m", seen) is not None
         assert coloured != no_color, bytes(seen)
         log = (tmp_path / "data" / "logs" / "node-1.log").read_text()

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from tests.support.fleet_process import command, environment
+from tests.support.patience import patient
 
 StartFleet = Any
 PROGRAMS = ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter")
@@ -37,7 +38,7 @@ async def test_every_part_is_watched(start_fleet: StartFleet, edge: str) -> None
     wanted = {"trunkline-node": 2, "trunkline-balancer": 1, "node": 1, "prometheus": 1, "alertmanager": 1}
     if edge == "traefik":
         wanted["traefik"] = 1
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(patient(40)):
         while await targets(fleet.addresses["prometheus"]) != {job: ["up"] * count for job, count in wanted.items()}:
             await asyncio.sleep(0.2)
 
@@ -49,7 +50,7 @@ async def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
         env=environment(tmp_path, PATH=str(tmp_path)), stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    _, err = await asyncio.wait_for(process.communicate(), 40)
+    _, err = await asyncio.wait_for(process.communicate(), patient(40))
     assert process.returncode == 2
     assert "not installed: Prometheus, Alertmanager, node_exporter" in err.decode()
     assert "apt-get install prometheus" in err.decode()

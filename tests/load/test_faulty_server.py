@@ -15,11 +15,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from tests.support.load.faulty_server import Did, Faults, FaultyProcess, FaultyServer, parse_faults
+from tests.support.patience import patient
 
 
 async def hear(socket: ClientConnection, timeout: float = 5.0) -> Any:
     """The next message, decoded."""
-    return json.loads(await asyncio.wait_for(socket.recv(), timeout))
+    return json.loads(await asyncio.wait_for(socket.recv(), patient(timeout)))
 
 
 async def say(socket: ClientConnection, **message: Any) -> None:
@@ -117,7 +118,7 @@ async def test_a_stall_holds_answers_back() -> None:
             await socket.send("x")
             await socket.recv()
             longest = max(longest, time.monotonic() - began)
-        assert 0.3 < longest < 0.9
+        assert 0.3 < longest < patient(0.9)
         assert server.done("stall")
 
 
@@ -149,7 +150,7 @@ async def test_connections_that_end_at_once(faults: Faults, code: int) -> None:
     """A close frame, none, or bytes that are no frames."""
     async with FaultyServer(faults) as server, connect(server.url()) as socket:
         with pytest.raises(ConnectionClosed) as caught:
-            await asyncio.wait_for(socket.recv(), 5)
+            await asyncio.wait_for(socket.recv(), patient(5))
         assert (caught.value.rcvd.code if caught.value.rcvd else 1006) == code
 
 

@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect
 
 from tests.support.free_ports import free_port
 from tests.support.monitor.serving import running
+from tests.support.patience import patient
 from trunkline.metrics.series import ALIASES, BALANCER_SERIES, SERIES
 
 EXCEPTED = {
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promto
 def complaints(text: str) -> set[tuple[str, str]]:
     """What `promtool check metrics` says of an exposition: name and complaint."""
     done = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30, check=False
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=patient(30), check=False
     )
     said = {tuple(line.split(" ", 1)) for line in (done.stdout + done.stderr).splitlines() if line.strip()}
     assert (done.returncode == 0) == (not said), done
@@ -53,7 +54,7 @@ async def serve_and_scrape(tmp_path: Path, **environ: str) -> str:
             await connect(f"ws://127.0.0.1:{port}/nowhere")
         async with connect(f"ws://127.0.0.1:{port}/ws") as socket:
             await socket.send("no JSON")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patient(10)):
                 while '"error"' not in str(await socket.recv()):
                     pass
         return await scrape(f"http://127.0.0.1:{port}/metrics")

@@ -23,6 +23,7 @@ from aiosmtpd.smtp import Envelope
 
 from tests.support.free_ports import free_port, free_ports
 from tests.support.monitor.watchers import ALERTMANAGER, needs
+from tests.support.patience import patient
 
 pytestmark = needs("prometheus", ALERTMANAGER, "prometheus-node-exporter")
 
@@ -54,7 +55,7 @@ class Told:
 
     async def hear(self, name: str, status: str, *, timeout_s: float = 60) -> tuple[float, dict[str, Any]]:
         """Wait for an alert; the moment it came, and the alert."""
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(patient(timeout_s)):
             while True:
                 self.news.clear()
                 for at, alert in self.alerts:
@@ -64,7 +65,7 @@ class Told:
 
     async def mailed(self, wanted: Callable[[str], bool]) -> str:
         """Wait for a mail."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(patient(30)):
             while True:
                 for mail in self.mails:
                     if wanted(mail):
@@ -84,7 +85,7 @@ async def running(
         env=kept | {"XDG_STATE_HOME": str(tmp_path / "state")} | environ,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(30), aiohttp.ClientSession() as http:
+        async with asyncio.timeout(patient(30)), aiohttp.ClientSession() as http:
             while True:
                 assert process.returncode is None, Path(log.name).read_text()
                 try:
@@ -99,7 +100,7 @@ async def running(
         if process.returncode is None:
             process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), 15)
+                await asyncio.wait_for(process.wait(), patient(15))
             except TimeoutError:
                 process.kill()
                 await process.wait()
@@ -190,7 +191,7 @@ async def test_alerts_fire_arrive_and_resolve(tmp_path: Path) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     crowd.send_signal(signal.SIGINT)
                 await asyncio.sleep(0.2)
-            await asyncio.wait_for(crowd.wait(), 60)
+            await asyncio.wait_for(crowd.wait(), patient(60))
         await told.hear("TrunklineCapacityCritical", "resolved")
         # The bus dies.
         server.kill()
@@ -207,7 +208,7 @@ async def test_alerts_fire_arrive_and_resolve(tmp_path: Path) -> None:
 
 async def scraped(prometheus: str, series: str) -> None:
     """Wait until Prometheus has a sample of the series."""
-    async with asyncio.timeout(30), aiohttp.ClientSession() as http:
+    async with asyncio.timeout(patient(30)), aiohttp.ClientSession() as http:
         while True:
             async with http.get(f"{prometheus}/api/v1/query", params={"query": series}) as answer:
                 if json.loads(await answer.read())["data"]["result"]:

@@ -11,6 +11,7 @@ import pytest
 import uvloop
 from websockets.asyncio.client import connect
 
+from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, Peer, StartNode, settings_with
 from trunkline import App
 from trunkline.bus import Bus
@@ -59,4 +60,4 @@ async def open_peer() -> AsyncIterator[OpenPeer]:
     yield open
     for peer in peers:
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(peer.socket.close(), 1.0)
+            await asyncio.wait_for(peer.socket.close(), patient(1.0))

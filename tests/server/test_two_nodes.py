@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, Peer, StartNode
 from tests.support.server.raw_peer import RawPeer, http
 from trunkline.bus import Bus, Deliver, HistoryPage, OnState, Published, Retention, Subscription
@@ -89,7 +90,7 @@ class Counting:
 
 async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
     """Wait until something is true."""
-    async with asyncio.timeout(timeout):
+    async with asyncio.timeout(patient(timeout)):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import ROOT
+from tests.support.patience import patient
 
 
 def quick(tmp_path: Path, name: str, timeout_s: float = 100) -> list[dict[str, Any]]:
@@ -16,7 +17,7 @@ def quick(tmp_path: Path, name: str, timeout_s: float = 100) -> list[dict[str, A
     figures = tmp_path / "figures.json"
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--json", str(figures), name],
-        cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=patient(timeout_s), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows: list[dict[str, Any]] = json.loads(figures.read_text())[name]["rows"]

@@ -14,7 +14,9 @@ from typing import Any
 
 import psutil
 
-DEADLINE_S = 30.0
+from tests.support.patience import patient
+
+DEADLINE_S = patient(30.0)
 OWN_NAMES = ("PORT", "HOST", "LOG_LEVEL", "HEARTBEAT_INTERVAL", "CONNECTION_TIMEOUT", "MAX_CONNECTIONS")
 
 
@@ -34,7 +36,7 @@ def command(*arguments: str) -> list[str]:
 def refuses(port: int) -> bool:
     """Whether nobody listens on the port."""
     with socket.socket() as probe:
-        probe.settimeout(1)
+        probe.settimeout(patient(1))
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
@@ -113,7 +115,7 @@ class FleetProcess:
 
     async def left(self) -> list[psutil.Process]:
         """Processes that were ever seen below it and do not end."""
-        _, alive = await asyncio.to_thread(psutil.wait_procs, list(self.family.values()), 5)
+        _, alive = await asyncio.to_thread(psutil.wait_procs, list(self.family.values()), patient(5))
         return alive
 
     def websocket(self, index: int) -> str:

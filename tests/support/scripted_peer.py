@@ -28,12 +28,14 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from tests.support.patience import patient
+
 STATIC = ROOT / "src" / "trunkline" / "static"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-TIMEOUT_S = 8.0
+TIMEOUT_S = patient(8.0)
 
 
 class Wire:

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from tests.support.balancer.backend_server import RawBackend, WebBackend, hang, text
 from tests.support.free_ports import free_port
+from tests.support.patience import patient
 from trunkline import App
 from trunkline.balancer.health.checks import HealthChecks, only_loaded
 from trunkline.errors import SettingsError
@@ -34,7 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-WAIT_S = 10.0
+WAIT_S = patient(10.0)
 
 
 class Result(NamedTuple):

@@ -8,6 +8,7 @@ import time
 
 import structlog
 
+from tests.support.patience import patient
 from trunkline.balancer.health.rota import Rota
 
 
@@ -29,7 +30,7 @@ class Log:
         self.under_way -= 1
 
     async def until_asked(self, member: str, times: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             while len(self.times.get(member, ())) < times:
                 self._news.clear()
                 await self._news.wait()
@@ -75,7 +76,7 @@ async def test_a_fault_ends_no_turns() -> None:
     rota = Rota(ask, 0.01, 1, random.Random(1))
     with structlog.testing.capture_logs() as logs:
         rota.set_members(["a"])
-        await asyncio.wait_for(thrice.wait(), 10)
+        await asyncio.wait_for(thrice.wait(), patient(10))
         await rota.close()
     assert logs[0]["event"] == "backend_not_asked"
 
@@ -87,7 +88,7 @@ async def test_postponed_turns_wait_a_whole_interval() -> None:
     rota.set_members(["a", "b"])
     await log.until_asked("a", 1)
     rota.postpone("nobody")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while len(log.times["b"]) < 5:
             rota.postpone("a")
             await asyncio.sleep(0.01)

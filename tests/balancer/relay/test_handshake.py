@@ -19,6 +19,7 @@ from tests.support.balancer.relay_peers import (
     says,
 )
 from tests.support.free_ports import free_port
+from tests.support.patience import patient
 from trunkline.placement.placing import Refusal
 from trunkline.settings.balancer import HeaderEntry, RouteEntry
 
@@ -201,7 +202,7 @@ async def test_the_client_leaves_meanwhile(start_edge: Any, raw_backend: Any) ->
     while not backend.heads:
         await asyncio.sleep(0.01)
     wire.close()
-    await asyncio.wait_for(gone.wait(), 5)
+    await asyncio.wait_for(gone.wait(), patient(5))
     assert placer.heard == [("dropped", backend.url)]
 
 

@@ -26,6 +26,7 @@ from tests.support.balancer.relay_peers import (
     waiting,
 )
 from tests.support.free_ports import free_port
+from tests.support.patience import patient
 from trunkline.balancer.relay.edge import EdgeEvent
 from trunkline.balancer.relay.relayed import Relay
 from trunkline.balancer.relay.transports import End
@@ -196,7 +197,7 @@ async def test_backpressure(start_edge: Any, raw_backend: Any, slow_side: str) -
     else:
         assert not release.is_set()
         assert (await wire.take(size, 30)).count(b"p") == size
-        await asyncio.wait_for(release.wait(), 5)
+        await asyncio.wait_for(release.wait(), patient(5))
     wire.close()
 
 
@@ -233,7 +234,7 @@ async def test_half_close_from_the_backend(start_edge: Any, raw_backend: Any) ->
     assert await wire.ended() == b"bye"
     wire.send(b"wait, one more thing")
     wire.close()
-    assert await asyncio.wait_for(heard, 5) == b"wait, one more thing"
+    assert await asyncio.wait_for(heard, patient(5)) == b"wait, one more thing"
     await placer.hears("closed", backend.url)
 
 
@@ -268,7 +269,7 @@ async def test_last_bytes_that_nobody_takes(start_edge: Any, raw_backend: Any, m
     wire = await Wire.upgraded(edge.port)
     wire.reader._transport.pause_reading()  # type: ignore[attr-defined]
     relay = next(iter(edge._relays))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         while not is_held(relay):
             await asyncio.sleep(0.02)
     backend.cut()
@@ -288,7 +289,7 @@ async def test_a_killed_process_takes_its_clients_along(start_edge: Any) -> None
     try:
         placer = FixedPlacer(f"http://127.0.0.1:{port}")
         edge = await start_edge(placer)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             while (await request(edge.port, b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")).status != 200:
                 await asyncio.sleep(0.1)
         async with connect(f"ws://127.0.0.1:{edge.port}/ws/echo", proxy=None) as ws:
@@ -296,7 +297,7 @@ async def test_a_killed_process_takes_its_clients_along(start_edge: Any) -> None
             assert await ws.recv() == "alive"
             process.kill()
             with pytest.raises(ConnectionClosed):
-                await asyncio.wait_for(ws.recv(), 5)
+                await asyncio.wait_for(ws.recv(), patient(5))
         await placer.hears("closed", placer.urls[0])
         await process.wait()
         placer.heard.clear()
@@ -338,7 +339,7 @@ async def test_client_reset_reaches_the_backend(start_edge: Any, raw_backend: An
     edge = await start_edge(placer)
     wire = await Wire.upgraded(edge.port)
     wire.reset()
-    await asyncio.wait_for(gone.wait(), 5)
+    await asyncio.wait_for(gone.wait(), patient(5))
     await placer.hears("closed", backend.url)
 
 
@@ -398,7 +399,7 @@ async def test_stop_waits_then_cuts(start_edge: Any, raw_backend: Any) -> None:
     assert await leaving.take(12) == b"still served"
     leaving.close()
     await stopping
-    assert 0.4 < loop.time() - began < 2
+    assert 0.4 < loop.time() - began < patient(2)
     assert await staying.ended() in (b"", b"(reset)")
     assert placer.heard.count(("closed", backend.url)) == 2
 
@@ -411,7 +412,7 @@ async def test_stop_ends_early_when_all_are_gone(start_edge: Any, raw_backend: A
     stopping = asyncio.create_task(edge.stop(30))
     await asyncio.sleep(0.05)
     wire.close()
-    await asyncio.wait_for(stopping, 3)
+    await asyncio.wait_for(stopping, patient(3))
 
 
 async def test_nothing_is_left_after_a_connection(start_edge: Any, raw_backend: Any) -> None:
@@ -465,7 +466,7 @@ async def test_killed_backend_mid_connection(start_edge: Any, start_node: Any) -
         for connection in list(node.registry.connections):
             connection.abort()
         with pytest.raises(ConnectionClosed):
-            await asyncio.wait_for(ws.recv(), 5)
+            await asyncio.wait_for(ws.recv(), patient(5))
     assert len(placer.asked) == 1
 
 

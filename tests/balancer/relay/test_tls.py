@@ -27,6 +27,7 @@ from tests.support.balancer.relay_peers import (
     handshake,
     is_held,
 )
+from tests.support.patience import patient
 from trunkline.balancer.relay.edge import Edge
 from trunkline.errors import SettingsError
 
@@ -181,7 +182,7 @@ async def test_half_closed_plain_client_of_a_tls_backend(
     wire = await Wire.upgraded(edge.port)
     wire.send(b"q" * 1_000_000)
     wire.writer.write_eof()
-    assert len(await asyncio.wait_for(got, 5)) == 1_000_000
+    assert len(await asyncio.wait_for(got, patient(5))) == 1_000_000
     assert await wire.ended() == b""
     await placer.hears("closed", backend.url)
 
@@ -206,7 +207,7 @@ async def test_backpressure_over_tls(start_edge: Any, raw_backend: Any, authorit
     assert (await wire.answer()).status == 101
     wire.reader._transport.pause_reading()  # type: ignore[attr-defined]
     relay = next(iter(edge._relays))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while not is_held(relay):
             await asyncio.sleep(0.02)
     await asyncio.sleep(0.2)
@@ -223,17 +224,17 @@ async def test_a_new_certificate_is_taken(start_edge: Any, authority: Authority,
     edge = await start_edge(FixedPlacer(), tls_cert_file=file)
     assert await shown_name(edge.port, authority) == "first"
     authority.sign(file, "second")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while await shown_name(edge.port, authority) != "second":
             await asyncio.sleep(0.1)
     with capture_logs() as logs:
         file.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             while not any(line["event"] == "tls_certificate_kept" for line in logs):
                 await asyncio.sleep(0.1)
         assert await shown_name(edge.port, authority) == "second"
     authority.sign(file, "third")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while await shown_name(edge.port, authority) != "third":
             await asyncio.sleep(0.1)
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support.patience import patient
+
 Lines = list[Any]
 
 
@@ -24,7 +26,7 @@ def logged(lines: Lines) -> Callable[[str], Awaitable[Any]]:
     """Wait for a log line of an event's name and return the first one."""
 
     async def wait(event: str, *, within_s: float = 10.0) -> Any:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(patient(within_s)):
             while True:
                 for line in lines:
                     if line["event"] == event:

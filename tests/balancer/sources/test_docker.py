@@ -16,6 +16,7 @@ from trunkline.errors import SettingsError
 from trunkline.placement.backend import BackendSpec
 
 pytest.importorskip("aiodocker", reason="Docker discovery needs the package aiodocker")
+from tests.support.patience import patient
 from trunkline.balancer.sources.docker import DockerSource
 
 OURS = {"trunkline.enable": "true"}
@@ -235,7 +236,7 @@ async def test_a_daemon_that_answers_badly(tmp_path: Any, logged: Logged, lines:
             await asyncio.sleep(0.6)
             assert lists.urls == ["http://127.0.0.1:7000"]
             listing = [{"Id": "c1", "Labels": labels}]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patient(10)):
                 await followed.wait()
             assert len(lists.all) == 1
     finally:

@@ -7,6 +7,7 @@ import asyncio
 import aiohttp
 
 from tests.support.balancer.talking import PATIENCE_S, Scene, until
+from tests.support.patience import patient
 from trunkline.server.node.announce import EVERY_S
 
 
@@ -44,7 +45,7 @@ async def test_hello(scene: Scene) -> None:
     began = asyncio.get_running_loop().time()
     ear = await scene.ear()
     found = [await ear.hears(node, lambda said: said.report.keys is not None) for node in nodes]
-    assert asyncio.get_running_loop().time() - began < EVERY_S / 2
+    assert asyncio.get_running_loop().time() - began < patient(EVERY_S / 2)
     assert [said.report.keys for said in found] == [(caller.key,), ()]
     heard = len(ear.reports)
     await ear.talk.hello()
@@ -76,7 +77,7 @@ async def test_draining_and_leaving(scene: Scene) -> None:
     await ear.hears(node, lambda said: said.report.state == "draining")
     node.end_drain()
     await until(lambda: ear.of(node)[-1].report.state == "up")
-    assert asyncio.get_running_loop().time() - began < EVERY_S / 2
+    assert asyncio.get_running_loop().time() - began < patient(EVERY_S / 2)
     await scene.stop(node)
     last = await ear.hears(node, lambda said: said.leaving)
     assert last is ear.of(node)[-1]

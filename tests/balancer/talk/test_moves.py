@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from tests.support.balancer.talking import PATIENCE_S, Caller, Scene, until
+from tests.support.patience import patient
 from trunkline.errors import BusError, BusUnavailable
 from trunkline.protocol.control import Moved, MoveOrder
 from trunkline.server.node.node import Node
@@ -103,6 +104,6 @@ async def test_a_stop_ends_a_move(scene: Scene) -> None:
     node = await scene.node("n1")
     caller = await scene.call(node)
     await ear.talk.move(node.name, MoveOrder(1, over_ms=600_000))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         await scene.stop(node)
     assert (await caller.goodbye())["code"] == 1001

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.balancer.balance_process import ForeignBackend, connect_many
+from tests.support.patience import patient
 from trunkline.balancer.balancer import Balancer
 from trunkline.balancer.workers import supervisor as workers_module
 from trunkline.balancer.workers.supervisor import Workers
@@ -31,7 +32,7 @@ async def test_a_worker_that_hangs_is_replaced(foreign: list[ForeignBackend], mo
         await crew.start()
         before = crew._children[0].pid
         os.kill(before, signal.SIGSTOP)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             (client,) = await connect_many(crew.port, 1)
         assert crew._children[0].pid != before
         await client.close()

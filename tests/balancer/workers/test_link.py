@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from tests.support.patience import patient
 from trunkline.balancer.workers import link as worker_link
 from trunkline.balancer.workers.link import LinkLost, RemotePlacer, WorkerSeat
 from trunkline.placement.placing import Ask, Pick, Refusal
@@ -43,7 +44,7 @@ class Truth:
         self.heard.append(("closed", pick.reservation))
 
     async def hears(self, *wanted: tuple[str, int]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             while len(self.heard) < len(wanted):
                 await asyncio.sleep(0.005)
         assert self.heard == list(wanted)
@@ -72,7 +73,7 @@ class Pair:
             await loop.create_unix_connection(lambda link=protocol: link, sock=sock)
 
     async def place(self) -> Pick:
-        answer = await asyncio.wait_for(self.placer.place(Ask("key")), 10)
+        answer = await asyncio.wait_for(self.placer.place(Ask("key")), patient(10))
         assert isinstance(answer, Pick)
         return answer
 
@@ -84,7 +85,7 @@ async def pair() -> AsyncIterator[Pair]:
     await made.connect()
     yield made
     made.seat.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         await made.ended.wait()
 
 
@@ -110,7 +111,7 @@ async def test_a_page_that_cannot_be_made_costs_no_worker(pair: Pair) -> None:
 async def test_the_largest_ask_passes(pair: Pair) -> None:
     """Whatever fits into the longest head that the settings allow can be asked with."""
     ask = Ask("k", affinity="é" * 1_000_000, sticky="é" * 1_000_000)
-    assert isinstance(await asyncio.wait_for(pair.placer.place(ask), 10), Pick)
+    assert isinstance(await asyncio.wait_for(pair.placer.place(ask), patient(10)), Pick)
 
 
 async def test_what_a_dead_worker_held_is_let_go(pair: Pair) -> None:
@@ -123,7 +124,7 @@ async def test_what_a_dead_worker_held_is_let_go(pair: Pair) -> None:
     pair.truth.heard.clear()
     pair.truth.later = asyncio.get_running_loop().create_future()
     waiting = asyncio.ensure_future(pair.placer.place(Ask("key")))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while pair.truth.number < 4:
             await asyncio.sleep(0.005)
     pair.placer.link.close()
@@ -147,7 +148,7 @@ async def test_a_stream_out_of_step_ends(pair: Pair) -> None:
     transport = pair.placer.link._transport
     assert transport is not None
     transport.write((worker_link.LONGEST + 1).to_bytes(4, "big"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         await pair.seat.lost.wait()
 
 

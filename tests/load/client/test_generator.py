@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.load.faulty_server import TEXT, Channel, Faults, FaultyProcess, FaultyServer, Peer, frame
+from tests.support.patience import patient
 from trunkline.load.client.dial import MAX_FRAME
 from trunkline.load.client.generator import Generator
 from trunkline.load.judge import missing
@@ -126,7 +127,7 @@ async def test_losses_on_both_sides_of_a_new_epoch() -> None:
     """A channel that began anew in the run: what was lost before and after it is counted and named apart."""
 
     async def reached(offset: int) -> Channel:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             while True:
                 for channel in server.channels.values():
                     if channel.last >= offset:

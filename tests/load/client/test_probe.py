@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.free_ports import free_port
 from tests.support.load.faulty_server import Faults, FaultyServer, Peer
+from tests.support.patience import patient
 from trunkline.errors import SettingsError, StartError
 from trunkline.load.client.dial import Dialer, shown_url, split_url
 from trunkline.load.client.link import WebSocket
@@ -145,7 +146,7 @@ async def test_a_feed_that_never_answers_a_subscription(monkeypatch: pytest.Monk
     monkeypatch.setattr("trunkline.load.client.probe._ANSWER_S", 0.5)
     async with FaultyServer(Faults(heartbeat=0.1)) as server:
         monkeypatch.setattr(Peer, "subscribe", lambda self, request: None)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             assert "takes no subscription" in await refusal(Target(server.url()))
 
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.load.faulty_server import Faults, FaultyServer
+from tests.support.patience import patient
 from trunkline.load.client.generator import Generator
 from trunkline.load.client.moments import moments_of
 from trunkline.load.client.session import Shared
@@ -287,7 +288,7 @@ async def test_moments_are_kept_in_order_and_end_with_the_last_session() -> None
     start = shared.now()
     for wait in (0.03, 0.01, 0.02, 30.0):
         moments.call_at(start + wait, call)
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), patient(5))
     assert called == [start + 0.01, start + 0.02, start + 0.03]
     moments.call_at(start, call)
     moments.leave()

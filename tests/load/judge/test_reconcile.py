@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.load.counted_servers import CountingClient, ServerProcess
+from tests.support.patience import patient
 from trunkline.load.judge.reconcile import NOTHING, UNREAD_BYTES, reconcile
 from trunkline.load.judge.scrape import Counters, Snapshot
 from trunkline.load.judge.server_watch import ServerWatch, discover
@@ -305,7 +306,7 @@ async def test_a_client_closed_as_too_slow_is_accounted_for(serve: Serve) -> Non
         await slow.ask({"type": "subscribe", "channels": ["public.busy"]}, "subscription_ack")
         publisher = await CountingClient.open(ours, server.port, "/ws")
         await publisher.until("connection_established")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             while not (await watch.snapshot()).servers[url].slow_clients_disconnected:
                 request = {"type": "publish", "channel": "public.busy", "data": "x" * 40_000}
                 await publisher.ask(request, "publish_ack")

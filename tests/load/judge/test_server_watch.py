@@ -25,6 +25,7 @@ from prometheus_client.exposition import generate_latest
 
 from tests.support.free_ports import free_ports
 from tests.support.load.counted_servers import CountingClient, ServerProcess
+from tests.support.patience import patient
 from trunkline.errors import SettingsError
 from trunkline.load.judge import server_watch
 from trunkline.load.judge.scrape import Counters, Course, Scrape, fell, minus, plus, read
@@ -191,7 +192,7 @@ async def test_a_running_node_is_sampled_every_second(tmp_path: Path) -> None:
         async with ServerWatch([f"{server.url}/metrics"], interval_s=0.05) as watch:
             assert watch.sample(0.0) is None
             client = await CountingClient.open(Totals(), server.port, "/ws/echo")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(patient(5)):
                 while (sample := watch.sample(3.5)) is None or sample.connections == 0:
                     await asyncio.sleep(0.01)
             assert (sample.at_s, sample.servers, sample.connections, sample.draining) == (3.5, 1, 1, 0)
@@ -247,7 +248,7 @@ async def test_a_server_that_misbehaves_is_silent(
     monkeypatch.setattr(server_watch, "ANSWER_S", 0.5)
     good, bad = [f"http://127.0.0.1:{await answering(each)}/metrics" for each in (tell, answer)]
     async with ServerWatch([good, bad, "http://127.0.0.1:1/metrics"]) as watch:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(patient(3)):
             snapshot = await watch.snapshot()
         assert list(snapshot.servers) == [good]
         assert snapshot.silent == (bad, "http://127.0.0.1:1/metrics")
@@ -271,7 +272,7 @@ async def test_a_snapshot_waits_until_the_counts_rest(answering: StartAnswering)
         assert snapshot.servers[url].messages_received == 4
         started = asyncio.get_running_loop().time()
         await watch.snapshot(settle_s=0.5, left=6)
-        assert 0.4 < asyncio.get_running_loop().time() - started < 2
+        assert 0.4 < asyncio.get_running_loop().time() - started < patient(2)
 
 
 async def test_answers_that_overtake_each_other_are_no_restart(answering: StartAnswering) -> None:
@@ -293,7 +294,7 @@ async def test_answers_that_overtake_each_other_are_no_restart(answering: StartA
     async with ServerWatch([f"http://127.0.0.1:{await answering(slow_at_first)}/metrics"], interval_s=0.05) as watch:
         await first.wait()
         await watch.snapshot()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             # The watch asks again when the slow answer has come.
             while asked < 4:
                 await asyncio.sleep(0.01)
@@ -383,7 +384,7 @@ async def test_an_edge_that_passes_metrics_on_is_noticed(answering: StartAnsweri
     assert "2 servers answer" in found.note
     assert "node-0, node-1" in found.note
     async with ServerWatch([url := f"http://127.0.0.1:{port}/metrics"], interval_s=0.02) as watch:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             while not watch.notes or "in turn" not in watch.notes[0]:
                 await asyncio.sleep(0.01)
         snapshot = await watch.snapshot()

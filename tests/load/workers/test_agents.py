@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from tests.support import ROOT
 from tests.support.load.faulty_server import FaultyServer
 from tests.support.load.seen_seconds import Seen
+from tests.support.patience import patient
 from trunkline.errors import SettingsError, StartError
 from trunkline.fleet.nats_server import NatsServer
 from trunkline.load.model.histogram import quantiles
@@ -81,7 +82,7 @@ class AgentProcess:
 
     async def hear(self, what: str) -> None:
         """Wait until it has said something."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             while what not in self.said:
                 assert not self._reader.done(), f"it ended and has said: {self.said}"
                 self._more.clear()
@@ -100,7 +101,7 @@ class AgentProcess:
 
     async def end(self) -> int:
         """Its exit code, once it has ended and all it said was read."""
-        code = await asyncio.wait_for(self.process.wait(), 10)
+        code = await asyncio.wait_for(self.process.wait(), patient(10))
         await self._reader
         return code
 
@@ -127,7 +128,7 @@ class Scene:
 
     async def run(self, *agents: str, faults: str = "", seconds: float = 1.3, workers: int = 0) -> Outcome:
         a_plan = plan(self.server.url, agents, faults, seconds=seconds, workers=workers)
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(patient(40)):
             return await Coordinator(a_plan, Seen(), worker_command=COMMAND).run()
 
 
@@ -156,7 +157,7 @@ def plan(
 
 async def all_end(workers: list[psutil.Process], seconds: float) -> bool:
     """Whether processes end within a time."""
-    _, alive = await asyncio.to_thread(psutil.wait_procs, workers, seconds)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, workers, patient(seconds))
     return not alive
 
 
@@ -186,7 +187,7 @@ async def test_real_workers_on_an_agent(scene: Scene) -> None:
         a_plan = RunPlan(
             "abcd1234", Target(server.url()), scenario, 1, ("one",), bus_url=scene.server.url, prefix=PREFIX
         )
-        outcome = await asyncio.wait_for(Coordinator(a_plan, Seen()).run(), 30)
+        outcome = await asyncio.wait_for(Coordinator(a_plan, Seen()).run(), patient(30))
     assert not outcome.failures
     totals = outcome.sum.totals
     assert totals.opened == 8
@@ -243,7 +244,7 @@ async def test_one_run_at_a_time(scene: Scene) -> None:
     await scene.agent("one")
     seen = Seen()
     running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=30), seen).run())
-    await asyncio.wait_for(seen.first.wait(), 20)
+    await asyncio.wait_for(seen.first.wait(), patient(20))
     with pytest.raises(StartError, match=r"agent one declined: it is busy with another run"):
         await scene.run("one")
     running.cancel()
@@ -258,9 +259,9 @@ async def test_stop_reaches_the_agents(scene: Scene) -> None:
     seen = Seen()
     coordinator = Coordinator(plan(scene.server.url, ("one",), seconds=60), seen)
     running = asyncio.create_task(coordinator.run())
-    await asyncio.wait_for(seen.first.wait(), 20)
+    await asyncio.wait_for(seen.first.wait(), patient(20))
     coordinator.stop()
-    outcome = await asyncio.wait_for(running, 10)
+    outcome = await asyncio.wait_for(running, patient(10))
     assert outcome.interrupted
     assert not outcome.failures
 
@@ -272,10 +273,10 @@ async def test_hanging_worker_is_ended_on_its_agent(scene: Scene) -> None:
     a_plan = msgspec.structs.replace(a_plan, patience=Patience(silent_s=1.5))
     seen = Seen()
     running = asyncio.create_task(Coordinator(a_plan, seen, worker_command=COMMAND).run())
-    await asyncio.wait_for(seen.first.wait(), 20)
+    await asyncio.wait_for(seen.first.wait(), patient(20))
     assert await all_end(agent.workers(), 3)
     assert not running.done()
-    outcome = await asyncio.wait_for(running, 20)
+    outcome = await asyncio.wait_for(running, patient(20))
     assert outcome.failures == ["worker 1 on one has said nothing for 1.5 s"]
 
 
@@ -285,10 +286,10 @@ async def test_killed_agent_is_told(scene: Scene) -> None:
     await scene.agent("two")
     seen = Seen()
     running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one", "two"), seconds=7), seen).run())
-    await asyncio.wait_for(seen.first.wait(), 20)
+    await asyncio.wait_for(seen.first.wait(), patient(20))
     workers = first.workers()
     first.process.kill()
-    outcome = await asyncio.wait_for(running, 20)
+    outcome = await asyncio.wait_for(running, patient(20))
     assert outcome.failures == ["worker 0 on one was lost: agent one is gone"]
     assert outcome.missing_workers == (0,)
     assert len(outcome.seconds) >= 7
@@ -300,10 +301,10 @@ async def test_stopped_agent_ends_in_order(scene: Scene) -> None:
     agent = await scene.agent("one")
     seen = Seen()
     running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=60), seen).run())
-    await asyncio.wait_for(seen.first.wait(), 20)
+    await asyncio.wait_for(seen.first.wait(), patient(20))
     workers = agent.workers()
     agent.process.send_signal(signal.SIGINT)
-    outcome = await asyncio.wait_for(running, 10)
+    outcome = await asyncio.wait_for(running, patient(10))
     assert outcome.failures == ["worker 0 on one ended: its agent was told to stop"]
     assert await agent.end() == 0
     assert await all_end(workers, 1)
@@ -323,7 +324,7 @@ async def test_workers_end_when_the_coordinator_is_killed(scene: Scene) -> None:
         sys.executable, "-c", COORDINATOR, scene.server.url, str(ROOT), stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    assert await asyncio.wait_for(process.stdout.readline(), 30) == b"second\n"
+    assert await asyncio.wait_for(process.stdout.readline(), patient(30)) == b"second\n"
     workers = agent.workers()
     assert len(workers) == 1
     process.kill()
@@ -339,11 +340,11 @@ async def test_nats_gone_mid_run(scene: Scene) -> None:
     agent = await scene.agent("one")
     seen = Seen()
     running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=60), seen).run())
-    await asyncio.wait_for(seen.first.wait(), 20)
+    await asyncio.wait_for(seen.first.wait(), patient(20))
     workers = agent.workers()
     port, store = scene.server.port, scene.server.store_dir
     await scene.server.stop()
-    outcome = await asyncio.wait_for(running, 15)
+    outcome = await asyncio.wait_for(running, patient(15))
     (failure,) = outcome.failures
     assert failure.startswith(f"worker 0 on one was lost: the connection to NATS at nats://127.0.0.1:{port} ended")
     await agent.hear("run_ended")
@@ -359,11 +360,11 @@ async def test_lost_messages_fail_the_run(scene: Scene) -> None:
     await scene.agent("one")
     seen = Seen()
     running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=60), seen).run())
-    await asyncio.wait_for(seen.first.wait(), 20)
+    await asyncio.wait_for(seen.first.wait(), patient(20))
     stranger = await nats.connect(scene.server.url)
     ahead = msgspec.msgpack.encode(Parcel(1000, b""))
     await stranger.publish(from_subject(PREFIX, "one", "abcd1234", 0), ahead)
-    outcome = await asyncio.wait_for(running, 15)
+    outcome = await asyncio.wait_for(running, patient(15))
     await stranger.close()
     (failure,) = outcome.failures
     assert "worker 0 on one was lost: messages were lost on NATS: number 1000 came where" in failure

@@ -18,6 +18,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.load.faulty_server import Faults, FaultyServer
 from tests.support.load.seen_seconds import Seen
+from tests.support.patience import patient
 from trunkline.errors import SettingsError, StartError
 from trunkline.load.judge import missing
 from trunkline.load.model.plan import Scenario, Stage, Target, Traffic
@@ -43,7 +44,7 @@ def plan(faults: str = "", *, workers: int = 2, seconds: float = 1.3, patience: 
 async def run(a_plan: RunPlan) -> tuple[Outcome, Seen]:
     """Do a run to its end; no child is left behind."""
     seen = Seen()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(patient(60)):
         outcome = await Coordinator(a_plan, seen, worker_command=COMMAND).run()
     assert not workers()
     return outcome, seen
@@ -111,10 +112,10 @@ async def test_killed_worker_is_told() -> None:
     """A worker that the system kills is named with the signal."""
     seen = Seen()
     running = asyncio.create_task(Coordinator(plan(seconds=2.3), seen, worker_command=COMMAND).run())
-    await asyncio.wait_for(seen.first.wait(), 20)
+    await asyncio.wait_for(seen.first.wait(), patient(20))
     victim = min(workers(), key=lambda child: child.pid)
     os.kill(victim.pid, signal.SIGKILL)
-    outcome = await asyncio.wait_for(running, 20)
+    outcome = await asyncio.wait_for(running, patient(20))
     assert outcome.failures == ["worker 0 was ended by signal 9"]
 
 
@@ -122,7 +123,7 @@ async def test_all_workers_dead_ends_the_run() -> None:
     """With nobody left the run ends, with what was seen."""
     begun = time.monotonic()
     outcome, _ = await run(plan("die", seconds=30))
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < patient(15)
     assert outcome.missing_workers == (0, 1)
     assert len(outcome.failures) == 2
     assert outcome.sum.totals.sent > 0
@@ -202,9 +203,9 @@ async def _while_running(action: Callable[[Coordinator], object]) -> Outcome:
     seen = Seen()
     coordinator = Coordinator(plan(seconds=60), seen, worker_command=COMMAND)
     running = asyncio.create_task(coordinator.run())
-    await asyncio.wait_for(seen.first.wait(), 20)
+    await asyncio.wait_for(seen.first.wait(), patient(20))
     action(coordinator)
-    outcome = await asyncio.wait_for(running, 5)
+    outcome = await asyncio.wait_for(running, patient(5))
     assert not workers()
     return outcome
 
@@ -215,7 +216,7 @@ async def test_stop_before_the_start() -> None:
     running = asyncio.create_task(coordinator.run())
     await asyncio.sleep(0.2)
     coordinator.stop()
-    outcome = await asyncio.wait_for(running, 10)
+    outcome = await asyncio.wait_for(running, patient(10))
     assert outcome.interrupted
     assert outcome.seconds == []
     assert outcome.missing_workers == ()
@@ -239,12 +240,12 @@ async def test_workers_end_with_their_coordinator(tmp_path: Path) -> None:
         sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, cwd=tmp_path
     )
     assert process.stdout is not None
-    assert await asyncio.wait_for(process.stdout.readline(), 30) == b"second\n"
+    assert await asyncio.wait_for(process.stdout.readline(), patient(30)) == b"second\n"
     left = workers(process.pid)
     assert len(left) == 2
     process.kill()
     await process.wait()
-    _, alive = await asyncio.to_thread(psutil.wait_procs, left, 5)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, left, patient(5))
     assert not alive
 
 
@@ -254,7 +255,7 @@ async def test_real_workers_find_every_loss() -> None:
     async with FaultyServer(Faults(drop=100)) as server:
         scenario = Scenario("test", stages, "feed", Traffic(rate=200, channels=2))
         a_plan = RunPlan("abcd1234", Target(server.url()), scenario, 2, settle_s=1.0)
-        outcome = await asyncio.wait_for(Coordinator(a_plan, Seen()).run(), 30)
+        outcome = await asyncio.wait_for(Coordinator(a_plan, Seen()).run(), patient(30))
         dropped = sorted((each.channel, each.offset) for each in server.did)
     assert not outcome.failures
     assert outcome.seconds[1].open == 8

@@ -8,6 +8,7 @@ import socket
 import msgspec
 import pytest
 
+from tests.support.patience import patient
 from trunkline.load.model.messages import Begin, Failed, Offsets, Ready, Sent, Stop
 from trunkline.load.model.tally import Tally
 from trunkline.load.workers.pipe import FROM_WORKER, LONGEST, TO_WORKER, BadMessage, ChannelClosed, Pipe, pack
@@ -56,7 +57,7 @@ async def test_end_is_none() -> None:
     """When the other end closes, `receive` says None, and sending says that nobody is there."""
     ours, theirs = await pair()
     theirs.close()
-    assert await asyncio.wait_for(ours.receive(), 5) is None
+    assert await asyncio.wait_for(ours.receive(), patient(5)) is None
     with pytest.raises(ChannelClosed):
         await _send(ours, [Stop(), Stop(), Stop()])
     ours.close()
@@ -67,7 +68,7 @@ async def test_end_within_a_message_is_an_end() -> None:
     ours, theirs = await raw()
     theirs.sendall((100).to_bytes(4) + b"abc")
     theirs.close()
-    assert await asyncio.wait_for(ours.receive(), 5) is None
+    assert await asyncio.wait_for(ours.receive(), patient(5)) is None
     ours.close()
 
 
@@ -89,7 +90,7 @@ async def test_too_long_is_not_read() -> None:
     ours, theirs = await raw()
     theirs.sendall((LONGEST + 1).to_bytes(4))
     with pytest.raises(BadMessage, match=f"{LONGEST + 1} bytes is coming"):
-        await asyncio.wait_for(ours.receive(), 5)
+        await asyncio.wait_for(ours.receive(), patient(5))
     ours.close()
     theirs.close()
 
@@ -102,7 +103,7 @@ async def test_what_is_no_message_is_an_error(data: bytes) -> None:
     ours, theirs = await raw()
     theirs.sendall(len(data).to_bytes(4) + data)
     with pytest.raises(BadMessage, match=f"a message of {len(data)} bytes cannot be read"):
-        await asyncio.wait_for(ours.receive(), 5)
+        await asyncio.wait_for(ours.receive(), patient(5))
     ours.close()
     theirs.close()
 

@@ -19,6 +19,7 @@ import pytest_asyncio
 from tests.support import ROOT
 from tests.support.monitor.scraped_world import NODE_EXPORTER, TRAEFIK, postgres_programs, scraped_world
 from tests.support.monitor.watchers import ALERTMANAGER, answer, needs
+from tests.support.patience import patient
 from trunkline.monitor.dashboards import all_dashboards
 from trunkline.monitor.dashboards.drawing import ANNOTATIONS, resolved
 from trunkline.monitor.rules import promql, rules
@@ -145,7 +146,7 @@ async def test_pictures_for_the_docs(prometheus_url: str, tmp_path: Path) -> Non
     child = await asyncio.create_subprocess_exec(
         sys.executable, str(script), prometheus_url, str(tmp_path), "--last", "20"
     )
-    assert await asyncio.wait_for(child.wait(), 30) == 0
+    assert await asyncio.wait_for(child.wait(), patient(30)) == 0
     drawn = {path.name: ElementTree.parse(path) for path in tmp_path.glob("*.svg")}
     assert len(drawn) == 8
     curves = drawn["connections-by-node.svg"].findall("{*}path[@fill='none']")

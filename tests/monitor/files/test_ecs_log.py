@@ -20,6 +20,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.support.free_ports import free_port
 from tests.support.monitor.serving import running
+from tests.support.patience import patient
 from trunkline.fleet.log import serious
 from trunkline.logs import configure
 from trunkline.logs.ecs import VERSION
@@ -111,9 +112,9 @@ async def test_lines_of_a_real_node(tmp_path: Path) -> None:
             await connect(f"{base}/nowhere?token={SECRET}")
         async with connect(f"{base}/faulty?token={SECRET}") as socket:
             await socket.send(json.dumps({"token": SECRET}))
-            await asyncio.wait_for(socket.wait_closed(), 10)
+            await asyncio.wait_for(socket.wait_closed(), patient(10))
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), patient(10)) == 0
     text = (tmp_path / "stdout").read_text()
     assert SECRET not in text + (tmp_path / "stderr").read_text()
     lines = checked(text)
@@ -156,7 +157,7 @@ async def test_lines_of_a_real_relay(tmp_path: Path) -> None:
         with pytest.raises(InvalidStatus):
             await connect(f"ws://127.0.0.1:{port}/ws?token={SECRET}")
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), patient(10)) == 0
     text = (tmp_path / "stdout").read_text()
     assert SECRET not in text
     lines = checked(text)

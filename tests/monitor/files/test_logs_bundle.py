@@ -21,6 +21,7 @@ import pytest
 import structlog
 import yaml
 
+from tests.support.patience import patient
 from trunkline.logs import configure as log
 from trunkline.monitor.files import logs_elastic, logs_loki
 from trunkline.monitor.files.compose_file import compose_yaml
@@ -279,7 +280,7 @@ def test_the_setup_script_is_bash_and_gives_no_password_away(tmp_path: Path) -> 
     done = subprocess.run(
         ["bash", str(tmp_path / "setup.sh")],
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SEEN": str(tmp_path)},
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=patient(30), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     arguments = (tmp_path / "arguments").read_text()

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.support.monitor.live_postgres import Exporter, Postgres, Samples, exporter, missing, new, standby
+from tests.support.patience import patient
 from trunkline.monitor.files import postgres_queries
 from trunkline.monitor.rules import foreign_series
 
@@ -148,7 +149,7 @@ def test_rollback_and_deadlock(server: Postgres, scraped: Exporter) -> None:
     scraped.until(lambda found: found["trunkline_pg_activity_waiting_for_locks"][SHOP] == 1)
     assert scraped.samples()["trunkline_pg_activity_longest_transaction_seconds"][SHOP] > 0
     say(sessions[1], "SELECT id FROM pairs WHERE id = 1 FOR UPDATE;")
-    errors = [session.communicate(timeout=20)[1] for session in sessions]
+    errors = [session.communicate(timeout=patient(20))[1] for session in sessions]
     assert sum("deadlock detected" in error for error in errors) == 1, errors
     after = scraped.until(lambda found: grown(before, found, "pg_stat_database_deadlocks") == 1)
     assert grown(before, after, "pg_stat_database_xact_rollback") >= 2

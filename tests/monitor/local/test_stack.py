@@ -17,6 +17,7 @@ from aiohttp import web
 
 from tests.support.free_ports import free_port, free_ports
 from tests.support.monitor.watchers import ALERTMANAGER, answer, needs
+from tests.support.patience import patient
 from trunkline.errors import StartError
 from trunkline.monitor.local.local_ports import ALERTMANAGER_STEP, SPAN
 from trunkline.monitor.local.local_stack import PROMETHEUS, Ended, LocalStack
@@ -128,7 +129,7 @@ async def test_program_that_ends_ends_the_stack(tmp_path: Path) -> None:
         watching = asyncio.create_task(stack.watch())
         os.kill(stack._running[PROMETHEUS].pid, signal.SIGKILL)
         with pytest.raises(Ended, match="Prometheus was ended by signal 9"):
-            await asyncio.wait_for(watching, 10)
+            await asyncio.wait_for(watching, patient(10))
     finally:
         await stack.stop()
     again = await LocalStack.start(Settings(), tmp_path, NOWHERE, first)
@@ -157,9 +158,9 @@ async def test_command_ends_with_a_signal(tmp_path: Path) -> None:
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), 30)
+        assert await asyncio.wait_for(process.stdout.readline(), patient(30))
         process.terminate()
-        _, errors = await asyncio.wait_for(process.communicate(), 20)
+        _, errors = await asyncio.wait_for(process.communicate(), patient(20))
         assert process.returncode == 0, errors
         assert b"tells no nodes" in errors
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
+from tests.support.patience import patient
 from trunkline.monitor.rules import alerts_containers, alerts_machine, alerts_postgres, rule_files
 from trunkline.monitor.rules.rule import Alert, Group
 from trunkline.settings.monitor import MonitorSettings
@@ -25,7 +26,12 @@ needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="pr
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run promtool; what it says comes back whole."""
     return subprocess.run(
-        ["promtool", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False
+        ["promtool", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=patient(60),
+        check=False,
     )
 
 

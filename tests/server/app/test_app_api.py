@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, StartNode
 from tests.support.server.raw_peer import TEXT, RawPeer, frame, upgrade
 from trunkline import App, Client, ClientGone, Endpoint, Limits, Publication, Refused, Request
@@ -53,7 +54,7 @@ async def test_plain_endpoint_class(start_node: StartNode, open_peer: OpenPeer) 
     assert (await peer.ask({"type": "say", "text": "hi"}, "seen"))["number"] == 1
     await peer.ask({"type": "count", "to": 3}, "seen")
     await peer.socket.close(3999, "enough")
-    await asyncio.wait_for(ended.wait(), 2)
+    await asyncio.wait_for(ended.wait(), patient(2))
     assert seen == [
         ("connect", {"room": "blue one", "seat": "4"}, {"a": "2", "b": ""}, None, "127.0.0.1"),
         Say("hi"),
@@ -112,7 +113,7 @@ async def test_function_endpoint_iterates_until_the_client_leaves(start_node: St
     other = await open_peer(node, "/talk")
     await other.ask({"type": "say", "text": "b"}, "echo")
     await other.socket.close()
-    await asyncio.wait_for(finished.wait(), 2)
+    await asyncio.wait_for(finished.wait(), patient(2))
 
 
 async def test_join_publish_leave_and_close(start_node: StartNode, open_peer: OpenPeer) -> None:
@@ -229,7 +230,7 @@ async def test_hooks(start_node: StartNode, open_peer: OpenPeer) -> None:
 
     node = await start_node(app)
     await open_peer(node, "/x")
-    await asyncio.wait_for(ticked.wait(), 2)
+    await asyncio.wait_for(ticked.wait(), patient(2))
     await app.publish("inner.log", {"n": 1})
     await node.stop(drain_ms=0, deadline_ms=1000)
     assert order == ["start 127.0.0.1", "second", "connect", "disconnect 1001", "stop"]
@@ -422,7 +423,7 @@ async def test_a_slow_handler_holds_its_client_back(start_node: StartNode, kind:
     assert connection.bytes_in < 64 * 51_000 + (1 << 20)
     gate.set()
     await pushing
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         while handled < count:
             await asyncio.sleep(0.01)
     peer.close()
@@ -454,7 +455,7 @@ async def test_on_disconnect_is_called_once(start_node: StartNode, open_peer: Op
     await broken.send(frame(3))
     await broken.closed()
     broken.close()
-    heard = {await asyncio.wait_for(ended.get(), 2) for _ in range(4)}
+    heard = {await asyncio.wait_for(ended.get(), patient(2)) for _ in range(4)}
     assert heard == {("server", 4000), ("client", 3000), ("cut", 1006), ("broken", 1002)}
     await asyncio.sleep(0.1)
     assert ended.empty()

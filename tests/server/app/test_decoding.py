@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.patience import patient
 from trunkline.errors import MessageError
 from trunkline.protocol import wire
 from trunkline.server.app import decoding
@@ -238,13 +239,13 @@ def test_bombs_are_cheap(payload: bytes) -> None:
     def cost(part: bytes) -> float:
         best = 1e9
         for _ in range(3):
-            started = time.perf_counter()
+            started = time.process_time()
             with pytest.raises(MessageError):
                 decoding.decode(FEED, part)
-            best = min(best, time.perf_counter() - started)
+            best = min(best, time.process_time() - started)
         return best
 
-    assert cost(payload) < 0.15, "a quadratic scan takes seconds here"
+    assert cost(payload) < patient(0.15), "a quadratic scan takes seconds here"
 
 
 json_texts = st.recursive(

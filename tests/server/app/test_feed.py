@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, StartNode
 
 
@@ -57,7 +58,7 @@ async def test_echo_returns_messages_unchanged(start_node: StartNode, open_peer:
     peer = await open_peer(node, "/ws/echo", greet=False)
     for message in ["hello", "ünï", b"\x00\xff", "", "x" * 70_000]:
         await peer.send(message)
-        assert await asyncio.wait_for(peer.socket.recv(), 5) == message
+        assert await asyncio.wait_for(peer.socket.recv(), patient(5)) == message
 
 
 async def test_replay_from_the_very_beginning_is_complete(start_node: StartNode, open_peer: OpenPeer) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, Peer, StartNode
 from tests.support.server.raw_peer import RawPeer, upgrade
 from trunkline.bus import BusUnavailable, Deliver, Retention, Subscription
@@ -256,7 +257,7 @@ async def test_the_last_seat_is_given_once(start_node: StartNode, open_peer: Ope
     ends = [asyncio.create_task(peer.socket.wait_closed()) for peer in seated]
     while sum(end.done() for end in ends) < len(seated) - 2:
         done, _ = await asyncio.wait(
-            [end for end in ends if not end.done()], timeout=5, return_when=asyncio.FIRST_COMPLETED
+            [end for end in ends if not end.done()], timeout=patient(5), return_when=asyncio.FIRST_COMPLETED
         )
         assert done
     codes = [peer.socket.close_code for peer in seated]

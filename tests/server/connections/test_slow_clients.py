@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, Peer, StartNode
 from tests.support.server.raw_peer import CLOSE, PING, TEXT, RawPeer, frame, upgrade
 from trunkline.server.node.node import Node
@@ -14,7 +15,7 @@ CHANNEL = "public.busy"
 
 async def until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
     """Wait until something is true."""
-    async with asyncio.timeout(timeout):
+    async with asyncio.timeout(patient(timeout)):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -271,7 +272,7 @@ async def test_a_trickled_handshake_ends_with_408(start_node: StartNode) -> None
     trickling = asyncio.create_task(trickle())
     answer = await peer.answer()
     assert answer.status == 408
-    assert loop.time() - began < 1.5
+    assert loop.time() - began < patient(1.5)
     trickling.cancel()
     await asyncio.gather(trickling, return_exceptions=True)
     assert node.runtime.meter.connections_failed.values == {("handshake_timeout",): 1}

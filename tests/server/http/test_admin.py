@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, StartNode
 from tests.support.server.raw_peer import RawPeer, http, upgrade
 from trunkline.errors import StartError
@@ -204,7 +205,7 @@ async def publish(*arguments: str) -> tuple[int, str, str]:
         sys.executable, "-m", "trunkline", "publish", *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, errors = await asyncio.wait_for(process.communicate(), 40)
+    out, errors = await asyncio.wait_for(process.communicate(), patient(40))
     return process.returncode or 0, out.decode(), errors.decode()
 
 

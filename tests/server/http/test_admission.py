@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, StartNode
 from tests.support.server.raw_peer import Answer, RawPeer, http, upgrade
 from trunkline.server.node.node import Node
@@ -79,7 +80,7 @@ async def test_handshakes_of_an_address_are_limited(start_node: StartNode) -> No
     assert answers[-1].status == 429
     assert int(answers[-1].headers["retry-after"]) >= 1
     assert node.runtime.meter.connections_failed.values["address_rate",] >= 1
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(patient(3)):
         while (await handshake(node)).status != 101:
             await asyncio.sleep(0.1)
 

@@ -8,6 +8,7 @@ import random
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, StartNode
 from tests.support.server.raw_peer import RawPeer, http
 from trunkline import __version__
@@ -278,7 +279,7 @@ async def test_raw_bytes_never_harm_the_node(start_node: StartNode, open_peer: O
         await asyncio.gather(*(disturb() for _ in range(60)))
     good = await open_peer(node)
     await good.ask({"type": "heartbeat"}, "pong")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         while node._doors or len(node.registry.connections) > 1:
             await asyncio.sleep(0.02)
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.support.patience import patient
 from tests.support.server.live_node import Peer
 from tests.support.server.raw_peer import RawPeer, http, upgrade
 from trunkline.bus import Retention
@@ -45,7 +46,7 @@ class Process:
 
     async def logged(self, event: str) -> dict[str, Any]:
         """Wait for an event in the log."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             while True:
                 for line in self._seen:
                     with contextlib.suppress(ValueError):
@@ -55,7 +56,7 @@ class Process:
 
     async def exit_code(self, timeout: float = 10) -> int:
         """Wait for its end."""
-        code = await asyncio.wait_for(self.process.wait(), timeout)
+        code = await asyncio.wait_for(self.process.wait(), patient(timeout))
         await self._reading
         return code
 
@@ -96,7 +97,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         assert process.stdout is not None
         seen: list[str] = []
         try:
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(patient(40)):
                 async for line in process.stdout:
                     seen.append(line.decode())
                     if match := re.search(rb'"port": ?(\d+)', line):
@@ -122,7 +123,7 @@ async def fails(tmp_path: Path, *arguments: str, **given: str) -> str:
             cwd=tmp_path,
     )  # fmt: skip
     try:
-        _, errors = await asyncio.wait_for(process.communicate(), 40)
+        _, errors = await asyncio.wait_for(process.communicate(), patient(40))
     except TimeoutError:
         process.kill()
         raise
@@ -272,7 +273,7 @@ async def test_acknowledged_publications_survive_the_stop(serve: Serve, tmp_path
                             stopped.set()
 
         stopped = asyncio.Event()
-        await asyncio.wait_for(publish(), 10)
+        await asyncio.wait_for(publish(), patient(10))
         assert await node.exit_code() == 0
         assert len(acked) >= 50
         bus = NatsBus(server.url, lambda _: Retention(1000, 300.0), NatsSettings(prefix=prefix))

@@ -16,7 +16,9 @@ import psutil
 from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 
-DEADLINE_S = 30.0
+from tests.support.patience import patient
+
+DEADLINE_S = patient(30.0)
 OWN_NAMES = ("PORT", "HOST", "LOG_LEVEL", "HEARTBEAT_INTERVAL", "CONNECTION_TIMEOUT", "MAX_CONNECTIONS")
 
 
@@ -83,7 +85,7 @@ class Command:
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(number)
         code = await self.ended()
-        _, alive = await asyncio.to_thread(psutil.wait_procs, children, 5)
+        _, alive = await asyncio.to_thread(psutil.wait_procs, children, patient(5))
         assert alive == []
         return code
 

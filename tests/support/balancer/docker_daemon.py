@@ -18,6 +18,8 @@ from typing import Any
 import aiohttp
 import psutil
 
+from tests.support.patience import patient
+
 IMAGE = "trunkline-test:1"
 PORT = 8000
 
@@ -59,7 +61,7 @@ class DockerDaemon:
         ]  # fmt: skip
         with (root / "log").open("ab") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + patient(30)
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 end = (root / "log").read_text(errors="replace").strip().splitlines()[-3:]
@@ -99,7 +101,7 @@ class DockerDaemon:
     async def ask(self, method: str, path: str, **more: Any) -> Any:
         """One request of the Engine API; RuntimeError when it is refused."""
         connector = aiohttp.UnixConnector(self.endpoint.removeprefix("unix://"))
-        timeout = aiohttp.ClientTimeout(total=30)
+        timeout = aiohttp.ClientTimeout(total=patient(30))
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as http,
             http.request(method, f"http://docker{path}", **more) as answer,
@@ -169,7 +171,7 @@ class DockerDaemon:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(5)
-        _, alive = psutil.wait_procs(children, timeout=5)
+        _, alive = psutil.wait_procs(children, timeout=patient(5))
         for child in alive:
             child.kill()
 
@@ -181,7 +183,7 @@ class DockerDaemon:
         for one in daemons:
             one.kill()
         process.wait(5)
-        psutil.wait_procs(daemons, timeout=5)
+        psutil.wait_procs(daemons, timeout=patient(5))
         (self._root / "pid").unlink(missing_ok=True)
 
     def remove(self) -> None:

@@ -14,6 +14,8 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from tests.support.patience import patient
+
 Trouble = Literal["SERVFAIL", "NXDOMAIN", "SILENT"]
 
 
@@ -56,7 +58,7 @@ class NameServer(asyncio.DatagramProtocol):
     async def asked_again(self, name: str, kind: str, times: int = 1) -> None:
         """Wait until `name` was asked `times` times more."""
         target = self.asked[name, kind] + times
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             while self.asked[name, kind] < target:
                 await asyncio.sleep(0.005)
 

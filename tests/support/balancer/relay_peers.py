@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from tests.support.patience import patient
 from trunkline.balancer.relay.edge import Edge
 from trunkline.balancer.relay.relayed import Relay
 from trunkline.balancer.relay.sockets import SocketRelay
@@ -97,7 +98,7 @@ class FixedPlacer:
 
     async def hears(self, *words: str, timeout: float = 5.0) -> None:
         """Wait until something was heard."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(patient(timeout)):
             while words not in self.heard:
                 self.changed.clear()
                 await self.changed.wait()
@@ -237,12 +238,12 @@ class Wire:
 
     async def take(self, count: int, timeout: float = 10.0) -> bytes:
         """The next `count` bytes."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(patient(timeout)):
             return await self.reader.readexactly(count)
 
     async def answer(self, timeout: float = 10.0, *, head: bool = False) -> Answer:
         """The next HTTP answer; `head`: it answers HEAD and has no body."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(patient(timeout)):
             raw = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip("\r\n").split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in raw[1:])}
             status = int(raw[0].split()[1])
@@ -262,7 +263,7 @@ class Wire:
 
     async def ended(self, timeout: float = 10.0) -> bytes:
         """Read until the other side has ended; returns what came until then."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(patient(timeout)):
             try:
                 return await self.reader.read()
             except ConnectionError:

@@ -16,6 +16,7 @@ import msgspec
 import nats
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.support.patience import patient
 from trunkline.balancer.talk import FleetTalk
 from trunkline.bus.base import FleetBus
 from trunkline.fleet.nats_server import NatsServer
@@ -24,7 +25,7 @@ from trunkline.server.app import stock
 from trunkline.server.node.node import Node
 from trunkline.settings.sections import BusSettings, Settings
 
-PATIENCE_S = 10.0
+PATIENCE_S = patient(10.0)
 
 
 async def until(condition: Callable[[], object], what: str = "it") -> None:
@@ -160,7 +161,7 @@ class Scene:
         """End everything."""
         for caller in self._callers:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(caller.socket.close(), 1.0)
+                await asyncio.wait_for(caller.socket.close(), patient(1.0))
         for ear in self._ears:
             await ear.talk.close()
         for node in list(self._nodes):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from tests.support.patience import patient
 from trunkline.balancer.sources.base import Source
 from trunkline.placement.backend import BackendSpec
 
@@ -34,7 +35,7 @@ class ToldLists:
     async def until(self, holds: Callable[[Specs], bool], *, within_s: float = 10.0) -> Specs:
         """Wait until a told list is as wanted, and return it."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(patient(within_s)):
                 while not (self.all and holds(self.all[-1])):
                     self._news.clear()
                     await self._news.wait()

@@ -15,9 +15,10 @@ from typing import Any
 import aiohttp
 
 from tests.support.free_ports import free_port
+from tests.support.patience import patient
 from trunkline.load.model.tally import Totals
 
-DEADLINE_S = 30.0
+DEADLINE_S = patient(30.0)
 OWN_NAMES = ("PORT", "HOST", "LOG_LEVEL", "HEARTBEAT_INTERVAL", "CONNECTION_TIMEOUT", "MAX_CONNECTIONS")
 
 
@@ -130,7 +131,7 @@ class CountingClient:
 
     async def next(self) -> str | None:
         """The next message; None when the server has closed."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             message = await self._ws.receive()
         if message.type is not aiohttp.WSMsgType.TEXT:
             return None

@@ -43,6 +43,7 @@ import msgspec
 import uvloop
 from websockets.speedups import apply_mask
 
+from tests.support.patience import patient
 from trunkline.protocol import wire
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -607,7 +608,7 @@ class FaultyProcess:
             sys.executable, __file__, *options, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
         assert self._process.stdout is not None
-        self.port = int(await asyncio.wait_for(self._process.stdout.readline(), 15))
+        self.port = int(await asyncio.wait_for(self._process.stdout.readline(), patient(15)))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -622,7 +623,7 @@ class FaultyProcess:
         """The faults made so far."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(b"GET /did HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), patient(10))
         writer.close()
         return msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=list[Did])
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.free_ports import free_port
+from tests.support.patience import patient
 
 EXPORTER = shutil.which("prometheus-postgres-exporter") or shutil.which("postgres_exporter")
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
@@ -61,7 +62,7 @@ class Postgres(NamedTuple):
             ["psql", "-XqAt", self.address(database), *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patient(60),
             check=False,
         )
         if check and done.returncode:
@@ -80,7 +81,9 @@ class Postgres(NamedTuple):
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, user=_user(), timeout=60, check=False, cwd="/")
+    done = subprocess.run(
+        command, capture_output=True, text=True, user=_user(), timeout=patient(60), check=False, cwd="/"
+    )
     if done.returncode:
         raise AssertionError(f"{command[0]}: {done.stdout}{done.stderr}")
 
@@ -144,7 +147,7 @@ class Exporter(NamedTuple):
 
     def text(self) -> str:
         """What Prometheus would read."""
-        with urllib.request.urlopen(self.url, timeout=10) as answer:
+        with urllib.request.urlopen(self.url, timeout=patient(10)) as answer:
             read: bytes = answer.read()
         return read.decode()
 
@@ -162,7 +165,7 @@ class Exporter(NamedTuple):
 
     def until(self, holds: Callable[[Samples], bool], within: float = 15) -> Samples:
         """Scrape until something holds."""
-        until = time.monotonic() + within
+        until = time.monotonic() + patient(within)
         while not holds(samples := self.samples()):
             assert time.monotonic() < until, samples
             time.sleep(0.1)
@@ -187,7 +190,7 @@ def exporter(server: Postgres, queries: Path, user: str = "postgres") -> Iterato
         )
     try:
         running = Exporter(f"http://127.0.0.1:{port}/metrics", log)
-        until = time.monotonic() + 15
+        until = time.monotonic() + patient(15)
         while True:
             try:
                 running.text()

@@ -30,6 +30,7 @@ from aiohttp import web
 from tests.support.free_ports import free_port, free_ports
 from tests.support.monitor.serving import running
 from tests.support.monitor.watchers import alertmanager, answer, laid_out, monitor, process, prometheus
+from tests.support.patience import patient
 from trunkline.monitor.files.postgres_queries import queries_yaml
 from trunkline.monitor.files.prometheus_config import prometheus_yaml
 from trunkline.monitor.rules import rules
@@ -90,7 +91,7 @@ async def postgres(programs: Path, tmp_path: Path) -> AsyncIterator[str]:
 
     async def run(*command: str) -> None:
         await asyncio.to_thread(
-            subprocess.run, command, check=True, timeout=30, cwd=home, stdin=subprocess.DEVNULL,
+            subprocess.run, command, check=True, timeout=patient(30), cwd=home, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -135,7 +136,12 @@ async def steered_traefik(tmp_path: Path, nats: str, node: str) -> AsyncIterator
     files = (tmp_path / "traefik.yml", tmp_path / "dynamic.yml")
     render = [sys.executable, "-m", "trunkline", "traefik", "render", "--static", str(files[0]), "--dynamic"]
     await asyncio.to_thread(
-        subprocess.run, [*render, str(files[1])], env=os.environ | environ, cwd=tmp_path, check=True, timeout=30
+        subprocess.run,
+        [*render, str(files[1])],
+        env=os.environ | environ,
+        cwd=tmp_path,
+        check=True,
+        timeout=patient(30),
     )
     static = yaml.safe_load(files[0].read_text())
     # Traefik counts servers that are up only for services with a health check, and a steered one has none.
@@ -161,7 +167,7 @@ async def load(tmp_path: Path, url: str, name: str, *arguments: str) -> None:
             sys.executable, "-m", "trunkline", "load", url, "--duration", f"{LOAD_S}s", *arguments,
             cwd=tmp_path, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
-    await asyncio.wait_for(child.wait(), 60)
+    await asyncio.wait_for(child.wait(), patient(60))
 
 
 async def trouble(edge: str, traefik: str, node: str, rounds: int, scratch: Path) -> None:
@@ -268,13 +274,13 @@ def _hasty(group: Group) -> Group:
 
 async def _seen(url: str, expression: str) -> None:
     """Wait until an expression gives something."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         while not (await answer(f"{url}/api/v1/query", query=expression))["data"]["result"]:
             await asyncio.sleep(0.2)
 
 
 async def _addresses(output: Path) -> dict[str, Any]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         while True:
             for line in output.read_text().splitlines():
                 said: dict[str, Any] = json.loads(line)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import aiohttp
 
-DEADLINE_S = 30.0
+from tests.support.patience import patient
+
+DEADLINE_S = patient(30.0)
 PLAIN_NAMES = ("PORT", "HOST", "LOG_LEVEL", "HEARTBEAT_INTERVAL", "CONNECTION_TIMEOUT", "MAX_CONNECTIONS")
 
 
@@ -47,7 +49,7 @@ async def running(
             if process.returncode is None:
                 process.terminate()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), 5)
+                    await asyncio.wait_for(process.wait(), patient(5))
         if process.returncode is None:
             process.kill()
             await process.wait()

@@ -14,9 +14,10 @@ import aiohttp
 import msgspec
 import pytest
 
+from tests.support.patience import patient
 from trunkline.settings.sections import Settings
 
-DEADLINE_S = 30.0
+DEADLINE_S = patient(30.0)
 ALERTMANAGER = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager") or "alertmanager"
 
 
@@ -39,7 +40,9 @@ def monitor(**changes: Any) -> Settings:
 
 def said(*command: str, code: int = 0) -> str:
     """What a program prints; it must end with `code`."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=patient(60), check=False
+    )
     assert done.returncode == code, done.stdout
     return done.stdout
 

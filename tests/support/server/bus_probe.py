@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from tests.support.patience import patient
 from trunkline.bus import Bus, NatsSettings, Publication, Retention
 
-PATIENCE_S = 10.0
+PATIENCE_S = patient(10.0)
 """How long a test waits for what must come; far more than it takes, so that a slow machine fails nothing."""
 
 

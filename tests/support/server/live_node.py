@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from websockets.asyncio.client import ClientConnection
 
+from tests.support.patience import patient
 from trunkline.server.node.node import Node
 from trunkline.settings.sections import Settings
 
@@ -50,7 +51,7 @@ class Peer:
 
     async def next(self, timeout: float = 5.0) -> dict[str, Any]:
         """The next message."""
-        message: dict[str, Any] = json.loads(await asyncio.wait_for(self.socket.recv(), timeout))
+        message: dict[str, Any] = json.loads(await asyncio.wait_for(self.socket.recv(), patient(timeout)))
         self.seen.append(message)
         return message
 
@@ -77,7 +78,7 @@ class Peer:
     async def closed(self, timeout: float = 5.0) -> tuple[int, str]:
         """Wait for the end; returns the close code and reason."""
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patient(timeout)):
                 while True:
                     message = await self.socket.recv()
                     if isinstance(message, str):

@@ -10,6 +10,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from tests.support.patience import patient
+
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
@@ -101,7 +103,7 @@ class RawPeer:
         await self.send(frame(TEXT, message if isinstance(message, bytes) else json.dumps(message).encode()))
 
     async def _more(self, timeout: float) -> None:
-        data = await asyncio.wait_for(self._loop.sock_recv(self.sock, 1 << 18), timeout)
+        data = await asyncio.wait_for(self._loop.sock_recv(self.sock, 1 << 18), patient(timeout))
         if not data:
             raise EOFError
         self.buffer += data

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from tests.support.free_ports import free_port
+from tests.support.patience import patient
 
 BESIDE = Path(sys.executable).with_name("traefik")
 TRAEFIK = str(BESIDE) if BESIDE.exists() else shutil.which("traefik")
@@ -32,7 +33,7 @@ class LiveTraefik:
 
     def get(self, path: str) -> Any:
         """A page of Traefik's API."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.api_port}{path}", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.api_port}{path}", timeout=patient(2)) as answer:
             return json.load(answer)
 
     def routers(self) -> dict[str, dict[str, Any]]:
@@ -50,7 +51,7 @@ class LiveTraefik:
 
     def wait(self, done: Any, what: str, limit_s: float = 15.0) -> Any:
         """Ask again until `done()` is true."""
-        deadline = time.monotonic() + limit_s
+        deadline = time.monotonic() + patient(limit_s)
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"Traefik ended while waiting for {what}:\n" + "\n".join(self.log_lines()))
@@ -107,7 +108,7 @@ def refused(directory: Path, static_text: str, limit_s: float = 15.0) -> str | N
             [TRAEFIK, f"--configFile={config}"], stdout=sink, stderr=subprocess.STDOUT, cwd=directory
         )
         try:
-            deadline = time.monotonic() + limit_s
+            deadline = time.monotonic() + patient(limit_s)
             while time.monotonic() < deadline:
                 if process.poll() is not None:
                     return log.read_text(errors="replace")

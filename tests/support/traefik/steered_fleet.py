@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from tests.support.free_ports import free_port
+from tests.support.patience import patient
 from tests.support.traefik.live_traefik import with_api
 from trunkline.placement.backend import short_id
 from trunkline.placement.placing import Ask, Pick, Refusal
@@ -173,7 +174,7 @@ class Opened(NamedTuple):
     async def echoes(self) -> bool:
         """Whether bytes still go to the backend and back."""
         self.writer.write(b"still there")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             return await self.reader.readexactly(11) == b"still there"
 
 
@@ -224,7 +225,7 @@ class SteeredFleet:
             ),
         )
         fleet._directory = directory
-        fleet._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2))
+        fleet._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=patient(2)))
         await fleet.balancer_back()
         await fleet.start_traefik()
         return fleet
@@ -298,7 +299,7 @@ class SteeredFleet:
 
     async def until(self, done: Callable[[], Awaitable[bool]], what: str) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patient(10)):
                 while True:
                     try:
                         if await done():
@@ -332,7 +333,7 @@ class SteeredFleet:
             fields["Sec-WebSocket-Key"] = key
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         writer.write(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(patient(15)):
             first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
             answer = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
             body = (await reader.readexactly(int(answer.get("content-length", 0)))).decode()

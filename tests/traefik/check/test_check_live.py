@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.support.free_ports import free_port
+from tests.support.patience import patient
 from tests.support.traefik.label_source import labelled_containers
 from tests.support.traefik.live_traefik import TRAEFIK, LiveTraefik, refused, running
 from trunkline.traefik.check.check import check_texts
@@ -195,7 +196,7 @@ def test_every_static_name_is_known_to_traefik() -> None:
     import subprocess
 
     assert TRAEFIK is not None
-    listing = subprocess.run([TRAEFIK, "--help"], capture_output=True, text=True, timeout=20, check=False)
+    listing = subprocess.run([TRAEFIK, "--help"], capture_output=True, text=True, timeout=patient(20), check=False)
     flags = {
         line.split()[0].removeprefix("--").replace("[n]", "")
         for line in (listing.stdout + listing.stderr).splitlines()
