@@ -134,7 +134,7 @@ def run(
 def scenarios() -> None:
     """Name the built-in scenarios."""
     _require()
-    from trunkline.load.scenario.scenarios import describe
+    from trunkline.load.scenario.builtin import describe
 
     for name, description in describe():
         typer.echo(f"{name:8} {description}")
@@ -238,7 +238,7 @@ def _subprotocol(name: str) -> str:
 
 
 def _seconds(option: str, text: str | None) -> float | None:
-    from trunkline.load.scenario.scenario_file import seconds
+    from trunkline.load.scenario.file import seconds
 
     if text is None:
         return None

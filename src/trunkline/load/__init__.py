@@ -1,9 +1,14 @@
 """The load tester: an open-model generator that counts what it should have received against what it did.
 
-Where things are: `plan.py` says what a run is, `shapes.py` and `scenarios.py` when connections come and go, `tally.py`
-what is counted, `order.py` whether a publication is missing, double or late, `generator.py` drives the connections of
-one process, `coordinator.py` several processes and machines, `report.py` is what comes out.
+Start with `run.py`, which composes a run, and follow it through the rooms:
 
-The room shares `wire.py` with the server and nothing else: an implementation that both had in common would hide its
+- `model/` what a run is and what it counts: the scenario, the workers' messages, tallies, histograms, the report.
+- `scenario/` what the user writes: built-in scenarios, files, thresholds, and the plan of moments made from them.
+- `client/` the sessions of one process: `generator.py` drives them, `protocols/` is how they talk.
+- `workers/` processes and agents: `coordinator.py` leads them, `process.py` is one of them.
+- `judge/` what was lost, what the servers counted, whether the run passed.
+- `output/` the report for people and programs: live view, summary, page, JUnit, comparison.
+
+With the server it shares the messages of `protocol` alone: an implementation that both had in common would hide its
 own faults. Its WebSocket client is picows.
 """

@@ -24,7 +24,7 @@ from trunkline.load.client.dial import shown_url, split_url
 from trunkline.load.client.probe import probe
 from trunkline.load.judge import missing
 from trunkline.load.judge.reconcile import reconcile
-from trunkline.load.judge.server_watch import ServerWatch, discover
+from trunkline.load.judge.watch import ServerWatch, discover
 from trunkline.load.model import histogram
 from trunkline.load.model.plan import Scenario, Target
 from trunkline.load.model.report import FORMAT, Balance, Judged, Machine, Measured, Report, Second, Verdict

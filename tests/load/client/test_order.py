@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trunkline.load.client.order import MAX_PAST, ChannelOrder, EchoOrder, Taken
+from trunkline.load.client.ranges import MAX_RANGES
 from trunkline.load.judge import missing
 from trunkline.load.model.messages import Hole, Position
-from trunkline.load.model.ranges import MAX_RANGES
 from trunkline.load.model.tally import Finding
 
 

@@ -17,7 +17,7 @@ from tests.support.load.counted_servers import CountingClient, ServerProcess
 from tests.support.patience import patient
 from trunkline.load.judge.reconcile import NOTHING, UNREAD_BYTES, reconcile
 from trunkline.load.judge.scrape import Counters, Snapshot
-from trunkline.load.judge.server_watch import ServerWatch, discover
+from trunkline.load.judge.watch import ServerWatch, discover
 from trunkline.load.model.report import Balance
 from trunkline.load.model.tally import Totals
 

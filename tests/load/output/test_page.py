@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.load.example_report import example_report, faulty_report, measured, second_of
-from trunkline.load.model import words
 from trunkline.load.model.histogram import Quantiles
 from trunkline.load.model.report import Report
 from trunkline.load.model.tally import Finding, Totals
+from trunkline.load.output import formatting
 from trunkline.load.output.page import MAX_FINDINGS, page
-from trunkline.load.output.page_plots import MAX_POINTS, Plot, Plots, plots
+from trunkline.load.output.plots import MAX_POINTS, Plot, Plots, plots
 from trunkline.load.output.summary import summary
 
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">&amp;\u2028'
@@ -110,7 +110,7 @@ def test_texts_of_a_report_stay_text():
     hostile, plain = Parts(page(hostile_report())), Parts(page(hostile_report("plain")))
     assert hostile.elements == plain.elements
     assert hostile.attributes == plain.attributes
-    assert hostile.text.count(words.plain(HOSTILE)) >= 14
+    assert hostile.text.count(formatting.plain(HOSTILE)) >= 14
 
 
 @given(st.text(max_size=60))
@@ -237,7 +237,12 @@ def test_the_page_writes_numbers_as_the_summary_does():
     report = faulty_report()
     text = Parts(page(report)).text.replace("\u00a0", " ")
     delivery = report.latencies["delivery"].quantiles
-    sent = words.per_second(report.per_second("sent"))
-    for number in (words.milliseconds(delivery.p95), words.count(delivery.count), words.percent(report.success), sent):
+    sent = formatting.per_second(report.per_second("sent"))
+    for number in (
+        formatting.milliseconds(delivery.p95),
+        formatting.count(delivery.count),
+        formatting.percent(report.success),
+        sent,
+    ):
         assert number in text
         assert number in summary(report)

@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.support.load.example_report import example_report, faulty_report, second_of
 from trunkline.load.model.report import Balance, Judged
 from trunkline.load.model.tally import Finding, Totals
-from trunkline.load.model.words import clock, milliseconds, octets, percent, plain, seconds, significant
+from trunkline.load.output.formatting import clock, milliseconds, octets, percent, plain, seconds, significant
 from trunkline.load.output.summary import MAX_FINDINGS, WIDTH, finding_text, render, summary
 
 GOOD = """\

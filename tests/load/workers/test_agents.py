@@ -25,13 +25,13 @@ from trunkline.load.model.histogram import quantiles
 from trunkline.load.model.messages import MAX_BYTES, Job
 from trunkline.load.model.plan import Scenario, Stage, Step, Target, Traffic
 from trunkline.load.model.run_plan import Outcome, Patience, RunPlan
-from trunkline.load.workers import local_worker
+from trunkline.load.workers import local
 from trunkline.load.workers.agent import refusal
 from trunkline.load.workers.allowed_targets import parse_allowed
 from trunkline.load.workers.coordinator import Coordinator
 from trunkline.load.workers.over_nats import Alive, Hire, Incoming, Parcel, ask_subject, from_subject
 from trunkline.load.workers.pipe import BadMessage, ChannelClosed
-from trunkline.load.workers.remote_workers import clock_offset
+from trunkline.load.workers.remote import clock_offset
 from trunkline.version import __version__
 
 COMMAND = (sys.executable, str(ROOT / "tests/support/load/small_worker.py"))
@@ -180,7 +180,7 @@ async def test_run_on_two_agents_and_here(scene: Scene) -> None:
 
 async def test_real_workers_on_an_agent(scene: Scene) -> None:
     """The real generator on an agent and on this machine: deliveries between them take no strange time."""
-    await scene.agent("one", command=local_worker.COMMAND)
+    await scene.agent("one", command=local.COMMAND)
     stages = (Stage(0.1, 8), Stage(1.5, 8))
     async with FaultyServer() as server:
         scenario = Scenario("test", stages, "feed", Traffic(rate=100, channels=2))

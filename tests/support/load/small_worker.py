@@ -15,7 +15,7 @@ from collections.abc import Callable
 from trunkline.errors import StartError
 from trunkline.load.model.messages import Begin, Done, Hole, Job, Position, Sent, Settle
 from trunkline.load.model.tally import Beat, Tally
-from trunkline.load.workers.worker import run_worker
+from trunkline.load.workers.process import run_worker
 
 EACH_TICK = 5
 TICK_S = 0.1

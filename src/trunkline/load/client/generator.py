@@ -23,14 +23,14 @@ from typing import Final
 from trunkline.errors import StartError
 from trunkline.load.client.alarm import Alarm, make_alarm
 from trunkline.load.client.dial import Dialer, DialError
-from trunkline.load.client.echo import EchoSession
-from trunkline.load.client.feed import FeedSession
-from trunkline.load.client.flow import FlowSession, load_flow
 from trunkline.load.client.link import WebSocket
-from trunkline.load.client.positions import merge_ends
+from trunkline.load.client.protocols.echo import EchoSession
+from trunkline.load.client.protocols.feed import FeedSession
+from trunkline.load.client.protocols.flow import FlowSession, load_flow
+from trunkline.load.client.protocols.steps import StepsSession
 from trunkline.load.client.session import Session, Shared
-from trunkline.load.client.steps import StepsSession
 from trunkline.load.model.messages import MAX_HOLES, Begin, Done, Hole, Job, Position, Sent, Settle
+from trunkline.load.model.positions import merge_ends
 from trunkline.load.model.tally import Beat, Tally
 from trunkline.load.scenario.shapes import ConnectionPlan, Cuts, MessagePlan, spread
 

@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from trunkline.load.client.ranges import Range, Ranges
 from trunkline.load.model.messages import Hole, Position
-from trunkline.load.model.ranges import Range, Ranges
 from trunkline.load.model.tally import Finding, FindingKind
 
 MAX_PAST: Final = 4

@@ -16,8 +16,8 @@ import msgspec
 
 from trunkline.errors import StartError
 from trunkline.load.client.dial import Dialer, DialError, shown_url
-from trunkline.load.client.feed import channel_name
 from trunkline.load.client.link import WebSocket
+from trunkline.load.client.protocols.feed import channel_name
 from trunkline.load.client.session import Session, Shared
 from trunkline.load.model.expectations import message_type
 from trunkline.load.model.messages import Job

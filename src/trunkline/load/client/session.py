@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable
 from typing import Protocol
 
-from trunkline.load.client.comeback import seconds_away
+from trunkline.load.client.reconnect import seconds_away
 from trunkline.load.model.messages import Hole, Job, Position
 from trunkline.load.model.plan import Scenario
 from trunkline.load.model.tally import Tally

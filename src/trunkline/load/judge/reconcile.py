@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from trunkline.load.judge.scrape import Counters, Snapshot, minus, plus
 from trunkline.load.model.report import Balance
 from trunkline.load.model.tally import Totals
-from trunkline.load.model.words import counted, plain
+from trunkline.load.output.formatting import counted, plain
 
 UNREAD_BYTES: Final = 256 << 10
 """What a client that keeps up may leave unread when its connection is cut: more than a socket's first buffer holds."""

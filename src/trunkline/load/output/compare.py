@@ -24,7 +24,7 @@ import msgspec
 from trunkline.errors import SettingsError
 from trunkline.load.model.histogram import decode
 from trunkline.load.model.tally import LATENCIES, Latency
-from trunkline.load.model.words import (
+from trunkline.load.output.formatting import (
     LATENCY_NAMES,
     NONE,
     count,

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Final, get_args
 
 from trunkline.load.model.tally import FindingKind
-from trunkline.load.model.words import count, plain
+from trunkline.load.output.formatting import count, plain
 from trunkline.load.output.summary import finding_text, summary
 
 if TYPE_CHECKING:

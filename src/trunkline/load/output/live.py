@@ -21,7 +21,7 @@ from rich.text import Text
 
 from trunkline.load.model.histogram import Counts, Quantiles, quantiles
 from trunkline.load.model.tally import Totals
-from trunkline.load.model.words import (
+from trunkline.load.output.formatting import (
     Quantile,
     clock,
     count,

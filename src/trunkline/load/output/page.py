@@ -20,7 +20,7 @@ import msgspec
 from trunkline.load.model.histogram import Quantiles
 from trunkline.load.model.report import Report
 from trunkline.load.model.tally import LATENCIES, Finding
-from trunkline.load.model.words import (
+from trunkline.load.output.formatting import (
     LATENCY_NAMES,
     NONE,
     Quantile,
@@ -33,7 +33,7 @@ from trunkline.load.model.words import (
     quantile,
     seconds,
 )
-from trunkline.load.output.page_plots import MAX_POINTS, Plots, plots
+from trunkline.load.output.plots import MAX_POINTS, Plots, plots
 
 MAX_FINDINGS = 200
 """Rows of the table of findings; the rest is counted, and is in the JSON report."""

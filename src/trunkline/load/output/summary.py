@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from rich.text import Text
 
 from trunkline.load.model.tally import LATENCIES, Finding
-from trunkline.load.model.words import (
+from trunkline.load.output.formatting import (
     LATENCY_NAMES,
     NONE,
     close_code,

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from trunkline.errors import SettingsError
 from trunkline.load.model.plan import Protocol
-from trunkline.load.scenario.scenario_file import LoadedScenario, load_scenario
-from trunkline.load.scenario.scenarios import NAMES, builtin, scaled
+from trunkline.load.scenario.builtin import NAMES, builtin, scaled
+from trunkline.load.scenario.file import LoadedScenario, load_scenario
 
 MESSAGE_BYTES = (40, 16 << 20)
 

@@ -31,7 +31,7 @@ from trunkline.errors import SettingsError
 from trunkline.load.model.histogram import Counts, quantile, quantiles
 from trunkline.load.model.report import Judged
 from trunkline.load.model.tally import LATENCIES, Totals
-from trunkline.load.model.words import count, milliseconds, significant
+from trunkline.load.output.formatting import count, milliseconds, significant
 
 Comparison = Literal["<", "<=", ">", ">=", "=="]
 _COMPARISONS: Final[dict[Comparison, Callable[[float, float], bool]]] = {

@@ -27,9 +27,9 @@ from nats.aio.msg import Msg
 
 from trunkline.errors import BusUnavailable, SettingsError, StartError
 from trunkline.load.model.messages import Failed, Job
-from trunkline.load.workers import local_worker
+from trunkline.load.workers import local
 from trunkline.load.workers.allowed_targets import Place, is_allowed, parse_allowed
-from trunkline.load.workers.local_worker import LocalWorker
+from trunkline.load.workers.local import LocalWorker
 from trunkline.load.workers.over_nats import (
     ASK,
     MAX_ANSWER,
@@ -188,7 +188,7 @@ class Agent:
         name: str,
         allowed: Sequence[Place],
         *,
-        command: Sequence[str] = local_worker.COMMAND,
+        command: Sequence[str] = local.COMMAND,
         max_workers: int = MAX_WORKERS,
         gone_s: float = GONE_S,
     ) -> None:
@@ -308,7 +308,7 @@ async def run_agent(
     name: str,
     allow: Sequence[str],
     *,
-    command: Sequence[str] = local_worker.COMMAND,
+    command: Sequence[str] = local.COMMAND,
     gone_s: float = GONE_S,
 ) -> int:
     """Run an agent until SIGTERM or Ctrl-C; returns the exit code.

@@ -20,7 +20,6 @@ from typing import Final, Protocol
 import msgspec
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.load.client.positions import Holes, in_pieces, merge_ends
 from trunkline.load.model.messages import (
     Begin,
     Done,
@@ -34,15 +33,16 @@ from trunkline.load.model.messages import (
     Stop,
     Tell,
 )
+from trunkline.load.model.positions import Holes, in_pieces, merge_ends
 from trunkline.load.model.report import Second
 from trunkline.load.model.run_plan import Outcome, RunPlan
 from trunkline.load.model.tally import Beat, Sum
 from trunkline.load.scenario.shapes import ConnectionPlan
-from trunkline.load.workers import local_worker
-from trunkline.load.workers.local_worker import LocalWorker
+from trunkline.load.workers import local
+from trunkline.load.workers.local import LocalWorker
 from trunkline.load.workers.member import Member, Worker
 from trunkline.load.workers.pipe import BadMessage, ChannelClosed
-from trunkline.load.workers.remote_workers import Agents
+from trunkline.load.workers.remote import Agents
 from trunkline.load.workers.timeline import Timeline
 
 BEGINS_IN_S: Final = 0.3
@@ -76,9 +76,7 @@ class Coordinator:
         began_at: when the stages began or will begin, in seconds of `time.monotonic()`; None before that is known.
     """
 
-    def __init__(
-        self, plan: RunPlan, listener: Listener, *, worker_command: Sequence[str] = local_worker.COMMAND
-    ) -> None:
+    def __init__(self, plan: RunPlan, listener: Listener, *, worker_command: Sequence[str] = local.COMMAND) -> None:
         self.began_at: float | None = None
         self._plan = plan
         self._listener = listener

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.load.faulty_server import Faults, FaultyServer
 from trunkline.errors import StartError
-from trunkline.load.client.flow import load_flow
 from trunkline.load.client.generator import Generator
+from trunkline.load.client.protocols.flow import load_flow
 from trunkline.load.model.messages import Begin, Done, Job, Settle
 from trunkline.load.model.plan import Scenario, Stage, Target
 from trunkline.load.model.tally import Sum

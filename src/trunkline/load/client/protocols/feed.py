@@ -16,8 +16,8 @@ from typing import Final
 
 import msgspec
 
-from trunkline.load.client.comeback import seconds_away
 from trunkline.load.client.order import ChannelOrder
+from trunkline.load.client.reconnect import seconds_away
 from trunkline.load.client.session import Session, Shared
 from trunkline.load.model.messages import Hole, Position
 from trunkline.protocol import wire

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trunkline.errors import SettingsError
 from trunkline.load.model.plan import Disturbance, Scenario, Stage
-from trunkline.load.scenario.scenarios import DEFAULT, NAMES, builtin, describe, scaled
+from trunkline.load.scenario.builtin import DEFAULT, NAMES, builtin, describe, scaled
 
 
 def test_the_names_of_the_commands():

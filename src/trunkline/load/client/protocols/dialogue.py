@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
-from trunkline.load.client.comeback import seconds_away
 from trunkline.load.client.moments import moments_of
 from trunkline.load.client.order import ChannelOrder
+from trunkline.load.client.reconnect import seconds_away
 from trunkline.load.client.session import Session, Shared
 from trunkline.load.model.expectations import message_type
 from trunkline.load.model.messages import Hole, Position

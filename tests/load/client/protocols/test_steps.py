@@ -18,12 +18,12 @@ from tests.support.load.faulty_server import Faults, FaultyServer
 from tests.support.patience import patient
 from trunkline.load.client.generator import Generator
 from trunkline.load.client.moments import moments_of
+from trunkline.load.client.protocols.templates import Template
 from trunkline.load.client.session import Shared
 from trunkline.load.model.expectations import Expectation, message_type
 from trunkline.load.model.messages import Begin, Done, Job, Settle
 from trunkline.load.model.plan import Scenario, Stage, Step, Target
 from trunkline.load.model.tally import Sum, Tally
-from trunkline.load.scenario.templates import Template
 from trunkline.server.app import stock
 from trunkline.server.node.node import Node
 from trunkline.settings.sections import Settings

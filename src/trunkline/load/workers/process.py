@@ -1,6 +1,6 @@
 """A worker process: generates its part of the load, told what to do through a pair of sockets.
 
-    python -m trunkline.load.workers.worker FD
+    python -m trunkline.load.workers.process FD
 
 Rules:
 
@@ -26,7 +26,6 @@ import msgspec
 
 from trunkline.errors import StartError, TrunklineError
 from trunkline.load.client.generator import Generator
-from trunkline.load.client.positions import in_pieces
 from trunkline.load.model.messages import (
     MAX_OFFSETS,
     Begin,
@@ -42,6 +41,7 @@ from trunkline.load.model.messages import (
     Tell,
     ToWorker,
 )
+from trunkline.load.model.positions import in_pieces
 from trunkline.load.model.tally import Beat
 from trunkline.load.workers.pipe import TO_WORKER, BadMessage, Channel, ChannelClosed, Pipe
 from trunkline.logs import configure as log_setup

@@ -25,7 +25,7 @@ import msgspec
 from trunkline.errors import SettingsError
 from trunkline.load.judge.scrape import Course, Scrape, Snapshot, read
 from trunkline.load.model.report import ServerSample
-from trunkline.load.model.words import counted, plain
+from trunkline.load.output.formatting import counted, plain
 
 INTERVAL_S: Final = 1.0
 ANSWER_S: Final = 2.0

@@ -27,9 +27,8 @@ from tests.support.free_ports import free_ports
 from tests.support.load.counted_servers import CountingClient, ServerProcess
 from tests.support.patience import patient
 from trunkline.errors import SettingsError
-from trunkline.load.judge import server_watch
 from trunkline.load.judge.scrape import Counters, Course, Scrape, fell, minus, plus, read
-from trunkline.load.judge.server_watch import ServerWatch, discover
+from trunkline.load.judge.watch import ServerWatch, discover
 from trunkline.load.model.tally import Totals
 from trunkline.metrics import exposition as metrics
 
@@ -245,7 +244,7 @@ async def test_a_server_that_misbehaves_is_silent(
     answer: Answer, answering: StartAnswering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that hangs, never ends, redirects or refuses is named, and the others are heard in the same round."""
-    monkeypatch.setattr(server_watch, "ANSWER_S", 0.5)
+    monkeypatch.setattr("trunkline.load.judge.watch.ANSWER_S", 0.5)
     good, bad = [f"http://127.0.0.1:{await answering(each)}/metrics" for each in (tell, answer)]
     async with ServerWatch([good, bad, "http://127.0.0.1:1/metrics"]) as watch:
         async with asyncio.timeout(patient(3)):

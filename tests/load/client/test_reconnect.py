@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.load.client.comeback import seconds_away
+from trunkline.load.client.reconnect import seconds_away
 from trunkline.protocol import close_codes, wire
 
 

@@ -20,7 +20,7 @@ from trunkline.load.workers.pipe import FROM_WORKER, Pipe
 from trunkline.process.lifecycle import Child
 
 # -P: a file in the current directory must not stand in for a module of ours.
-COMMAND: Final = (sys.executable, "-P", "-m", "trunkline.load.workers.worker")
+COMMAND: Final = (sys.executable, "-P", "-m", "trunkline.load.workers.process")
 """Starts a worker; the number of its socket comes behind it."""
 
 ENDS_S: Final = 2.0

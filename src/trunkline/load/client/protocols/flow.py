@@ -30,8 +30,8 @@ from typing import Final
 import structlog
 
 from trunkline.errors import StartError
-from trunkline.load.client.dialogue import Dialogue
 from trunkline.load.client.moments import Callback
+from trunkline.load.client.protocols.dialogue import Dialogue
 from trunkline.load.client.session import Shared
 from trunkline.load.model.expectations import Expectation, message_type
 from trunkline.load.model.messages import Hole, Position

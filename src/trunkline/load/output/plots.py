@@ -17,7 +17,7 @@ import msgspec
 from trunkline.load.model.histogram import Quantiles, decode
 from trunkline.load.model.report import Report, Second, ServerSample
 from trunkline.load.model.tally import Latency
-from trunkline.load.model.words import LATENCY_NAMES
+from trunkline.load.output.formatting import LATENCY_NAMES
 
 MAX_POINTS = 1_500
 """Points of a line; a screen shows no more."""

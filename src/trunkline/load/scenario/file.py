@@ -28,7 +28,7 @@ from trunkline.errors import SettingsError
 from trunkline.load.model.expectations import Expectation
 from trunkline.load.model.plan import Disturbance, Scenario, Stage, Step, Traffic
 from trunkline.load.scenario import thresholds
-from trunkline.load.scenario.scenarios import DEFAULT, NAMES, builtin
+from trunkline.load.scenario.builtin import DEFAULT, NAMES, builtin
 from trunkline.load.scenario.toml_places import Place, toml_places
 
 MAX_BYTES = 512 << 10

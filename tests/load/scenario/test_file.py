@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from tests.support import ROOT
 from trunkline.errors import SettingsError
 from trunkline.load.model.plan import Disturbance, Scenario, Stage, Step, Traffic
-from trunkline.load.scenario.scenario_file import MAX_BYTES, load_scenario, seconds
-from trunkline.load.scenario.scenarios import NAMES, builtin
+from trunkline.load.scenario.builtin import NAMES, builtin
+from trunkline.load.scenario.file import MAX_BYTES, load_scenario, seconds
 from trunkline.load.scenario.toml_places import Place, toml_places
 
 FLOW = "async def flow(session):\n    await session.send('hi')\n"

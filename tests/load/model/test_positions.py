@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.load.client.positions import (
+from trunkline.load.model.messages import Done, Hole, Offsets, Position, Sent
+from trunkline.load.model.positions import (
     CHANNELS_AT_ONCE,
     ENDS_AT_ONCE,
     Holes,
@@ -14,7 +15,6 @@ from trunkline.load.client.positions import (
     ranges_of,
     within,
 )
-from trunkline.load.model.messages import Done, Hole, Offsets, Position, Sent
 from trunkline.load.workers.pipe import pack
 
 

@@ -4,7 +4,7 @@ Rules:
 
 - Open model. Each step has an intended moment: the start of the round and the pauses before it. A late answer delays
   the next step, for this is a dialogue, but no moment: the next step's latency counts from when it should have begun.
-- Steps begin at exact moments (`moments.py`); the time-out of an answer is a timer of the loop.
+- Steps begin at exact moments (`alarm.py`); the time-out of an answer is a timer of the loop.
 - Rounds begin at a random place within the first pause, so that thousands do not march in step.
 """
 
@@ -14,11 +14,11 @@ import asyncio
 from functools import lru_cache
 from typing import Final
 
-from trunkline.load.client.dialogue import Dialogue
+from trunkline.load.client.protocols.dialogue import Dialogue
+from trunkline.load.client.protocols.templates import Template
 from trunkline.load.client.session import Shared
 from trunkline.load.model.expectations import Expectation
 from trunkline.load.model.messages import Hole, Position
-from trunkline.load.scenario.templates import Template
 
 SHORTEST_ROUND_S: Final = 0.001
 """A round without pauses lasts so long at least."""

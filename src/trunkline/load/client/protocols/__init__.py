@@ -1,0 +1,1 @@
+"""How clients talk: echo, feed, steps of the scenario, or a flow in Python."""
