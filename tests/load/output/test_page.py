@@ -19,7 +19,7 @@ from tests.support.load.example_report import example_report, faulty_report, mea
 from trunkline.load.model.histogram import Quantiles
 from trunkline.load.model.report import Report
 from trunkline.load.model.tally import Finding, Totals
-from trunkline.load.output import formatting
+from trunkline.load.output.formatting import count, milliseconds, per_second, percent
 from trunkline.load.output.page import MAX_FINDINGS, page
 from trunkline.load.output.plots import MAX_POINTS, Plot, Plots, plots
 from trunkline.load.output.summary import summary
@@ -110,7 +110,7 @@ def test_texts_of_a_report_stay_text():
     hostile, plain = Parts(page(hostile_report())), Parts(page(hostile_report("plain")))
     assert hostile.elements == plain.elements
     assert hostile.attributes == plain.attributes
-    assert hostile.text.count(formatting.plain(HOSTILE)) >= 14
+    assert hostile.text.count(plain(HOSTILE)) >= 14
 
 
 @given(st.text(max_size=60))
@@ -237,11 +237,11 @@ def test_the_page_writes_numbers_as_the_summary_does():
     report = faulty_report()
     text = Parts(page(report)).text.replace("\u00a0", " ")
     delivery = report.latencies["delivery"].quantiles
-    sent = formatting.per_second(report.per_second("sent"))
+    sent = per_second(report.per_second("sent"))
     for number in (
-        formatting.milliseconds(delivery.p95),
-        formatting.count(delivery.count),
-        formatting.percent(report.success),
+        milliseconds(delivery.p95),
+        count(delivery.count),
+        percent(report.success),
         sent,
     ):
         assert number in text

@@ -40,8 +40,8 @@ GONE_S = 3.0
 
 AGENT = """
 import asyncio, sys
-from trunkline import lifecycle
-from trunkline.load.agent import run_agent
+from trunkline.process import lifecycle
+from trunkline.load.workers.agent import run_agent
 url, name, command, gone_s, *allow = sys.argv[1:]
 print("up", flush=True)
 try:
