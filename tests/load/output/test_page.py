@@ -19,6 +19,7 @@ from tests.support.load.example_report import example_report, faulty_report, mea
 from trunkline.load.model.histogram import Quantiles
 from trunkline.load.model.report import Report
 from trunkline.load.model.tally import Finding, Totals
+from trunkline.load.output import formatting
 from trunkline.load.output.formatting import count, milliseconds, per_second, percent
 from trunkline.load.output.page import MAX_FINDINGS, page
 from trunkline.load.output.plots import MAX_POINTS, Plot, Plots, plots
@@ -110,7 +111,7 @@ def test_texts_of_a_report_stay_text():
     hostile, plain = Parts(page(hostile_report())), Parts(page(hostile_report("plain")))
     assert hostile.elements == plain.elements
     assert hostile.attributes == plain.attributes
-    assert hostile.text.count(plain(HOSTILE)) >= 14
+    assert hostile.text.count(formatting.plain(HOSTILE)) >= 14
 
 
 @given(st.text(max_size=60))
