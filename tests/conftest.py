@@ -2,15 +2,19 @@
 
 - Hypothesis draws the same examples on every run, so that a red build stays red.
 - The time limit of a test is multiplied by the factor of `tests/support/patience.py`.
+- What a test starts ends with pytest, however pytest ends (`tests/support/reaper.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import reaper
 from tests.support.patience import FACTOR, patient
 
 _QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
@@ -20,6 +24,21 @@ settings.register_profile(
 )
 settings.register_profile("search", deadline=None, max_examples=5000, suppress_health_check=_QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+_reaper = pytest.StashKey[subprocess.Popen[bytes]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have this process watched."""
+    config.stash[_reaper] = reaper.watch()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End what is left, before the prompt comes back."""
+    process = config.stash[_reaper]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=patient(10))
 
 
 def pytest_report_header() -> str:

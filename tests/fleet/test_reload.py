@@ -1,4 +1,4 @@
-"""`trunkline serve --reload`: a saved source file starts the server anew, and Ctrl-C leaves nothing behind."""
+"""`trunkline serve --reload`: a saved source file starts the server again, and no end leaves a process behind."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ async def instance(http: ClientSession, port: int, name: str) -> dict[str, Any]:
             await asyncio.sleep(0.05)
 
 
-async def test_a_saved_file_starts_the_server_anew(tmp_path: Path) -> None:
-    """The new code is served by a new process on the same port."""
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+async def test_a_saved_file_starts_the_server_again(tmp_path: Path, end: signal.Signals) -> None:
+    """The new code is served by a new process on the same port, which ends with the one that watches the files."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     source = tmp_path / "live.py"
@@ -53,7 +54,8 @@ async def test_a_saved_file_starts_the_server_anew(tmp_path: Path) -> None:
             after = await instance(http, port, "second")
         assert after["pid"] != before["pid"]
         assert not psutil.pid_exists(before["pid"])
+        server = psutil.Process(after["pid"])
     finally:
-        parent.send_signal(signal.SIGINT)
+        parent.send_signal(end)
         await asyncio.wait_for(parent.wait(), patient(15))
-    assert not psutil.pid_exists(after["pid"])
+    assert psutil.wait_procs([server], patient(5))[1] == []

@@ -30,7 +30,7 @@ async def targets(prometheus: str) -> dict[str, list[str]]:
 @pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 @pytest.mark.parametrize("edge", ["relay", "traefik"])
 async def test_every_part_is_watched(start_fleet: StartFleet, edge: str) -> None:
-    """Nodes, balancer, machine, Traefik and the watchers are scraped; nothing is left when the fleet ends."""
+    """Nodes, balancer, machine, Traefik and the watchers are scraped; a fleet that ends or is killed leaves nothing."""
     fleet = await (
         await start_fleet("--monitor", "--edge", edge, TRUNKLINE_MONITOR_SCRAPE_INTERVAL_MS="1000",
                           TRUNKLINE_MONITOR_SCRAPE_TIMEOUT_MS="900")
@@ -41,6 +41,11 @@ async def test_every_part_is_watched(start_fleet: StartFleet, edge: str) -> None
     async with asyncio.timeout(patient(40)):
         while await targets(fleet.addresses["prometheus"]) != {job: ["up"] * count for job, count in wanted.items()}:
             await asyncio.sleep(0.2)
+    if edge == "relay":
+        fleet.children()
+        fleet.process.kill()
+        await fleet.ended()
+        assert await fleet.left() == []
 
 
 async def test_what_is_not_installed_is_named(tmp_path: Path) -> None:

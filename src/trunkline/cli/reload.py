@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trunkline.errors import StartError
+from trunkline.process.lifecycle import die_with_parent
 
 
 def run_reloading(argv: Sequence[str]) -> int:
@@ -23,16 +24,20 @@ def run_reloading(argv: Sequence[str]) -> int:
             "--reload needs the package watchfiles", "Install it: pip install 'trunkline[reload]'."
         ) from None
     command = [sys.executable, "-m", "trunkline", *(word for word in argv[1:] if word != "--reload")]
-    child = subprocess.Popen(command)  # noqa: S603 - our own command line, once more
+    child = _start(command)
     try:
         for changes in watch(Path.cwd(), watch_filter=PythonFilter(), raise_interrupt=False):
             names = ", ".join(sorted({Path(path).name for _, path in changes}))
             print(f"trunkline: {names} changed, restarting", file=sys.stderr)
             _stop(child)
-            child = subprocess.Popen(command)  # noqa: S603
+            child = _start(command)
     finally:
         code = _stop(child)
     return code
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, preexec_fn=die_with_parent())  # noqa: S603, PLW1509 - our own command line
 
 
 def _stop(child: subprocess.Popen[bytes]) -> int:
