@@ -93,8 +93,8 @@ def run(options: Options) -> Result:
             f"With a scrape every 15 s that is {large_one.cpu_ms / 15_000 * 100:.3f} % of one core, at worst "
             f"{worst.cpu_ms / 15_000 * 100:.3f} %: tasks and channels are counted at the scrape.",
             "The peer has as many families of each kind with the same buckets, and no connections. Its counters and "
-            "histograms are objects with a lock each; ours are plain attributes, made into families at the scrape. "
-            "Both render with prometheus_client's generate_latest.",
+            "histograms are objects with a lock each; ours are plain attributes, made into families and text at the "
+            "scrape.",
         ],
     )
 

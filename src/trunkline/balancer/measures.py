@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
-from prometheus_client.core import Metric
 
 from trunkline.balancer.relay.edge_meter import EdgeMeter
 from trunkline.metrics import exposition
 from trunkline.metrics.series import BALANCER_SERIES, DURATION_BUCKETS, LATENCY_BUCKETS
+from trunkline.metrics.text import Family
 from trunkline.placement.condition import OUT
 from trunkline.version import __version__
 
@@ -87,8 +87,8 @@ def added(counts: Iterable[EdgeCounts]) -> EdgeCounts:
     return total
 
 
-def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Metric]:
-    """All series of a balancer as Prometheus metric families.
+def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
+    """All series of a balancer in Prometheus' families.
 
     Args:
         balancer: the balancer.

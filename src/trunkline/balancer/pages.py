@@ -6,18 +6,16 @@ behind one rule of access is enough on the data port, on the admin port and in a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import parse_qs
 
 import msgspec
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from trunkline.balancer.balancer import Balancer
 from trunkline.balancer.measures import EdgeCounts, families
 from trunkline.balancer.overview import page, refresh_of, shape_wanted
+from trunkline.metrics import text as prometheus_text
 
 CONTENT_SECURITY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 """Of the page: no script at all; its one style sheet stands in it."""
@@ -34,8 +32,6 @@ class BalancerPages:
     def __init__(self, balancer: Balancer, edge: Callable[[], EdgeCounts]) -> None:
         self._balancer = balancer
         self._edge = edge
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
 
     def render(self, query: str, accept: str) -> tuple[str, bytes]:
         """Content type and body.
@@ -47,7 +43,7 @@ class BalancerPages:
         chosen = _chosen(query)
         shape = shape_wanted(accept, chosen.get("format"))
         if shape == "prometheus":
-            return CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
+            return prometheus_text.CONTENT_TYPE, prometheus_text.render(families(self._balancer, self._edge()))
         found = self._balancer.overview()
         if shape == "html":
             text = page(found, refresh_of(chosen.get("refresh")), self._balancer.settings.mode)
@@ -57,10 +53,6 @@ class BalancerPages:
     async def render_soon(self, query: str, accept: str) -> tuple[str, bytes]:
         """As `render`, for those who may have to wait for it."""
         return self.render(query, accept)
-
-    def collect(self) -> Iterator[Metric]:
-        """Called by prometheus_client at a scrape."""
-        return families(self._balancer, self._edge())
 
 
 def _chosen(query: str) -> dict[str, str]:

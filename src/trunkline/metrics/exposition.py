@@ -1,8 +1,6 @@
-"""What is counted, and how it comes out at a scrape; the names are in `trunkline.series`. Pure.
+"""What is counted, and which families come out of it at a scrape; the names are in `trunkline.metrics.series`. Pure.
 
-Rules:
-
-- The hot path counts on plain attributes (`meter.messages_received += 1`); the exposition format is made at the scrape.
+Rule: the hot path counts on plain attributes (`meter.messages_received += 1`); families are made at the scrape.
 """
 
 from __future__ import annotations
@@ -12,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-
-from trunkline.metrics.series import DURATION_BUCKETS, LATENCY_BUCKETS, SERIES, Series
+from trunkline.metrics.series import DURATION_BUCKETS, LATENCY_BUCKETS, SERIES, Kind, Series
+from trunkline.metrics.text import Family, Sample
 
 
 class Histogram:
@@ -158,8 +155,8 @@ class Gauges(NamedTuple):
     start_time_seconds: float = 0.0
 
 
-def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Iterator[Metric]:
-    """All series of a node as Prometheus metric families, aliases last."""
+def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Iterator[Family]:
+    """All series of a node in Prometheus' families, aliases last."""
     plain: dict[str, float] = {
         "ws_connections_total": meter.connections,
         "ws_messages_sent_total": meter.messages_sent,
@@ -189,45 +186,44 @@ def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Ite
     info.set(1, *gauges.build)
     yield from exposition(SERIES, {**plain, **labelled, **histograms, "ws_build_info": info})
     if "websocket" in aliases:
-        yield GaugeMetricFamily(
-            "websocket_connections_total", "Active connections (a gauge).", value=gauges.connections_active
-        )
-        yield CounterMetricFamily(
-            "websocket_messages_total",
-            "Messages received and sent.",
-            value=meter.messages_received + meter.messages_sent,
-        )
+        messages = meter.messages_received + meter.messages_sent
+        errors = sum(meter.errors.values.values())
+        yield _plain("websocket_connections_total", "gauge", "Active connections (a gauge).", gauges.connections_active)
+        yield _plain("websocket_messages_total", "counter", "Messages received and sent.", messages)
         yield _histogram("websocket_message_latency_seconds", "As ws_message_latency_seconds.", meter.message_latency)
         yield _histogram(
             "websocket_connection_duration_seconds", "As ws_connection_duration_seconds.", meter.connection_duration
         )
-        yield CounterMetricFamily(
-            "websocket_errors_total", "All error messages sent.", value=sum(meter.errors.values.values())
-        )
+        yield _plain("websocket_errors_total", "counter", "All error messages sent.", errors)
 
 
-def exposition(declared: Sequence[Series], values: Mapping[str, Value]) -> Iterator[Metric]:
-    """Series as Prometheus metric families.
+def exposition(declared: Sequence[Series], values: Mapping[str, Value]) -> Iterator[Family]:
+    """Series in Prometheus' families.
 
     Args:
         declared: the series, in the order they come out.
         values: the value of each by name: a number, or what fits its labels and kind.
     """
     for series in declared:
-        value = values[series.name]
+        name, value = series.name, values[series.name]
         if isinstance(value, Histogram):
-            yield _histogram(series.name, series.help, value)
-            continue
-        kind = CounterMetricFamily if series.kind == "counter" else GaugeMetricFamily
-        if isinstance(value, Labelled | LabelledGauge):
-            family = kind(series.name, series.help, labels=series.labels)
+            yield _histogram(name, series.help, value)
+        elif isinstance(value, Labelled | LabelledGauge):
             known = dict.fromkeys(product(*series.words), 0.0) if series.words else {}
-            for labels, number in {**known, **value.values}.items():
-                family.add_metric(labels, number)
-            yield family
+            samples = [
+                Sample(name, dict(zip(series.labels, labels, strict=False)), number)
+                for labels, number in {**known, **value.values}.items()
+            ]
+            yield Family(name, series.kind, series.help, samples)
         else:
-            yield kind(series.name, series.help, value=value)
+            yield _plain(name, series.kind, series.help, value)
 
 
-def _histogram(name: str, documentation: str, histogram: Histogram) -> HistogramMetricFamily:
-    return HistogramMetricFamily(name, documentation, buckets=list(histogram.cumulative()), sum_value=histogram.sum)
+def _plain(name: str, kind: Kind, help_text: str, value: float) -> Family:
+    return Family(name, kind, help_text, [Sample(name, {}, value)])
+
+
+def _histogram(name: str, help_text: str, histogram: Histogram) -> Family:
+    samples = [Sample(f"{name}_bucket", {"le": bound}, times) for bound, times in histogram.cumulative()]
+    samples += [Sample(f"{name}_count", {}, histogram.count), Sample(f"{name}_sum", {}, histogram.sum)]
+    return Family(name, "histogram", help_text, samples)

@@ -19,9 +19,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric
-from prometheus_client.exposition import generate_latest
 
 from tests.support.free_ports import free_ports
 from tests.support.load.counted_servers import CountingClient, ServerProcess
@@ -31,6 +28,7 @@ from trunkline.load.judge.scrape import Counters, Course, Scrape, fell, minus, p
 from trunkline.load.judge.watch import ServerWatch, discover
 from trunkline.load.model.tally import Totals
 from trunkline.metrics import exposition as metrics
+from trunkline.metrics import text
 
 GAUGES = metrics.Gauges(
     7, 100, 5_000_000, 0, 12.5, 3, True, 900, 1, 0.25, True, 2, 4, ("0.1.0", 'odd "name"\n', "blue")
@@ -71,16 +69,8 @@ COUNTERS = Counters(
 
 def exposition(node: str = GAUGES.build[1], made: metrics.Meter | None = None) -> str:
     """What a node with these counts answers."""
-
-    class Node:
-        def collect(self) -> list[Metric]:
-            return list(
-                metrics.families(made or meter(), GAUGES._replace(build=("0.1.0", node, "blue")), ("websocket",))
-            )
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Node())  # type: ignore[arg-type]
-    return generate_latest(registry).decode()
+    families = metrics.families(made or meter(), GAUGES._replace(build=("0.1.0", node, "blue")), ("websocket",))
+    return text.render(families).decode()
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

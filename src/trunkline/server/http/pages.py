@@ -13,12 +13,8 @@ from collections.abc import Callable
 from importlib import resources as package_files
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-
 from trunkline.http1.requests import Request, Response, json_response, text_response
-from trunkline.metrics import exposition
+from trunkline.metrics import exposition, text
 from trunkline.net.addresses import networks, within
 from trunkline.net.limits import AddressLimiter
 from trunkline.protocol.control import Instance, Percentiles, Stats
@@ -68,8 +64,6 @@ class Pages:
             "/api/stats": self._stats,
             "/metric": self._report,
         }
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
         for path, (name, content_type) in _FILES.items():
             file = package_files.files("trunkline") / "static" / name
             if file.is_file():
@@ -181,10 +175,9 @@ class Pages:
         allowed = not stranger and within(request.address, self._metrics_networks)
         if not allowed and not self._node.admin.allows(authorization):
             return text_response(403, "metrics are for allowed networks or the admin token")
-        return Response(200, generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4, [("Cache-Control", "no-store")])
+        return Response(200, text.render(self._families()), text.CONTENT_TYPE, [("Cache-Control", "no-store")])
 
-    def collect(self) -> Iterator[Metric]:
-        """Called by prometheus_client at a scrape."""
+    def _families(self) -> Iterator[text.Family]:
         node = self._node
         registry = node.registry
         channels = node.hub.channels.values()
