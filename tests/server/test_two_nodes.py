@@ -17,7 +17,8 @@ from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, Peer, StartNode
 from tests.support.server.raw_peer import RawPeer, http
 from trunkline.bus import Bus, Deliver, HistoryPage, OnState, Published, Retention, Subscription
-from trunkline.bus.nats.bus import NatsBus, NatsSettings
+from trunkline.bus.nats.bus import NatsBus
+from trunkline.bus.settings import NatsSettings
 from trunkline.fleet.nats_server import NatsServer
 from trunkline.server.node.node import Node
 

@@ -1,4 +1,4 @@
-"""What carries publications between nodes; the contract is in `base.py`."""
+"""What carries publications between nodes; the contract is in `base.py`. A bus is loaded when an address names it."""
 
 from trunkline.bus.base import (
     Bus,
@@ -11,8 +11,8 @@ from trunkline.bus.base import (
     RetentionOf,
     Subscription,
 )
-from trunkline.bus.nats.bus import NatsSettings
 from trunkline.bus.open import open_bus
+from trunkline.bus.settings import NatsSettings
 from trunkline.errors import BusUnavailable
 
 __all__ = [

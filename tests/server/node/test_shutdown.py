@@ -22,7 +22,8 @@ from tests.support.patience import patient
 from tests.support.server.live_node import Peer
 from tests.support.server.raw_peer import RawPeer, http, upgrade
 from trunkline.bus import Retention
-from trunkline.bus.nats.bus import NatsBus, NatsSettings
+from trunkline.bus.nats.bus import NatsBus
+from trunkline.bus.settings import NatsSettings
 from trunkline.fleet.nats_server import NatsServer
 
 

@@ -32,33 +32,13 @@ from trunkline.bus.nats.jetstream import PREFIX, PubAck, ms_of
 from trunkline.bus.nats.link import Link, tls_context
 from trunkline.bus.nats.log import StreamLog
 from trunkline.bus.nats.wire import Wire, WireSubscription
+from trunkline.bus.settings import NatsSettings
 from trunkline.errors import BusError, BusUnavailable, SettingsError
 from trunkline.nats.address import parse_address
 
 log = structlog.get_logger("trunkline.bus")
 
 ORIGIN = "Trunkline-Origin"
-
-
-class NatsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the NATS bus behaves.
-
-    Attributes:
-        prefix: the first token of every subject and stream name; fleets that share a NATS differ in it.
-        replicas: how many NATS servers hold each stream; 3 in a cluster.
-        keep_s: how long the log is kept on the server at least, seconds. Longer than publications are served, so that a
-            client of a quiet channel can be told that it missed nothing.
-        max_bytes: the most each stream may take on disk, bytes. NATS reserves it when the stream is made.
-        publish_timeout_s: how long to wait for an acknowledgement or an answer, seconds.
-        tls_ca_file: the authority that signed the server's certificate, for a `tls://` address; None for the system's.
-    """
-
-    prefix: str = "trunkline"
-    replicas: int = 1
-    keep_s: float = 86_400.0
-    max_bytes: int = 1 << 30
-    publish_timeout_s: float = 2.0
-    tls_ca_file: str | None = None
 
 
 class _NatsSubscription:

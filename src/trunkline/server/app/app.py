@@ -21,17 +21,17 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
-import structlog
 
 from trunkline.bus import Publication
 from trunkline.http1.requests import Request
+from trunkline.logs.logger import get_logger
 from trunkline.protocol import wire
 from trunkline.server.app.route import EndpointFunction, Limits, Route
 from trunkline.server.channels.hub import Hub
 from trunkline.server.connections.tasks import Tasks
 from trunkline.settings.sections import ChannelRule, Settings
 
-log = structlog.get_logger("trunkline.app")
+log = get_logger("trunkline.app")
 
 Hook = Callable[[], Awaitable[None] | None]
 _Decorated = TypeVar("_Decorated")

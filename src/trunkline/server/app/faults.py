@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-import structlog
-
 from trunkline.bus import BusUnavailable
 from trunkline.errors import ClientGone, MessageError
+from trunkline.logs.logger import get_logger
 from trunkline.protocol import close_codes, wire
 from trunkline.server.connections.connection import CLOSED
 
 if TYPE_CHECKING:
     from trunkline.server.app.client import Client
 
-log = structlog.get_logger("trunkline.client")
+log = get_logger("trunkline.client")
 
 
 async def guard(client: Client, work: Awaitable[None], id: wire.MessageId = None) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Union
 
 import msgspec
-import structlog
 
 from trunkline.errors import MessageError
+from trunkline.logs.logger import get_logger
 from trunkline.protocol import close_codes, wire
 from trunkline.server.app import decoding, feed
 from trunkline.server.app.client import Client
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trunkline.server.connections.registry import Registry
     from trunkline.settings.sections import Settings
 
-log = structlog.get_logger("trunkline.route")
+log = get_logger("trunkline.route")
 
 EndpointFunction = Callable[[Client], Coroutine[Any, Any, None]]
 Work = Coroutine[Any, Any, None] | None

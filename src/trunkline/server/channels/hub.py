@@ -17,9 +17,9 @@ import contextlib
 from typing import Final
 
 import msgspec
-import structlog
 
 from trunkline.bus import Bus, BusUnavailable, HistoryPage, Publication, RetentionOf
+from trunkline.logs.logger import get_logger
 from trunkline.metrics.exposition import Meter
 from trunkline.protocol import wire
 from trunkline.server.channels.channel import Channel, Listener, State
@@ -32,7 +32,7 @@ from trunkline.server.connections.connection import OPEN, Connection
 from trunkline.server.connections.tasks import Tasks, remember
 from trunkline.websocket.deflate import SHARED_WINDOW_BITS
 
-log = structlog.get_logger("trunkline.hub")
+log = get_logger("trunkline.hub")
 
 LINGER_S: Final = 15.0
 """How long an unfollowed channel stays attached."""

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-import structlog
+from trunkline.logs.logger import get_logger
 
-log = structlog.get_logger("trunkline.tasks")
+log = get_logger("trunkline.tasks")
 T = TypeVar("T")
 
 
