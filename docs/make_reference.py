@@ -8,7 +8,7 @@ from trunkline.metrics.series import ALIASES, BALANCER_SERIES, SERIES
 from trunkline.monitor.rules.rule import Alert, Recording
 from trunkline.monitor.rules.rules import groups
 from trunkline.protocol import close_codes
-from trunkline.settings import sections
+from trunkline.settings.load import describe
 from trunkline.settings.monitor import MonitorSettings
 
 HEAD = """# Reference
@@ -26,7 +26,7 @@ def cell(text: str) -> str:
 def render() -> str:
     """The whole page."""
     lines = [HEAD + "## Settings\n", "| setting | default | takes | environment | |", "|---|---|---|---|---|"]
-    for row in sections.describe():
+    for row in describe():
         names = ", ".join(f"`{name}`" for name in row.environment)
         default = f"`{cell(row.default)}`" if row.default else ""
         lines.append(f"| `{row.key}` | {default} | {cell(row.allowed)} | {names} | {cell(row.help)} |")

@@ -24,7 +24,7 @@ from trunkline.fleet.plan import (
     taken_text,
 )
 from trunkline.fleet.restarts import Backoff, ended_text, gives_up
-from trunkline.settings import sections
+from trunkline.settings.load import load
 
 
 def plan_of(port: int = 8080, *, file: str | None = None, tmp_path: Path | None = None, **environ: str) -> FleetPlan:
@@ -32,7 +32,7 @@ def plan_of(port: int = 8080, *, file: str | None = None, tmp_path: Path | None 
     if file is not None and tmp_path is not None:
         path = tmp_path / "fleet.toml"
         path.write_text(file)
-    return make_plan(sections.load(path, environ, {}), port)
+    return make_plan(load(path, environ, {}), port)
 
 
 def test_edge_has_the_port_and_nodes_follow() -> None:
@@ -61,7 +61,7 @@ def test_traefik_stands_before_a_steering_balancer() -> None:
     assert (plan.edge.name, plan.edge.host, plan.edge.port) == ("traefik", "0.0.0.0", 8080)
     assert (plan.balancer.mode, plan.balancer.host) == ("steer", "127.0.0.1")
     environ = part_environment(plan, plan.balancer, {})
-    settings = sections.load(None, environ, {}).settings
+    settings = load(None, environ, {}).settings
     assert (settings.traefik.host, settings.traefik.http_port) == ("0.0.0.0", 8080)
     assert settings.traefik.balancer_url == plan.balancer.page_url
 
@@ -124,7 +124,7 @@ def test_command_and_environment_give_each_node_its_place() -> None:
         "TRUNKLINE_LIMITS_RATE_BURST": "7",
         "PATH": "/bin",
     }
-    assert sections.load(None, own, {}).settings.admin.port == 8085
+    assert load(None, own, {}).settings.admin.port == 8085
 
 
 @pytest.mark.parametrize(

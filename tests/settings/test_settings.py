@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from trunkline.errors import SettingsError
-from trunkline.settings import sections
-from trunkline.settings.sections import Secret
+from trunkline.settings.load import describe, load
+from trunkline.settings.secret import Secret
 
 SECRET = "a-secret-of-more-than-thirty-two-bytes"
 
@@ -22,7 +22,7 @@ def write(tmp_path: Path, text: str) -> Path:
 
 def refused(file: Path | None = None, environ: dict[str, str] | None = None, **flags: object) -> SettingsError:
     with pytest.raises(SettingsError) as caught:
-        sections.load(file, environ or {}, {key.replace("__", "."): value for key, value in flags.items()})
+        load(file, environ or {}, {key.replace("__", "."): value for key, value in flags.items()})
     return caught.value
 
 
@@ -33,7 +33,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_defaults() -> None:
     """Without any source every documented default holds."""
-    loaded = sections.load(None, {}, {})
+    loaded = load(None, {}, {})
     server, limits, channels = loaded.settings.server, loaded.settings.limits, loaded.settings.channels
     assert (server.host, server.port, server.max_connections) == ("0.0.0.0", 3001, None)
     assert (server.heartbeat_interval_ms, server.connection_timeout_ms) == (30_000, 300_000)
@@ -47,7 +47,7 @@ def test_defaults() -> None:
 def test_later_sources_win(tmp_path: Path) -> None:
     """File beats default, environment beats file, a flag beats all; each value knows its source."""
     file = write(tmp_path, '[server]\nport = 1\nhost = "127.0.0.1"\ncolour = "green"\n')
-    loaded = sections.load(file, {"PORT": "2", "HOST": "::1"}, {"server.port": 3, "server.name": None})
+    loaded = load(file, {"PORT": "2", "HOST": "::1"}, {"server.port": 3, "server.name": None})
     assert (loaded.settings.server.port, loaded.settings.server.host, loaded.settings.server.colour) == (
         3,
         "::1",
@@ -66,7 +66,7 @@ def test_plain_environment_names() -> None:
         "CONNECTION_TIMEOUT": "200", "LOG_LEVEL": "DEBUG", "POD_NAME": "p", "POD_IP": "10.1.1.1", "NODE_NAME": "n",
         "TRUNKLINE_SERVER_PORT": "4001",
     }  # fmt: skip
-    settings = sections.load(None, environ, {}).settings
+    settings = load(None, environ, {}).settings
     assert settings.server.port == 4001
     assert (settings.server.max_connections, settings.server.heartbeat_interval_ms) == (7, 100)
     assert settings.server.connection_timeout_ms == 200
@@ -78,8 +78,8 @@ def test_file_by_name_of_the_environment_or_in_the_working_directory(tmp_path: P
     """TRUNKLINE_CONFIG names the file; without it trunkline.toml of the working directory is read."""
     (tmp_path / "trunkline.toml").write_text("[server]\nport = 11\n")
     other = write(tmp_path, "[server]\nport = 12\n")
-    assert sections.load(None, {}, {}).settings.server.port == 11
-    assert sections.load(None, {"TRUNKLINE_CONFIG": str(other)}, {}).settings.server.port == 12
+    assert load(None, {}, {}).settings.server.port == 11
+    assert load(None, {"TRUNKLINE_CONFIG": str(other)}, {}).settings.server.port == 12
 
 
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_service_links_of_kubernetes_are_no_settings() -> None:
         "TRUNKLINE_PORT_3001_TCP": "tcp://10.0.0.7:3001",
         "TRUNKLINE_PORT_3001_TCP_ADDR": "10.0.0.7",
     }
-    assert sections.load(None, environ, {}).settings.server.port == 3001
+    assert load(None, environ, {}).settings.server.port == 3001
 
 
 def test_environment_lists_booleans_and_empty_values() -> None:
@@ -169,7 +169,7 @@ def test_environment_lists_booleans_and_empty_values() -> None:
         "MAX_CONNECTIONS": "",
         "TRUNKLINE_CHANNELS_RULES": '[{"pattern": "news.*", "subscribe": ["role=reader", "role=admin"], "history": 5}]',
     }
-    settings = sections.load(None, environ, {}).settings
+    settings = load(None, environ, {}).settings
     assert settings.server.origins == ("https://a.example", "https://*.b.example:8443")
     assert settings.server.echo is False
     assert settings.limits.exempt == ()
@@ -187,7 +187,7 @@ def test_units() -> None:
         "TRUNKLINE_BUS_MAX_BYTES": "2GB",
         "TRUNKLINE_LIMITS_OUTBOX_GRACE_MS": "250",
     }
-    settings = sections.load(None, environ, {}).settings
+    settings = load(None, environ, {}).settings
     assert settings.server.heartbeat_interval_ms == 1500
     assert settings.server.message_bytes == 16_384
     assert settings.channels.history_age_s == 300.0
@@ -252,7 +252,7 @@ def test_secrets_do_not_print() -> None:
         "TRUNKLINE_AUTH_SECRET": SECRET,
         "TRUNKLINE_BUS_URL": "nats://user:hunter2@bus:4222,nats://token@bus2:4222",
     }
-    loaded = sections.load(None, environ, {})
+    loaded = load(None, environ, {})
     assert loaded.settings.auth.secret == Secret(SECRET)
     assert loaded.settings.auth.secret is not None
     assert loaded.settings.auth.secret.reveal() == SECRET
@@ -281,7 +281,7 @@ def test_the_password_of_a_bad_url_is_not_quoted() -> None:
 
 def test_describe_has_help_for_every_setting() -> None:
     """Each setting has one line of help that ends as a sentence, and a prefixed environment name."""
-    rows = sections.describe()
+    rows = describe()
     assert len(rows) == len({row.key for row in rows}) > 60
     for row in rows:
         assert row.help.endswith("."), row
@@ -293,7 +293,7 @@ def test_describe_has_help_for_every_setting() -> None:
 def test_every_setting_survives_a_debug_allocator() -> None:
     """No field's type is one that corrupts memory in msgspec; such a process would end by a signal."""
     program = (
-        "import msgspec, gc\nfrom trunkline.settings import sections as config\nconfig.describe()\n"
+        "import msgspec, gc\nfrom trunkline.settings import load as config\nconfig.describe()\n"
         "for section in config.SECTIONS.values():\n    msgspec.convert({}, section)\n"
         "config.load(None, {'TRUNKLINE_CHANNELS_RULES': '[{\"pattern\": \"a\"}]'}, {})\ngc.collect()\n"
     )

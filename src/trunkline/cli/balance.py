@@ -12,7 +12,7 @@ from trunkline.balancer.service import RelayService
 from trunkline.errors import SettingsError
 from trunkline.logs import configure as log_setup
 from trunkline.process import lifecycle
-from trunkline.settings import sections
+from trunkline.settings.load import load
 from trunkline.settings.sections import Settings
 from trunkline.traefik.steer.steering_service import SteeringService
 
@@ -44,7 +44,7 @@ def balance(
         "balancer.backends": [{"url": url} for url in backend] if backend else None,
         "balancer.rebalance": "dry-run" if dry_run else None,
     }  # fmt: skip
-    settings = sections.load(config_file, os.environ, flags).settings
+    settings = load(config_file, os.environ, flags).settings
     log_setup.configure(settings.log, service="trunkline-balancer")
     raise typer.Exit(lifecycle.run(lambda: run_balancer(settings)))
 

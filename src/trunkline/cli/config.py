@@ -16,8 +16,7 @@ from rich.table import Table
 from trunkline.errors import SettingsError
 from trunkline.server.channels.rules import RuleSet
 from trunkline.server.http.tokens import Verifier
-from trunkline.settings import sections
-from trunkline.settings.sections import Loaded
+from trunkline.settings.load import Loaded, load
 
 app = typer.Typer(no_args_is_help=True, help="Check and show the settings.")
 
@@ -59,7 +58,7 @@ def show(
 
 def _load(config_file: Path | None, environ: Mapping[str, str]) -> Loaded:
     try:
-        loaded = sections.load(config_file, environ, {})
+        loaded = load(config_file, environ, {})
         # What only their users can tell: patterns that compile, key files that can be read and fit.
         RuleSet.of(loaded.settings)
         Verifier.from_settings(loaded.settings.auth)

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from trunkline.errors import SettingsError, StartError
 from trunkline.logs import configure as log_setup
 from trunkline.process import lifecycle
-from trunkline.settings import sections
+from trunkline.settings.load import load
 
 # The load room needs an extra, and takes time to import that no other command should pay: functions import it.
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def run(
         scenario, connections=connections, duration_s=_seconds("--duration", duration), rate=rate, rate_each=rate_each,
         message_bytes=message_bytes, channels=channels, protocol=protocol,
     )  # fmt: skip
-    settings = sections.load(config_file, os.environ, {"bus.url": bus}).settings
+    settings = load(config_file, os.environ, {"bus.url": bus}).settings
     target = Target(
         url, tuple(_header(text) for text in header or ()), tuple(map(_subprotocol, subprotocol or ())), not insecure,
         str(ca) if ca else "", _seconds("--connect-timeout", connect_timeout) or 10.0,
@@ -176,7 +176,7 @@ def agent(
     _require()
     from trunkline.load.workers.agent import run_agent
 
-    settings = sections.load(config_file, os.environ, {"bus.url": bus}).settings
+    settings = load(config_file, os.environ, {"bus.url": bus}).settings
     log_setup.configure(settings.log, service="trunkline-load")
     own = name or socket.gethostname()
     raise typer.Exit(lifecycle.run(lambda: run_agent(settings.bus.url, settings.bus.prefix, own, tuple(allow))))
@@ -238,7 +238,7 @@ def _subprotocol(name: str) -> str:
 
 
 def _seconds(option: str, text: str | None) -> float | None:
-    from trunkline.load.scenario.file import seconds
+    from trunkline.settings.quantities import seconds
 
     if text is None:
         return None

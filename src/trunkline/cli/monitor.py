@@ -11,7 +11,7 @@ import typer
 from trunkline.errors import SettingsError, StartError
 from trunkline.fleet.monitoring import monitor_up
 from trunkline.monitor.files import bundle, credentials
-from trunkline.settings import sections
+from trunkline.settings.load import load
 from trunkline.settings.sections import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Prometheus, Alertmanager and Grafana for a fleet.")
@@ -86,7 +86,7 @@ def _check(directory: Path, dashboards: bool, config_file: Path | None) -> None:
 
 
 def _settings(config_file: Path | None) -> Settings:
-    return sections.load(config_file, os.environ, {}).settings
+    return load(config_file, os.environ, {}).settings
 
 
 def _refused(error: SettingsError | StartError) -> typer.Exit:

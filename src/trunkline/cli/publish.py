@@ -16,7 +16,7 @@ import typer
 
 from trunkline.errors import SettingsError, StartError
 from trunkline.net.admin_token import kept_ports, token_path
-from trunkline.settings import sections
+from trunkline.settings.load import load
 
 
 def publish(
@@ -38,7 +38,7 @@ def publish(
         msgspec.json.decode(data)
     except msgspec.DecodeError as error:
         raise SettingsError("JSON", value=data[:200], allowed=f"it must be JSON text: {error}") from None
-    settings = sections.load(config_file, os.environ, {}).settings
+    settings = load(config_file, os.environ, {}).settings
     port = settings.admin.port or settings.server.port + 1
     known = token or (settings.admin.token.reveal() if settings.admin.token else None)
     doors = [(admin, known)] if admin and known else _doors(admin, known, port)

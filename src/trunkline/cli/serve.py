@@ -14,7 +14,7 @@ from trunkline.logs import configure as log_setup
 from trunkline.process import lifecycle
 from trunkline.server.app.load_app import load_app
 from trunkline.server.node.node import Node
-from trunkline.settings import sections
+from trunkline.settings.load import load
 from trunkline.settings.sections import Settings
 
 
@@ -41,7 +41,7 @@ def serve(
         "server.app": app, "server.host": host, "server.port": port, "server.name": name, "server.colour": colour,
         "bus.url": bus,
     }  # fmt: skip
-    settings = sections.load(config_file, os.environ, flags).settings
+    settings = load(config_file, os.environ, flags).settings
     log_setup.configure(settings.log, service="trunkline-node", node=settings.server.name or "")
     raise typer.Exit(lifecycle.run(lambda: run_node(settings)))
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.settings import sections
+from trunkline.settings.load import load
 from trunkline.traefik.check.check import Report, check_files
 from trunkline.traefik.render import render_static
 from trunkline.traefik.render.dynamic_model import Dynamic
@@ -41,7 +41,7 @@ def render(
 ) -> None:
     """Write the static and the dynamic configuration; without files both are printed as two YAML documents."""
     try:
-        settings = sections.load(config_file, os.environ, {}).settings
+        settings = load(config_file, os.environ, {}).settings
         dynamic_model = file_dynamic(settings)
         # Traefik looks for it from its own directory, so the name in the static file is absolute when we know it.
         named = dynamic.absolute() if dynamic is not None else Path("dynamic.yml")

@@ -18,7 +18,7 @@ from trunkline.fleet.traefik import prepare
 from trunkline.fleet.view import View, make_view
 from trunkline.monitor.local.local_ports import PROMETHEUS, SPAN
 from trunkline.process import lifecycle
-from trunkline.settings import sections
+from trunkline.settings.load import load
 
 KILLED = 1
 """Exit code when the fleet was ended without a drain."""
@@ -47,7 +47,7 @@ def up(
     edge. Admin ports are the port + 1. A part that dies is started again. Settings and environment reach every part.
     """
     flags = {"up.nodes": nodes, "up.port": port, "up.edge": edge, "up.data_dir": data_dir, "server.app": app}
-    loaded = sections.load(config_file, os.environ, flags)
+    loaded = load(config_file, os.environ, flags)
     settings = loaded.settings
     monitor_port = 0
     if monitor:

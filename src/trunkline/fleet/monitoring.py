@@ -15,7 +15,7 @@ from trunkline.fleet.fleet import free_first_port
 from trunkline.monitor.local.local_ports import PROMETHEUS, SPAN
 from trunkline.monitor.local.local_stack import Addresses, Ended, LocalStack
 from trunkline.process import lifecycle
-from trunkline.settings import sections
+from trunkline.settings.load import load
 from trunkline.settings.sections import Settings
 
 FAILED = 1
@@ -35,7 +35,7 @@ def monitor_up(
     as_json: Annotated[bool, typer.Option("--json", help="Tell the addresses as a line of JSON.")] = False,
 ) -> None:
     """Watch a fleet on this machine until Ctrl-C: what it renders is what `monitor render` would, at this fleet."""
-    settings = sections.load(config_file, os.environ, {}).settings
+    settings = load(config_file, os.environ, {}).settings
     directory = (data_dir or settings.up.data_dir / "monitor").absolute()
     first_port = port or free_first_port(SPAN)
     raise typer.Exit(lifecycle.run(lambda: run_stack(settings, directory, fleet, first_port, as_json)))

@@ -21,7 +21,7 @@ import msgspec
 
 from trunkline.errors import SettingsError
 from trunkline.fleet.part_plans import HOST, BalancerPlan, MonitorPlan, NodePlan, PartPlan, TraefikPlan
-from trunkline.settings.sections import Loaded
+from trunkline.settings.load import Loaded
 
 PORT_STEP: Final = 2
 LAST_PORT: Final = 65_535

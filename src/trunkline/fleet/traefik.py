@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from trunkline.fleet.plan import FleetPlan, traefik_environment
-from trunkline.settings import sections
+from trunkline.settings.load import load
 from trunkline.settings.sections import Settings
 from trunkline.traefik.process import find_binary
 from trunkline.traefik.render.render import file_dynamic
@@ -46,7 +46,7 @@ def prepare(plan: FleetPlan, environ: Mapping[str, str]) -> FleetPlan:
 
 def placed(plan: FleetPlan, environ: Mapping[str, str]) -> Settings:
     """The settings of the fleet with the places that the plan gives to Traefik and to the balancer that it asks."""
-    settings = sections.load(plan.config_file, {**environ, **traefik_environment(plan)}, {}).settings
+    settings = load(plan.config_file, {**environ, **traefik_environment(plan)}, {}).settings
     # There is no TLS to show a certificate on.
     section = msgspec.structs.replace(settings.traefik, cert_file=None, key_file=None, acme_email="")
     return msgspec.structs.replace(settings, traefik=section)

@@ -26,8 +26,8 @@ from structlog.typing import EventDict, Processor
 
 from trunkline.logs import ecs
 from trunkline.logs.files import Complaint, RotatingFile, file_handlers
+from trunkline.settings.secret import MASK, mask_url
 from trunkline.settings.sections import LogSettings
-from trunkline.settings.source import MASK, mask_url
 from trunkline.version import __version__
 
 _QUIET = {"aiohttp.access": logging.WARNING, "asyncio": logging.WARNING, "nats": logging.WARNING}

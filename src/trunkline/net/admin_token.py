@@ -13,7 +13,7 @@ import secrets
 from pathlib import Path
 
 from trunkline.errors import StartError
-from trunkline.settings.source import Secret
+from trunkline.settings.secret import Secret
 
 
 class AdminToken:

@@ -1,6 +1,6 @@
-"""What one setting cannot say alone: values that exclude each other, words with a grammar of their own.
+"""What one setting cannot say alone: values that exclude each other, texts with a grammar of their own. Pure.
 
-Pure: what depends on this machine is checked by whoever uses the setting.
+What depends on this machine is checked where the setting is used.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import re
 from urllib.parse import urlsplit
 
 from trunkline.errors import SettingsError
-from trunkline.settings import source
+from trunkline.settings.secret import mask_url
 from trunkline.settings.sections import Access, AuthSettings, Settings
+from trunkline.settings.spelling import nearest
 
 _NETWORK_LISTS = (
     "server.trusted_proxies",
@@ -108,7 +109,7 @@ def _check_access(key: str, access: Access) -> None:
             allowed = (
                 'allowed: "anyone", "authenticated", "nobody", or claims such as "role=admin" ("role=*": any value)'
             )
-            near = source.nearest(word, ("anyone", "authenticated", "nobody"))
+            near = nearest(word, ("anyone", "authenticated", "nobody"))
             raise SettingsError(key, value=word, allowed=allowed, nearest=near)
 
 
@@ -146,6 +147,6 @@ def _check_auth(auth: AuthSettings) -> None:
         if not (parts.hostname and (parts.scheme == "https" or local)):
             raise SettingsError(
                 "auth.jwks_url",
-                value=source.mask_url(auth.jwks_url),
+                value=mask_url(auth.jwks_url),
                 allowed="allowed: an https:// address (http:// only on this machine)",
             )

@@ -1,4 +1,4 @@
-"""Typed settings, one struct a room, and `load`, which lays file, environment and flags over the defaults.
+"""Typed settings, one struct a section. Pure.
 
 Rules:
 
@@ -12,18 +12,15 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from trunkline.errors import SettingsError
-from trunkline.settings import source as settings_source
 from trunkline.settings.balancer import BackendUrl, BalancerSettings, TraefikSettings
 from trunkline.settings.monitor import MonitorSettings
-from trunkline.settings.source import MASK, Secret, Value
+from trunkline.settings.secret import Secret
 from trunkline.settings.types import (
     LOOPBACK,
     MIB,
@@ -39,7 +36,6 @@ from trunkline.settings.types import (
     about,
 )
 
-DEFAULT_FILE = "trunkline.toml"
 Origin = Annotated[
     str,
     Meta(
@@ -60,7 +56,7 @@ Pattern = Annotated[
     ),
 ]
 # Not `Annotated[str, Meta(pattern=...)] | tuple[...]`: msgspec 0.22 corrupts memory on a union of text with a pattern
-# and a list. `check` looks at the words instead.
+# and a list. `check` looks at the items instead.
 Access = str | tuple[str, ...]
 
 
@@ -316,20 +312,8 @@ class Settings(msgspec.Struct, frozen=True):
     monitor: MonitorSettings = MonitorSettings()
 
 
-SECTIONS: dict[str, type[msgspec.Struct]] = {
-    "server": ServerSettings,
-    "admin": AdminSettings,
-    "limits": LimitsSettings,
-    "channels": ChannelsSettings,
-    "auth": AuthSettings,
-    "bus": BusSettings,
-    "log": LogSettings,
-    "metrics": MetricsSettings,
-    "up": UpSettings,
-    "balancer": BalancerSettings,
-    "traefik": TraefikSettings,
-    "monitor": MonitorSettings,
-}
+SECTIONS: dict[str, type[msgspec.Struct]] = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+"""The struct class of each section, by name."""
 
 PLAIN_ENVIRONMENT: dict[str, str] = {
     "server.port": "PORT",
@@ -343,135 +327,3 @@ PLAIN_ENVIRONMENT: dict[str, str] = {
     "log.level": "LOG_LEVEL",
 }
 """Settings whose environment name needs no prefix; the prefixed name works too and wins over the plain one."""
-
-
-class ShownSetting(NamedTuple):
-    """A row of `config show`: full name, value ready for JSON (secrets masked), source."""
-
-    key: str
-    value: object
-    source: str
-
-
-class SettingHelp(NamedTuple):
-    """A row of the settings reference: full name, what is allowed, default as text, environment names, help."""
-
-    key: str
-    allowed: str
-    default: str
-    environment: tuple[str, ...]
-    help: str
-
-
-class Loaded(NamedTuple):
-    """Settings, and where each that is not a default came from.
-
-    Attributes:
-        settings: the values.
-        sources: the source of each setting by full name, `default` when none set it.
-        file: the TOML file that was read, None for none.
-    """
-
-    settings: Settings
-    sources: Mapping[str, str]
-    file: Path | None
-
-    def rows(self) -> list[ShownSetting]:
-        """Every setting with its value and source, secrets masked."""
-        return [
-            ShownSetting(key, _presentable(getattr(getattr(self.settings, variable.section), variable.name)), source)
-            for key, variable in settings_source.variables(SECTIONS, {}).items()
-            for source in [self.sources[key]]
-        ]
-
-
-def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
-    """Read the settings: defaults, then the TOML file, then the environment, then flags; the later wins.
-
-    Args:
-        file: the TOML file; None reads the one that `TRUNKLINE_CONFIG` names or else `trunkline.toml` of the working
-            directory if there is one.
-        environ: the environment.
-        flags: values of the command line by full name, e.g. `{"server.port": 3002}`; None means not given.
-
-    Raises:
-        SettingsError: a file that cannot be read, an unknown name, a bad value, or values that exclude each other.
-    """
-    path = _file_to_read(file, environ)
-    values: dict[str, Value] = {}
-    if path is not None:
-        values |= settings_source.from_toml(_read(path), str(path), SECTIONS)
-    values |= settings_source.from_environment(environ, SECTIONS, PLAIN_ENVIRONMENT)
-    values |= settings_source.from_flags(flags, SECTIONS)
-    settings = _build(values)
-    known = settings_source.variables(SECTIONS, PLAIN_ENVIRONMENT)
-    sources = {key: values[key].source if key in values else "default" for key in known}
-    # Imported here, for it knows the sections that this module declares.
-    from trunkline.settings.check import check
-
-    try:
-        check(settings)
-    except SettingsError as error:
-        error.source = error.source or sources.get(error.key.partition("[")[0], "")
-        raise
-    return Loaded(settings, sources, path)
-
-
-def describe() -> list[SettingHelp]:
-    """Every setting with what it takes, its default and its help; the settings reference is made from it."""
-    rows: list[SettingHelp] = []
-    for key, variable in settings_source.variables(SECTIONS, PLAIN_ENVIRONMENT).items():
-        struct = SECTIONS[variable.section]
-        declared = settings_source.type_of(struct, variable.name)
-        default = _presentable(getattr(struct(), variable.name))
-        rows.append(
-            SettingHelp(
-                key,
-                settings_source.allowed_text(variable.name, declared),
-                "" if default is None else msgspec.json.encode(default).decode(),
-                variable.environment,
-                settings_source.help_of(declared),
-            )
-        )
-    return rows
-
-
-def _file_to_read(file: Path | None, environ: Mapping[str, str]) -> Path | None:
-    if file is not None:
-        return file
-    named = environ.get(settings_source.CONFIG_VARIABLE)
-    if named:
-        return Path(named)
-    default = Path(DEFAULT_FILE)
-    return default if default.is_file() else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise SettingsError(str(path), allowed="it is not UTF-8 text; TOML must be") from None
-    except OSError as error:
-        raise SettingsError(str(path), allowed=f"the file cannot be read: {error.strerror}") from None
-
-
-def _build(values: Mapping[str, Value]) -> Settings:
-    sections: dict[str, Any] = {}
-    for section, struct in SECTIONS.items():
-        given = {key.partition(".")[2]: value.value for key, value in values.items() if key.startswith(f"{section}.")}
-        sections[section] = struct(**given)
-    return Settings(**sections)
-
-
-def _presentable(value: object) -> object:
-    if isinstance(value, Secret):
-        return MASK
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, str):
-        return settings_source.mask_url(value)
-    if isinstance(value, tuple):
-        return [_presentable(item) for item in value]
-    if isinstance(value, msgspec.Struct):
-        return {name: _presentable(getattr(value, name)) for name in value.__struct_fields__}
-    return value

@@ -1,29 +1,27 @@
-"""Where settings come from: a TOML text, the environment and flags, laid over the defaults of typed sections.
+"""Values of settings from a TOML text, the environment and flags, for the sections that the caller hands in. Pure.
 
 Rules:
 
-- Nothing here knows a single setting. `config.py` hands in its sections (a struct class each) and gets values back.
-- A later source wins: defaults, file, environment, flags. Each value remembers its source.
+- Nothing here knows a single setting.
 - Whatever is not known or does not fit stops with a `SettingsError` that names key, value, what is allowed, the nearest
   known name and the source; a typing slip must never become a silent default.
-- Secrets are `Secret`, which does not print; passwords within URLs are masked.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from msgspec import inspect
 
 from trunkline.errors import SettingsError
+from trunkline.settings.fields import Field, shown
+from trunkline.settings.spelling import nearest
+from trunkline.settings.toml_places import toml_lines
 
-MASK = "***"
 PREFIX = "TRUNKLINE_"
 CONFIG_VARIABLE = "TRUNKLINE_CONFIG"
 """Names the TOML file; the one `TRUNKLINE_` name that is not a setting."""
@@ -33,61 +31,20 @@ CONFIG_VARIABLE = "TRUNKLINE_CONFIG"
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*://)[^/?#@\s,]*@")
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
-_MILLISECONDS = {"ms": 1.0, "s": 1e3, "m": 60e3, "min": 60e3, "h": 3600e3, "d": 86400e3}
-_SECONDS = {unit: amount / 1000 for unit, amount in _MILLISECONDS.items()}
-_BYTES = {
-    "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 1024.0, "mib": 1024.0**2, "gib": 1024.0**3,
-}  # fmt: skip
+# Where msgspec's message says that an item of a list of tables does not fit.
+_PLACE = re.compile(r"\$\[(\d+)\]\.(\w+)")
 
-
-class Secret:
-    """A value that must not be seen: `repr` is `***`, and it cannot be printed or encoded by accident.
-
-    `str()` raises rather than mask: whoever wants text wants the value, and a key that is silently `***` lets everybody
-    in.
-    """
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """The value itself, for the one place that needs it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return MASK
-
-    def __str__(self) -> str:
-        raise TypeError("a Secret has no text; call reveal() where the value is needed")
-
-    def __format__(self, spec: str) -> str:
-        return MASK
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
+Sections = Mapping[str, type[msgspec.Struct]]
+_Source = Callable[[str], str] | str
+"""Where a setting stands: of a file a function of its full name."""
 
 
 class Variable(NamedTuple):
-    """One setting as a source may spell it: section, name within it, and the environment names, best first."""
+    """One setting as a source may spell it: section, field, and the environment names, best first."""
 
     section: str
-    name: str
+    field: Field
     environment: tuple[str, ...]
-
-    @property
-    def key(self) -> str:
-        """The full name, `section.name`."""
-        return f"{self.section}.{self.name}"
 
 
 class Value(NamedTuple):
@@ -97,16 +54,8 @@ class Value(NamedTuple):
     source: str
 
 
-Sections = Mapping[str, type[msgspec.Struct]]
-
-
-def mask_url(text: str) -> str:
-    """`text` with the user, password or token of every URL in it replaced by `***`."""
-    return _USERINFO.sub(rf"\g<scheme>{MASK}@", text)
-
-
 def variables(sections: Sections, plain: Mapping[str, str]) -> dict[str, Variable]:
-    """Every setting by its full name.
+    """Every setting by its full name, `section.name`.
 
     Args:
         sections: the struct class of each section.
@@ -119,191 +68,8 @@ def variables(sections: Sections, plain: Mapping[str, str]) -> dict[str, Variabl
             names = [f"{PREFIX}{section}_{field.name}".upper()]
             if key in plain:
                 names.append(plain[key])
-            found[key] = Variable(section, field.name, tuple(names))
+            found[key] = Variable(section, Field(field.name, field.type), tuple(names))
     return found
-
-
-def nearest(wrong: str, known: Iterable[str]) -> str | None:
-    """The known name that `wrong` was most likely meant to be, or None when nothing is close."""
-    names = list(known)
-    section, _, last = wrong.rpartition(".")
-    same_name = [name for name in names if name.rpartition(".")[2] == last]
-    if same_name:
-        return same_name[0]
-    # A slip within the right section is likelier than a similar word elsewhere. There only the names are compared, for
-    # the section they share would make any two of them look alike.
-    siblings = {name.removeprefix(f"{section}."): name for name in names if section and name.startswith(f"{section}.")}
-    for candidates, word in ((siblings, last), ({name: name for name in names}, wrong)):
-        close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-        if close:
-            return candidates[close[0]]
-    return None
-
-
-# --- one value --------------------------------------------------------------------------------------------------------
-
-
-def type_of(struct: type[msgspec.Struct], name: str) -> Any:
-    """The declared type of a field with its constraints."""
-    return next(field.type for field in msgspec.structs.fields(struct) if field.name == name)
-
-
-def help_of(declared: Any) -> str:
-    """The one-line help that stands at the field (`Meta(description=...)`)."""
-    info = inspect.type_info(declared)
-    if isinstance(info, inspect.Metadata) and info.extra_json_schema:
-        return str(info.extra_json_schema.get("description", ""))
-    return ""
-
-
-def is_secret(declared: Any) -> bool:
-    """Whether the field holds a `Secret`."""
-    return any(isinstance(part, inspect.CustomType) and part.cls is Secret for part in _alternatives(declared))
-
-
-def allowed_text(name: str, declared: Any) -> str:
-    """What a field takes, in words."""
-    info = inspect.type_info(declared)
-    words = _own_words(info)
-    if not words:
-        words = " or ".join(_words(part) for part in _alternatives(declared))
-    units, example = _units(name)
-    return f"{words} ({example})" if units else words
-
-
-def convert(name: str, declared: Any, raw: object, *, textual: bool) -> object:
-    """Turn one raw value into what the field declares.
-
-    Args:
-        name: the field's name; its ending (`_ms`, `_s`, `_bytes`) tells the unit of a bare number.
-        declared: the field's type with constraints.
-        raw: the value as the source has it.
-        textual: true when the source knows only text (the environment), so that numbers, booleans and lists are read
-            from it.
-
-    Raises:
-        ValueError: the value does not fit; the message is for developers, `allowed_text` is for users.
-    """
-    parts = _alternatives(declared)
-    if isinstance(raw, str):
-        listed = any(isinstance(part, inspect.VarTupleType) for part in parts)
-        if listed and textual:
-            if raw.lstrip().startswith("["):
-                raw, textual = msgspec.json.decode(raw), False
-            else:
-                raw = [item for item in (piece.strip() for piece in raw.split(",")) if item]
-        elif not listed:
-            units, _ = _units(name)
-            raw = _quantity(raw, units, whole=any(isinstance(part, inspect.IntType) for part in parts))
-            if any(isinstance(part, inspect.LiteralType) for part in parts) and isinstance(raw, str):
-                raw = _as_spelled(raw, parts)
-    return msgspec.convert(raw, declared, strict=not textual, dec_hook=_decode_custom)
-
-
-def _decode_custom(kind: type, raw: object) -> object:
-    if not isinstance(raw, str):
-        raise TypeError("text is needed")
-    if kind is Secret:
-        return Secret(raw)
-    if kind is Path:
-        return Path(raw).expanduser()
-    raise NotImplementedError(kind)
-
-
-def _as_spelled(raw: str, parts: list[inspect.Type]) -> str:
-    for part in parts:
-        if isinstance(part, inspect.LiteralType):
-            for value in part.values:
-                if isinstance(value, str) and value.lower() == raw.strip().lower():
-                    return value
-    return raw
-
-
-def _quantity(raw: str, units: Mapping[str, float], *, whole: bool) -> object:
-    match = _QUANTITY.fullmatch(raw.strip()) if units else None
-    if match is None or match[2].lower() not in units:
-        return raw
-    amount = float(match[1]) * units[match[2].lower()]
-    return round(amount) if whole and amount >= 1 else amount
-
-
-def _units(name: str) -> tuple[Mapping[str, float], str]:
-    if name.endswith("_per_s"):
-        return {}, ""
-    if name.endswith("_ms"):
-        return _MILLISECONDS, 'milliseconds, or text such as "30s"'
-    if name.endswith("_s"):
-        return _SECONDS, 'seconds, or text such as "5m"'
-    if name.endswith("_bytes"):
-        return _BYTES, 'bytes, or text such as "64KiB"'
-    return {}, ""
-
-
-def _alternatives(declared: Any) -> list[inspect.Type]:
-    return _flatten(inspect.type_info(declared))
-
-
-def _flatten(info: inspect.Type) -> list[inspect.Type]:
-    if isinstance(info, inspect.Metadata):
-        return _flatten(info.type)
-    if isinstance(info, inspect.UnionType):
-        return [part for kind in info.types for part in _flatten(kind) if not isinstance(part, inspect.NoneType)]
-    return [info]
-
-
-def _own_words(info: inspect.Type) -> str:
-    if isinstance(info, inspect.Metadata):
-        return str((info.extra or {}).get("allowed", "")) or _own_words(info.type)
-    if isinstance(info, inspect.UnionType):
-        return next((words for words in map(_own_words, info.types) if words), "")
-    return ""
-
-
-def _words(info: inspect.Type) -> str:
-    own = _own_words(info)
-    if own:
-        return own
-    match info:
-        case inspect.Metadata():
-            return _words(info.type)
-        case inspect.IntType():
-            return "a whole number" + _range(info.ge, info.gt, info.le)
-        case inspect.FloatType():
-            return "a number" + _range(info.ge, info.gt, info.le)
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.LiteralType():
-            return "one of " + ", ".join(str(value) for value in info.values)
-        case inspect.VarTupleType():
-            return f"a list, each {_words(info.item_type)}"
-        case inspect.CustomType():
-            return "a path" if info.cls is Path else "text"
-        case inspect.StructType():
-            return "a table with " + ", ".join(field.name for field in info.fields)
-        case _:
-            return "text"
-
-
-def _range(ge: float | None, gt: float | None, le: float | None) -> str:
-    low = "" if ge is None else f"{ge:,}"
-    if gt is not None:
-        return f" above {gt:,}" + ("" if le is None else f" up to {le:,}")
-    if low and le is not None:
-        return f" from {low} to {le:,}"
-    if low:
-        return f" of at least {low}"
-    return "" if le is None else f" up to {le:,}"
-
-
-def shown(raw: object, declared: Any = None) -> str | None:
-    """A value as an error may quote it: None for a secret, URLs masked, long text cut."""
-    if declared is not None and is_secret(declared):
-        return None
-    text = mask_url(raw if isinstance(raw, str) else repr(raw))
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
-# --- sources ----------------------------------------------------------------------------------------------------------
 
 
 def from_toml(text: str, file: str, sections: Sections) -> dict[str, Value]:
@@ -330,11 +96,10 @@ def from_toml(text: str, file: str, sections: Sections) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for section, table in tables.items():
         if section not in sections:
-            everything = [*sections, *known]
             raise SettingsError(
                 section,
                 allowed=f"there is no such section; known sections: {', '.join(sections)}",
-                nearest=nearest(section, everything),
+                nearest=nearest(section, [*sections, *known]),
                 source=source(section),
             )
         if not isinstance(table, dict):
@@ -342,12 +107,9 @@ def from_toml(text: str, file: str, sections: Sections) -> dict[str, Value]:
             raise SettingsError(section, value=shown(table), allowed=allowed, source=source(section))
         for name, raw in table.items():
             key = f"{section}.{name}"
-            if key not in known:
-                raise SettingsError(
-                    key, allowed="there is no such setting", nearest=nearest(key, known), source=source(key)
-                )
-            _refuse_unknown_in_tables(key, type_of(sections[section], name), raw, source)
-            values[key] = Value(_checked(key, sections[section], name, raw, source, textual=False), source(key))
+            field = _known(key, known, source(key)).field
+            _refuse_unknown_in_tables(key, field, raw, source)
+            values[key] = Value(_checked(key, field, raw, source, textual=False), source(key))
     return values
 
 
@@ -361,32 +123,27 @@ def from_environment(environ: Mapping[str, str], sections: Sections, plain: Mapp
     """
     known = variables(sections, plain)
     by_name = {name: variable for variable in known.values() for name in variable.environment}
-    values: dict[str, Value] = {}
     for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in by_name and name != CONFIG_VARIABLE:
-            if _SERVICE_LINK.search(name) or _SERVICE_LINK_VALUE.match(environ[name]):
-                continue
-            raise SettingsError(
-                name,
-                allowed="there is no such setting",
-                nearest=nearest(name, by_name),
-                source="environment",
-            )
+        if not name.startswith(PREFIX) or name in by_name or name == CONFIG_VARIABLE:
+            continue
+        if not (_SERVICE_LINK.search(name) or _SERVICE_LINK_VALUE.match(environ[name])):
+            near = nearest(name, by_name)
+            raise SettingsError(name, allowed="there is no such setting", nearest=near, source="environment")
+    values: dict[str, Value] = {}
     for key, variable in known.items():
-        declared = type_of(sections[variable.section], variable.name)
         for name in variable.environment:
-            raw = environ.get(name)
-            listed = any(isinstance(part, inspect.VarTupleType) for part in _alternatives(declared))
-            if raw is None or (raw == "" and not listed):
-                continue
-            if name.startswith(PREFIX) and name.endswith("_PORT") and _SERVICE_LINK_VALUE.match(raw):
-                continue
-            source = f"environment {name}"
-            struct = sections[variable.section]
-            value = _checked(key, struct, variable.name, raw, lambda _, source=source: source, textual=True)
-            values[key] = Value(value, source)
-            break
+            if _given(name, environ, variable.field):
+                value = _checked(key, variable.field, environ[name], f"environment {name}", textual=True)
+                values[key] = Value(value, f"environment {name}")
+                break
     return values
+
+
+def _given(name: str, environ: Mapping[str, str], field: Field) -> bool:
+    raw = environ.get(name)
+    if raw is None or (raw == "" and not field.is_list):
+        return False
+    return not (name.startswith(PREFIX) and name.endswith("_PORT") and _SERVICE_LINK_VALUE.match(raw))
 
 
 def from_flags(flags: Mapping[str, object], sections: Sections) -> dict[str, Value]:
@@ -400,57 +157,39 @@ def from_flags(flags: Mapping[str, object], sections: Sections) -> dict[str, Val
     for key, raw in flags.items():
         if raw is None:
             continue
-        if key not in known:
-            raise SettingsError(
-                key, allowed="there is no such setting", nearest=nearest(key, known), source="command line"
-            )
-        variable = known[key]
+        field = _known(key, known, "command line").field
         if isinstance(raw, Path):
             raw = str(raw)
-        value = _checked(
-            key, sections[variable.section], variable.name, raw, lambda _: "command line", textual=isinstance(raw, str)
-        )
+        value = _checked(key, field, raw, "command line", textual=isinstance(raw, str))
         values[key] = Value(value, "command line")
     return values
 
 
-def _checked(key: str, struct: type[msgspec.Struct], name: str, raw: object, source: Any, *, textual: bool) -> object:
-    declared = type_of(struct, name)
+def _known(key: str, known: Mapping[str, Variable], source: str) -> Variable:
+    if key not in known:
+        raise SettingsError(key, allowed="there is no such setting", nearest=nearest(key, known), source=source)
+    return known[key]
+
+
+def _checked(key: str, field: Field, raw: object, source: _Source, *, textual: bool) -> object:
     try:
-        return convert(name, declared, raw, textual=textual)
+        return field.convert(raw, textual=textual)
     except (ValueError, TypeError) as error:
-        key, culprit, declared, name = _innermost(key, declared, name, raw, str(error))
-        allowed = f"allowed: {allowed_text(name, declared)}"
-        raise SettingsError(key, value=shown(culprit, declared), allowed=allowed, source=source(key)) from None
+        item, place = field.item, _PLACE.search(str(error))
+        if item is not None and place is not None and isinstance(raw, list):
+            # One field of one table does not fit: the message is about that, not about the whole list.
+            index, name = int(place[1]), place[2]
+            key, raw, field = f"{key}[{index}].{name}", raw[index].get(name), Field.of(item, name)
+        allowed = f"allowed: {field.allowed}"
+        raise SettingsError(
+            key, value=field.shown(raw), allowed=allowed, source=source if isinstance(source, str) else source(key)
+        ) from None
 
 
-_PLACE = re.compile(r"\$\[(\d+)\]\.(\w+)")
-
-
-def _innermost(key: str, declared: Any, name: str, raw: object, error: str) -> tuple[str, object, Any, str]:
-    """Name the field within a list of tables that did not fit, so that the message is about it and not the list."""
-    struct = _item_struct(declared)
-    place = _PLACE.search(error)
-    if struct is None or place is None or not isinstance(raw, list):
-        return key, raw, declared, name
-    index, field = int(place[1]), place[2]
-    return f"{key}[{index}].{field}", raw[index].get(field), type_of(struct, field), field
-
-
-def _item_struct(declared: Any) -> type[msgspec.Struct] | None:
-    for part in _alternatives(declared):
-        if isinstance(part, inspect.VarTupleType):
-            for item in _flatten(part.item_type):
-                if isinstance(item, inspect.StructType):
-                    return item.cls
-    return None
-
-
-def _refuse_unknown_in_tables(key: str, declared: Any, raw: object, source: Any) -> None:
-    struct = _item_struct(declared)
-    if struct is None or not isinstance(raw, list):
+def _refuse_unknown_in_tables(key: str, field: Field, raw: object, source: Callable[[str], str]) -> None:
+    if field.item is None or not isinstance(raw, list):
         return
-    names = [field.name for field in msgspec.structs.fields(struct)]
+    names = field.item.__struct_fields__
     for index, table in enumerate(raw):
         for name in table if isinstance(table, dict) else ():
             if name not in names:
@@ -461,32 +200,3 @@ def _refuse_unknown_in_tables(key: str, declared: Any, raw: object, source: Any)
                     nearest=nearest(name, names),
                     source=source(full),
                 )
-
-
-_LINE = re.compile(
-    r"\s*(?:\[\[\s*(?P<tables>[\w.\-]+)\s*\]\]|\[\s*(?P<table>[\w.\-]+)\s*\]\s*(?:#.*)?$|(?P<key>[\w.\-]+)\s*=)"
-)
-
-
-def toml_lines(text: str) -> dict[str, int]:
-    """The line on which each section and key of a TOML text stands, counted from 1.
-
-    A light scan, for messages only: quoted keys and keys within inline tables are not found.
-    """
-    places: dict[str, int] = {}
-    counts: dict[str, int] = {}
-    header = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        match = _LINE.match(line)
-        if match is None:
-            continue
-        if match["tables"]:
-            index = counts.get(match["tables"], 0)
-            counts[match["tables"]] = index + 1
-            header = f"{match['tables']}[{index}]"
-            places.setdefault(match["tables"], number)
-        elif match["table"]:
-            header = match["table"]
-        key = f"{header}.{match['key']}" if match["key"] and header else match["key"] or header
-        places.setdefault(key, number)
-    return places

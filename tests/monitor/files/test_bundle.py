@@ -20,8 +20,8 @@ from trunkline.monitor.files import bundle
 from trunkline.monitor.files.bundle import Difference
 from trunkline.monitor.rules import rule_files, rules
 from trunkline.monitor.rules.rule import Group
+from trunkline.settings.secret import Secret
 from trunkline.settings.sections import AdminSettings, Settings
-from trunkline.settings.source import Secret
 
 HIDDEN = "a-secret-that-nobody-may-see"
 SOME = {"prometheus/prometheus.yml": "global: {}\n", "prometheus/rules/a.yml": "groups: []\n", "compose.yml": "x\n"}

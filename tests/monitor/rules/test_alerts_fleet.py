@@ -26,7 +26,7 @@ from trunkline.monitor.rules import (
 )
 from trunkline.monitor.rules.rule import Alert, Group
 from trunkline.server.node.capacity import ShedReason
-from trunkline.settings import sections as config
+from trunkline.settings.load import describe
 from trunkline.settings.monitor import MonitorSettings
 
 MODULES: Final = {
@@ -123,7 +123,7 @@ def test_runbooks_show_expressions_that_name_real_series() -> None:
 
 def test_runbooks_name_settings_that_exist() -> None:
     """A setting that a page sends people to is a setting."""
-    known = {row.key for row in config.describe()}
+    known = {row.key for row in describe()}
     sections = "|".join(sorted({key.partition(".")[0] for key in known}))
     for alert in alerts_of(made()):
         page = (ROOT / "docs" / "runbooks" / alert.runbook).read_text()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trunkline.bus.base import Retention
 from trunkline.errors import SettingsError
 from trunkline.server.channels.rules import RuleSet, check_channel_name
-from trunkline.settings import sections
+from trunkline.settings.load import load
 from trunkline.settings.sections import ChannelRule
 
 TOKEN = st.text("abcXYZ019_~:@=+-", min_size=1, max_size=6)
@@ -172,7 +172,7 @@ def test_retention_from_settings() -> None:
         '{"pattern": "public.fast.*", "history": 0}]',
         "TRUNKLINE_LIMITS_CHANNEL_NAME_BYTES": "20",
     }
-    rules = RuleSet.of(sections.load(None, environ, {}).settings)
+    rules = RuleSet.of(load(None, environ, {}).settings)
     assert rules.retention("user.bob.inbox") == Retention(7, 60.0)
     assert rules.retention("public.fast.x") == Retention(0, 300.0)
     assert rules.retention("public.slow") == Retention(50, 300.0)

@@ -17,7 +17,7 @@ from tests.support.server.raw_peer import RawPeer, http, upgrade
 from trunkline.errors import StartError
 from trunkline.net.admin_token import token_path
 from trunkline.server.node.node import Node
-from trunkline.settings.source import Secret
+from trunkline.settings.secret import Secret
 
 
 @pytest.fixture(autouse=True)

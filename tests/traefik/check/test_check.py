@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from trunkline.cli.traefik import app
 from trunkline.traefik.check.check import check_texts
-from trunkline.traefik.check.check_rules import seconds
 from trunkline.traefik.check.corpus import Finding
 from trunkline.traefik.check.documents import MAX_BYTES
 
@@ -451,14 +450,6 @@ _VALUES = st.recursive(
 def test_any_shape_is_survived(tree: dict[str, object]) -> None:
     """Known names in wrong shapes are findings at most."""
     assert check_texts([("a.json", json.dumps(tree))]).exit_code in (0, 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("1m30s", 90.0), ("250ms", 0.25), ("7", 7.0), ("5 s", None), ("", None), ("s", None)]
-)
-def test_durations(text: str, value: float | None) -> None:
-    """Times as Traefik writes them."""
-    assert seconds(text) == value
 
 
 def test_command_tells_and_exits(tmp_path: Path) -> None:

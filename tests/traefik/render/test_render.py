@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from trunkline.cli.traefik import app
 from trunkline.errors import SettingsError
 from trunkline.settings.balancer import BackendEntry, BasicUser, GroupEntry, RouteEntry
+from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import BalancerSettings, Settings, TraefikSettings
 from trunkline.traefik.render import render, render_static
-from trunkline.traefik.render.render import ServerView, duration, dynamic, file_dynamic, rule_of
+from trunkline.traefik.render.render import ServerView, dynamic, file_dynamic, rule_of
 
 BACKENDS = (BackendEntry("http://10.0.0.1:3001"), BackendEntry("ws://10.0.0.2:3001"))
 
@@ -177,7 +178,7 @@ def test_what_cannot_be_is_named(settings: Settings, key: str) -> None:
 @given(st.integers(min_value=1, max_value=86_400_000))
 def test_durations_lose_nothing(milliseconds: int) -> None:
     """A time written for Traefik is the time that was set."""
-    text = duration(milliseconds)
+    text = go_duration(milliseconds)
     number = int(text.removesuffix("ms") if text.endswith("ms") else text.removesuffix("s"))
     assert number * (1 if text.endswith("ms") else 1000) == milliseconds
 

@@ -32,8 +32,10 @@ from trunkline.balancer.sources.base import Tell
 from trunkline.balancer.sources.fixed import spec_of
 from trunkline.errors import SettingsError
 from trunkline.placement.backend import BackendSpec
-from trunkline.settings import source as settings_source
 from trunkline.settings.balancer import BackendEntry
+from trunkline.settings.fields import Field, shown
+from trunkline.settings.spelling import nearest
+from trunkline.settings.toml_places import toml_lines
 
 log = structlog.get_logger("trunkline.balancer")
 
@@ -161,7 +163,7 @@ def parse(content: bytes, file: str) -> tuple[BackendSpec, ...]:
         tables, lines = _load_toml(text, file)
     for name in tables:
         if name != "backends":
-            raise _error(name, file, lines, "only backends is known here", near=settings_source.nearest(name, _TOP))
+            raise _error(name, file, lines, "only backends is known here", near=nearest(name, _TOP))
     if "backends" not in tables:
         raise SettingsError(file, allowed="it has no [[backends]]; write backends = [] when there are none")
     entries = tables["backends"]
@@ -176,7 +178,7 @@ _KEYS = tuple(field.name for field in msgspec.structs.fields(BackendEntry))
 
 def _load_toml(text: str, file: str) -> tuple[dict[str, Any], dict[str, int]]:
     try:
-        return tomllib.loads(text), settings_source.toml_lines(text)
+        return tomllib.loads(text), toml_lines(text)
     except (ValueError, RecursionError) as error:
         why = str(error).replace("at end of document", f"at end of document, line {len(text.splitlines())}")
         raise SettingsError(file, allowed=f"it is not valid TOML: {why}") from None
@@ -196,25 +198,25 @@ def _load_json(text: str, file: str) -> tuple[dict[str, Any], dict[str, int]]:
 
 def _entry(table: object, key: str, file: str, lines: dict[str, int]) -> BackendSpec:
     if not isinstance(table, dict):
-        raise _error(key, file, lines, "it must be a table with url and more", value=settings_source.shown(table))
+        raise _error(key, file, lines, "it must be a table with url and more", value=shown(table))
     values = {}
     for name, raw in table.items():
         full = f"{key}.{name}"
         if name not in _KEYS:
             known = f"there is no such key; known: {', '.join(_KEYS)}"
-            raise _error(full, file, lines, known, near=settings_source.nearest(name, _KEYS))
-        declared = settings_source.type_of(BackendEntry, name)
+            raise _error(full, file, lines, known, near=nearest(name, _KEYS))
+        field = Field.of(BackendEntry, name)
         try:
-            values[name] = settings_source.convert(name, declared, raw, textual=False)
+            values[name] = field.convert(raw, textual=False)
         except (ValueError, TypeError):
-            allowed = f"allowed: {settings_source.allowed_text(name, declared)}"
-            raise _error(full, file, lines, allowed, value=settings_source.shown(raw)) from None
+            allowed = f"allowed: {field.allowed}"
+            raise _error(full, file, lines, allowed, value=shown(raw)) from None
     if "url" not in values:
         raise _error(key, file, lines, "it has no url")
     try:
         return spec_of(msgspec.convert(values, BackendEntry), "file")
     except ValueError as error:
-        raise _error(f"{key}.url", file, lines, str(error), value=settings_source.shown(values["url"])) from None
+        raise _error(f"{key}.url", file, lines, str(error), value=shown(values["url"])) from None
 
 
 def _error(

@@ -29,7 +29,8 @@ from trunkline.load.model.expectations import Expectation
 from trunkline.load.model.plan import Disturbance, Scenario, Stage, Step, Traffic
 from trunkline.load.scenario import thresholds
 from trunkline.load.scenario.builtin import DEFAULT, NAMES, builtin
-from trunkline.load.scenario.toml_places import Place, toml_places
+from trunkline.settings import quantities
+from trunkline.settings.toml_places import Place, dotted, toml_places
 
 MAX_BYTES = 512 << 10
 """Longest scenario file."""
@@ -39,11 +40,6 @@ _LISTS: dict[str, type[msgspec.Struct]] = {"stages": Stage, "disturbances": Dist
 
 _MOST_STAGES = 1000
 _S = TypeVar("_S", bound=msgspec.Struct)
-
-_LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\s*")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|kib|mib)", re.IGNORECASE)
-_BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "kib": 1024.0, "mib": 1024.0**2}
 
 
 class LoadedScenario(NamedTuple):
@@ -73,14 +69,6 @@ def load_scenario(path: Path) -> LoadedScenario:
     text = _read(path)
     scenario = _of_python(text, path) if kind == ".py" else _of_toml(text, path)
     return LoadedScenario(scenario, text if kind == ".py" else "")
-
-
-def seconds(text: str) -> float | None:
-    """A length of time such as `500ms`, `30s`, `1m30s` or `1h` in seconds; None when it is none."""
-    text = text.strip().lower()
-    if not text or _LENGTH.sub("", text):
-        return None
-    return math.fsum(float(number) * _SECONDS[unit] for number, unit in _LENGTH.findall(text))
 
 
 def _read(path: Path) -> str:
@@ -230,7 +218,7 @@ class _Reader:
         source = self._file if line is None else f"{self._file} line {line}"
         shown = value if isinstance(value, str) or value is None else repr(value)
         return SettingsError(
-            _key(place) or "SCENARIO", value=shown and shown[:200], allowed=allowed, nearest=near, source=source
+            dotted(place) or "SCENARIO", value=shown and shown[:200], allowed=allowed, nearest=near, source=source
         )
 
     def table(
@@ -312,14 +300,6 @@ class _Reader:
             raise self.error(place, given, f"allowed: {_allowed(field)}") from None
 
 
-def _key(place: Place) -> str:
-    """A place as errors name it: `stages[1].duration`."""
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
 def _is_length(name: str) -> bool:
     return name.endswith("_s") and not name.endswith("_per_s")
 
@@ -335,12 +315,10 @@ def _file_key(name: str) -> str:
 def _quantity(name: str, text: str) -> object:
     """What a text with a unit means in the field's own unit; anything else as it is, for the type to refuse."""
     if _is_length(name):
-        length = seconds(text)
+        length = quantities.seconds(text)
         return text if length is None else length
-    if _is_size(name) and (found := _SIZE.fullmatch(text.strip())):
-        size = float(found[1]) * _BYTES[found[2].lower()]
-        return round(size) if math.isfinite(size) else text
-    return text
+    size = quantities.size(text) if _is_size(name) else None
+    return text if size is None else round(size)
 
 
 def _allowed(field: FieldInfo) -> str:

@@ -18,8 +18,9 @@ from typing import Final
 from trunkline.errors import SettingsError
 from trunkline.monitor.rules.inhibition import inhibit_rules
 from trunkline.monitor.text.secret_paths import SecretFile, secret_file
-from trunkline.monitor.text.yaml_text import Document, dump, duration
+from trunkline.monitor.text.yaml_text import Document, dump
 from trunkline.settings.monitor import MonitorSettings
+from trunkline.settings.quantities import duration
 
 WATCHDOG: Final = "TrunklineWatchdog"
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from trunkline.errors import SettingsError, StartError
 from trunkline.monitor.text.whole_files import read_stripped, replace_file
 from trunkline.settings.monitor import MonitorSettings
-from trunkline.settings.source import Secret, mask_url
+from trunkline.settings.secret import Secret, mask_url
 
 USER_FILE: Final = "grafana_admin_user"
 PASSWORD_FILE: Final = "grafana_admin_password"  # noqa: S105 - the name of a file

@@ -15,8 +15,9 @@ from typing import Final
 
 from trunkline.monitor.files.addresses import addresses
 from trunkline.monitor.text.secret_paths import secret_file
-from trunkline.monitor.text.yaml_text import Document, dump, duration
+from trunkline.monitor.text.yaml_text import Document, dump
 from trunkline.settings.monitor import MonitorSettings
+from trunkline.settings.quantities import duration
 from trunkline.settings.sections import Settings
 
 PROMETHEUS_UID: Final = "trunkline-prometheus"

@@ -19,7 +19,8 @@ from trunkline.monitor.files.addresses import Addresses, addresses, host_and_pat
 from trunkline.monitor.rules import foreign_series
 from trunkline.monitor.rules.rule_files import rules_path
 from trunkline.monitor.text.secret_paths import secret_file
-from trunkline.monitor.text.yaml_text import Document, dump, duration
+from trunkline.monitor.text.yaml_text import Document, dump
+from trunkline.settings.quantities import duration
 from trunkline.settings.sections import Settings
 
 NODES: Final = "trunkline-node"

@@ -14,8 +14,7 @@ from trunkline.monitor.rules import promql
 from trunkline.monitor.rules.rule import Alert, Case, Group, Recording
 from trunkline.monitor.text.yaml_text import Document, dump
 from trunkline.settings.monitor import MonitorSettings
-
-_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+from trunkline.settings.quantities import milliseconds
 
 
 def rules_yaml(group: Group, settings: MonitorSettings) -> str:
@@ -126,6 +125,8 @@ def _recorded_before(group: Group, settings: MonitorSettings) -> list[str]:
     return [recorded.name] if used & {each.name for each in recorded.rules} - own else []
 
 
-def _milliseconds(duration: str) -> int:
-    digits = duration.rstrip("msdh")
-    return int(digits) * _UNITS[duration[len(digits) :]]
+def _milliseconds(duration: str) -> float:
+    found = milliseconds(duration)
+    if found is None:
+        raise ValueError(f"{duration!r} is no duration")
+    return found

@@ -41,13 +41,3 @@ def dump(document: Document, *comments: str) -> str:
     """
     head = "".join(f"# {line}\n" for line in (MADE_BY, *comments))
     return head + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
-
-
-def duration(milliseconds: int) -> str:
-    """Milliseconds as Prometheus and its neighbours write a duration, in the largest unit that divides it."""
-    if milliseconds == 0:
-        return "0s"
-    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
-        if milliseconds % size == 0:
-            return f"{milliseconds // size}{unit}"
-    return f"{milliseconds}ms"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from trunkline.settings.quantities import go_seconds
 from trunkline.traefik.check.corpus import Corpus, Finding, Piece
 from trunkline.traefik.check.documents import Node
 
@@ -12,17 +13,6 @@ LONGEST_INTERVAL_S = 10.0
 """A health check less often than this leaves clients at a dead server for longer than people wait."""
 
 _DEFAULT_INTERVAL_S, _DEFAULT_TIMEOUT_S = 30.0, 5.0
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def seconds(text: str) -> float | None:
-    """A duration as Traefik reads it: `1m30s`, or a bare number of seconds; None when it is neither."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return None
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def middlewares(piece: Piece) -> Iterator[tuple[str, Node]]:
@@ -133,8 +123,8 @@ def slow_health_checks(corpus: Corpus) -> Iterator[Finding]:
                 continue
             written = check.word("interval")
             # Traefik's defaults, which also hold for what cannot be read.
-            interval = (seconds(written) if written else None) or _DEFAULT_INTERVAL_S
-            timeout = seconds(check.word("timeout")) or _DEFAULT_TIMEOUT_S
+            interval = (go_seconds(written) if written else None) or _DEFAULT_INTERVAL_S
+            timeout = go_seconds(check.word("timeout")) or _DEFAULT_TIMEOUT_S
             if interval <= LONGEST_INTERVAL_S:
                 continue
             says = f"interval {written}" if written else f"no interval, so {_DEFAULT_INTERVAL_S:g} s"

@@ -19,6 +19,8 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
+from trunkline.settings.toml_places import Place, toml_places
+
 MAX_BYTES = 4 * 1024 * 1024
 MAX_VALUES = 200_000
 _MAX_DEPTH = 64
@@ -245,11 +247,6 @@ def _composed(node: yaml.Node, reading: _Reading, depth: int, line: int | None =
     return Node(at, str(node.value))
 
 
-_TOML_TABLE = re.compile(r"^\s*\[\[?\s*(?P<path>[^\]]+?)\s*\]\]?")
-_TOML_KEY = re.compile(r"""^\s*(?P<path>(?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
-_TOML_PART = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
-
-
 def _toml(text: str, offset: int) -> Node:
     try:
         data = tomllib.loads(text)
@@ -259,32 +256,16 @@ def _toml(text: str, offset: int) -> Node:
         raise UnreadableError(at + offset, f"is no TOML: {error}") from None
     except RecursionError:
         raise UnreadableError(1 + offset, "nests too deep") from None
-    # The parser tells no lines; names are looked up in the text. Entries of [[lists]] share their first line.
-    lines: dict[tuple[str, ...], int] = {}
-    table: tuple[str, ...] = ()
-    for number, content in enumerate(text.splitlines(), 1 + offset):
-        if header := _TOML_TABLE.match(content):
-            table = _toml_path(header["path"])
-            where = table
-        elif key := _TOML_KEY.match(content):
-            where = (*table, *_toml_path(key["path"]))
-        else:
-            continue
-        for length in range(1, len(where) + 1):
-            lines.setdefault(where[:length], number)
+    lines = {place: line + offset for place, line in toml_places(text).items()}
     return _from_plain(data, (), lines, 1 + offset)
 
 
-def _toml_path(text: str) -> tuple[str, ...]:
-    return tuple(part.strip("\"'") for part in _TOML_PART.findall(text))
-
-
-def _from_plain(value: Any, path: tuple[str, ...], lines: dict[tuple[str, ...], int], line: int) -> Node:
+def _from_plain(value: Any, path: Place, lines: dict[Place, int], line: int) -> Node:
     line = lines.get(path, line)
     if isinstance(value, dict):
         return Node(line, {name: _from_plain(part, (*path, name), lines, line) for name, part in value.items()})
     if isinstance(value, list):
-        return Node(line, [_from_plain(item, path, lines, line) for item in value])
+        return Node(line, [_from_plain(item, (*path, index), lines, line) for index, item in enumerate(value)])
     if isinstance(value, bool):
         return Node(line, str(value).lower())
     return Node(line, str(value))

@@ -23,6 +23,7 @@ import msgspec
 from trunkline.errors import SettingsError
 from trunkline.placement.backend import canonical_url, short_id
 from trunkline.settings.balancer import DEFAULT_ROUTES, RouteEntry
+from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import Settings
 from trunkline.traefik.render import dynamic_model as model
 
@@ -171,11 +172,6 @@ def rule_of(route: RouteEntry, domain: str) -> str:
     return " && ".join(parts)
 
 
-def duration(milliseconds: int) -> str:
-    """A time as Traefik reads it."""
-    return f"{milliseconds // 1000}s" if milliseconds % 1000 == 0 else f"{milliseconds}ms"
-
-
 def _client_entry_points(settings: Settings) -> tuple[str, ...]:
     if not settings.traefik.https_port:
         return (WEB,)
@@ -308,8 +304,8 @@ def _load_balancer(settings: Settings, members: Sequence[ServerView], suffix: st
             health_check=(
                 model.HealthCheck(
                     path=traefik.health_path,
-                    interval=duration(traefik.health_interval_ms),
-                    timeout=duration(traefik.health_timeout_ms),
+                    interval=go_duration(traefik.health_interval_ms),
+                    timeout=go_duration(traefik.health_timeout_ms),
                 )
                 if traefik.health_path
                 else None
@@ -343,7 +339,7 @@ def _servers_transports(settings: Settings) -> dict[str, model.ServersTransport]
     balancer = settings.balancer
     found = {
         NODES: model.ServersTransport(
-            forwarding_timeouts=model.ForwardingTimeouts(dial_timeout=duration(settings.traefik.dial_timeout_ms)),
+            forwarding_timeouts=model.ForwardingTimeouts(dial_timeout=go_duration(settings.traefik.dial_timeout_ms)),
             insecure_skip_verify=None if balancer.tls_verify else True,
             root_cas=() if balancer.tls_ca_file is None else (str(balancer.tls_ca_file),),
         )
@@ -351,7 +347,8 @@ def _servers_transports(settings: Settings) -> dict[str, model.ServersTransport]
     if settings.traefik.steer:
         found[TO_BALANCER] = model.ServersTransport(
             forwarding_timeouts=model.ForwardingTimeouts(
-                dial_timeout=duration(PLACE_DIAL_TIMEOUT_MS), response_header_timeout=duration(PLACE_ANSWER_TIMEOUT_MS)
+                dial_timeout=go_duration(PLACE_DIAL_TIMEOUT_MS),
+                response_header_timeout=go_duration(PLACE_ANSWER_TIMEOUT_MS),
             )
         )
     return found

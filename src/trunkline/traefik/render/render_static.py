@@ -9,10 +9,11 @@ import yaml
 
 from trunkline.errors import SettingsError
 from trunkline.settings.balancer import TraefikSettings
+from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import Settings
 from trunkline.traefik.render import dynamic_model, render
 from trunkline.traefik.render import static_model as model
-from trunkline.traefik.render.render import FAIL_OPEN, WEB, WEBSECURE, duration
+from trunkline.traefik.render.render import FAIL_OPEN, WEB, WEBSECURE
 
 RESOLVER = "trunkline"
 DYNAMIC_PATH = "/traefik/dynamic"
@@ -42,7 +43,7 @@ def static(settings: Settings, dynamic_file: Path) -> model.Static:
             http=(
                 model.HttpProvider(
                     endpoint=render.balancer_url(settings) + DYNAMIC_PATH,
-                    poll_interval=duration(traefik.poll_interval_ms),
+                    poll_interval=go_duration(traefik.poll_interval_ms),
                     poll_timeout="2s",
                 )
                 if traefik.steer
@@ -70,7 +71,7 @@ def _needs_ping(traefik: TraefikSettings) -> bool:
 
 
 def _entry_points(traefik: TraefikSettings) -> dict[str, model.EntryPoint]:
-    transport = model.Transport(life_cycle=model.LifeCycle(grace_time_out=duration(traefik.grace_timeout_ms)))
+    transport = model.Transport(life_cycle=model.LifeCycle(grace_time_out=go_duration(traefik.grace_timeout_ms)))
     forwarded = model.ForwardedHeaders(trusted_ips=traefik.trusted_proxies) if traefik.trusted_proxies else None
     redirections = None
     if traefik.https_port and traefik.redirect:

@@ -33,10 +33,11 @@ import msgspec
 
 from trunkline.placement.backend import short_id
 from trunkline.settings.balancer import DEFAULT_ROUTES, RouteEntry
+from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import Settings
 from trunkline.traefik.render import dynamic_model as model
 from trunkline.traefik.render import render
-from trunkline.traefik.render.render import PICK, ServerView, duration
+from trunkline.traefik.render.render import PICK, ServerView
 from trunkline.traefik.steer.published import Servers
 
 PICK_HEADER: Final = "X-Trunkline-Pick"
@@ -196,8 +197,8 @@ def _with_sticky(settings: Settings, service: model.Service) -> model.Service:
 def _transport(settings: Settings, http: model.Http) -> model.ServersTransport:
     """As to all servers, but one that takes the handshake and never answers does not hold the client for ever."""
     times = model.ForwardingTimeouts(
-        dial_timeout=duration(settings.traefik.dial_timeout_ms),
-        response_header_timeout=duration(settings.balancer.handshake_timeout_ms),
+        dial_timeout=go_duration(settings.traefik.dial_timeout_ms),
+        response_header_timeout=go_duration(settings.balancer.handshake_timeout_ms),
     )
     shared = (http.servers_transports or {}).get(render.NODES, model.ServersTransport())
     return msgspec.structs.replace(shared, forwarding_timeouts=times)

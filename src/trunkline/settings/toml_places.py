@@ -1,6 +1,6 @@
-"""On which line each table, key and item of a TOML text stands, pure; for messages only. Pure.
+"""On which line each table, key and item of a TOML text stands; for messages only. Pure.
 
-Rules: the text is valid TOML, for `tomllib` has read it, and so nothing is judged here. A place is a path as it leads
+Rules: the text is valid TOML, since `tomllib` has read it, and so nothing is judged here. A place is a path as it leads
 through what `tomllib` made of the text: `("stages", 1, "duration")`.
 """
 
@@ -31,6 +31,19 @@ def toml_places(text: str) -> dict[Place, int]:
     with contextlib.suppress(_Lost, RecursionError):
         scan.document()
     return scan.places
+
+
+def dotted(place: Place) -> str:
+    """A place as messages name it: `stages[1].duration`."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def toml_lines(text: str) -> dict[str, int]:
+    """As `toml_places`, each place as messages name it."""
+    return {dotted(place): line for place, line in toml_places(text).items()}
 
 
 class _Lost(Exception):

@@ -1,0 +1,179 @@
+"""One field of a section: what it takes, in words, and how a raw value of a source becomes its value. Pure.
+
+Nothing here knows a single setting; the declared type with its constraints (`Annotated[..., Meta(...)]`) says it all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import inspect
+
+from trunkline.settings import quantities
+from trunkline.settings.secret import Secret, mask_url
+
+
+class Field(NamedTuple):
+    """A field of a struct.
+
+    Attributes:
+        name: its ending (`_ms`, `_s`, `_bytes`) is the unit of a bare number.
+        declared: its type with constraints.
+    """
+
+    name: str
+    declared: Any
+
+    @classmethod
+    def of(cls, struct: type[msgspec.Struct], name: str) -> Field:
+        """The field of that name."""
+        return next(cls(name, field.type) for field in msgspec.structs.fields(struct) if field.name == name)
+
+    @property
+    def help(self) -> str:
+        """The one line of help that stands at the field (`Meta(description=...)`)."""
+        info = inspect.type_info(self.declared)
+        if isinstance(info, inspect.Metadata) and info.extra_json_schema:
+            return str(info.extra_json_schema.get("description", ""))
+        return ""
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it takes a list."""
+        return any(isinstance(part, inspect.VarTupleType) for part in self._parts())
+
+    @property
+    def item(self) -> type[msgspec.Struct] | None:
+        """The struct of each item when it is a list of tables."""
+        for part in self._parts():
+            if isinstance(part, inspect.VarTupleType):
+                for item in _alternatives(part.item_type):
+                    if isinstance(item, inspect.StructType):
+                        return item.cls
+        return None
+
+    @property
+    def allowed(self) -> str:
+        """What it takes, in words."""
+        info = inspect.type_info(self.declared)
+        words = _declared_words(info) or " or ".join(_words(part) for part in _alternatives(info))
+        unit = quantities.unit_of(self.name)
+        return f"{words} ({unit.example})" if unit else words
+
+    def shown(self, raw: object) -> str | None:
+        """A value as an error may quote it: None for a secret, else as `shown`."""
+        secret = any(isinstance(part, inspect.CustomType) and part.cls is Secret for part in self._parts())
+        return None if secret else shown(raw)
+
+    def convert(self, raw: object, *, textual: bool) -> object:
+        """Turn one raw value into what the field declares.
+
+        Args:
+            raw: the value as the source has it.
+            textual: true when the source knows only text (the environment), so that numbers, booleans and lists are
+                read from it.
+
+        Raises:
+            ValueError: the value does not fit; the message is for developers, `allowed` is for users.
+            TypeError: as ValueError.
+        """
+        if isinstance(raw, str):
+            if not self.is_list:
+                raw = self._read(raw)
+            elif textual and raw.lstrip().startswith("["):
+                raw, textual = msgspec.json.decode(raw), False
+            elif textual:
+                raw = [item for item in (piece.strip() for piece in raw.split(",")) if item]
+        return msgspec.convert(raw, self.declared, strict=not textual, dec_hook=_decode_custom)
+
+    def _read(self, raw: str) -> object:
+        """A text with a unit as a number; one of the declared words as it is spelt there; else the text itself."""
+        parts = list(self._parts())
+        unit = quantities.unit_of(self.name)
+        amount = unit.read(raw) if unit else None
+        if amount is not None:
+            whole = any(isinstance(part, inspect.IntType) for part in parts)
+            return round(amount) if whole and amount >= 1 else amount
+        for part in parts:
+            if isinstance(part, inspect.LiteralType):
+                for value in part.values:
+                    if isinstance(value, str) and value.lower() == raw.strip().lower():
+                        return value
+        return raw
+
+    def _parts(self) -> Iterator[inspect.Type]:
+        return _alternatives(inspect.type_info(self.declared))
+
+
+def shown(raw: object) -> str:
+    """A value as an error may quote it: URLs masked, long text cut."""
+    text = mask_url(raw if isinstance(raw, str) else repr(raw))
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _decode_custom(kind: type, raw: object) -> object:
+    if not isinstance(raw, str):
+        raise TypeError("text is needed")
+    if kind is Secret:
+        return Secret(raw)
+    if kind is Path:
+        return Path(raw).expanduser()
+    raise NotImplementedError(kind)
+
+
+def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:
+    if isinstance(info, inspect.Metadata):
+        yield from _alternatives(info.type)
+    elif isinstance(info, inspect.UnionType):
+        for kind in info.types:
+            yield from _alternatives(kind)
+    elif not isinstance(info, inspect.NoneType):
+        yield info
+
+
+def _declared_words(info: inspect.Type) -> str:
+    """The words that stand at the type itself (`Meta(extra={"allowed": ...})`); empty for none."""
+    if isinstance(info, inspect.Metadata):
+        return str((info.extra or {}).get("allowed", "")) or _declared_words(info.type)
+    if isinstance(info, inspect.UnionType):
+        return next((words for words in map(_declared_words, info.types) if words), "")
+    return ""
+
+
+def _words(info: inspect.Type) -> str:
+    declared = _declared_words(info)
+    if declared:
+        return declared
+    match info:
+        case inspect.Metadata():
+            return _words(info.type)
+        case inspect.IntType():
+            return "a whole number" + _range(info.ge, info.gt, info.le)
+        case inspect.FloatType():
+            return "a number" + _range(info.ge, info.gt, info.le)
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.LiteralType():
+            return "one of " + ", ".join(str(value) for value in info.values)
+        case inspect.VarTupleType():
+            return f"a list, each {_words(info.item_type)}"
+        case inspect.CustomType():
+            return "a path" if info.cls is Path else "text"
+        case inspect.StructType():
+            return "a table with " + ", ".join(field.name for field in info.fields)
+        case _:
+            return "text"
+
+
+def _range(ge: float | None, gt: float | None, le: float | None) -> str:
+    low = "" if ge is None else f"{ge:,}"
+    if gt is not None:
+        return f" above {gt:,}" + ("" if le is None else f" up to {le:,}")
+    if low and le is not None:
+        return f" from {low} to {le:,}"
+    if low:
+        return f" of at least {low}"
+    return "" if le is None else f" up to {le:,}"

@@ -1,0 +1,136 @@
+"""`load`: the settings of a process, from defaults, file, environment and flags; and what each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from trunkline.errors import SettingsError
+from trunkline.settings import source
+from trunkline.settings.check import check
+from trunkline.settings.secret import MASK, Secret, mask_url
+from trunkline.settings.sections import PLAIN_ENVIRONMENT, SECTIONS, Settings
+
+DEFAULT_FILE = "trunkline.toml"
+
+
+class ShownSetting(NamedTuple):
+    """A row of `config show`: full name, value ready for JSON (secrets masked), source."""
+
+    key: str
+    value: object
+    source: str
+
+
+class SettingHelp(NamedTuple):
+    """A row of the settings reference: full name, what is allowed, default as text, environment names, help."""
+
+    key: str
+    allowed: str
+    default: str
+    environment: tuple[str, ...]
+    help: str
+
+
+class Loaded(NamedTuple):
+    """Settings, and where each that is not a default came from.
+
+    Attributes:
+        settings: the values.
+        sources: the source of each setting by full name, `default` when none set it.
+        file: the TOML file that was read, None for none.
+    """
+
+    settings: Settings
+    sources: Mapping[str, str]
+    file: Path | None
+
+    def rows(self) -> list[ShownSetting]:
+        """Every setting with its value and source, secrets masked."""
+        return [
+            ShownSetting(
+                key,
+                _presentable(getattr(getattr(self.settings, variable.section), variable.field.name)),
+                self.sources[key],
+            )
+            for key, variable in source.variables(SECTIONS, {}).items()
+        ]
+
+
+def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
+    """Read the settings: defaults, then the TOML file, then the environment, then flags; the later wins.
+
+    Args:
+        file: the TOML file; None reads the one that `TRUNKLINE_CONFIG` names or else `trunkline.toml` of the working
+            directory if there is one.
+        environ: the environment.
+        flags: values of the command line by full name, e.g. `{"server.port": 3002}`; None means not given.
+
+    Raises:
+        SettingsError: a file that cannot be read, an unknown name, a bad value, or values that exclude each other.
+    """
+    path = _file_to_read(file, environ)
+    values: dict[str, source.Value] = {}
+    if path is not None:
+        values |= source.from_toml(_read(path), str(path), SECTIONS)
+    values |= source.from_environment(environ, SECTIONS, PLAIN_ENVIRONMENT)
+    values |= source.from_flags(flags, SECTIONS)
+    known = source.variables(SECTIONS, PLAIN_ENVIRONMENT)
+    given: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for key, value in values.items():
+        given[known[key].section][known[key].field.name] = value.value
+    sections: dict[str, Any] = {section: SECTIONS[section](**fields) for section, fields in given.items()}
+    settings = Settings(**sections)
+    sources = {key: values[key].source if key in values else "default" for key in known}
+    try:
+        check(settings)
+    except SettingsError as error:
+        error.source = error.source or sources.get(error.key.partition("[")[0], "")
+        raise
+    return Loaded(settings, sources, path)
+
+
+def describe() -> list[SettingHelp]:
+    """Every setting with what it takes, its default and its help; the settings reference is made from it."""
+    rows: list[SettingHelp] = []
+    for key, (section, field, environment) in source.variables(SECTIONS, PLAIN_ENVIRONMENT).items():
+        default = _presentable(getattr(SECTIONS[section](), field.name))
+        shown = "" if default is None else msgspec.json.encode(default).decode()
+        rows.append(SettingHelp(key, field.allowed, shown, environment, field.help))
+    return rows
+
+
+def _file_to_read(file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if file is not None:
+        return file
+    named = environ.get(source.CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    default = Path(DEFAULT_FILE)
+    return default if default.is_file() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SettingsError(str(path), allowed="it is not UTF-8 text; TOML must be") from None
+    except OSError as error:
+        raise SettingsError(str(path), allowed=f"the file cannot be read: {error.strerror}") from None
+
+
+def _presentable(value: object) -> object:
+    if isinstance(value, Secret):
+        return MASK
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, str):
+        return mask_url(value)
+    if isinstance(value, tuple):
+        return [_presentable(item) for item in value]
+    if isinstance(value, msgspec.Struct):
+        return {name: _presentable(getattr(value, name)) for name in value.__struct_fields__}
+    return value
