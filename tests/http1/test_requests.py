@@ -7,16 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trunkline.http1.heads import BadHead, tokens_of
 from trunkline.http1.requests import (
     SECURITY_HEADERS,
-    BadRequest,
     Request,
     RequestReader,
     Response,
     json_response,
     render,
     text_response,
-    tokens_of,
 )
 from trunkline.server.http.admission import request_id
 
@@ -41,7 +40,7 @@ def read(*parts: bytes) -> tuple[list[Request], bytes | None]:
 
 def refused(*parts: bytes) -> int:
     """The status that a connection's bytes are refused with."""
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadHead) as caught:
         read(*parts)
     return caught.value.status
 
@@ -181,13 +180,13 @@ BROKEN = {
     "target that is not ASCII": ("GET /é HTTP/1.1\r\nHost: a\r\n\r\n".encode(), 400),
     "lower-case method": (b"get / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
-    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
-    "HTTP/0.9": (b"GET /\r\n\r\n", 505),
+    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    "HTTP/0.9": (b"GET /\r\n\r\n", 400),
     "HTTP/2.0": (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
     "body": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 413),
     "body of an upgrade": (UPGRADE[:-2] + b"Content-Length: 3\r\n\r\nabc", 413),
     "chunked body": (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 413),
-    "unknown coding": (HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 413),
+    "unknown coding": (HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
 }
 
 
@@ -213,7 +212,7 @@ def test_a_long_head_is_refused_early() -> None:
         while not status and taken < 1 << 20:
             try:
                 reader.feed(piece)
-            except BadRequest as bad:
+            except BadHead as bad:
                 status = bad.status
             else:
                 taken += len(piece)
@@ -263,14 +262,14 @@ def test_reads_may_be_cut_anywhere(cuts: list[int], extra: bytes) -> None:
 
 @given(st.binary(max_size=200), st.binary(max_size=80))
 def test_garbage_is_refused_and_nothing_else(start: bytes, rest: bytes) -> None:
-    """Whatever comes is a request, unfinished, or a BadRequest; no other exception gets out."""
+    """Whatever comes is a request, unfinished, or a BadHead; no other exception gets out."""
     for stream in (start + rest, HEAD + start, b"GET /" + start + b" HTTP/1.1\r\n" + rest + b"\r\n\r\n"):
         reader = RequestReader(MAX_HEAD)
         requests: list[Request] = []
         status = 400
         try:
             requests, _ = reader.feed(stream)
-        except BadRequest as bad:
+        except BadHead as bad:
             status = bad.status
         assert status in (400, 413, 431, 505)
         assert all(isinstance(request.query, dict) for request in requests)
@@ -320,7 +319,7 @@ def test_request_id_goes_through_as_one_header(value: bytes) -> None:
     """Whatever a client puts into X-Request-ID, the answer has the same headers, and the id as sent or not at all."""
     try:
         requests, _ = read(HEAD + b"X-Request-ID: " + value + b"\r\n\r\n")
-    except BadRequest:
+    except BadHead:
         return
     for request in requests:
         echoed = request_id(request.headers)

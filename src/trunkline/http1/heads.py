@@ -1,11 +1,13 @@
-"""Heads of requests and answers: read from bytes more strictly than HTTP allows, for others will read them again. Pure.
+"""Heads of requests and answers, for node and relay: read more strictly than HTTP allows. Pure.
 
 Rules:
 
 - A request that two readers could understand differently is refused and nothing of it goes on: two lengths, a length
-  beside a transfer coding, any coding but chunked, a bare LF, a folded line, a space before a colon, NUL, two Hosts.
-- One pattern describes what a header line may be, and the lines must cover the head without a gap. So what is not
-  named here is refused too. (Parsers with callbacks do not show how a line ended, which is what matters here.)
+  beside a transfer coding, any coding but chunked, a bare CR or LF, a folded line, a space before a colon, NUL, two
+  Hosts.
+- The whole head is checked for control characters before it is split, every CRLF separates two lines, and a line is a
+  valid name, a colon and a value. So what is not named here is refused too. (Parsers with callbacks do not show how a
+  line ended, which is what matters here; and a tokenizer in C costs twice as much, as each header is a call from it.)
 - What passes keeps its bytes: names keep their case, values and targets their exact spelling.
 """
 
@@ -13,16 +15,21 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 import msgspec
 
 MAX_HOST = 300
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
-_OTHER_VERSION = re.compile(rb"[A-Z]+ [\x21-\x7e]+ HTTP/[2-9](?:\.[0-9])?\r\n")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)\r\n")
+_TOKEN = "[!#$%&'*+\\-.^_`|~0-9A-Za-z]"
+_NAME = re.compile(f"{_TOKEN}+")
+_METHOD = re.compile(f"{_TOKEN}{{1,32}}")
+_PRINTED = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
+"""All bytes that lines may hold."""
+
+_VERSION = re.compile(r"HTTP/[0-9](?:\.[0-9])?")
+_BEGINNING = re.compile(rf"{_TOKEN}{{1,32}}(?: [\x21-\x7e]*(?: [\x21-\x7e]*\r?)?)?".encode())
+_STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _BARE_LF = re.compile(rb"(?:^|[^\r])\n")
 _HOST = re.compile(
     r"[A-Za-z0-9._~!$&'()*+;=%-]+(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\](?::[0-9]{0,5})?"
@@ -30,12 +37,13 @@ _HOST = re.compile(
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _CLIMB = re.compile(r"/(?:\.|%2[eE]){2}(?:[/?;\\]|%2[fF]|%5[cC]|$)")
 
-_ONCE = frozenset(
+ONCE: Final = frozenset(
     {
         "host", "content-length", "transfer-encoding", "sec-websocket-key", "sec-websocket-version",
         "sec-websocket-accept", "origin", "authorization",
     }
 )  # fmt: skip
+"""Headers whose meaning must not depend on which of two a reader picks."""
 
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
@@ -85,16 +93,25 @@ class RequestHead(msgspec.Struct):
     @property
     def keep_alive(self) -> bool:
         """Whether the client will send another request on the connection."""
-        tokens = tokens_of(self.headers.get("connection", ""))
+        connection = self.headers.get("connection")
+        if connection is None or connection == "Upgrade":
+            return self.minor == 1
+        tokens = tokens_of(connection)
         return "close" not in tokens if self.minor else "keep-alive" in tokens
 
     @property
-    def wants_websocket(self) -> bool:
-        """Whether it asks to leave HTTP for WebSocket (RFC 6455 section 4.2.1, RFC 9110 section 7.8)."""
+    def upgrades(self) -> bool:
+        """Whether it asks to leave HTTP (RFC 9110 section 7.8)."""
         headers = self.headers
-        return "websocket" in tokens_of(headers.get("upgrade", "")) and "upgrade" in tokens_of(
-            headers.get("connection", "")
-        )
+        if "upgrade" not in headers:
+            return False
+        connection = headers.get("connection", "")
+        return connection == "Upgrade" or "upgrade" in tokens_of(connection)
+
+    @property
+    def wants_websocket(self) -> bool:
+        """Whether it asks to leave HTTP for WebSocket (RFC 6455 section 4.2.1)."""
+        return self.upgrades and "websocket" in tokens_of(self.headers["upgrade"])
 
 
 class AnswerHead(msgspec.Struct):
@@ -173,41 +190,68 @@ def find_end(data: bytes, limit: int, scanned: int = 0) -> int:
     return -1
 
 
-def check_beginning(data: bytes) -> None:
-    """Refuse what can no longer become a head, before its end has come; raises BadHead."""
-    if _BARE_LF.search(data):
+def check_beginning(data: bytes, scanned: int = 0) -> None:
+    """Refuse what can no longer become a head, before its end has come.
+
+    Args:
+        data: what has come so far.
+        scanned: how many of them were checked before.
+
+    Raises:
+        BadHead: 400 or 505.
+    """
+    end = data.find(b"\r\n")
+    if end < 0 or end + 2 > scanned:
+        line = data if end < 0 else data[:end]
+        if not _BEGINNING.fullmatch(line):
+            raise BadHead(400, "malformed request line")
+        if end >= 0:
+            _request_line(line.decode("ascii"))
+    if _BARE_LF.search(data, max(scanned - 1, 0)):
         raise BadHead(400, "a line ends without CR")
-    first = data.find(b"\r\n")
-    if first >= 0:
-        _request_line(data)
 
 
-def _request_line(data: bytes) -> re.Match[bytes]:
-    line = _REQUEST_LINE.match(data)
-    if line is None:
-        if _OTHER_VERSION.match(data):
-            raise BadHead(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+def _request_line(line: str) -> tuple[str, str, int]:
+    parts = line.split(" ")
+    if len(parts) != 3 or not parts[1].isascii() or "\t" in line:
         raise BadHead(400, "malformed request line")
-    return line
+    method, target, version = parts
+    if (method != "GET" and not _METHOD.fullmatch(method)) or not target:
+        raise BadHead(400, "malformed request line")
+    if version == "HTTP/1.1":
+        return method, target, 1
+    if version == "HTTP/1.0":
+        return method, target, 0
+    if _VERSION.fullmatch(version):
+        raise BadHead(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    raise BadHead(400, "malformed request line")
 
 
-def read_request(head: bytes) -> RequestHead:
-    """Read a request's head, its empty line included; raises BadHead."""
-    line = _request_line(head)
-    method, target, minor = line[1].decode("ascii"), line[2].decode("ascii"), int(line[3])
-    if not target.startswith("/"):
+def read_request(head: bytes, once: Set[str] = ONCE) -> RequestHead:
+    """Read a request's head, its empty line included.
+
+    Args:
+        head: the bytes.
+        once: headers, in lower case, that must not stand twice.
+
+    Raises:
+        BadHead: 400, or 505 for another version of HTTP.
+    """
+    lines = _lines(head)
+    method, target, minor = _request_line(lines[0])
+    if target[0] != "/":
         raise BadHead(400, "the request target must be a path")
     if "#" in target:
         raise BadHead(400, "the request target has a fragment")
     if ("/." in target or "/%2" in target) and _CLIMB.search(target.partition("?")[0]):
         # A backend that resolves it would serve a path that another route may lead to.
         raise BadHead(400, "the path climbs")
-    fields, headers = _fields(head, line.end())
+    fields, headers = _fields(lines, once)
     host = headers.get("host")
     if host is None:
         if minor:
             raise BadHead(400, "header Host is missing")
-    elif len(host) > MAX_HOST or not _HOST.fullmatch(host):
+    elif not _is_host(host):
         raise BadHead(400, "header Host is malformed")
     length = _body_length(headers)
     if length == CHUNKED and minor == 0:
@@ -223,48 +267,56 @@ def read_answer(head: bytes, *, to_head: bool = False) -> AnswerHead:
         head: the bytes.
         to_head: it answers a HEAD request, and has no body.
     """
-    line = _STATUS_LINE.match(head)
+    lines = _lines(head)
+    line = _STATUS_LINE.fullmatch(lines[0])
     if line is None:
         raise BadHead(400, "malformed status line")
-    status = int(line[2])
-    fields, headers = _fields(head, line.end())
+    status = int(line[1])
+    fields, headers = _fields(lines, ONCE)
     if to_head or status < 200 or status in (204, 304):
         length: int | None = 0
     else:
         length = _body_length(headers)
-    return AnswerHead(
-        status, (line[3] or b"").decode("latin-1"), fields, headers, UNTIL_CLOSE if length is None else length
-    )
+    return AnswerHead(status, line[2] or "", fields, headers, UNTIL_CLOSE if length is None else length)
 
 
-def _fields(head: bytes, at: int) -> tuple[list[Field], dict[str, str]]:
+def _lines(head: bytes) -> list[str]:
+    """The first line and the header lines of a head that ends with its empty line."""
+    lines = head.decode("latin-1").split("\r\n")
+    # Without the bytes that may be printed, the ends of the lines are left: each CR before its LF, and no other.
+    if len(head.translate(None, _PRINTED)) != 2 * (len(lines) - 1) or lines.pop() or lines.pop():
+        raise BadHead(400, "malformed line in the head")
+    return lines
+
+
+def _fields(lines: list[str], once: Set[str]) -> tuple[list[Field], dict[str, str]]:
     fields: list[Field] = []
     headers: dict[str, str] = {}
-    end = len(head) - 2
-    match = _FIELD.match
-    while at < end:
-        found = match(head, at)
-        if found is None:
+    # Without the first line, which is of another kind.
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        lower = _lower(name)
+        if not colon or not lower:
             raise BadHead(400, "malformed header line")
-        at = found.end()
-        name, lower = _name(found[1])
-        # Stripped here and not by the pattern: a pattern for it takes quadratic time over many spaces.
-        value = found[2].strip(b" \t").decode("latin-1")
+        value = value.strip(" \t")
         fields.append((name, lower, value))
         if lower in headers:
-            if lower in _ONCE:
+            if lower in once:
                 raise BadHead(400, f"header {lower} stands twice")
             value = f"{headers[lower]}{'; ' if lower == 'cookie' else ', '}{value}"
         headers[lower] = value
-    if at != end or head[at:] != b"\r\n":
-        raise BadHead(400, "malformed header line")
     return fields, headers
 
 
 @functools.lru_cache(maxsize=512)
-def _name(name: bytes) -> tuple[str, str]:
-    text = name.decode("ascii")
-    return text, text.lower()
+def _lower(name: str) -> str:
+    """A header's name in lower case, empty when it is no name; clients use the same few dozen."""
+    return name.lower() if _NAME.fullmatch(name) else ""
+
+
+@functools.lru_cache(maxsize=256)
+def _is_host(host: str) -> bool:
+    return len(host) <= MAX_HOST and _HOST.fullmatch(host) is not None
 
 
 def _body_length(headers: Mapping[str, str]) -> int | None:

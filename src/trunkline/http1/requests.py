@@ -1,22 +1,24 @@
-"""HTTP as the data port speaks it: requests read from bytes, answers rendered to bytes. Pure.
+"""HTTP as a node's ports speak it: requests read from bytes, answers rendered to bytes. Pure.
 
 Rules:
 
-- Only what a WebSocket node needs: GET and HEAD without a body, keep-alive, pipelining, and the upgrade.
-- The head of a request is bounded in bytes before it is parsed; two of a header that must stand once is a 400.
+- What a node needs: keep-alive, pipelining, the upgrade, and bodies where the port takes them (the data port does not).
+- Head and body of a request are bounded in bytes.
 - Every answer carries the security headers. No text of an exception ever reaches a client.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-import httptools
 import msgspec
+
+from trunkline.http1.bodies import BodyReader
+from trunkline.http1.heads import ONCE, BadHead, RequestHead, check_beginning, find_end, read_request
 
 SECURITY_HEADERS: Final[tuple[tuple[str, str], ...]] = (
     ("X-Content-Type-Options", "nosniff"),
@@ -30,18 +32,12 @@ SECURITY_HEADERS: Final[tuple[tuple[str, str], ...]] = (
     ),
 )
 
-_ONCE = frozenset(
-    {
-        "host", "origin", "authorization", "content-length", "sec-websocket-key", "sec-websocket-version",
-        "upgrade", "x-request-id",
-    }
-)  # fmt: skip
-
+_ONCE = ONCE | {"upgrade", "x-request-id"}
 _SECURITY_BYTES = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS).encode()
 
 
 class Request(msgspec.Struct):
-    """One request on the data port.
+    """One request.
 
     Attributes:
         method: as sent, upper case.
@@ -53,6 +49,7 @@ class Request(msgspec.Struct):
         secure: whether the client came over TLS, as far as a trusted proxy says so.
         http_version: "1.1" or "1.0".
         keep_alive: whether the connection may serve another request.
+        body: what came behind the head; always empty on the data port.
     """
 
     method: str
@@ -64,6 +61,7 @@ class Request(msgspec.Struct):
     secure: bool = False
     http_version: str = "1.1"
     keep_alive: bool = True
+    body: bytes = b""
 
     @property
     def query(self) -> dict[str, str]:
@@ -125,34 +123,33 @@ def text_response(status: int, text: str, headers: Sequence[tuple[str, str]] = (
     return Response(status, (text + "\n").encode(), headers=[("Cache-Control", "no-store"), *headers])
 
 
-class BadRequest(Exception):
-    """What came cannot be answered as HTTP any further; the connection ends after `status`."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(status, text)
-        self.status = status
-        self.text = text
-
-
 class RequestReader:
     """Reads the requests of one connection until it is upgraded.
 
     Args:
         max_head: most bytes of one request's head.
+        max_body: most bytes of one request's body.
+        keep_body: whether a request's body is kept; it is read to its end in any case. None keeps all.
     """
 
-    def __init__(self, max_head: int) -> None:
+    __slots__ = ("_blank", "_body", "_buffer", "_keep_body", "_max_body", "_max_head", "_over", "_scanned")
+
+    def __init__(
+        self, max_head: int, max_body: int = 0, keep_body: Callable[[RequestHead], bool] | None = None
+    ) -> None:
         self._max_head = max_head
-        self._pending = 0
-        self._begun = False
-        self._requests: list[Request] = []
-        self._begin()
-        self._parser: Any = httptools.HttpRequestParser(self)
+        self._max_body = max_body
+        self._keep_body = keep_body
+        self._buffer = b""
+        self._scanned = 0
+        self._blank = 0
+        self._body: _Body | None = None
+        self._over = False
 
     @property
     def mid_request(self) -> bool:
         """Whether a request has begun and not ended."""
-        return self._begun or self._pending > 0
+        return self._body is not None or bool(self._buffer) or self._blank > 0
 
     def feed(self, data: bytes) -> tuple[list[Request], bytes | None]:
         """Take what one read returned.
@@ -161,111 +158,100 @@ class RequestReader:
             The complete requests, and what followed an upgrade request (None: there was none).
 
         Raises:
-            BadRequest: 400 for what is no HTTP, 413 for a body, 431 when the head is too long, 505 for another
-            version. The
-                requests before it are lost, for an answer out of turn would be worse.
+            BadHead: 400 for what is no HTTP, 413 for a body that is too long, 431 when the head is too long, 505 for
+                another version. The requests before it are lost, for an answer out of turn would be worse.
         """
-        done = len(self._requests)
-        tail: bytes | None = None
-        self._pending += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            tail = data[upgrade.args[0] :]
-        except BadRequest:
-            raise
-        except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
-            if isinstance(cause, BadRequest):
-                raise cause from None
-            raise BadRequest(400, "malformed request") from None
-        except httptools.HttpParserError:
+        requests: list[Request] = []
+        if self._over:
+            return requests, None
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        while data and not self._over:
+            body = self._body
+            if body is None:
+                head, data = self._next_head(data)
+                if head is None:
+                    self._buffer = data
+                    break
+                if head.length:
+                    self._body = self._begin_body(head)
+                    continue
+                requests.append(_request(head, b""))
+                if head.upgrades:
+                    return requests, data
+            else:
+                content, data = body.reader.feed(data)
+                if body.kept is not None:
+                    body.kept.append(content)
+                if not body.reader.done:
+                    break
+                head = body.head
+                self._body = None
+                requests.append(_request(head, b"".join(body.kept or ())))
             # What follows a request that closes the connection is not read (RFC 9112 section 9.6).
-            if self._begun or not self._requests or self._requests[-1].keep_alive:
-                raise BadRequest(400, "malformed request") from None
-        requests, self._requests = self._requests, []
-        if len(requests) > done:
-            self._pending = 0
-        elif self._pending > self._max_head:
-            raise BadRequest(431, f"request head is larger than {self._max_head} bytes")
-        return requests, tail
+            self._over = not head.keep_alive
+        return requests, None
 
-    # --- callbacks of the parser --------------------------------------------------------------------------------------
+    @property
+    def awaits_continue(self) -> bool:
+        """Whether the client waits for `100 Continue` before it sends a body."""
+        body = self._body
+        return body is not None and body.expected and not body.reader.total
 
-    def _begin(self) -> None:
-        self._url = b""
-        self._headers: dict[str, str] = {}
-        self._head_size = 0
+    def _next_head(self, data: bytes) -> tuple[RequestHead | None, bytes]:
+        """The head that `data` begins with, None when it is not complete, and what follows it."""
+        if data[0] == 0x0D:
+            # Empty lines before a request are ignored (RFC 9112 section 2.2), and count as a part of its head.
+            at = 0
+            while data.startswith(b"\r\n", at):
+                at += 2
+            self._blank += at
+            data = data[at:]
+            if self._blank >= self._max_head:
+                raise BadHead(431, f"the head is longer than {self._max_head} bytes")
+            if not data or data == b"\r":
+                return None, data
+        end = find_end(data, self._max_head - self._blank, self._scanned)
+        if end < 0:
+            check_beginning(data, self._scanned)
+            self._scanned = len(data)
+            return None, data
+        self._scanned = self._blank = 0
+        head = read_request(data[:end], _ONCE)
+        if head.method != "GET" and head.method.islower():
+            raise BadHead(400, "methods are written in capital letters")
+        return head, data[end:]
 
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._begun = True
-        self._begin()
-
-    def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
-        self._url += url
-        self._head_size += len(url)
-        if self._head_size > self._max_head:
-            self._too_long()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One whole header."""
-        self._head_size += len(name) + len(value) + 4
-        if self._head_size > self._max_head:
-            self._too_long()
-        key = _header_name(name)
-        text = value.decode("latin-1").strip()
-        if key in self._headers:
-            if key in _ONCE:
-                raise BadRequest(400, f"header {key} stands twice")
-            text = f"{self._headers[key]}, {text}"
-        self._headers[key] = text
-
-    def on_headers_complete(self) -> None:
-        """The head has ended."""
-        headers = self._headers
-        if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
-            raise BadRequest(413, "this port takes no request body")
-
-    def on_message_complete(self) -> None:
-        """The request has ended."""
-        self._begun = False
-        version = self._parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            raise BadRequest(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-        try:
-            target = self._url.decode("ascii")
-        except UnicodeDecodeError:
-            raise BadRequest(400, "request target is not ASCII") from None
-        if not target.startswith("/"):
-            raise BadRequest(400, "request target must be a path")
-        parser = self._parser
-        self._requests.append(
-            Request(
-                method=parser.get_method().decode("ascii"),
-                target=target,
-                path=unquote(path) if "%" in (path := target.partition("?")[0]) else path,
-                headers=self._headers,
-                http_version=version,
-                keep_alive=parser.should_keep_alive(),
-            )
+    def _begin_body(self, head: RequestHead) -> _Body:
+        if not self._max_body:
+            raise BadHead(413, "this port takes no request body")
+        return _Body(
+            head,
+            BodyReader(head.length, self._max_body),
+            [] if self._keep_body is None or self._keep_body(head) else None,
+            head.minor == 1 and head.headers.get("expect", "").lower() == "100-continue",
         )
 
-    def _too_long(self) -> None:
-        raise BadRequest(431, f"request head is larger than {self._max_head} bytes")
 
-    def close(self) -> None:
-        """Nothing more will be read; ends the circle of references with the parser, which only the collector would."""
-        self._parser = None
+class _Body(NamedTuple):
+    """A body that is being read; `kept` is None when it is thrown away."""
 
-
-@functools.lru_cache(maxsize=512)
-def _header_name(name: bytes) -> str:
-    """A header's name in lower case; clients use the same few dozen."""
-    return name.decode("latin-1").lower()
+    head: RequestHead
+    reader: BodyReader
+    kept: list[bytes] | None
+    expected: bool
 
 
-def tokens_of(value: str) -> frozenset[str]:
-    """The comma separated tokens of a header, in lower case."""
-    return frozenset(part.strip().lower() for part in value.split(","))
+def _request(head: RequestHead, body: bytes) -> Request:
+    target = head.target
+    path = target.partition("?")[0]
+    return Request(
+        method=head.method,
+        target=target,
+        path=unquote(path) if "%" in path else path,
+        headers=head.headers,
+        http_version="1.1" if head.minor else "1.0",
+        keep_alive=head.keep_alive,
+        body=body,
+    )

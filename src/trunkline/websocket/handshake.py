@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from trunkline.errors import Refused
-from trunkline.http1.requests import Request, tokens_of
+from trunkline.http1.heads import tokens_of
+from trunkline.http1.requests import Request
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 

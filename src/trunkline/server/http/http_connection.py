@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import structlog
 
 from trunkline.errors import Refused
-from trunkline.http1.requests import BadRequest, Request, RequestReader, Response, render, text_response
+from trunkline.http1.heads import BadHead
+from trunkline.http1.requests import Request, RequestReader, Response, render, text_response
 from trunkline.net.addresses import origin_of
 from trunkline.server.app.client import Client
 from trunkline.server.connections.connection import Connection
@@ -116,7 +117,7 @@ class HttpConnection(asyncio.Protocol):
             self._reader = RequestReader(self._node.settings.server.header_bytes)
         try:
             requests, tail = self._reader.feed(data)
-        except BadRequest as bad:
+        except BadHead as bad:
             self._node.runtime.meter.connections_failed.add("bad_request")
             self._close_with(text_response(bad.status, bad.text))
             return
@@ -232,9 +233,7 @@ class HttpConnection(asyncio.Protocol):
         node.arrivals.add(request.headers["sec-websocket-key"])
         connection.open(admitted.response, route.begin)
         node.on_opened(connection)
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self._reader = None
         runtime.meter.handshake.observe(perf_counter() - started)
         early, self._early = self._early, None
         if early:
