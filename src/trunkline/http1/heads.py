@@ -21,14 +21,14 @@ from typing import Final
 import msgspec
 
 MAX_HOST = 300
-_TOKEN = "[!#$%&'*+\\-.^_`|~0-9A-Za-z]"
-_NAME = re.compile(f"{_TOKEN}+")
-_METHOD = re.compile(f"{_TOKEN}{{1,32}}")
+_TCHAR = "[!#$%&'*+\\-.^_`|~0-9A-Za-z]"
+_NAME = re.compile(f"{_TCHAR}+")
+_METHOD = re.compile(f"{_TCHAR}{{1,32}}")
 _PRINTED = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 """All bytes that lines may hold."""
 
 _VERSION = re.compile(r"HTTP/[0-9](?:\.[0-9])?")
-_BEGINNING = re.compile(rf"{_TOKEN}{{1,32}}(?: [\x21-\x7e]*(?: [\x21-\x7e]*\r?)?)?".encode())
+_BEGINNING = re.compile(rf"{_TCHAR}{{1,32}}(?: [\x21-\x7e]*(?: [\x21-\x7e]*\r?)?)?".encode())
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _BARE_LF = re.compile(rb"(?:^|[^\r])\n")
 _HOST = re.compile(
@@ -227,12 +227,13 @@ def _request_line(line: str) -> tuple[str, str, int]:
     raise BadHead(400, "malformed request line")
 
 
-def read_request(head: bytes, once: Set[str] = ONCE) -> RequestHead:
+def read_request(head: bytes, *, once: Set[str] = ONCE, passed_on: bool = True) -> RequestHead:
     """Read a request's head, its empty line included.
 
     Args:
         head: the bytes.
         once: headers, in lower case, that must not stand twice.
+        passed_on: another server will resolve the path; then `..` in it is refused.
 
     Raises:
         BadHead: 400, or 505 for another version of HTTP.
@@ -243,7 +244,7 @@ def read_request(head: bytes, once: Set[str] = ONCE) -> RequestHead:
         raise BadHead(400, "the request target must be a path")
     if "#" in target:
         raise BadHead(400, "the request target has a fragment")
-    if ("/." in target or "/%2" in target) and _CLIMB.search(target.partition("?")[0]):
+    if passed_on and ("/." in target or "/%2" in target) and _CLIMB.search(target.partition("?")[0]):
         # A backend that resolves it would serve a path that another route may lead to.
         raise BadHead(400, "the path climbs")
     fields, headers = _fields(lines, once)

@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -218,7 +217,7 @@ class RequestReader:
             self._scanned = len(data)
             return None, data
         self._scanned = self._blank = 0
-        head = read_request(data[:end], _ONCE)
+        head = read_request(data[:end], once=_ONCE, passed_on=False)
         if head.method != "GET" and head.method.islower():
             raise BadHead(400, "methods are written in capital letters")
         return head, data[end:]
