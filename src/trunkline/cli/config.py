@@ -15,7 +15,6 @@ from rich.table import Table
 
 from trunkline.errors import SettingsError
 from trunkline.server.channels.rules import RuleSet
-from trunkline.server.http.tokens import Verifier
 from trunkline.settings.load import Loaded, load
 
 app = typer.Typer(no_args_is_help=True, help="Check and show the settings.")
@@ -61,7 +60,10 @@ def _load(config_file: Path | None, environ: Mapping[str, str]) -> Loaded:
         loaded = load(config_file, environ, {})
         # What only their users can tell: patterns that compile, key files that can be read and fit.
         RuleSet.of(loaded.settings)
-        Verifier.from_settings(loaded.settings.auth)
+        if loaded.settings.auth.algorithms:
+            from trunkline.server.http.tokens import Verifier
+
+            Verifier(loaded.settings.auth)
     except SettingsError as error:
         typer.echo(f"trunkline: {error}", err=True)
         raise typer.Exit(2) from None

@@ -15,10 +15,13 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from trunkline import App
 from trunkline.errors import Refused, SettingsError
 from trunkline.server.http import tokens
-from trunkline.server.http.tokens import Verifier, find_token, parse_jwks
-from trunkline.settings.sections import AuthSettings, Secret
+from trunkline.server.http.identity import find_token
+from trunkline.server.http.tokens import Verifier, parse_jwks
+from trunkline.server.node.node import Node
+from trunkline.settings.sections import AuthSettings, Secret, Settings
 
 KEY = "a-shared-secret-of-forty-bytes-or-so-----"
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -218,9 +221,9 @@ async def test_secret_file(tmp_path: Path) -> None:
         Verifier(AuthSettings(algorithms=("HS256",), secret_file=file))
 
 
-def test_without_algorithms_there_is_no_verifier() -> None:
+async def test_without_algorithms_there_is_no_verifier() -> None:
     """Settings without algorithms mean that tokens are not looked at."""
-    assert Verifier.from_settings(AuthSettings()) is None
+    assert Node(Settings(), App()).verifier is None
 
 
 # --- keys from an address ---------------------------------------------------------------------------------------------

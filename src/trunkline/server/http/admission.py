@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -19,10 +19,13 @@ from trunkline.http1.requests import Request
 from trunkline.metrics.exposition import Meter
 from trunkline.net.limits import AddressLimiter
 from trunkline.server.app.route import Route
-from trunkline.server.http.tokens import Identity, Verifier, find_token
+from trunkline.server.http.identity import Identity, find_token
 from trunkline.settings.sections import Settings
 from trunkline.websocket import handshake
 from trunkline.websocket.deflate import Negotiated, negotiate
+
+if TYPE_CHECKING:
+    from trunkline.server.http.tokens import Verifier
 
 PROTOCOL_NAME = "trunkline"
 

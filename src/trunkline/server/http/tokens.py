@@ -1,4 +1,6 @@
-"""Tokens (JWT, RFC 7519): where a handshake carries one, and whether it is genuine.
+"""Tokens (JWT, RFC 7519): whether one is genuine.
+
+PyJWT, cryptography and aiohttp come with this module, so only nodes that read tokens import it.
 
 Rules, after RFC 8725 (best current practices for JWT):
 
@@ -15,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import jwt
@@ -28,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from trunkline.errors import Refused, SettingsError
+from trunkline.server.http.identity import Identity
 from trunkline.settings.sections import AuthSettings
 
 MAX_TOKEN_BYTES = 8192
@@ -44,43 +47,6 @@ _MIN_RSA_BITS = 2048
 PublicKey = RSAPublicKey | EllipticCurvePublicKey
 
 _log = structlog.get_logger("trunkline.tokens")
-
-
-class Identity(NamedTuple):
-    """Who a genuine token speaks for.
-
-    Attributes:
-        subject: its `sub`, None when it has none.
-        claims: everything it says.
-        expires_at: seconds since 1970 after which it is no longer good, None for never.
-    """
-
-    subject: str | None
-    claims: Mapping[str, Any]
-    expires_at: float | None
-
-
-def find_token(authorization: str | None, query_token: str | None, subprotocols: Sequence[str]) -> str | None:
-    """The token of a handshake, or None.
-
-    Browsers cannot set headers on a WebSocket, so besides `Authorization: Bearer` there are the offered subprotocols
-    (`bearer.<jwt>`, or `bearer` followed by the token) and, because it ends up in logs least preferred, `?token=`.
-
-    Args:
-        authorization: the header, None without one.
-        query_token: the query parameter `token`, None without one.
-        subprotocols: what the client offered, in its order.
-    """
-    if authorization:
-        scheme, _, rest = authorization.strip().partition(" ")
-        if scheme.lower() == "bearer" and rest.strip():
-            return rest.strip()
-    for index, name in enumerate(subprotocols):
-        if name.startswith("bearer.") and len(name) > len("bearer."):
-            return name.removeprefix("bearer.")
-        if name == "bearer" and index + 1 < len(subprotocols):
-            return subprotocols[index + 1]
-    return query_token or None
 
 
 class _UnknownKey(Exception):
@@ -107,11 +73,6 @@ class Verifier:
             algorithm, key = _load_public_key(auth.public_key_file, self._algorithms)
             self._public[algorithm] = key
         self._remote = _RemoteKeys(auth.jwks_url, self._algorithms, now) if auth.jwks_url is not None else None
-
-    @classmethod
-    def from_settings(cls, auth: AuthSettings) -> Verifier | None:
-        """A verifier, or None when the settings name no algorithm and tokens are not looked at."""
-        return cls(auth) if auth.algorithms else None
 
     async def start(self) -> None:
         """Fetch remote keys ahead of the first token; a failure is logged and tried again when a token comes."""

@@ -16,7 +16,7 @@ import random
 import secrets
 import socket
 import time
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 
@@ -40,12 +40,14 @@ from trunkline.server.http.admin import Admin
 from trunkline.server.http.admission import Admission
 from trunkline.server.http.http_connection import HttpConnection
 from trunkline.server.http.pages import Pages
-from trunkline.server.http.tokens import Verifier
 from trunkline.server.node import capacity, drain
 from trunkline.server.node.announce import Announcer
 from trunkline.server.node.move import Mover
 from trunkline.server.node.resources import Resources
-from trunkline.settings.sections import BusSettings, Settings
+from trunkline.settings.sections import AuthSettings, BusSettings, Settings
+
+if TYPE_CHECKING:
+    from trunkline.server.http.tokens import Verifier
 
 log = structlog.get_logger("trunkline.node")
 
@@ -112,7 +114,7 @@ class Node:
             route.bind(self.hub, self.rules, self.registry, self.name)
         routes = [route for route in app.routes if route.setting is None or getattr(server, route.setting)]
         limits = settings.limits
-        self.verifier = Verifier.from_settings(settings.auth)
+        self.verifier = _verifier(settings.auth)
         self.admission = Admission(
             settings,
             routes,
@@ -399,6 +401,14 @@ class Node:
     def accept_headroom(self) -> float:
         """Handshakes a second this node will take now."""
         return self._shedder.headroom(self.loop_lag_s)
+
+
+def _verifier(auth: AuthSettings) -> Verifier | None:
+    if not auth.algorithms:
+        return None
+    from trunkline.server.http.tokens import Verifier
+
+    return Verifier(auth)
 
 
 def _nats_settings(bus: BusSettings) -> NatsSettings:

@@ -1,0 +1,43 @@
+"""Who a client is: where its handshake carries a token (JWT, RFC 7519), and what a genuine one says. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Identity(NamedTuple):
+    """Who a genuine token speaks for.
+
+    Attributes:
+        subject: its `sub`, None when it has none.
+        claims: everything it says.
+        expires_at: seconds since 1970 after which it is no longer good, None for never.
+    """
+
+    subject: str | None
+    claims: Mapping[str, Any]
+    expires_at: float | None
+
+
+def find_token(authorization: str | None, query_token: str | None, subprotocols: Sequence[str]) -> str | None:
+    """The token of a handshake, or None.
+
+    Browsers cannot set headers on a WebSocket, so besides `Authorization: Bearer` there are the offered subprotocols
+    (`bearer.<jwt>`, or `bearer` followed by the token) and, because it ends up in logs least preferred, `?token=`.
+
+    Args:
+        authorization: the header, None without one.
+        query_token: the query parameter `token`, None without one.
+        subprotocols: what the client offered, in its order.
+    """
+    if authorization:
+        scheme, _, rest = authorization.strip().partition(" ")
+        if scheme.lower() == "bearer" and rest.strip():
+            return rest.strip()
+    for index, name in enumerate(subprotocols):
+        if name.startswith("bearer.") and len(name) > len("bearer."):
+            return name.removeprefix("bearer.")
+        if name == "bearer" and index + 1 < len(subprotocols):
+            return subprotocols[index + 1]
+    return query_token or None
