@@ -27,7 +27,7 @@ from bench.errors import BenchError
 from bench.servers import READY_TIMEOUT_S, Contender, Server, find_program, free_port
 from trunkline.settings.sections import Settings
 from trunkline.traefik.render import static_model
-from trunkline.traefik.render.render_static import static, to_yaml
+from trunkline.traefik.render.static import static, to_yaml
 
 RELAY, STEERED = "relay", "Traefik with steering"
 HAPROXY, NGINX, TRAEFIK = "HAProxy", "nginx", "Traefik"

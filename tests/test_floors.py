@@ -37,7 +37,7 @@ def copy(tmp_path: Path) -> Path:
     [
         ("bus/memory.py", "from trunkline.server.node import node", ("trunkline.bus", "trunkline.server")),
         ("load/run.py", "import trunkline.websocket.frames", ("trunkline.load", "trunkline.websocket")),
-        ("server/node/node.py", "import trunkline.balancer.balancer", ("trunkline.server", "trunkline.balancer")),
+        ("server/node/node.py", "import trunkline.balancer.core", ("trunkline.server", "trunkline.balancer")),
         ("protocol/wire.py", "import trunkline.settings.types", ("trunkline.protocol", "trunkline.settings")),
         ("errors.py", "from trunkline.protocol import wire", ("trunkline.errors", "trunkline.protocol")),
     ],

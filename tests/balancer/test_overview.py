@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from trunkline.balancer.overview import overview, page, refresh_of, shape_wanted
-from trunkline.placement.row import BackendRow
+from trunkline.placement.rows import BackendRow
 
 
 def row(url: str = "http://10.0.0.1:3001", connections: int = 5, **more: object) -> BackendRow:

@@ -13,12 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from tests.support.patience import patient
-from trunkline.balancer import balancer as balancer_module
-from trunkline.balancer.balancer import SERIES_KEPT, Balancer
+from trunkline.balancer import core as balancer_module
+from trunkline.balancer.core import SERIES_KEPT, Balancer
 from trunkline.balancer.event_log import MOST_WAITING, EventLog
 from trunkline.balancer.measures import EdgeCounts
 from trunkline.balancer.pages import BalancerPages
-from trunkline.balancer.relay.edge_meter import EdgeEvent
+from trunkline.balancer.relay.meter import EdgeEvent
 from trunkline.balancer.sources.base import Tell
 from trunkline.logs import configure
 from trunkline.placement.backend import BackendSpec

@@ -8,9 +8,10 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trunkline.placement.affinity import NEVER_FULL, choose, mix, point_of, seed_of
+from trunkline.placement.affinity import NEVER_FULL, choose
 from trunkline.placement.backend import BackendSpec
 from trunkline.placement.fleet import Fleet
+from trunkline.placement.hashing import mix, point_of, seed_of
 from trunkline.placement.homes import KEPT_S, MOST, Homes
 from trunkline.placement.pick import place
 from trunkline.placement.placing import Ask, Pick, Refusal
@@ -141,7 +142,7 @@ def test_old_keys_are_forgotten_and_their_number_is_bounded() -> None:
 
 def test_other_processes_hash_the_same() -> None:
     """Python's own hash differs from process to process; ours must not."""
-    code = "from trunkline.placement.affinity import *; print(mix(point_of('m'), seed_of('http://a:1')))"
+    code = "from trunkline.placement.hashing import *; print(mix(point_of('m'), seed_of('http://a:1')))"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trunkline.placement.counting import CLOSES_KEPT, LATE_S, SEEN_KEPT, SETTLE_S, Ledger
+from trunkline.placement.counting.ledger import CLOSES_KEPT, LATE_S, SEEN_KEPT, SETTLE_S, Ledger
 from trunkline.protocol.control import LoadReport
 
 URL = "http://10.0.0.1:3001"

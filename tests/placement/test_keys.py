@@ -5,7 +5,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.placement.keys import KeyTable, SeenKeys
+from trunkline.placement.counting.keys import KeyTable, SeenKeys
 from trunkline.placement.sticky import Sticky, parse, render
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.core import Balancer
 from trunkline.balancer.pages import CONTENT_SECURITY, BalancerPages
 from trunkline.errors import StartError
 from trunkline.net.addresses import networks, within

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from trunkline.balancer.relay.edge_meter import EdgeEvent
+from trunkline.balancer.relay.meter import EdgeEvent
 from trunkline.logs import configure
 
 LOGGER: Final = "trunkline.edge"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trunkline.balancer.relay.edge_meter import EdgeMeter
+from trunkline.balancer.relay.meter import EdgeMeter
 from trunkline.metrics import exposition
 from trunkline.metrics.series import BALANCER_SERIES, DURATION_BUCKETS, LATENCY_BUCKETS
 from trunkline.metrics.text import Family
@@ -18,7 +18,7 @@ from trunkline.placement.condition import OUT
 from trunkline.version import __version__
 
 if TYPE_CHECKING:
-    from trunkline.balancer.balancer import Balancer
+    from trunkline.balancer.core import Balancer
 
 _BUCKETS = len(LATENCY_BUCKETS) + 1
 _DURATIONS = len(DURATION_BUCKETS) + 1

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from trunkline.placement.row import BackendRow
+from trunkline.placement.rows import BackendRow
 
 REFRESH_CHOICES: Final = (0, 1, 2, 5, 10, 30)
 """Seconds between two fetches that a reader can choose; 0: none."""

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.core import Balancer
 from trunkline.balancer.measures import EdgeCounts, families
 from trunkline.balancer.overview import page, refresh_of, shape_wanted
 from trunkline.metrics import text as prometheus_text

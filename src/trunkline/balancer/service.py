@@ -9,7 +9,7 @@ from __future__ import annotations
 import structlog
 
 from trunkline.balancer.admin import BalancerAdmin
-from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.core import Balancer
 from trunkline.balancer.event_log import EventLog
 from trunkline.balancer.measures import EdgeCounts, counts_of
 from trunkline.balancer.own_pages import OwnPages

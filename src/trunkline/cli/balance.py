@@ -14,7 +14,7 @@ from trunkline.logs import configure as log_setup
 from trunkline.process import lifecycle
 from trunkline.settings.load import load
 from trunkline.settings.sections import Settings
-from trunkline.traefik.steer.steering_service import SteeringService
+from trunkline.traefik.steer.service import SteeringService
 
 
 def balance(

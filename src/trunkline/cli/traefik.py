@@ -15,10 +15,10 @@ from rich.text import Text
 
 from trunkline.errors import SettingsError, StartError
 from trunkline.settings.load import load
-from trunkline.traefik.check.check import Report, check_files
-from trunkline.traefik.render import render_static
+from trunkline.traefik.check.report import Report, check_files
+from trunkline.traefik.render import static as render_static
+from trunkline.traefik.render.dynamic import file_dynamic
 from trunkline.traefik.render.dynamic_model import Dynamic
-from trunkline.traefik.render.render import file_dynamic
 
 app = typer.Typer(no_args_is_help=True, help="Write and check Traefik's configuration.")
 

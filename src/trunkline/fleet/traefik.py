@@ -14,8 +14,8 @@ from trunkline.fleet.plan import FleetPlan, traefik_environment
 from trunkline.settings.load import load
 from trunkline.settings.sections import Settings
 from trunkline.traefik.process import find_binary
-from trunkline.traefik.render.render import file_dynamic
-from trunkline.traefik.render.render_static import static, to_yaml
+from trunkline.traefik.render.dynamic import file_dynamic
+from trunkline.traefik.render.static import static, to_yaml
 
 
 def prepare(plan: FleetPlan, environ: Mapping[str, str]) -> FleetPlan:

@@ -17,11 +17,11 @@ from typing import Final, Literal, NamedTuple
 
 from trunkline.placement.backend import BackendSpec
 from trunkline.placement.condition import Change, Condition
-from trunkline.placement.counting import MOST_REPORTED, Ledger, Reservation
+from trunkline.placement.counting.ledger import MOST_REPORTED, Ledger, Reservation
 from trunkline.placement.groups import GroupTurns
 from trunkline.placement.homes import Homes
 from trunkline.placement.pool import FULL, Backend, Pool
-from trunkline.placement.row import BackendRow
+from trunkline.placement.rows import BackendRow
 from trunkline.protocol.control import LoadReport, PickNotice
 from trunkline.settings.balancer import BalancerSettings
 

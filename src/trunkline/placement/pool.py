@@ -15,10 +15,10 @@ from itertools import accumulate
 from statistics import median
 from typing import Final
 
-from trunkline.placement.affinity import seed_of
 from trunkline.placement.backend import BackendSpec, short_id
 from trunkline.placement.condition import Condition
-from trunkline.placement.counting import Ledger
+from trunkline.placement.counting.ledger import Ledger
+from trunkline.placement.hashing import seed_of
 from trunkline.protocol.control import LoadReport
 from trunkline.settings.balancer import GroupEntry
 

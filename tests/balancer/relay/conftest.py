@@ -57,7 +57,7 @@ async def start_edge() -> AsyncIterator[StartEdge]:
     for edge in edges:
         await edge.stop(0.0)
         assert edge.connections == 0
-        assert edge.handshaking == 0
+        assert edge.relays.handshaking == 0
 
 
 @pytest.fixture

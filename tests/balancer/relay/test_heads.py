@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.balancer.relay.forwarding import Caller, Forwarding, accept_key
-from trunkline.balancer.relay.routes import Route, Routes, cookie_value, host_name, query_value
+from trunkline.balancer.routes import Route, Routes, cookie_value, host_name, query_value
 from trunkline.errors import SettingsError
 from trunkline.http1.bodies import BodyReader
 from trunkline.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead, check_beginning, find_end, read_answer, read_request
 from trunkline.settings.balancer import BalancerSettings, HeaderEntry, RouteEntry
 
-CALLER = Caller("192.0.2.1", "192.0.2.1", trusted=False, secure=False, stranger=False)
+CALLER = Caller("192.0.2.1", "192.0.2.1", trusted=False, secure=False, untrusted=False)
 TOKEN = st.text("abcXYZ019-_!~", min_size=1, max_size=12)
 VALUE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=20).filter(
     lambda text: not any(0x7F <= ord(char) < 0x80 for char in text)

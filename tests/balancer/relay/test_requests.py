@@ -12,8 +12,9 @@ from aiohttp import web
 
 from tests.support.balancer.relay_peers import FixedPlacer, Session, Wire, echo, handshake, request, says
 from tests.support.free_ports import free_port
-from trunkline.balancer.relay.edge import Edge, Page, PageRequest
+from trunkline.balancer.relay.edge import Edge
 from trunkline.errors import StartError
+from trunkline.http1.heads import Page, PageRequest
 from trunkline.placement.placing import Refusal
 
 HOST = b"Host: play.example.org\r\n"
@@ -376,8 +377,8 @@ async def test_an_incomplete_head_is_a_408(start_edge: Any) -> None:
 async def test_slow_clients_cannot_lock_others_out(
     start_edge: Any, http_backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When every door is taken by clients that say nothing, the one that waited longest makes room."""
-    monkeypatch.setattr("trunkline.balancer.relay.edge.MAX_DOORS", 5)
+    """When there is room for no more and all clients are silent, the one that waited longest makes room."""
+    monkeypatch.setattr("trunkline.balancer.relay.pending.MAX_PENDING", 5)
     edge = await start_edge(FixedPlacer(http_backend))
     silent = [await Wire.connect(edge.port) for _ in range(5)]
     for wire in silent:

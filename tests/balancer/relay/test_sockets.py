@@ -32,8 +32,8 @@ from tests.support.balancer.relay_peers import (
 from tests.support.free_ports import free_port
 from tests.support.patience import patient
 from trunkline.balancer.relay.dial import SocketHandshake
-from trunkline.balancer.relay.relayed import Relay, options_of
-from trunkline.balancer.relay.sockets import SocketRelay, take_descriptor
+from trunkline.balancer.relay.splice.relay import Relay, options_of
+from trunkline.balancer.relay.splice.sockets import SocketRelay, take_descriptor
 from trunkline.net import poller as relay_poller
 from trunkline.net.poller import BATCH, READ_SIZE, Poller
 from trunkline.placement.placing import Pick
@@ -220,7 +220,7 @@ async def test_no_transport_remains(start_edge: Any, raw_backend: Any) -> None:
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(raw, handshake())
     assert (await loop.sock_recv(raw, 1000)).startswith(b"HTTP/1.1 101 ")
-    (relay,) = edge._relays
+    (relay,) = edge.relays
     assert isinstance(relay, SocketRelay)
     # The client's and the backend's own ends are in this process too.
     await until(lambda: tcp_sockets_of(edge.port, backend.port) == 4)
@@ -294,7 +294,7 @@ async def test_no_descriptor_leaks(start_edge: Any, raw_backend: Any) -> None:
         wire.close()
 
     async def all_gone() -> None:
-        await until(lambda: not edge.connections and not edge.handshaking and not edge._working and not edge._waiting)
+        await until(lambda: not edge.connections and not edge.relays.handshaking and not len(edge.pending))
         await until(lambda: tcp_sockets_of(edge.port, *ports) == 0)
 
     urls = (silent.url, refusing.url, echoing.url, leaving.url, closing.url, f"http://127.0.0.1:{free_port()}")
@@ -571,7 +571,7 @@ async def test_ten_megabytes_each_way_to_slow_readers(start_edge: Any, raw_backe
     wire = Wire(*await asyncio.open_connection(sock=raw, limit=1 << 16))
     wire.send(handshake())
     assert (await wire.answer()).status == 101
-    (relay,) = edge._relays
+    (relay,) = edge.relays
     for fd in descriptors(relay):
         with options_of(fd) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)

@@ -27,9 +27,9 @@ from tests.support.balancer.relay_peers import (
 )
 from tests.support.free_ports import free_port
 from tests.support.patience import patient
-from trunkline.balancer.relay.edge import EdgeEvent
-from trunkline.balancer.relay.relayed import Relay
-from trunkline.balancer.relay.transports import End
+from trunkline.balancer.relay.meter import EdgeEvent
+from trunkline.balancer.relay.splice.relay import Relay
+from trunkline.balancer.relay.splice.transports import End
 
 pytestmark = pytest.mark.usefixtures("relay_kind")
 
@@ -183,7 +183,7 @@ async def test_backpressure(start_edge: Any, raw_backend: Any, slow_side: str) -
     assert (await wire.answer()).status == 101
     if slow_side == "backend":
         wire.send(b"p" * size)
-    relay = next(iter(edge._relays))
+    relay = next(iter(edge.relays))
     for _ in range(100):
         await asyncio.sleep(0.02)
         if is_held(relay):
@@ -240,7 +240,7 @@ async def test_half_close_from_the_backend(start_edge: Any, raw_backend: Any) ->
 
 async def test_half_closed_connections_end(start_edge: Any, raw_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend that ignores its client's end does not keep the connection for ever."""
-    monkeypatch.setattr("trunkline.balancer.relay.relayed.HALF_CLOSED_S", 0.3)
+    monkeypatch.setattr("trunkline.balancer.relay.splice.relay.HALF_CLOSED_S", 0.3)
 
     async def ignore(session: Session) -> None:
         session.writer.write(answer_101(session.head))
@@ -257,7 +257,7 @@ async def test_half_closed_connections_end(start_edge: Any, raw_backend: Any, mo
 
 async def test_last_bytes_that_nobody_takes(start_edge: Any, raw_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a backend left behind for a client that does not read is held for a moment, not for ever."""
-    monkeypatch.setattr("trunkline.balancer.relay.relayed.LINGER_S", 0.3)
+    monkeypatch.setattr("trunkline.balancer.relay.splice.relay.LINGER_S", 0.3)
 
     async def flood(session: Session) -> None:
         session.writer.write(answer_101(session.head) + b"f" * 30_000_000)
@@ -268,7 +268,7 @@ async def test_last_bytes_that_nobody_takes(start_edge: Any, raw_backend: Any, m
     edge = await start_edge(placer)
     wire = await Wire.upgraded(edge.port)
     wire.reader._transport.pause_reading()  # type: ignore[attr-defined]
-    relay = next(iter(edge._relays))
+    relay = next(iter(edge.relays))
     async with asyncio.timeout(patient(5)):
         while not is_held(relay):
             await asyncio.sleep(0.02)
@@ -445,7 +445,7 @@ async def test_keep_alive_on_both_sockets(start_edge: Any, raw_backend: Any) -> 
     backend = await raw_backend(echo)
     edge = await start_edge(FixedPlacer(backend.url))
     wire = await Wire.upgraded(edge.port)
-    relay = next(iter(edge._relays))
+    relay = next(iter(edge.relays))
     for fd in descriptors(relay):
         with socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM) as sock:
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

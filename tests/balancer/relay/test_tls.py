@@ -206,7 +206,7 @@ async def test_backpressure_over_tls(start_edge: Any, raw_backend: Any, authorit
     wire.send(handshake())
     assert (await wire.answer()).status == 101
     wire.reader._transport.pause_reading()  # type: ignore[attr-defined]
-    relay = next(iter(edge._relays))
+    relay = next(iter(edge.relays))
     async with asyncio.timeout(patient(10)):
         while not is_held(relay):
             await asyncio.sleep(0.02)

@@ -12,7 +12,7 @@ import msgspec
 from structlog.testing import capture_logs
 
 from tests.support.balancer.talking import Caller, Scene, until
-from trunkline.balancer.rebalance.carry_out import Rebalancer, home_of
+from trunkline.balancer.rebalance.driver import Rebalancer, home_of
 from trunkline.balancer.sources.nats import NatsSource
 from trunkline.balancer.talk import FleetTalk
 from trunkline.metrics.exposition import Labelled

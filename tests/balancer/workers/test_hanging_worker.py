@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.balancer.balance_process import ForeignBackend, connect_many
 from tests.support.patience import patient
-from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.core import Balancer
 from trunkline.balancer.workers import supervisor as workers_module
 from trunkline.balancer.workers.supervisor import Workers
 from trunkline.settings.balancer import BackendEntry

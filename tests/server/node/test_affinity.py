@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.balancer.relay.routes import Route
+from trunkline.balancer.routes import Route
 from trunkline.http1.requests import Request
 from trunkline.server.node.affinity import reader_of
 from trunkline.settings.balancer import RouteEntry

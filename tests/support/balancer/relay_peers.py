@@ -15,9 +15,9 @@ import msgspec
 
 from tests.support.patience import patient
 from trunkline.balancer.relay.edge import Edge
-from trunkline.balancer.relay.relayed import Relay
-from trunkline.balancer.relay.sockets import SocketRelay
-from trunkline.balancer.relay.transports import TransportRelay
+from trunkline.balancer.relay.splice.relay import Relay
+from trunkline.balancer.relay.splice.sockets import SocketRelay
+from trunkline.balancer.relay.splice.transports import TransportRelay
 from trunkline.placement.placing import Ask, Pick, Refusal
 from trunkline.server.node.node import Node
 from trunkline.settings.balancer import BalancerSettings

@@ -22,9 +22,9 @@ from trunkline.placement.backend import short_id
 from trunkline.placement.placing import Ask, Pick, Refusal
 from trunkline.settings.sections import Settings
 from trunkline.traefik.process import TraefikProcess
-from trunkline.traefik.render.render_static import static, to_yaml
+from trunkline.traefik.render.static import static, to_yaml
+from trunkline.traefik.steer.handlers import Steering
 from trunkline.traefik.steer.published import Candidate
-from trunkline.traefik.steer.steering import Steering
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 

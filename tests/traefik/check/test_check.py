@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from trunkline.cli.traefik import app
-from trunkline.traefik.check.check import check_texts
 from trunkline.traefik.check.corpus import Finding
 from trunkline.traefik.check.documents import MAX_BYTES
+from trunkline.traefik.check.report import check_texts
 
 ENTRY_POINTS = "entryPoints: {web: {address: ':80'}}\n"
 

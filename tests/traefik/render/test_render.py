@@ -16,8 +16,9 @@ from trunkline.errors import SettingsError
 from trunkline.settings.balancer import BackendEntry, BasicUser, GroupEntry, RouteEntry
 from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import BalancerSettings, Settings, TraefikSettings
-from trunkline.traefik.render import render, render_static
-from trunkline.traefik.render.render import ServerView, dynamic, file_dynamic, rule_of
+from trunkline.traefik.render import dynamic as render
+from trunkline.traefik.render import static as render_static
+from trunkline.traefik.render.dynamic import ServerView, dynamic, file_dynamic, rule_of
 
 BACKENDS = (BackendEntry("http://10.0.0.1:3001"), BackendEntry("ws://10.0.0.2:3001"))
 

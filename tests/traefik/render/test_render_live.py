@@ -25,8 +25,9 @@ from tests.support.free_ports import free_port
 from tests.support.traefik.live_traefik import TRAEFIK, LiveTraefik, running
 from trunkline.settings.balancer import BackendEntry, BasicUser, GroupEntry, RouteEntry
 from trunkline.settings.sections import BalancerSettings, Settings, TraefikSettings
-from trunkline.traefik.check.check import check_texts
-from trunkline.traefik.render import render, render_static
+from trunkline.traefik.check.report import check_texts
+from trunkline.traefik.render import dynamic as render
+from trunkline.traefik.render import static as render_static
 from trunkline.traefik.steer.layers import layered
 from trunkline.traefik.steer.published import Candidate, chosen
 

@@ -11,8 +11,8 @@ from aiohttp.test_utils import make_mocked_request
 
 from trunkline.placement.placing import Ask, Pick
 from trunkline.settings.sections import Settings
+from trunkline.traefik.steer.handlers import Steering
 from trunkline.traefik.steer.published import Candidate
-from trunkline.traefik.steer.steering import Steering
 
 A = "http://10.0.0.1:3001"
 

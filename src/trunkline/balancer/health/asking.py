@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 from aiohttp import hdrs
 
-from trunkline.balancer.relay.tls import backend_context
+from trunkline.balancer.tls import backend_context
 from trunkline.settings.balancer import BalancerSettings
 from trunkline.version import __version__
 

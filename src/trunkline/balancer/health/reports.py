@@ -26,7 +26,7 @@ import structlog
 from trunkline.balancer.health.asking import FAULTS, in_words, open_session, read_at_most
 from trunkline.balancer.health.rota import Rota
 from trunkline.placement.backend import BackendSpec
-from trunkline.placement.counting import MOST_REPORTED
+from trunkline.placement.counting.ledger import MOST_REPORTED
 from trunkline.protocol.control import LoadReport
 from trunkline.settings.balancer import BalancerSettings
 

@@ -5,7 +5,7 @@ Rules:
 - A bare socket where the relay can be one of sockets: then no transport is ever made for the backend.
 - Everything awaited has a time-out, everything read has a bound. After a 101 nothing more is read: what follows is the
   relay's.
-- Whoever dials closes what came of it (`abort`), unless a relay has taken it over (`take`).
+- Whoever dials closes what came of it (`abort`), unless a relay has taken it over.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ import functools
 import os
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from trunkline.balancer.relay.handshake_answer import Answer, AnswerReader, Failure
-from trunkline.balancer.relay.relayed import Relay, keep_alive, options_of
-from trunkline.balancer.relay.sockets import SocketRelay, take_descriptor
-from trunkline.balancer.relay.transports import TransportRelay
+from trunkline.balancer.relay.splice.relay import Relay, RelayOwner, keep_alive, options_of
+from trunkline.balancer.relay.splice.sockets import SocketRelay, take_descriptor
+from trunkline.balancer.relay.splice.transports import TransportRelay
 from trunkline.net.poller import IN, ONCE, OUT, Poller
 from trunkline.placement.backend import Place, place_of
-
-if TYPE_CHECKING:
-    from trunkline.balancer.relay.edge import Edge
-    from trunkline.placement.placing import Pick
+from trunkline.placement.placing import Pick
 
 READ_SIZE: Final = 1 << 14
 
@@ -34,14 +32,14 @@ READ_SIZE: Final = 1 << 14
 class Dialled(Protocol):
     """A connection to a backend that has not answered yet."""
 
-    async def ask(self, request: bytes, timeout_s: float) -> Answer:
+    async def ask(self, request: bytes) -> Answer:
         """Send a handshake and read the answer.
 
         Raises:
             Failure: `closed`, `bad_answer` or `handshake_timeout`.
         """
 
-    def relay(self, edge: Edge, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
+    def relay(self, owner: RelayOwner, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
         """Make a relay of it, which takes both sides over.
 
         Raises:
@@ -53,29 +51,101 @@ class Dialled(Protocol):
         """Close it, unless a relay has taken it over."""
 
 
-async def dial(edge: Edge, pick: Pick, client: asyncio.Transport) -> Dialled:
-    """Connect to a backend.
+class DialBounds(NamedTuple):
+    """Bounds of a dial and its handshake.
+
+    Attributes:
+        dial_s: seconds until the backend has taken the connection, TLS included.
+        answer_s: seconds until its answer is complete.
+        head_bytes: most bytes of the answer's head.
+    """
+
+    dial_s: float
+    answer_s: float
+    head_bytes: int
+
+
+class Dialer:
+    """Connects to backends.
 
     Args:
-        edge: whose settings hold.
-        pick: the backend.
-        client: the client's transport, which decides on the kind of connection.
-
-    Raises:
-        Failure: `dial`, `dial_timeout` or `tls`.
+        loop: the event loop.
+        poller: watches bare sockets; None where there are none.
+        bounds: of each dial.
+        tls: what backends must show.
     """
-    place = _place_of(pick.url)
-    try:
-        if edge.poller is not None and not place.tls and client.can_write_eof():
-            return await _dial_socket(edge, edge.poller, place)
-        async with asyncio.timeout(edge.dial_timeout_s):
-            return await _dial_transport(edge, place, pick.server_name)
-    except TimeoutError:
-        raise Failure("dial_timeout") from None
-    except ssl.SSLError:
-        raise Failure("tls") from None
-    except OSError:
-        raise Failure("dial") from None
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, poller: Poller | None, bounds: DialBounds, tls: ssl.SSLContext
+    ) -> None:
+        self._loop = loop
+        self._poller = poller
+        self._bounds = bounds
+        self._tls = tls
+
+    async def dial(self, pick: Pick, client: asyncio.Transport) -> Dialled:
+        """Connect to a backend.
+
+        Args:
+            pick: the backend.
+            client: the client's transport, which decides on the kind of connection.
+
+        Raises:
+            Failure: `dial`, `dial_timeout` or `tls`.
+        """
+        place = _place_of(pick.url)
+        try:
+            if self._poller is not None and not place.tls and client.can_write_eof():
+                return await self._dial_socket(self._poller, place)
+            async with asyncio.timeout(self._bounds.dial_s):
+                return await self._dial_transport(place, pick.server_name)
+        except TimeoutError:
+            raise Failure("dial_timeout") from None
+        except ssl.SSLError:
+            raise Failure("tls") from None
+        except OSError:
+            raise Failure("dial") from None
+
+    async def _dial_socket(self, poller: Poller, place: Place) -> SocketHandshake:
+        """Connect to the first address that takes the connection; raises Failure, or the last one's OSError."""
+        loop = self._loop
+        until = loop.time() + self._bounds.dial_s
+        found = _literal(place.host, place.port)
+        if not found:
+            async with asyncio.timeout_at(until):
+                found = _addresses(await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM))
+        last = OSError("no address")
+        for family, address in found:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
+            handshake = SocketHandshake(loop, poller, sock, self._bounds)
+            done = False
+            try:
+                keep_alive(sock)
+                sock.connect_ex(address)
+                await handshake.connected(until - loop.time())
+                done = True
+            except OSError as error:
+                last = error
+            finally:
+                if not done:
+                    handshake.abort()
+            if done:
+                return handshake
+        raise last
+
+    async def _dial_transport(self, place: Place, server_name: str) -> TransportHandshake:
+        tls: dict[str, Any] = {}
+        if place.tls:
+            tls = {
+                "ssl": self._tls,
+                "server_hostname": server_name or place.host,
+                "ssl_handshake_timeout": self._bounds.dial_s,
+                "ssl_shutdown_timeout": 1.0,
+            }
+        _, protocol = await self._loop.create_connection(
+            lambda: TransportHandshake(self._bounds), place.host, place.port, **tls
+        )
+        return protocol
 
 
 _place_of = functools.lru_cache(maxsize=1024)(place_of)
@@ -91,17 +161,20 @@ class SocketHandshake:
         loop: the event loop.
         poller: watches it.
         sock: not connected yet; it is owned from now on.
-        limit: most bytes of the answer's head.
+        bounds: of the handshake.
     """
 
-    __slots__ = ("_answer", "_connected", "_fd", "_loop", "_poller", "_reader", "_sock", "_unsent")
+    __slots__ = ("_answer", "_bounds", "_connected", "_fd", "_loop", "_poller", "_reader", "_sock", "_unsent")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, poller: Poller, sock: socket.socket, limit: int) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, poller: Poller, sock: socket.socket, bounds: DialBounds
+    ) -> None:
         self._loop = loop
         self._poller = poller
         self._sock = sock
         self._fd = sock.fileno()
-        self._reader = AnswerReader(limit)
+        self._bounds = bounds
+        self._reader = AnswerReader(bounds.head_bytes)
         self._unsent = b""
         self._connected: asyncio.Future[None] | None = None
         self._answer: asyncio.Future[Answer] | None = None
@@ -116,17 +189,17 @@ class SocketHandshake:
             await connected
         finally:
             timer.cancel()
-            # A failure knows this frame, which would know the failure: only the garbage collector could free the two.
+            # The failure refers to this frame: without this only the garbage collector could free the two.
             self._connected = None
             del connected
 
-    async def ask(self, request: bytes, timeout_s: float) -> Answer:
+    async def ask(self, request: bytes) -> Answer:
         """Send a handshake and read the answer."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._answer = answer
         self._unsent = request
         self._send()
-        timer = self._loop.call_later(timeout_s, _fail, answer, "handshake_timeout")
+        timer = self._loop.call_later(self._bounds.answer_s, _fail, answer, "handshake_timeout")
         try:
             return await answer
         finally:
@@ -135,7 +208,7 @@ class SocketHandshake:
             del answer
 
     def ready(self, fd: int, events: int) -> None:
-        """It is connected, takes more, or has something to read; told once for each `change`."""
+        """It is connected, takes more, or has something to read; called once for each `change`."""
         connected, answer = self._connected, self._answer
         if connected is not None and not connected.done():
             error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -155,7 +228,7 @@ class SocketHandshake:
         except BlockingIOError:
             sent = 0
         except OSError:
-            # What it said before it went is read all the same.
+            # What it sent before it went is still read.
             sent = len(self._unsent)
         self._unsent = self._unsent[sent:]
         self._poller.change(self._fd, (OUT if self._unsent else IN) | ONCE)
@@ -181,14 +254,14 @@ class SocketHandshake:
         try:
             return self._reader.feed(data) if data else self._reader.ended()
         except Failure as failure:
-            # What it knows of frames would keep this object alive, as above.
+            # Its traceback would keep this object alive, as above.
             return failure.with_traceback(None)
 
-    def relay(self, edge: Edge, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
+    def relay(self, owner: RelayOwner, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
         """Make a relay of it."""
         client_fd = take_descriptor(client)
         self._fd = -1
-        return SocketRelay(edge, pick, self._poller, client_fd, self._sock.detach(), now)
+        return SocketRelay(owner, pick, self._poller, client_fd, self._sock.detach(), now)
 
     def abort(self) -> None:
         """Close it, unless a relay has taken it over."""
@@ -203,45 +276,16 @@ def _fail(awaited: asyncio.Future[Any], why: str) -> None:
         awaited.set_exception(Failure(why))
 
 
-async def _dial_socket(edge: Edge, poller: Poller, place: Place) -> SocketHandshake:
-    """Connect to the first address that takes the connection; raises Failure, or the last one's OSError."""
-    until = edge.loop.time() + edge.dial_timeout_s
-    found = _literal(place.host, place.port)
-    if not found:
-        async with asyncio.timeout_at(until):
-            found = await _resolve(edge.loop, place.host, place.port)
-    last = OSError("no address")
-    for family, address in found:
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
-        handshake = SocketHandshake(edge.loop, poller, sock, edge.settings.header_bytes)
-        done = False
-        try:
-            keep_alive(sock)
-            sock.connect_ex(address)
-            await handshake.connected(until - edge.loop.time())
-            done = True
-        except OSError as error:
-            last = error
-        finally:
-            if not done:
-                handshake.abort()
-        if done:
-            return handshake
-    raise last
-
-
 @functools.lru_cache(maxsize=1024)
 def _literal(host: str, port: int) -> tuple[tuple[int, Any], ...]:
-    """Where an address of digits leads, which needs nobody to be asked; empty for a name."""
+    """Where a numeric address leads, with no resolver; empty for a name."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return _addresses(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
     except OSError:
         return ()
-    return tuple((family, address) for family, _, _, _, address in found)
 
 
-async def _resolve(loop: asyncio.AbstractEventLoop, host: str, port: int) -> tuple[tuple[int, Any], ...]:
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+def _addresses(found: Sequence[tuple[Any, ...]]) -> tuple[tuple[int, Any], ...]:
     return tuple((family, address) for family, _, _, _, address in found)
 
 
@@ -252,16 +296,16 @@ class TransportHandshake(asyncio.Protocol):
     """A transport on its way to a backend's answer.
 
     Args:
-        limit: most bytes of the answer's head.
+        bounds: of the handshake.
     """
 
-    __slots__ = ("_answer", "_early", "_limit", "_lost", "_reader", "_taken", "_transport")
+    __slots__ = ("_answer", "_bounds", "_early", "_lost", "_reader", "_taken", "_transport")
 
     _transport: asyncio.Transport
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._reader = AnswerReader(limit)
+    def __init__(self, bounds: DialBounds) -> None:
+        self._bounds = bounds
+        self._reader = AnswerReader(bounds.head_bytes)
         self._early = b""
         self._answer: asyncio.Future[Answer] | None = None
         self._lost = False
@@ -275,7 +319,7 @@ class TransportHandshake(asyncio.Protocol):
             with options_of(found.fileno()) as sock:
                 keep_alive(sock)
 
-    async def ask(self, request: bytes, timeout_s: float) -> Answer:
+    async def ask(self, request: bytes) -> Answer:
         """Send a handshake and read the answer."""
         if self._lost:
             raise Failure("closed")
@@ -283,10 +327,10 @@ class TransportHandshake(asyncio.Protocol):
         self._answer = answer
         self._transport.write(request)
         if self._early:
-            # It spoke before it was asked.
+            # It sent something before the request.
             self.data_received(b"")
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(self._bounds.answer_s):
                 return await answer
         except TimeoutError:
             raise Failure("handshake_timeout") from None
@@ -296,7 +340,7 @@ class TransportHandshake(asyncio.Protocol):
         answer = self._answer
         if answer is None:
             self._early += data
-            if len(self._early) > self._limit:
+            if len(self._early) > self._bounds.head_bytes:
                 self._transport.abort()
             return
         if answer.done():
@@ -326,29 +370,14 @@ class TransportHandshake(asyncio.Protocol):
             except Failure as failure:
                 answer.set_exception(failure)
 
-    def relay(self, edge: Edge, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
+    def relay(self, owner: RelayOwner, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
         """Make a relay of it."""
         if self._lost:
             raise Failure("closed")
         self._taken = True
-        return TransportRelay(edge, pick, client, self._transport, now)
+        return TransportRelay(owner, pick, client, self._transport, now)
 
     def abort(self) -> None:
         """Close it, unless a relay has taken it over."""
         if not self._taken:
             self._transport.abort()
-
-
-async def _dial_transport(edge: Edge, place: Place, server_name: str) -> TransportHandshake:
-    tls: dict[str, Any] = {}
-    if place.tls:
-        tls = {
-            "ssl": edge.backend_tls,
-            "server_hostname": server_name or place.host,
-            "ssl_handshake_timeout": edge.dial_timeout_s,
-            "ssl_shutdown_timeout": 1.0,
-        }
-    _, protocol = await edge.loop.create_connection(
-        lambda: TransportHandshake(edge.settings.header_bytes), place.host, place.port, **tls
-    )
-    return protocol

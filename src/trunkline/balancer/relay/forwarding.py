@@ -5,7 +5,7 @@ Rules:
 - Host stays as the client sent it. Names keep their case, and what is not named here its value and its place.
 - Forwarding headers of a client count only when it is a trusted proxy; else they are taken out, also in spellings with
   underscores, which some backends cannot tell from the real ones.
-- Connection, and the headers that it names, end here (RFC 9110 section 7.6.1); framing is written anew for each side.
+- Connection, and the headers that it names, end here (RFC 9110 section 7.6.1); framing is written again for each side.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HOP_BY_HOP: Final = frozenset(
 )  # fmt: skip
 
 _STAY = frozenset({"host", "content-length", "cookie", "authorization"})
-"""Not even a Connection header that names them takes these out: who asks, and where, is no matter of one hop."""
+"""Not even a Connection header that names them takes these out: who requests what is no matter of one hop."""
 
 _FORWARDING = frozenset(
     {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded"}
@@ -51,14 +51,14 @@ class Caller(msgspec.Struct, frozen=True):
         address: the client as far as that can be trusted.
         trusted: whether `peer` is one of the operator's proxies.
         secure: whether the listener speaks TLS.
-        stranger: forwarding headers came from a proxy that is not trusted.
+        untrusted: forwarding headers came from a proxy that is not trusted.
     """
 
     peer: str
     address: str
     trusted: bool
     secure: bool
-    stranger: bool
+    untrusted: bool
 
 
 class Forwarding:
@@ -160,7 +160,7 @@ class Forwarding:
             content_type: of the body.
             headers: more headers.
             keep_alive: whether the connection stays open.
-            head_only: it answers HEAD: its length is told and its body left out.
+            head_only: it answers HEAD: the length is given and the body left out.
         """
         fields: list[Field] = [("Content-Type", "content-type", content_type)]
         fields.extend((name, name.lower(), value) for name, value in headers)

@@ -3,8 +3,8 @@
 Rules:
 
 - No body is ever held whole: what one side does not take stops the reading of the other.
-- Bodies are taken apart and framed anew on each side; content is never decoded, redirects are not followed.
-- It asks the placer without a key, so nothing is reserved; `failed` or `dropped` tells what became of the pick.
+- Bodies are framed again on each side; content is never decoded, redirects are not followed.
+- It places without a key, so nothing is reserved; `failed` or `dropped` reports what became of the pick.
 - A GET or HEAD whose backend could not be dialled gets one more. Nothing else is ever sent twice.
 """
 
@@ -15,31 +15,27 @@ import contextlib
 import inspect
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import aiohttp
 import msgspec
 from multidict import CIMultiDict
 from yarl import URL
 
+from trunkline.balancer.relay.client_side import STALL_S, ClientSide
+from trunkline.balancer.relay.context import RelayContext
 from trunkline.balancer.relay.forwarding import Caller, head_bytes
-from trunkline.balancer.relay.routes import cookie_value
+from trunkline.balancer.relay.meter import EdgeEvent
+from trunkline.balancer.routes import cookie_value
 from trunkline.http1.bodies import BodyReader
 from trunkline.http1.heads import AnswerHead, Field, PageRequest, RequestHead
 from trunkline.placement.placing import Ask, Pick, Refusal
 
-if TYPE_CHECKING:
-    from trunkline.balancer.relay.edge import Edge
-    from trunkline.balancer.relay.edge_connection import Door
-
 BODY_HIGH_WATER: Final = 1 << 16
 """Bytes of a request's body waiting for the backend, above which the client is not read."""
 
-STALL_S: Final = 60.0
-"""How long a client may send or take nothing of a body."""
-
 SILENCE_S: Final = 300.0
-"""How long a backend may say nothing in the middle of a body; long, for streams of events are quiet at times."""
+"""How long a backend may send nothing in the middle of a body; long, because streams of events are quiet at times."""
 
 
 class RequestBody:
@@ -47,7 +43,7 @@ class RequestBody:
 
     Args:
         reader: finds its end.
-        door: the connection that it comes from.
+        client: the connection that it comes from.
         expected: the client waits for 100 Continue before it sends the body.
 
     Attributes:
@@ -55,11 +51,11 @@ class RequestBody:
         size: bytes waiting for the backend.
     """
 
-    __slots__ = ("_door", "_expected", "_pieces", "_reader", "_waiter", "broken", "size")
+    __slots__ = ("_client", "_expected", "_pieces", "_reader", "_waiter", "broken", "size")
 
-    def __init__(self, reader: BodyReader, door: Door, expected: bool) -> None:
+    def __init__(self, reader: BodyReader, client: ClientSide, expected: bool) -> None:
         self._reader = reader
-        self._door = door
+        self._client = client
         self._expected = expected
         self._pieces: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -82,7 +78,7 @@ class RequestBody:
         return rest
 
     def wake(self) -> None:
-        """Something has changed for who reads."""
+        """Let whoever reads look again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -93,16 +89,16 @@ class RequestBody:
                 piece = self._pieces.popleft()
                 self.size -= len(piece)
                 if self.size <= BODY_HIGH_WATER:
-                    self._door.read_on()
+                    self._client.read_on()
                 yield piece
             if self._reader.done:
                 return
-            if self._door.ended:
+            if self._client.ended:
                 self.broken = True
                 raise ConnectionError("the client has ended its request early")
             if self._expected:
                 self._expected = False
-                self._door.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.timeout(STALL_S):
@@ -117,18 +113,20 @@ class PassThrough:
     """One plain request.
 
     Args:
-        edge: where it came in.
-        door: the client's connection.
+        context: what all requests share.
+        client: the client's connection.
         head: the request.
         caller: who sent it.
         body: its body.
     """
 
-    __slots__ = ("_body", "_caller", "_door", "_edge", "_head", "_head_sent", "_target")
+    __slots__ = ("_body", "_caller", "_client", "_context", "_head", "_head_sent", "_target")
 
-    def __init__(self, edge: Edge, door: Door, head: RequestHead, caller: Caller, body: RequestBody) -> None:
-        self._edge = edge
-        self._door = door
+    def __init__(
+        self, context: RelayContext, client: ClientSide, head: RequestHead, caller: Caller, body: RequestBody
+    ) -> None:
+        self._context = context
+        self._client = client
         self._head = head
         self._caller = caller
         self._body = body
@@ -139,10 +137,10 @@ class PassThrough:
         """Answer it."""
         if await self._answer_page():
             return
-        edge, head = self._edge, self._head
-        route = edge.routes.find(head.headers.get("host", ""), head.path)
+        context, head = self._context, self._head
+        route = context.routes.find(head.headers.get("host", ""), head.path)
         self._target = route.rewritten(head.target)
-        cookie = edge.settings.sticky_cookie
+        cookie = context.settings.sticky_cookie
         ask = Ask(
             key="",
             pool=route.pool,
@@ -153,7 +151,7 @@ class PassThrough:
         )
         again = head.method in ("GET", "HEAD") and self._body.complete
         while True:
-            picked = await edge.place(ask)
+            picked = await context.place(ask)
             if isinstance(picked, Refusal):
                 if ask.tried:
                     self._refuse(502, "backend_failed", "no backend took the request")
@@ -162,23 +160,23 @@ class PassThrough:
                 return
             if await self._try(picked, again and not ask.tried):
                 return
-            edge.meter.retries += 1
+            context.meter.retries += 1
             ask = msgspec.structs.replace(ask, tried=(picked.url,))
 
     async def _answer_page(self) -> bool:
-        edge, head = self._edge, self._head
-        if edge.pages is None or head.method not in ("GET", "HEAD"):
+        context, head = self._context, self._head
+        if context.pages is None or head.method not in ("GET", "HEAD"):
             return False
         path, _, query = head.target.partition("?")
-        found = edge.pages(
-            PageRequest(head.method, path, query, head.headers, self._caller.address, self._caller.stranger)
+        found = context.pages(
+            PageRequest(head.method, path, query, head.headers, self._caller.address, self._caller.untrusted)
         )
         page = await found if inspect.isawaitable(found) else found
         if page is None:
             return False
         keep = self._keeps()
-        self._door.write(
-            edge.forwarding.own_answer(
+        self._client.write(
+            context.forwarding.own_answer(
                 page.status,
                 page.body,
                 content_type=page.content_type,
@@ -187,31 +185,31 @@ class PassThrough:
                 head_only=head.method == "HEAD",
             )
         )
-        await self._door.next_request(keep)
+        await self._client.next_request(keep)
         return True
 
     def _keeps(self) -> bool:
-        return self._head.keep_alive and self._body.complete and not self._edge.stopping
+        return self._head.keep_alive and self._body.complete and not self._context.pending.stopping
 
     def _refuse(self, status: int, reason: str, text: str, retry_after_s: float | None = None) -> None:
-        self._edge.meter.requests.add(f"{status // 100}xx")
-        self._door.refuse(status, reason, text, retry_after_s=retry_after_s, head_only=self._head.method == "HEAD")
+        self._context.meter.requests.add(f"{status // 100}xx")
+        self._client.refuse(status, reason, text, retry_after_s=retry_after_s, head_only=self._head.method == "HEAD")
 
     async def _try(self, pick: Pick, again: bool) -> bool:
-        """Ask one backend; False: it could not be dialled, and another may be asked."""
-        edge = self._edge
+        """Send it to one backend; False: that could not be dialled, and another may be tried."""
+        context = self._context
         why, status = "closed", 502
         try:
             async with contextlib.AsyncExitStack() as stack:
-                answer = await self._ask(pick, stack)
+                answer = await self._request(pick, stack)
                 if answer.status == 101:
                     raise aiohttp.ClientPayloadError("101 to a request that asked for no upgrade")
-                edge.placer.dropped(pick)
+                context.placer.dropped(pick)
                 await self._pass_answer(answer, pick.cookie)
                 return True
         except asyncio.CancelledError:
             if not self._head_sent:
-                edge.placer.dropped(pick)
+                context.placer.dropped(pick)
             raise
         except aiohttp.ClientSSLError:
             why = "tls"
@@ -226,29 +224,29 @@ class PassThrough:
         except (aiohttp.ClientError, OSError):
             why = "closed"
         if self._head_sent:
-            # Half an answer cannot be taken back; cutting it off is the only way to say so.
-            self._door.abort()
+            # Half an answer cannot be taken back: cutting it off is all that is left.
+            self._client.abort()
             return True
         if self._body.broken:
-            edge.placer.dropped(pick)
+            context.placer.dropped(pick)
             self._refuse(408, "body_incomplete", "the request's body did not come in full")
             return True
-        if self._door.answered:
-            edge.placer.dropped(pick)
+        if self._client.answered:
+            context.placer.dropped(pick)
             return True
-        edge.placer.failed(pick, why)
-        if edge.on_event is not None:
-            edge.tell("failed", pick.url, why, self._caller.address, self._head.path, edge.loop.time(), 0)
+        context.placer.failed(pick, why)
+        if context.on_event is not None:
+            context.on_event(EdgeEvent("failed", pick.url, why, self._caller.address, self._head.path, 0.0, 0))
         if again and why in ("dial", "dial_timeout", "tls"):
             return False
         self._refuse(status, "backend_failed", "the backend did not answer" if status == 504 else "no backend answered")
         return True
 
-    async def _ask(self, pick: Pick, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
-        edge, head = self._edge, self._head
+    async def _request(self, pick: Pick, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        context, head = self._context, self._head
         headers: CIMultiDict[str] = CIMultiDict(
             (name, _text(value))
-            for name, lower, value in edge.forwarding.request_fields(head, self._caller)
+            for name, lower, value in context.forwarding.request_fields(head, self._caller)
             if lower != "expect"
         )
         async with asyncio.timeout(None) as limit:
@@ -257,13 +255,15 @@ class PassThrough:
                 async for piece in self._body.pieces():
                     yield piece
                 if not self._head_sent:
-                    limit.reschedule(edge.loop.time() + edge.handshake_timeout_s)
+                    limit.reschedule(context.loop.time() + context.handshake_timeout_s)
 
             has_body = bool(head.length)
             if not has_body:
-                limit.reschedule(edge.loop.time() + edge.dial_timeout_s + edge.handshake_timeout_s)
+                limit.reschedule(
+                    context.loop.time() + context.settings.dial_timeout_ms / 1000 + context.handshake_timeout_s
+                )
             return await stack.enter_async_context(
-                edge.session.request(
+                context.session.request(
                     head.method,
                     URL(pick.url + self._target, encoded=True),
                     headers=headers,
@@ -274,14 +274,14 @@ class PassThrough:
             )
 
     async def _pass_answer(self, answer: aiohttp.ClientResponse, cookie: str | None) -> None:
-        door, head = self._door, self._head
+        client, head = self._client, self._head
         fields: list[Field] = [
             (name.decode("latin-1"), name.decode("latin-1").lower(), value.decode("latin-1"))
             for name, value in answer.raw_headers
         ]
         headers = {lower: value for _, lower, value in fields}
         found = AnswerHead(answer.status, answer.reason or "", fields, headers, 0)
-        passed = self._edge.forwarding.answer_fields(found, cookie)
+        passed = self._context.forwarding.answer_fields(found, cookie)
         empty = head.method == "HEAD" or answer.status in (204, 304)
         measured = "content-length" in headers and "transfer-encoding" not in headers
         chunked = not empty and not measured and head.minor == 1
@@ -291,19 +291,19 @@ class PassThrough:
         if chunked:
             passed.append(("Transfer-Encoding", "transfer-encoding", "chunked"))
         passed.append(("Connection", "connection", "keep-alive" if keep else "close"))
-        self._head_sent = door.began = True
-        self._edge.meter.requests.add(f"{answer.status // 100}xx")
-        door.write(head_bytes(f"HTTP/1.1 {answer.status} {found.phrase}", passed))
+        self._head_sent = client.began = True
+        self._context.meter.requests.add(f"{answer.status // 100}xx")
+        client.write(head_bytes(f"HTTP/1.1 {answer.status} {found.phrase}", passed))
         if not empty:
-            # The timer is moved on, not made anew, with each piece.
+            # One timer, moved on with each piece.
             async with asyncio.timeout(SILENCE_S) as limit:
                 async for piece in answer.content.iter_any():
-                    door.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-                    await door.drained()
-                    limit.reschedule(self._edge.loop.time() + SILENCE_S)
+                    client.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                    await client.drained()
+                    limit.reschedule(self._context.loop.time() + SILENCE_S)
             if chunked:
-                door.write(b"0\r\n\r\n")
-        await door.next_request(keep)
+                client.write(b"0\r\n\r\n")
+        await client.next_request(keep)
 
 
 def _text(value: str) -> str:

@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.core import Balancer
 from trunkline.balancer.measures import EdgeCounts, added
 from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.workers.link import Counts, Welcome, WorkerSeat

@@ -35,9 +35,9 @@ from trunkline.placement.backend import short_id
 from trunkline.settings.balancer import DEFAULT_ROUTES, RouteEntry
 from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import Settings
+from trunkline.traefik.render import dynamic as render
 from trunkline.traefik.render import dynamic_model as model
-from trunkline.traefik.render import render
-from trunkline.traefik.render.render import PICK, ServerView
+from trunkline.traefik.render.dynamic import PICK, ServerView
 from trunkline.traefik.steer.published import Servers
 
 PICK_HEADER: Final = "X-Trunkline-Pick"

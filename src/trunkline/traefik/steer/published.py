@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from trunkline.traefik.render import dynamic_model as model
-from trunkline.traefik.render.render import ServerView, encode_json
+from trunkline.traefik.render.dynamic import ServerView, encode_json
 
 
 class Candidate(msgspec.Struct, frozen=True):

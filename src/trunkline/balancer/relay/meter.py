@@ -1,7 +1,8 @@
-"""What the edge counts and tells: plain numbers and one event for each thing that happens to a connection. Pure."""
+"""What the edge counts and reports: numbers, and one event for each thing that happens to a connection. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -17,7 +18,7 @@ class EdgeEvent(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         event: `opened` (101), `closed`, `refused` (answered with an error, or a page of the backend instead of 101),
-            `failed` (one backend could not take it; another may be tried), `steered` (Traefik was told where to).
+            `failed` (one backend could not take it; another may be tried), `steered` (Traefik got a pick).
         backend: its URL, empty for none.
         reason: of `opened` and `closed` why this backend was picked; else a fixed word.
         address: the client's address.
@@ -33,6 +34,9 @@ class EdgeEvent(msgspec.Struct, frozen=True, gc=False):
     path: str
     duration_s: float
     status: int
+
+
+OnEvent = Callable[[EdgeEvent], None]
 
 
 class EdgeMeter:

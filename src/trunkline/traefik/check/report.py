@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trunkline.traefik.check import check_neighbours, check_rules, check_sets
+from trunkline.traefik.check import neighbours, pieces, sets
 from trunkline.traefik.check.corpus import Corpus, Finding
 from trunkline.traefik.check.documents import UnreadableError, read, snippets
 
-_RULES = (*check_rules.RULES, *check_sets.RULES, *check_neighbours.RULES)
+_RULES = (*pieces.RULES, *sets.RULES, *neighbours.RULES)
 
 
 class Report(NamedTuple):

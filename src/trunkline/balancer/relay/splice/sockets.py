@@ -17,7 +17,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final
 
-from trunkline.balancer.relay.relayed import Relay, RelayOwner, close_by_reset, options_of
+from trunkline.balancer.relay.splice.relay import Relay, RelayOwner, close_by_reset, options_of
 from trunkline.net.poller import ERROR, HUNG_UP, IN, NOWHERE, OUT, READ_SIZE, Poller
 
 if TYPE_CHECKING:

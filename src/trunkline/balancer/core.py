@@ -25,7 +25,7 @@ import structlog
 from trunkline.balancer.health.checks import HealthChecks
 from trunkline.balancer.health.reports import ReportPoller
 from trunkline.balancer.overview import Overview, overview
-from trunkline.balancer.rebalance.carry_out import Rebalancer
+from trunkline.balancer.rebalance.driver import Rebalancer
 from trunkline.balancer.sources import base
 from trunkline.balancer.sources.configured import configured
 from trunkline.balancer.sources.nats import NatsSource

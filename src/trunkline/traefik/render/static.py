@@ -11,9 +11,10 @@ from trunkline.errors import SettingsError
 from trunkline.settings.balancer import TraefikSettings
 from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import Settings
-from trunkline.traefik.render import dynamic_model, render
+from trunkline.traefik.render import dynamic as render
+from trunkline.traefik.render import dynamic_model
 from trunkline.traefik.render import static_model as model
-from trunkline.traefik.render.render import FAIL_OPEN, WEB, WEBSECURE
+from trunkline.traefik.render.dynamic import FAIL_OPEN, WEB, WEBSECURE
 
 RESOLVER = "trunkline"
 DYNAMIC_PATH = "/traefik/dynamic"

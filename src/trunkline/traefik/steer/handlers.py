@@ -26,8 +26,8 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from trunkline.balancer.relay.edge_meter import EdgeEvent
-from trunkline.balancer.relay.routes import Routes, cookie_value
+from trunkline.balancer.relay.meter import EdgeEvent
+from trunkline.balancer.routes import Routes, cookie_value
 from trunkline.metrics import exposition
 from trunkline.metrics.series import LATENCY_BUCKETS
 from trunkline.net.addresses import networks, origin_of, within

@@ -10,9 +10,9 @@ import difflib
 import re
 from collections.abc import Callable, Iterator
 
-from trunkline.traefik.check.check_rules import middlewares, routers, services
 from trunkline.traefik.check.corpus import Corpus, Finding, Piece
 from trunkline.traefik.check.documents import Node
+from trunkline.traefik.check.pieces import middlewares, routers, services
 
 # Traefik makes it by itself for the API, ping and metrics.
 _OWN_ENTRY_POINT = "traefik"

@@ -29,7 +29,7 @@ from collections import deque
 from itertools import islice
 from typing import Final
 
-from trunkline.placement.keys import KEY_CHARS, KeyTable, SeenKeys
+from trunkline.placement.counting.keys import KEY_CHARS, KeyTable, SeenKeys
 from trunkline.protocol.control import LoadReport
 
 SETTLE_S: Final = 1.0

@@ -15,7 +15,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Final
 
-from trunkline.balancer.relay.relayed import Relay, RelayOwner, close_by_reset
+from trunkline.balancer.relay.splice.relay import Relay, RelayOwner, close_by_reset
 
 if TYPE_CHECKING:
     from trunkline.placement.placing import Pick

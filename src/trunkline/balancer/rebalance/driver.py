@@ -21,8 +21,9 @@ from trunkline.balancer.rebalance.plan import GroupKey, Move, RebalanceState, Ro
 from trunkline.balancer.talk import FleetTalk
 from trunkline.errors import BusError
 from trunkline.metrics.exposition import Labelled
-from trunkline.placement import affinity
+from trunkline.placement.affinity import choose
 from trunkline.placement.fleet import Fleet
+from trunkline.placement.hashing import point_of, score
 from trunkline.protocol.control import MoveOrder, PickNotice
 from trunkline.settings.balancer import BalancerSettings
 
@@ -75,14 +76,14 @@ def home_of(fleet: Fleet, group: GroupKey, key: str, now: float) -> str | None:
     lane = pool.lanes.get(group[1]) if pool.lanes else pool.takers
     if lane is None:
         return None
-    point = affinity.point_of(key)
+    point = point_of(key)
     home = max(
         # One that is full is a home too.
         (backend for backend in lane.members if backend.condition.usable(now)),
-        key=lambda backend: affinity.score(point, backend.seed, backend.spec.weight),
+        key=lambda backend: score(point, backend.seed, backend.spec.weight),
         default=None,
     )
-    placed, _ = affinity.choose(lane, key, fleet.settings.affinity_bound, now, ())
+    placed, _ = choose(lane, key, fleet.settings.affinity_bound, now, ())
     return home.url if home is not None and placed is home else None
 
 

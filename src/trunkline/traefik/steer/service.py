@@ -12,15 +12,15 @@ import structlog
 from aiohttp import web
 
 from trunkline.balancer.admin import BalancerAdmin
-from trunkline.balancer.balancer import Balancer
+from trunkline.balancer.core import Balancer
 from trunkline.balancer.event_log import EventLog
 from trunkline.balancer.measures import EdgeCounts
 from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.workers.supervisor import listening_socket
 from trunkline.errors import SettingsError, StartError
 from trunkline.settings.sections import Settings
+from trunkline.traefik.steer.handlers import Steering
 from trunkline.traefik.steer.published import Candidate
-from trunkline.traefik.steer.steering import Steering
 
 log = structlog.get_logger("trunkline.traefik")
 

@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import structlog
 
+from trunkline.balancer.relay.client_side import STALL_S
+from trunkline.balancer.relay.context import RelayContext
 from trunkline.balancer.relay.forwarding import Caller, text_answer
-from trunkline.balancer.relay.pass_through import BODY_HIGH_WATER, STALL_S, PassThrough, RequestBody
+from trunkline.balancer.relay.meter import EdgeEvent
+from trunkline.balancer.relay.pass_through import BODY_HIGH_WATER, PassThrough, RequestBody
 from trunkline.balancer.relay.upgrade import Upgrade
 from trunkline.http1.bodies import BodyReader
 from trunkline.http1.heads import BadHead, RequestHead, check_beginning, find_end, read_request
 from trunkline.net.addresses import origin_of, within
-
-if TYPE_CHECKING:
-    from trunkline.balancer.relay.edge import Edge
 
 log = structlog.get_logger("trunkline.balancer")
 
@@ -37,29 +37,31 @@ FAREWELL_S: Final = 2.0
 """How long a client may take to close after its last answer."""
 
 
-class Door(asyncio.Protocol):
-    """One TCP connection of the edge, until it is relayed.
+class ClientConnection(asyncio.Protocol):
+    """One TCP connection of the edge, until it is relayed; a `PendingConnection` and a `ClientSide`.
 
     Args:
-        edge: where it came in.
+        context: what all requests share.
+        tls: whether the listener speaks TLS.
 
     Attributes:
-        transport: its own.
-        deadline: loop time at which the edge's sweep calls `on_time_out`.
+        transport: its transport.
+        deadline: loop time at which the sweep calls `on_time_out`.
         answered: its last answer has been written.
         began: an answer has been written in part.
         ended: the client sends no more.
     """
 
     __slots__ = (
-        "_body", "_buffer", "_drained", "_edge", "_peer", "_reading", "_scanned", "_task", "answered", "began",
-        "deadline", "ended", "transport",
+        "_body", "_buffer", "_context", "_drained", "_peer", "_reading", "_scanned", "_task", "_tls", "answered",
+        "began", "deadline", "ended", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
+    def __init__(self, context: RelayContext, tls: bool) -> None:
+        self._context = context
+        self._tls = tls
         self._peer = ""
         self._buffer = b""
         self._scanned = 0
@@ -72,21 +74,21 @@ class Door(asyncio.Protocol):
         self.ended = False
         self.deadline = 0.0
 
-    # --- what the transport says --------------------------------------------------------------------------------------
+    # --- the transport's callbacks ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self.transport = cast(asyncio.Transport, transport)
         peername = transport.get_extra_info("peername")
         self._peer = peername[0] if peername else ""
-        if not self._edge.open_door(self):
+        if not self._context.pending.add(self):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; what was done for it ends."""
         self.answered = self.ended = True
-        self._edge.close_door(self)
-        # It knows this object, and would keep it alive until the garbage is collected.
+        self._context.pending.remove(self)
+        # It refers to this object, and would keep it alive until the garbage is collected.
         self._body = None
         if self._task is not None:
             self._task.cancel()
@@ -100,7 +102,7 @@ class Door(asyncio.Protocol):
             self._body.wake()
         if self._task is None:
             return False
-        if self._edge.is_upgrading(self):
+        if self._context.pending.is_upgrading(self):
             self._task.cancel()
             return False
         return self.transport.can_write_eof()
@@ -108,7 +110,7 @@ class Door(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Answers wait for the client."""
         if self._drained is None:
-            self._drained = self._edge.loop.create_future()
+            self._drained = self._context.loop.create_future()
 
     def resume_writing(self) -> None:
         """The client has taken most of them."""
@@ -138,11 +140,11 @@ class Door(asyncio.Protocol):
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def _next(self) -> None:
-        edge = self._edge
+        context = self._context
         if self._buffer[:2] == b"\r\n":
             # An empty line before a request is to be ignored (RFC 9112 section 2.2).
             self._buffer = self._buffer[2:]
-        end = find_end(self._buffer, edge.settings.header_bytes, self._scanned)
+        end = find_end(self._buffer, context.settings.header_bytes, self._scanned)
         if end < 0:
             if b"\n" in self._buffer:
                 check_beginning(self._buffer)
@@ -156,10 +158,10 @@ class Door(asyncio.Protocol):
             self._body = None
             if len(rest) > AHEAD:
                 self._pause()
-            edge.upgrading(self)
-            self._task = edge.spawn(self._run(Upgrade(edge, self, head, caller)))
+            work = self._run(Upgrade(context, self, head, caller))
+            self._task = context.pending.work(self, work, upgrade=True)
             return
-        reader = BodyReader(head.length, edge.settings.body_bytes)
+        reader = BodyReader(head.length, context.settings.body_bytes)
         expected = head.minor == 1 and head.headers.get("expect", "").lower() == "100-continue"
         body = self._body = RequestBody(reader, self, expected)
         self._buffer = rest if body.complete else body.feed(rest)
@@ -167,14 +169,15 @@ class Door(asyncio.Protocol):
             self._pause()
         else:
             self.read_on()
-        edge.busy(self)
-        self._task = edge.spawn(self._run(PassThrough(edge, self, head, caller, body)))
+        self._task = context.pending.work(
+            self, self._run(PassThrough(context, self, head, caller, body)), upgrade=False
+        )
 
     def _caller(self, head: RequestHead) -> Caller:
-        edge = self._edge
+        context = self._context
         peer = self._peer
-        origin = origin_of(peer, head.headers, edge.trusted_proxies)
-        return Caller(peer, origin.address, within(peer, edge.trusted_proxies), edge.listens_tls, origin.stranger)
+        origin = origin_of(peer, head.headers, context.trusted_proxies)
+        return Caller(peer, origin.address, within(peer, context.trusted_proxies), self._tls, origin.stranger)
 
     async def _run(self, work: Upgrade | PassThrough) -> None:
         try:
@@ -185,12 +188,12 @@ class Door(asyncio.Protocol):
                 self.refuse(500, "internal", "this balancer could not handle the request")
         finally:
             self._task = None
-            if not self.answered and not self.transport.is_closing() and self._edge.is_door(self):
+            if not self.answered and not self.transport.is_closing() and self in self._context.pending:
                 self._go_on()
 
     def _go_on(self) -> None:
         self._body = None
-        self._edge.wait(self)
+        self._context.pending.wait(self)
         try:
             if self._buffer:
                 self._next()
@@ -198,18 +201,19 @@ class Door(asyncio.Protocol):
             self._on_bad(bad)
             return
         if self._task is None:
-            if self.ended or self._edge.stopping:
+            if self.ended or self._context.pending.stopping:
                 self.transport.close()
             self.read_on()
 
     def _on_bad(self, bad: BadHead) -> None:
         reason = {408: "head_timeout", 413: "body_too_long", 431: "head_too_long"}.get(bad.status, "bad_request")
-        # Marks the answer before the task that works on the request ends, so that it says no more.
+        # Marks the answer before the task that works on the request ends, so that it writes no more.
         task, self._task = self._task, None
         if self.began:
             self.abort()
         self.refuse(bad.status, reason, bad.text)
-        self._edge.tell_refused(bad.status, reason, self._peer)
+        if self._context.on_event is not None:
+            self._context.on_event(EdgeEvent("refused", "", reason, self._peer, "", 0.0, bad.status))
         if task is not None:
             task.cancel()
 
@@ -221,9 +225,9 @@ class Door(asyncio.Protocol):
             self._on_bad(BadHead(408, "the request was not complete in time"))
         else:
             self.transport.close()
-            self._edge.wait(self, FAREWELL_S)
+            self._context.pending.wait(self, FAREWELL_S)
 
-    # --- what those who work on a request may do ----------------------------------------------------------------------
+    # --- what upgrade and pass-through may do -------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Write a piece of an answer."""
@@ -237,11 +241,7 @@ class Door(asyncio.Protocol):
                 await asyncio.shield(self._drained)
 
     async def next_request(self, keep: bool) -> None:
-        """An answer is complete.
-
-        Args:
-            keep: whether the connection may serve another request.
-        """
+        """An answer is complete; close unless `keep`."""
         await self.drained()
         self.began = False
         if not keep:
@@ -257,18 +257,9 @@ class Door(asyncio.Protocol):
         headers: Iterable[tuple[str, str]] = (),
         head_only: bool = False,
     ) -> None:
-        """Turn a request away with one line of text, and close.
-
-        Args:
-            status: HTTP status.
-            reason: the word under which it is counted.
-            text: for people.
-            retry_after_s: for Retry-After.
-            headers: more headers.
-            head_only: it answers HEAD.
-        """
-        self._edge.meter.refusals.add(reason)
-        answer = text_answer(self._edge.forwarding, status, text, retry_after_s=retry_after_s, headers=headers)
+        """Refuse a request with one line of text, and close."""
+        self._context.meter.refusals.add(reason)
+        answer = text_answer(self._context.forwarding, status, text, retry_after_s=retry_after_s, headers=headers)
         self.finish(answer[: answer.index(b"\r\n\r\n") + 4] if head_only else answer)
 
     def finish(self, data: bytes) -> None:
@@ -278,7 +269,7 @@ class Door(asyncio.Protocol):
         self.transport.write(data)
         self.answered = True
         self._buffer = b""
-        self._edge.wait(self, FAREWELL_S)
+        self._context.pending.wait(self, FAREWELL_S)
         if self.ended or not self.transport.can_write_eof():
             self.transport.close()
         else:
@@ -294,7 +285,7 @@ class Door(asyncio.Protocol):
         """A relay has the transport from now on; returns what the client sent behind its handshake."""
         early, self._buffer = self._buffer, b""
         self.answered = True
-        self._edge.close_door(self)
+        self._context.pending.remove(self)
         return early
 
     def abort(self) -> None:

@@ -1,0 +1,93 @@
+"""What every request of an edge needs, handed to whatever works on one."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from trunkline.balancer.relay.dial import Dialer
+from trunkline.balancer.relay.forwarding import Forwarding
+from trunkline.balancer.relay.meter import EdgeMeter, OnEvent
+from trunkline.balancer.relay.pending import PendingConnections
+from trunkline.balancer.relay.relays import Relays
+from trunkline.balancer.routes import Routes
+from trunkline.http1.heads import Page, PageRequest
+from trunkline.net.addresses import Network
+from trunkline.net.limits import AddressLimiter
+from trunkline.placement.placing import Ask, Pick, Placer, Refusal
+from trunkline.settings.balancer import BalancerSettings
+
+Pages = Callable[[PageRequest], Page | Awaitable[Page | None] | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RelayContext:
+    """What the requests of one edge share.
+
+    Attributes:
+        loop: the event loop.
+        settings: of the balancer.
+        placer: chooses backends and is told what became of each pick; requests place through `place`.
+        routes: of the settings.
+        forwarding: rewrites heads.
+        trusted_proxies: whose forwarding headers count.
+        limiter: handshakes by address.
+        meter: counts.
+        on_event: gets every event of a connection; None when nobody listens.
+        pages: asked first at every plain GET and HEAD; None leaves the request to a backend.
+        pending: the connections that are not relayed yet.
+        relays: those that are.
+        dialer: connects to backends for handshakes.
+        session: sends plain requests to backends.
+        jitter: a random number from 0 to 1.
+        handshake_timeout_s: seconds for a pick, and for a backend's answer.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    settings: BalancerSettings
+    placer: Placer
+    routes: Routes
+    forwarding: Forwarding
+    trusted_proxies: Sequence[Network]
+    limiter: AddressLimiter
+    meter: EdgeMeter
+    on_event: OnEvent | None
+    pages: Pages | None
+    pending: PendingConnections
+    relays: Relays
+    dialer: Dialer
+    session: aiohttp.ClientSession
+    jitter: Callable[[], float]
+    handshake_timeout_s: float
+    _abandoned: set[asyncio.Future[Pick | Refusal]] = field(init=False, default_factory=set)
+
+    async def place(self, ask: Ask) -> Pick | Refusal:
+        """Request a pick, which in a worker comes from another process."""
+        answer = self.placer.place(ask)
+        if not inspect.isawaitable(answer):
+            return answer
+        coming = asyncio.ensure_future(answer)
+        try:
+            async with asyncio.timeout(self.handshake_timeout_s):
+                return await asyncio.shield(coming)
+        except asyncio.CancelledError:
+            self._abandon(coming)
+            raise
+        except TimeoutError:
+            self._abandon(coming)
+            return Refusal(503, "place_timeout", "no backend could be chosen in time", 1.0 + 2.0 * self.jitter())
+
+    def _abandon(self, coming: asyncio.Future[Pick | Refusal]) -> None:
+        """Nobody waits for this pick any more: it is dropped when it comes."""
+
+        def drop(done: asyncio.Future[Pick | Refusal]) -> None:
+            self._abandoned.discard(done)
+            if not done.cancelled() and done.exception() is None and isinstance(picked := done.result(), Pick):
+                self.placer.dropped(picked)
+
+        self._abandoned.add(coming)
+        coming.add_done_callback(drop)

@@ -1,0 +1,143 @@
+"""Client connections that are not relayed yet, within bounds of number and time.
+
+Rules:
+
+- Waiting ones (for a request, or for the client to close) have a deadline, which the edge's sweep enforces; working
+  ones are bounded by the time-outs of whatever works on their request.
+- When there are too many, the one that has waited longest for its request goes, so that slow clients cannot lock
+  others out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol
+
+from trunkline.metrics.exposition import Labelled
+
+MAX_PENDING: Final = 2048
+"""TCP connections that may be undecided, or speak plain HTTP, at the same time."""
+
+
+class PendingConnection(Protocol):
+    """A client's connection until it is relayed.
+
+    Attributes:
+        deadline: loop time at which the sweep calls `on_time_out`.
+    """
+
+    deadline: float
+
+    def on_time_out(self) -> None:
+        """The time for a request's head, or for taking the last answer, is over."""
+
+    def close_if_idle(self) -> None:
+        """End it if it waits for another request."""
+
+    def abort(self) -> None:
+        """Cut it off."""
+
+
+class PendingConnections:
+    """All of an edge's pending connections and the tasks that work on their requests.
+
+    Args:
+        loop: the event loop.
+        handshake_timeout_s: seconds that a client has for a request's head.
+        refusals: counts connections refused for lack of room.
+        changed: set whenever a connection or a task ends.
+
+    Attributes:
+        stopping: no more connections are taken.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, handshake_timeout_s: float, refusals: Labelled, changed: asyncio.Event
+    ) -> None:
+        self.stopping = False
+        self._loop = loop
+        self._handshake_timeout_s = handshake_timeout_s
+        self._refusals = refusals
+        self._changed = changed
+        self._waiting: dict[PendingConnection, None] = {}
+        self._working: dict[PendingConnection, bool] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._working)
+
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._working or connection in self._waiting
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task works on a request."""
+        return bool(self._tasks)
+
+    def add(self, connection: PendingConnection) -> bool:
+        """Take a client that has connected; False when there is no room for it."""
+        if self.stopping:
+            return False
+        if len(self) >= MAX_PENDING:
+            self._refusals.add("doors_full")
+            oldest = next(iter(self._waiting), None)
+            if oldest is None:
+                return False
+            oldest.abort()
+            del self._waiting[oldest]
+        self.wait(connection)
+        return True
+
+    def wait(self, connection: PendingConnection, in_s: float | None = None) -> None:
+        """Let a connection wait for its client, for the time of a handshake or for `in_s` seconds."""
+        self._discard(connection)
+        connection.deadline = self._loop.time() + (self._handshake_timeout_s if in_s is None else in_s)
+        self._waiting[connection] = None
+
+    def work(
+        self, connection: PendingConnection, work: Coroutine[Any, Any, None], *, upgrade: bool
+    ) -> asyncio.Task[None]:
+        """Run `work` on a connection's request, an upgrade to a WebSocket or another one."""
+        self._waiting.pop(connection, None)
+        self._working[connection] = upgrade
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def is_upgrading(self, connection: PendingConnection) -> bool:
+        """Whether it is on the way to a WebSocket."""
+        return self._working.get(connection, False)
+
+    def remove(self, connection: PendingConnection) -> None:
+        """Forget a connection that is relayed from now on, or has ended."""
+        self._discard(connection)
+        self._changed.set()
+
+    def _discard(self, connection: PendingConnection) -> None:
+        self._working.pop(connection, None)
+        self._waiting.pop(connection, None)
+
+    def sweep(self, now: float) -> None:
+        """End the connections whose deadline has passed."""
+        for connection in [connection for connection in self._waiting if connection.deadline <= now]:
+            # Whatever it does takes a moment; it is looked at again should that not end it.
+            del self._waiting[connection]
+            self._waiting[connection] = None
+            connection.on_time_out()
+
+    def stop(self) -> None:
+        """Take no more, and end those that only wait for another request."""
+        self.stopping = True
+        for connection in list(self._waiting):
+            connection.close_if_idle()
+
+    def abort(self) -> None:
+        """Cut all off."""
+        for connection in [*self._waiting, *self._working]:
+            connection.abort()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._changed.set()
