@@ -24,6 +24,7 @@ from trunkline.fleet.plan import NATS_HOST, FleetPlan, TakenPort, taken_text
 from trunkline.fleet.probe import Probe
 from trunkline.fleet.restarts import Backoff, ended_text
 from trunkline.fleet.status import Addresses, EdgeAddresses, Event, NodeAddresses, PartStatus, clients, draining_text
+from trunkline.process.looks import started
 from trunkline.traefik.process import write_private
 
 NEVER_CLIENTS: Final = (15_000, 32_000)
@@ -242,14 +243,22 @@ class Fleet:
             task.result()
 
     async def _all_ready(self) -> None:
+        parts = (*self.nodes, *self.edge)
+
+        def late() -> list[FleetPart]:
+            return [part for part in parts if not part.first_ready.is_set()]
+
         try:
-            async with asyncio.timeout(READY_S):
-                for part in (*self.nodes, *self.edge):
-                    await part.first_ready.wait()
+            await started(
+                asyncio.gather(*(part.first_ready.wait() for part in parts)),
+                lambda: [part.pid for part in late()],
+                lambda: sum(part.log.taken_bytes for part in parts),
+                READY_S,
+            )
         except TimeoutError:
-            late = next(part for part in (*self.nodes, *self.edge) if not part.first_ready.is_set())
+            part = late()[0]
             raise StartError(
-                f"{late.part.name} was not ready within {READY_S:g} s", f"Its log is {late.log.path}."
+                f"{part.part.name} was not ready within {READY_S:g} s", f"Its log is {part.log.path}."
             ) from None
 
     async def _sample(self) -> None:

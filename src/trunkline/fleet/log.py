@@ -132,6 +132,7 @@ class ChildLog:
         self._rests = [b"", b""]
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.refusal = ""
+        self.taken_bytes = 0
 
     def open(self) -> None:
         """Begin a file of this run; raises StartError when the directory cannot be written."""
@@ -159,6 +160,7 @@ class ChildLog:
 
     def write(self, chunk: bytes, is_error: bool) -> None:
         """Take what the child printed."""
+        self.taken_bytes += len(chunk)
         self._write(chunk)
         whole, line_end, rest = (self._rests[is_error] + chunk).rpartition(b"\n")
         self._rests[is_error] = rest[-_LONGEST_LINE:]

@@ -26,6 +26,7 @@ import structlog
 
 from trunkline.errors import StartError
 from trunkline.process.lifecycle import die_with_parent
+from trunkline.process.looks import started
 from trunkline.process.programs import find_program
 
 log = structlog.get_logger("trunkline.bus")
@@ -168,14 +169,13 @@ class NatsServer:
         ready: asyncio.Future[bool] = loop.create_future()
         self._reader = asyncio.create_task(self._read(ready))
         try:
-            async with asyncio.timeout(READY_TIMEOUT_S):
-                is_ready = await ready
+            await started(ready, lambda: [self.pid], lambda: sum(map(len, self._said)), READY_TIMEOUT_S)
         except TimeoutError:
             raise StartError(
                 f"nats-server was not ready within {READY_TIMEOUT_S:g} s",
                 f"Its last words: {self._last_words()}",
             ) from None
-        if not is_ready:
+        if not ready.result():
             words = self._last_words()
             if "address already in use" in words:
                 raise StartError(f"port {port} on {self.host} is taken", "Stop what uses it, or choose another port.")

@@ -27,6 +27,8 @@ from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.workers.link import Counts, Welcome, WorkerSeat
 from trunkline.errors import StartError
 from trunkline.process.lifecycle import Child
+from trunkline.process.looks import LOOK_EVERY_S, look
+from trunkline.process.progress import Silence, chance_s
 from trunkline.settings.balancer import BalancerSettings
 from trunkline.settings.sections import LogSettings, Settings
 
@@ -37,7 +39,8 @@ FIRST_PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0
 SILENT_S: Final = 10.0
-"""A worker tells its counts every second; one that was silent this long hangs, while the kernel hands it clients."""
+"""A worker reports its counts every second; one that was silent this long, though it had a processor, hangs, while the
+kernel hands it clients."""
 READY_S: Final = 20.0
 
 
@@ -77,7 +80,7 @@ class Workers:
         self._stop_asked = asyncio.Event()
         self._listening: socket.socket | None = None
         self._up: set[int] = set()
-        self._heard_at: dict[int, float] = {}
+        self._silences: dict[int, Silence] = {}
         self._all_up = asyncio.Event()
         self._failed: StartError | None = None
         self.pages = BalancerPages(balancer, self.counts)
@@ -92,11 +95,7 @@ class Workers:
         self._listening = listening_socket(self._settings.balancer)
         self.port = self._listening.getsockname()[1]
         self._tasks = [asyncio.create_task(self._keep(number)) for number in range(self._settings.balancer.workers)]
-        try:
-            async with asyncio.timeout(READY_S):
-                await self._all_up.wait()
-        except TimeoutError:
-            self._failed = self._failed or StartError(f"a worker was not ready within {READY_S:g} s", "See its log.")
+        await self._all_up.wait()
         if self._failed is not None:
             await self.stop(0.0)
             raise self._failed
@@ -140,7 +139,9 @@ class Workers:
             if self._stop_asked.is_set():
                 return
             if number not in self._up:
-                self._failed = StartError(f"worker {number} ended with exit code {code}", "See what it said above.")
+                self._failed = self._failed or StartError(
+                    f"worker {number} ended with exit code {code}", "See what it said above."
+                )
                 self._all_up.set()
                 return
             if loop.time() - began > STEADY_S:
@@ -184,7 +185,8 @@ class Workers:
             ours.close()
             raise
         seat.link.send(Welcome(encode_settings(settings)))
-        watching = asyncio.create_task(self._watch(number, child))
+        silence = self._silences[number] = Silence(SILENT_S, READY_S)
+        watching = asyncio.create_task(self._watch(number, child, silence))
         try:
             code = await child.wait()
         finally:
@@ -198,20 +200,23 @@ class Workers:
             self._ended = added([self._ended, last])
         return code
 
-    async def _watch(self, number: int, child: Child) -> None:
+    async def _watch(self, number: int, child: Child, silence: Silence) -> None:
         """Kill a worker that hangs, so that another takes its place."""
         loop = asyncio.get_running_loop()
-        self._heard_at[number] = loop.time() + READY_S
+        before = look(child.pid, loop.time())
         while True:
-            silent_s = loop.time() - self._heard_at[number]
-            if silent_s > SILENT_S:
-                log.error("worker_hangs", worker=number, pid=child.pid, silent_s=round(silent_s, 1))
-                child.kill()
-                return
-            await asyncio.sleep(min(SILENT_S, SILENT_S - silent_s) + 0.1)
+            await asyncio.sleep(LOOK_EVERY_S)
+            now = look(child.pid, loop.time())
+            if silence.passed(chance_s(before, now, now.at - before.at - LOOK_EVERY_S)):
+                break
+            before = now
+        log.error("worker_hangs", worker=number, pid=child.pid, silent_s=round(silence.silent_s, 1))
+        if number not in self._up:
+            self._failed = StartError(f"worker {number} was not ready within {READY_S:g} s", "See its log.")
+        child.kill()
 
     def _take(self, number: int, counts: Counts) -> None:
-        self._heard_at[number] = asyncio.get_running_loop().time()
+        self._silences[number].heard()
         self._counts[number] = msgspec.msgpack.decode(counts.data, type=EdgeCounts)
         self._up.add(number)
         if len(self._up) == self._settings.balancer.workers:
