@@ -18,6 +18,11 @@ from trunkline.errors import StartError
 from trunkline.fleet.nats_server import NatsServer, find_binary
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
 async def test_ready_means_that_it_answers(store: Path) -> None:
     """When `start` returns the port answers, and after `stop` the process is gone and the port is free."""
     server = await NatsServer.start(store)
@@ -85,7 +90,7 @@ async def test_dies_with_its_parent(store: Path) -> None:
     """When the parent is killed, the server ends too."""
     program = (
         "import asyncio, pathlib, sys\n"
-        "from trunkline.bus.nats_server import NatsServer\n"
+        "from trunkline.fleet.nats_server import NatsServer\n"
         "async def main():\n"
         "    server = await NatsServer.start(pathlib.Path(sys.argv[1]))\n"
         "    print(server.pid, flush=True)\n"

@@ -248,9 +248,13 @@ class Fleet:
         def late() -> list[FleetPart]:
             return [part for part in parts if not part.first_ready.is_set()]
 
+        async def all_ready() -> None:
+            for part in parts:
+                await part.first_ready.wait()
+
         try:
             await started(
-                asyncio.gather(*(part.first_ready.wait() for part in parts)),
+                all_ready(),
                 lambda: [part.pid for part in late()],
                 lambda: sum(part.log.taken_bytes for part in parts),
                 READY_S,
