@@ -26,7 +26,8 @@ FEW = 50
 OPENED_PER_S = 1_200
 """Over all processes, for they share two cores with the server's."""
 
-HOLD_S = 30.0
+HOLD_S, FEW_S, SUDDEN_S = 30.0, 3.0, 5.0
+QUICK_HOLD_S, QUICK_S = 4.0, 1.0
 SUDDEN = 5_000
 CONNECTS_PER_S = 3_000
 
@@ -35,8 +36,8 @@ def run(options: Options) -> Result:
     """Measure it."""
     rows: list[Row] = []
     for processes, count in (QUICK_SIZES if options.quick else SIZES).items():
-        rows += _hold(processes, count, 4.0 if options.quick else HOLD_S)
-    rows += _sudden(300 if options.quick else SUDDEN, options.runs)
+        rows += _hold(processes, count, *((QUICK_HOLD_S, QUICK_S) if options.quick else (HOLD_S, FEW_S)))
+    rows += _sudden(*((300, QUICK_S) if options.quick else (SUDDEN, SUDDEN_S)), options.runs)
     return Result(
         rows,
         [
@@ -66,13 +67,13 @@ def _load(
         )  # fmt: skip
 
 
-def _hold(processes: int, count: int, hold_s: float) -> list[Row]:
+def _hold(processes: int, count: int, hold_s: float, few_s: float) -> list[Row]:
     with bare_echo(processes=processes) as server:
         # More messages than connections while all are open: they go to connections in turn.
         rate = 1.5 * count / hold_s
         stages = [(count / OPENED_PER_S, count), (hold_s, count)]
         report, spent = _load(server.port, processes, stages, rate, memory=True)
-        _, small = _load(server.port, processes, [(0.0, FEW), (3.0, FEW)], FEW, memory=True)
+        _, small = _load(server.port, processes, [(0.0, FEW), (few_s, FEW)], FEW, memory=True)
     totals = report.totals
     greatest = max(second.open for second in report.seconds)
     wrong = totals.failed + totals.closed + totals.lost + totals.unanswered + totals.abandoned + totals.errors
@@ -93,12 +94,12 @@ def _hold(processes: int, count: int, hold_s: float) -> list[Row]:
     ]  # fmt: skip
 
 
-def _sudden(count: int, runs: int) -> list[Row]:
+def _sudden(count: int, hold_s: float, runs: int) -> list[Row]:
     rates, costs, failures = [], [], 0
     with bare_echo() as server:
-        silent = _load(server.port, 1, [(0.0, FEW), (5.0, FEW)], 0)[1].cpu_s
+        silent = _load(server.port, 1, [(0.0, FEW), (hold_s, FEW)], 0)[1].cpu_s
         for _ in range(runs):
-            report, spent = _load(server.port, 1, [(0.0, count), (5.0, count)], 0)
+            report, spent = _load(server.port, 1, [(0.0, count), (hold_s, count)], 0)
             connect = report.latencies["connect"].quantiles
             rates.append(connect.count / connect.max * 1000)
             costs.append((spent.cpu_s - silent) / (count - FEW) * 1e6)

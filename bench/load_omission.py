@@ -23,7 +23,7 @@ OFF = 0.1
 def run(options: Options) -> Result:
     """Measure it."""
     # Between stalls a connection sends so often that the one message it has in a stall is not one in a hundred.
-    every_s, rate_each, stalls = (3.0, 70.0, 2) if options.quick else (10.0, 20.0, 3)
+    every_s, rate_each, stalls = (1.5, 140.0, 2) if options.quick else (10.0, 20.0, 3)
     stall_s, duration_s = every_s / 10, every_s * stalls
     true_ms = 0.9 * stall_s * 1000
     ours, closed, late = [], [], []
