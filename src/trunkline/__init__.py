@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     )
     from trunkline.http1.requests import Request
     from trunkline.protocol.wire import Position
-    from trunkline.server.app.app import App, Endpoint
+    from trunkline.server.app.app import App
     from trunkline.server.app.client import Client
-    from trunkline.server.app.route import Limits
+    from trunkline.server.app.endpoint import Endpoint, Limits
 
 __all__ = [
     "App",
@@ -47,8 +47,8 @@ __all__ = [
 _MODULES = {
     "App": "trunkline.server.app.app",
     "Client": "trunkline.server.app.client",
-    "Endpoint": "trunkline.server.app.app",
-    "Limits": "trunkline.server.app.route",
+    "Endpoint": "trunkline.server.app.endpoint",
+    "Limits": "trunkline.server.app.endpoint",
     "Position": "trunkline.protocol.wire",
     "Publication": "trunkline.bus.base",
     "Request": "trunkline.http1.requests",

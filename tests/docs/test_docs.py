@@ -38,5 +38,5 @@ def test_python_samples_run(page: Path, tmp_path: Path) -> None:
     found = runpy.run_path(str(module))
     app = found["app"]
     assert isinstance(app, App)
-    assert app.routes
+    assert app.declarations
     assert sys.modules.get("sample") is None

@@ -555,7 +555,7 @@ async def test_a_client_that_waits_for_us_is_not_silent(start_node: StartNode, o
     for _ in range(100):
         await peer.send({"type": "say", "text": "x"})
     (connection,) = node.registry.connections
-    while not connection.client.held_back:
+    while not connection.handler.held_back:
         await asyncio.sleep(0.01)
     began = asyncio.get_running_loop().time()
     while asyncio.get_running_loop().time() - began < 0.6:

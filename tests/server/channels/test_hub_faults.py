@@ -12,8 +12,7 @@ from tests.support.server.faulty_bus import FaultyBus
 from tests.support.server.open_hub import OpenHub, Peer, frames_in
 from trunkline.bus import HistoryPage, Publication, Retention
 from trunkline.protocol import close_codes
-from trunkline.server.app import feed
-from trunkline.server.channels import hub, senders
+from trunkline.server.channels import hub, publications, senders
 
 A, B = "public.a", "public.b"
 LIVE_ONLY = "public.live"
@@ -258,7 +257,7 @@ async def test_history_that_begins_anew_during_a_long_recovery_is_told(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that still waits for its second channel hears that this one's epoch ended, and goes on from there."""
-    monkeypatch.setattr(feed, "PIECE_BYTES", 200)
+    monkeypatch.setattr(publications, "PIECE_BYTES", 200)
     await scene.publish(A, 8)
     await scene.publish(B, 8)
     peer = scene.open.peer()
@@ -283,7 +282,7 @@ async def test_history_that_begins_anew_during_a_long_recovery_is_told(
 
 async def test_a_replay_tells_what_went_while_it_was_written(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that takes a replay slowly gets what is still there, and is told exactly what is not."""
-    monkeypatch.setattr(feed, "PIECE_BYTES", 200)
+    monkeypatch.setattr(publications, "PIECE_BYTES", 200)
     peer = await scene.follow(A)
     await scene.publish(A, 20)
     await scene.turn(2)
@@ -292,7 +291,7 @@ async def test_a_replay_tells_what_went_while_it_was_written(scene: Scene, monke
     await scene.until(lambda: peer.connection.blocked)
     before = len(frames_in(bytes(peer.transport.taken + peer.transport.waiting)))
     # The oldest fifteen are pushed out of the window meanwhile; this client is not interested in the new ones.
-    peer.client.leave(A)
+    scene.hub.remove(scene.hub.channels[A], peer.connection)
     await scene.publish(A, 15)
     peer.transport.stalled = False
     peer.transport.drain()
@@ -310,7 +309,7 @@ async def test_a_channel_stays_while_a_client_reads_what_it_missed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node does not let go of a channel under a client that is no subscriber yet."""
-    monkeypatch.setattr(feed, "PIECE_BYTES", 200)
+    monkeypatch.setattr(publications, "PIECE_BYTES", 200)
     await scene.publish(A, 8)
     peer = scene.open.peer()
     peer.transport.stalled = True
@@ -385,7 +384,7 @@ async def test_a_sender_whose_publication_never_comes_is_answered(scene: Scene, 
     scene.hub.tick(scene.open.runtime.clock.now)
     assert peer.of("publish_ack") == []
     if left:
-        peer.client.leave(LIVE_ONLY)
+        scene.hub.remove(scene.hub.channels[LIVE_ONLY], peer.connection)
     else:
         scene.open.runtime.clock.now += senders.SENDER_WAIT_S + 1
     scene.hub.tick(scene.open.runtime.clock.now)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.server.faulty_bus import FaultyBus
 from tests.support.server.open_hub import OpenHub, Peer
 from trunkline.bus import Retention
-from trunkline.server.app import feed
+from trunkline.server.channels import publications
 
 KEPT = ("public.a", "public.b")
 LIVE_ONLY = "public.live"
@@ -30,7 +30,7 @@ def retention(channel: str) -> Retention:
 def small_pieces() -> Any:
     """Replays of a few publications already take several pieces."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feed, "PIECE_BYTES", 350)
+        patch.setattr(publications, "PIECE_BYTES", 350)
         yield
 
 

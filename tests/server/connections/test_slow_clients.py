@@ -9,6 +9,7 @@ from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, Peer, StartNode
 from tests.support.server.raw_peer import CLOSE, PING, TEXT, RawPeer, frame, upgrade
 from trunkline.server.node.node import Node
+from trunkline.websocket import frames
 
 CHANNEL = "public.busy"
 
@@ -128,9 +129,8 @@ async def test_a_client_that_leaves_the_channel_hears_of_no_gap(start_node: Star
     slow, _ = await slow_reader(node)
     await fill(node, await open_peer(node))
     (connection,) = node.registry.slow
-    client = connection.client
-    client.leave(CHANNEL)
-    client.send({"type": "marker"})
+    node.hub.remove(node.hub.channels[CHANNEL], connection)
+    connection.send_bytes(frames.text(b'{"type":"marker"}'))
     while (message := await slow.message())["type"] != "marker":
         assert message["type"] == "publication"
     slow.close()

@@ -172,7 +172,7 @@ async def test_a_trusted_proxy_names_the_client(start_node: StartNode, open_peer
         ]
         assert given == [101, 101, 429]
     await open_peer(node, additional_headers={"X-Forwarded-For": "evil, 203.0.113.9, 127.0.0.1"})
-    assert "203.0.113.9" in {connection.client.address for connection in node.registry.connections}
+    assert "203.0.113.9" in {connection.identity.address for connection in node.registry.connections}
 
 
 async def test_metrics_are_for_allowed_networks(start_node: StartNode) -> None:

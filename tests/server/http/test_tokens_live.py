@@ -71,7 +71,7 @@ async def test_a_token_may_stand_in_three_places(start_node: StartNode, open_pee
     await open_peer(node, f"/ws?token={token(sub='b')}")
     three = await open_peer(node, subprotocols=[f"bearer.{token(sub='c')}", "trunkline"])
     assert three.socket.subprotocol == "trunkline"
-    assert {connection.client.subject for connection in node.registry.connections} == {"a", "b", "c"}
+    assert {connection.identity.subject for connection in node.registry.connections} == {"a", "b", "c"}
 
 
 async def test_expiry_ends_a_live_connection(start_node: StartNode, open_peer: OpenPeer) -> None:
@@ -194,7 +194,7 @@ async def test_tokens_leave_no_trace(start_node: StartNode, open_peer: OpenPeer,
         assert await status_of(node, f"/ws?token={bad}") == 401
         assert await status_of(node, Sec_WebSocket_Protocol=f"bearer.{bad}") == 401
         assert await status_of(node, f"/nowhere?token={good}") == 404
-        targets = [connection.client._target for connection in node.registry.connections]
+        targets = [connection.identity.target for connection in node.registry.connections]
         assert not any("token" in target for target in targets)
         assert any(target == "/ws?a=1&b=2" for target in targets)
         for peer in peers:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from trunkline.bus import Bus, RetentionOf
 from trunkline.server.app import stock
-from trunkline.server.app.client import Client
+from trunkline.server.app.route import Route, Services
+from trunkline.server.app.serving import serve
 from trunkline.server.channels.hub import Hub
+from trunkline.server.channels.requests import Requests
 from trunkline.server.channels.rules import RuleSet
 from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.identity import ClientIdentity
 from trunkline.server.connections.registry import Registry
 from trunkline.server.connections.runtime import Bounds, Runtime
 from trunkline.settings.sections import Settings
@@ -91,29 +95,18 @@ class Peer:
 
     def __init__(self, hub: OpenHub) -> None:
         self.hub = hub
-        runtime = hub.runtime
         self.transport = StalledTransport()
         self.connection = Connection(
-            runtime,
+            hub.runtime,
             hub.registry,
-            self.transport,
+            self.transport,  # type: ignore[arg-type]
             FrameReader(1 << 20),
-            0,
-            hub.outbox_bytes,  # type: ignore[arg-type]
+            identity=ClientIdentity("c", "s", False, "/ws", {}, {}, ""),
+            serve=partial(serve, hub.route),
+            deflate_bits=0,
+            outbox_bytes=hub.outbox_bytes,
         )
         self.transport.protocol = self.connection
-        self.client = Client(
-            self.connection,
-            hub.route,
-            id="c",
-            session="s",
-            resumed=False,
-            target="/ws",
-            params={},
-            claims={},
-            address="",
-        )
-        self.connection.client = self.client
         hub.registry.connections.add(self.connection)
         self.gone = False
 
@@ -153,9 +146,10 @@ class OpenHub:
         self.runtime = Runtime(Bounds(1000, 1000, close_timeout_s=5, outbox_grace_s=1000), 0.05)
         self.hub = Hub(bus, retention, self.runtime.meter, self.runtime.clock, 1024)
         self.registry = Registry(self.runtime, self.hub.drop, lambda connection: None)
-        self.route = next(route for route in stock.create().routes if route.path == "/ws")
-        self.route.resolve(settings)
-        self.route.bind(self.hub, RuleSet.of(settings, ()), self.registry, "n")
+        requests = Requests(self.hub, RuleSet.of(settings), self.runtime, self.registry.room, max_channels=100)
+        services = Services("n", self.runtime, self.registry, self.hub, requests)
+        (declaration,) = (each for each in stock.create().declarations if each.path == "/ws")
+        self.route = Route(declaration, settings, services)
 
     def peer(self) -> Peer:
         """A new client."""

@@ -18,43 +18,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
 from trunkline.bus import Publication
-from trunkline.http1.requests import Request
 from trunkline.logs.logger import get_logger
 from trunkline.protocol import wire
-from trunkline.server.app.route import EndpointFunction, Limits, Route
+from trunkline.server.app.declaration import Declaration
+from trunkline.server.app.endpoint import Endpoint, EndpointFunction, Limits
 from trunkline.server.channels.hub import Hub
 from trunkline.server.connections.tasks import Tasks
 from trunkline.settings.sections import ChannelRule, Settings
 
 log = get_logger("trunkline.app")
 
-Hook = Callable[[], Awaitable[None] | None]
-_Decorated = TypeVar("_Decorated")
-
-
-class Endpoint:
-    """Base of endpoint classes; one instance serves all clients of its path. Override what you need.
-
-    `on_message` and `on_connect` may be plain or async functions. Plain ones run inside the read that brought the
-    message and must not block. Async ones are awaited one message at a time for each client.
-    """
-
-    def admit(self, request: Request) -> Any:
-        """Decide on a handshake before it is answered; raise `Refused` to turn the client away. May be async."""
-
-    def on_connect(self, client: Any) -> Any:
-        """The client is connected."""
-
-    def on_message(self, client: Any, message: Any) -> Any:
-        """The client sent a message."""
-
-    def on_disconnect(self, client: Any, code: int, reason: str) -> Any:
-        """The client's connection has ended; nothing reaches it any more."""
+Hook: TypeAlias = Callable[[], Awaitable[None] | None]
+H = TypeVar("H", bound=Hook)
+E = TypeVar("E", bound=type[Endpoint] | Endpoint | EndpointFunction)
 
 
 class App:
@@ -66,7 +47,7 @@ class App:
 
     def __init__(self, name: str = "app") -> None:
         self.name = name
-        self.routes: list[Route] = []
+        self.declarations: list[Declaration] = []
         self.rules: list[ChannelRule] = []
         self._startup: list[Hook] = []
         self._shutdown: list[Hook] = []
@@ -81,12 +62,12 @@ class App:
         self,
         path: str,
         *,
-        message: Any = None,
+        message: object = None,
         channels: bool = False,
         envelope: bool = True,
         limits: Limits | None = None,
         setting: str | None = None,
-    ) -> Callable[[_Decorated], _Decorated]:
+    ) -> Callable[[E], E]:
         """Declare an endpoint; decorate an `Endpoint` class (or pass an instance) or an async function with it.
 
         Args:
@@ -100,22 +81,20 @@ class App:
             setting: name of a boolean server setting that switches the endpoint off.
         """
 
-        def declare(target: _Decorated) -> _Decorated:
-            endpoint: Endpoint | None = None
-            function: EndpointFunction | None = None
+        def declare(target: E) -> E:
+            handler: Endpoint | EndpointFunction
             if isinstance(target, Endpoint):
-                endpoint = target
+                handler = target
             elif isinstance(target, type) and issubclass(target, Endpoint):
-                endpoint = target()
+                handler = target()
             elif asyncio.iscoroutinefunction(target):
-                function = target
+                handler = target
             else:
                 raise TypeError(f"an endpoint is a subclass of Endpoint or an async function, not {target!r}")
-            self.routes.append(
-                Route(
+            self.declarations.append(
+                Declaration(
                     path,
-                    endpoint=endpoint,
-                    function=function,
+                    handler,
                     message=message,
                     channels=channels,
                     envelope=envelope,
@@ -136,7 +115,7 @@ class App:
         history: int | None = None,
         history_age_s: float | None = None,
     ) -> None:
-        """Say who may use channels and what is kept of them; the operator's own rules are asked before these.
+        """Set who may use channels and what is kept of them; the operator's own rules go before these.
 
         Args:
             pattern: tokens joined by dots; `*` is any one token, `**` at the end the rest, `{claim}` a claim of the
@@ -148,20 +127,20 @@ class App:
         """
         self.rules.append(ChannelRule(pattern, subscribe, publish, history, history_age_s))
 
-    def on_startup(self, hook: Hook) -> Hook:
+    def on_startup(self, hook: H) -> H:
         """Run `hook` before the first client is let in; an exception stops the start."""
         self._startup.append(hook)
         return hook
 
-    def on_shutdown(self, hook: Hook) -> Hook:
+    def on_shutdown(self, hook: H) -> H:
         """Run `hook` after the last client has gone."""
         self._shutdown.append(hook)
         return hook
 
-    def every(self, seconds: float) -> Callable[[Hook], Hook]:
+    def every(self, seconds: float) -> Callable[[H], H]:
         """Run a function again and again while the node runs, `seconds` after it last ended."""
 
-        def declare(hook: Hook) -> Hook:
+        def declare(hook: H) -> H:
             self._periodic.append((seconds, hook))
             return hook
 
@@ -169,7 +148,7 @@ class App:
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 
-    async def publish(self, channel: str, data: Any) -> wire.Position | None:
+    async def publish(self, channel: str, data: object) -> wire.Position | None:
         """Put a message into a channel from server-side code.
 
         Args:
@@ -199,7 +178,7 @@ class App:
             raise RuntimeError("the app is not running yet; settings are known from its start-up hooks on")
         return self._settings
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
         """Run `work` in the background; what it raises is logged, and it is cancelled when the node stops."""
         self._tasks.spawn(work)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from trunkline.server.app.client import Client
+from trunkline.server.connections.connection import Connection
 
 BACKLOG_LIMIT: Final = 64
 """Messages of one client that may wait for an earlier one; above it the client is not read from."""
@@ -17,14 +16,14 @@ class Inbox:
     """The queue between a connection and its endpoint function.
 
     Args:
-        client: whose messages they are.
+        connection: whose messages they are.
     """
 
-    __slots__ = ("_client", "_ended", "_messages", "_waiter")
+    __slots__ = ("_connection", "_ended", "_messages", "_waiter")
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._messages: deque[Any] = deque()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._messages: deque[object] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
 
@@ -33,11 +32,11 @@ class Inbox:
         """Whether so many wait that the client is not read from."""
         return len(self._messages) >= BACKLOG_LIMIT
 
-    def put(self, message: Any) -> None:
+    def put(self, message: object) -> None:
         """A message has come."""
         self._messages.append(message)
         if self.full:
-            self._client.connection.pause_reading()
+            self._connection.pause_reading()
         self._wake()
 
     def end(self) -> None:
@@ -52,7 +51,7 @@ class Inbox:
     def __aiter__(self) -> Inbox:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> object:
         while not self._messages:
             if self._ended:
                 raise StopAsyncIteration
@@ -60,5 +59,5 @@ class Inbox:
             await self._waiter
         message = self._messages.popleft()
         if len(self._messages) == BACKLOG_LIMIT // 2:
-            self._client.connection.resume_reading()
+            self._connection.resume_reading()
         return message

@@ -73,12 +73,14 @@ class Chat(Endpoint):
 
     async def on_connect(self, client: Client) -> None:
         """Join the room."""
-        client.state = ChatSeat(client.query.get("room", "lobby"))
-        await client.join(f"chat.{client.state.room}", _position(client))
+        seat = ChatSeat(client.query.get("room", "lobby"))
+        client.state = seat
+        await client.join(f"chat.{seat.room}", _position(client))
 
     async def on_message(self, client: Client, message: ChatMessage) -> None:
         """Say it to the room, then answer."""
-        seat: ChatSeat = client.state
+        seat = client.state
+        assert isinstance(seat, ChatSeat)  # noqa: S101 - on_connect set it
         await client.publish(f"chat.{seat.room}", Line(client.id, message.text))
         seat.count += 1
         client.send(MessageResponse(message.id, seat.count, seat.room, _now_ms()))
@@ -160,16 +162,16 @@ class Match(Endpoint):
 
     async def on_message(self, client: Client, message: msgspec.Raw) -> None:
         """Pass a player's message to the others."""
-        seat: Seat | None = client.state
-        if seat is not None:
+        seat = client.state
+        if isinstance(seat, Seat):
             id = _message_id(message)
             await client.publish(f"match.{seat.match}", Move(seat.player, message), to_others=True, id=id)
 
     async def on_disconnect(self, client: Client, code: int, reason: str) -> None:
         """Give the seat back."""
-        seat: Seat | None = client.state
-        table = self._tables.get(seat.match) if seat is not None else None
-        if seat is None or table is None or client not in table.clients:
+        seat = client.state
+        table = self._tables.get(seat.match) if isinstance(seat, Seat) else None
+        if not isinstance(seat, Seat) or table is None or client not in table.clients:
             return
         table.clients.discard(client)
         table.roster.leave(seat.player)

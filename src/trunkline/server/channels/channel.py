@@ -1,28 +1,29 @@
 """One channel on one node: who is subscribed, what was seen last, and how a tick's publications go out. Pure.
 
-A channel is in one of three states:
+    event       ATTACHING   LIVE          CATCHING_UP
+    ATTACHED    LIVE
+    MISSED                  CATCHING_UP
+    CAUGHT_UP                             LIVE
 
-    ATTACHING   the bus is being asked where the channel stands; live publications wait
-    LIVE        each publication is the next one, and goes out with the others of its loop tick
-    CATCHING_UP the node missed something (or fears it): live publications wait until history has filled the hole
+    ATTACHING    the hub reads from the bus where the channel stands; live publications wait
+    LIVE         each publication is the next one, and goes out with the others of its loop tick
+    CATCHING_UP  the node missed something, or may have: live publications wait until history has filled the hole
 
-What the subscribers saw is one chain, `last`; a publication whose `prev` lies beyond it opens a hole. The bus is asked
-in `server/hub.py`; this file decides and writes.
+What is not in the table is refused. What the subscribers saw is one chain, `last`; a publication whose `prev` lies
+beyond it opens a hole. The hub talks to the bus; this file decides and writes.
 """
 
 from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from trunkline.bus import Publication, Retention, Subscription
 from trunkline.server.channels.publications import Outgoing
 from trunkline.server.channels.window import Window
-
-if TYPE_CHECKING:
-    from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.ports import Subscriber
 
 
 class State(enum.Enum):
@@ -32,6 +33,20 @@ class State(enum.Enum):
     LIVE = "live"
     CATCHING_UP = "catching up"
 
+
+class Event(enum.Enum):
+    """What happens to a channel."""
+
+    ATTACHED = "the bus delivers it, and it is known where it stands"
+    MISSED = "the node missed a publication, or may have"
+    CAUGHT_UP = "the subscribers have what history has, or cannot get it now"
+
+
+TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
+    (State.ATTACHING, Event.ATTACHED): State.LIVE,
+    (State.LIVE, Event.MISSED): State.CATCHING_UP,
+    (State.CATCHING_UP, Event.CAUGHT_UP): State.LIVE,
+}
 
 _write = os.write
 Listener = Callable[[Publication], None]
@@ -45,7 +60,7 @@ class Channel:
         retention: how much of it the bus keeps.
 
     Attributes:
-        last: the newest offset that subscribers here have seen or were told of.
+        last: the newest offset that subscribers here have seen, or know that they will not get.
         clear_to: an offset up to which history had nothing more than `last`; offsets of other channels lie between.
         joining: clients that still read what they missed and will be subscribers after it.
         pending: this tick's publications.
@@ -68,7 +83,7 @@ class Channel:
         self.last = 0
         self.clear_to = 0
         self.joining = 0
-        self.subscribers: set[Connection] = set()
+        self.subscribers: set[Subscriber] = set()
         self.listeners: list[Listener] = []
         self.subscription: Subscription | None = None
         self.pending: list[Outgoing] = []
@@ -77,6 +92,14 @@ class Channel:
         self.recording: list[Outgoing] | None = None
         self.suspect = False
         self.idle_since: float | None = None
+
+    def moved(self, event: Event) -> bool:
+        """Go to the state after `event`; False when the table refuses it."""
+        following = TRANSITIONS.get((self.state, event))
+        if following is None:
+            return False
+        self.state = following
+        return True
 
     @property
     def followed(self) -> bool:
@@ -88,11 +111,21 @@ class Channel:
         """The newest offset that a client can have seen, as far as this node knows."""
         return max(self.last, self.clear_to)
 
+    def leave(self, subscriber: Subscriber, now: float) -> None:
+        """End a subscription; `now` in seconds of the node's clock."""
+        self.subscribers.discard(subscriber)
+        self.note_idle(now)
+
+    def note_idle(self, now: float) -> None:
+        """Remember since when nobody follows the channel, if nobody does."""
+        if not self.followed:
+            self.idle_since = now
+
     def accept(self, publication: Publication) -> bool:
         """Take the next publication into the tick's batch.
 
         Returns:
-            False when it does not continue the chain: a hole, or offsets that began anew.
+            False when it does not continue the chain: a hole, or an epoch that began.
         """
         offset = publication.offset
         if offset is None:

@@ -22,13 +22,14 @@ from trunkline.bus import Bus, BusUnavailable, HistoryPage, Publication, Retenti
 from trunkline.logs.logger import get_logger
 from trunkline.metrics.exposition import Meter
 from trunkline.protocol import wire
-from trunkline.server.channels.channel import Channel, Listener, State
+from trunkline.server.channels.channel import Channel, Event, Listener, State
 from trunkline.server.channels.history_reader import HistoryReader
 from trunkline.server.channels.publications import Outgoing
 from trunkline.server.channels.senders import Senders
 from trunkline.server.channels.window import Window, merge
 from trunkline.server.connections.clock import Clock
-from trunkline.server.connections.connection import OPEN, Connection
+from trunkline.server.connections.ports import Subscriber
+from trunkline.server.connections.states import OPEN
 from trunkline.server.connections.tasks import Tasks, remember
 from trunkline.websocket.deflate import SHARED_WINDOW_BITS
 
@@ -78,7 +79,7 @@ class Hub:
             return None
         return wire.Position(published.epoch, published.offset)
 
-    async def publish_to_others(self, channel: str, data: bytes, sender: Connection, id: wire.MessageId) -> None:
+    async def publish_to_others(self, channel: str, data: bytes, sender: Subscriber, id: wire.MessageId) -> None:
         """Publish for everyone but `sender`, who gets a `publish_ack` with `prev` in the publication's place.
 
         The ack stands in the channel's order, so the sender's position stays without holes. When the publication comes
@@ -99,7 +100,7 @@ class Hub:
 
     # --- subscribing --------------------------------------------------------------------------------------------------
 
-    def is_subscribed(self, connection: Connection, name: str) -> bool:
+    def is_subscribed(self, connection: Subscriber, name: str) -> bool:
         """Whether `connection` follows the channel."""
         channel = self.channels.get(name)
         return channel is not None and connection in channel.subscribers
@@ -120,7 +121,7 @@ class Hub:
             else:
                 await self._tasks.once(self._attaching, name, self._bring_up(name))
 
-    def add(self, channel: Channel, connection: Connection) -> None:
+    def add(self, channel: Channel, connection: Subscriber) -> None:
         """Make `connection` a subscriber from here on; what is waiting in this tick goes out to the others first."""
         if connection.state != OPEN or connection in channel.subscribers:
             # One that has ended was dropped from its channels already: nothing would ever take it out again.
@@ -131,7 +132,7 @@ class Hub:
         channel.idle_since = None
         connection.channels = (*connection.channels, channel)
 
-    def settle(self, channel: Channel) -> None:
+    def flush_now(self, channel: Channel) -> None:
         """Write what waits in this tick, so that its subscribers stand at `last`."""
         self._flush_one(channel)
 
@@ -143,20 +144,18 @@ class Hub:
     def release(self, channel: Channel) -> None:
         """End what `hold` began."""
         channel.joining -= 1
-        self._maybe_idle(channel)
+        channel.note_idle(self._clock.now)
 
-    def remove(self, channel: Channel, connection: Connection) -> None:
+    def remove(self, channel: Channel, connection: Subscriber) -> None:
         """End a subscription."""
-        channel.subscribers.discard(connection)
         connection.channels = tuple(other for other in connection.channels if other is not channel)
         connection.forget(channel.name)
-        self._maybe_idle(channel)
+        channel.leave(connection, self._clock.now)
 
-    def drop(self, connection: Connection) -> None:
+    def drop(self, connection: Subscriber) -> None:
         """The connection has ended: end all its subscriptions."""
         for channel in connection.channels:
-            channel.subscribers.discard(connection)
-            self._maybe_idle(channel)
+            channel.leave(connection, self._clock.now)
         connection.channels = ()
 
     async def listen(self, name: str, listener: Listener) -> None:
@@ -170,7 +169,7 @@ class Hub:
         channel = self.channels.get(name)
         if channel is not None and listener in channel.listeners:
             channel.listeners.remove(listener)
-            self._maybe_idle(channel)
+            channel.note_idle(self._clock.now)
 
     async def reach(self, channel: Channel, offset: int) -> bool:
         """Bring the channel up to `offset` when a client has seen more than this node; False when nobody has it.
@@ -278,7 +277,7 @@ class Hub:
             if channel.retention.kept:
                 page = await self._history.read(name, wire.MAX_OFFSET, 1)
                 channel.epoch, channel.last = page.epoch, max(page.top, page.floor)
-            channel.state = State.LIVE
+            channel.moved(Event.ATTACHED)
             if not self._take_waiting(channel, seen):
                 self._catch_up(channel)
         except BaseException:
@@ -291,8 +290,7 @@ class Hub:
         """Begin to compare the channel with history, or join the comparison that is under way."""
         task = self._catching.get(channel.name)
         if task is None or task.done():
-            if channel.state is State.LIVE:
-                channel.state = State.CATCHING_UP
+            channel.moved(Event.MISSED)
             task = self._tasks.spawn(self._compare(channel))
             remember(self._catching, channel.name, task)
         return task
@@ -323,7 +321,7 @@ class Hub:
             channel.suspect = True
             channel.waiting.clear()
         finally:
-            channel.state = State.LIVE
+            channel.moved(Event.CAUGHT_UP)
 
     def _apply(self, channel: Channel, page: HistoryPage) -> None:
         """Put history that the subscribers missed into their stream, or tell them what they will not get."""
@@ -429,10 +427,6 @@ class Hub:
         """Write what waits in this tick and end the hub's tasks."""
         self.flush()
         await self._tasks.close()
-
-    def _maybe_idle(self, channel: Channel) -> None:
-        if not channel.followed:
-            channel.idle_since = self._clock.now
 
     async def _detach(self, channel: Channel) -> None:
         if channel.subscription is not None:

@@ -6,11 +6,16 @@ travels the bus untouched, so only the few fields around it are written here.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from trunkline.bus import Publication
 from trunkline.websocket import frames
 from trunkline.websocket.deflate import deflate
+
+PIECE_BYTES: Final = 1 << 17
+"""What is replayed is written in pieces of about this size, so that it cannot fill the outbox."""
 
 _encode = msgspec.json.encode
 
@@ -54,3 +59,26 @@ def payload(publication: Publication, prev: int | None) -> bytes:
         publication.data,
         publication.ts,
     )
+
+
+def first_piece(items: list[Outgoing]) -> list[Outgoing]:
+    """As many of `items` from the first on as make one piece, at least one when there are any."""
+    size = 0
+    for index, item in enumerate(items):
+        size += len(item.frame)
+        if size > PIECE_BYTES and index:
+            return items[:index]
+    return items
+
+
+def joined(items: list[Outgoing], after: int | None = None) -> bytes:
+    """The frames of `items`.
+
+    Args:
+        items: oldest first, at least one.
+        after: the offset that the client stands at: the first one's `prev`. None leaves it as it is.
+    """
+    written = [item.frame for item in items]
+    if after is not None and items[0].prev != after:
+        written[0] = Outgoing(items[0].publication, after).frame
+    return b"".join(written)

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from trunkline.bus.base import Retention
 from trunkline.errors import SettingsError
+from trunkline.server.connections.identity import Claims
 from trunkline.settings.sections import DEFAULT_RULES, ChannelRule, Settings
-
-Claims = Mapping[str, Any]
 
 MAX_NAME_BYTES = 200
 _MAX_CACHED = 10_000

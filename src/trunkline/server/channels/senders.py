@@ -17,7 +17,7 @@ from trunkline.bus import Published
 from trunkline.protocol import wire
 from trunkline.server.channels.channel import Channel
 from trunkline.server.connections.clock import Clock
-from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.ports import Subscriber
 
 SENDER_WAIT_S: Final = 5.0
 """How long an acknowledged publication may take to come back before its sender is answered without waiting for it."""
@@ -28,7 +28,7 @@ class Sender:
 
     __slots__ = ("channel", "connection", "id", "published", "until")
 
-    def __init__(self, connection: Connection, id: wire.MessageId, channel: str) -> None:
+    def __init__(self, connection: Subscriber, id: wire.MessageId, channel: str) -> None:
         self.connection = connection
         self.id = id
         self.channel = channel
@@ -57,7 +57,7 @@ class Senders:
     def __contains__(self, origin: object) -> bool:
         return origin in self._waiting
 
-    def expect(self, connection: Connection, id: wire.MessageId, channel: str) -> str:
+    def expect(self, connection: Subscriber, id: wire.MessageId, channel: str) -> str:
         """Let a sender wait; returns the origin that its publication has to carry."""
         self._count += 1
         origin = f"{self._name}.{self._count}"

@@ -1,4 +1,4 @@
-"""One WebSocket: a thin asyncio Protocol between the frame layer and the client object above it.
+"""One WebSocket: a thin asyncio Protocol between the frame layer and the handler that serves its client.
 
 Rules of this hot path:
 
@@ -14,26 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from trunkline.protocol import close_codes, wire
+from trunkline.server.connections.identity import ClientIdentity
 from trunkline.server.connections.outbox import Dropped, Outbox
+from trunkline.server.connections.ports import Followed, Handler, Owner
+from trunkline.server.connections.runtime import Runtime
+from trunkline.server.connections.states import CLOSED, OPEN, TRANSITIONS, Event
 from trunkline.websocket import frames
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from trunkline.server.app.client import Client
-    from trunkline.server.channels.channel import Channel
-    from trunkline.server.connections.registry import Registry
-    from trunkline.server.connections.runtime import Runtime
-
-OPEN: Final = 0
-CLOSING: Final = 1
-CLOSED: Final = 2
 
 READ_PAUSE_BYTES: Final = 1 << 20
 """A client that has more than this waiting for it is not read from, so what it asks for cannot pile up."""
@@ -48,67 +41,69 @@ class Connection(asyncio.Protocol):
 
     Args:
         runtime: what all connections of the node share.
-        owner: whom its states are reported to.
+        owner: whom it reports to.
         transport: the TCP connection, or a TLS one.
         reader: the frame reader, with this endpoint's limits.
+        identity: whose connection it is.
+        serve: makes the handler of this connection.
         deflate_bits: window for compressed answers, 0 when permessage-deflate was not negotiated.
         outbox_bytes: the bound of the outbox.
+        expires_at: when the client's token ends, in seconds of the node's clock.
     """
 
     __slots__ = (
-        "_outbox", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels",
-        "client", "close_code", "close_reason", "corked", "deflate_bits", "due", "ended_by_us", "expires_at", "fd",
-        "last_seen", "opened_at", "outbox_bytes", "owner", "reader", "runtime", "slot", "state",
+        "_outbox", "_owner", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels",
+        "close_code", "close_reason", "corked", "deflate_bits", "due", "ended_by_us", "expires_at", "fd", "handler",
+        "identity", "last_seen", "opened_at", "outbox_bytes", "reader", "runtime", "slot", "state",
     )  # fmt: skip
-
-    client: Client
 
     def __init__(
         self,
         runtime: Runtime,
-        owner: Registry,
+        owner: Owner[Connection],
         transport: asyncio.Transport,
         reader: frames.FrameReader,
+        *,
+        identity: ClientIdentity,
+        serve: Callable[[Connection], Handler],
         deflate_bits: int,
         outbox_bytes: int,
+        expires_at: float | None = None,
     ) -> None:
         now = runtime.clock.now
         self.runtime = runtime
-        self.owner = owner
         self.reader = reader
+        self.identity = identity
         self.deflate_bits = deflate_bits
         self.outbox_bytes = outbox_bytes
         self.state = OPEN
         self.blocked = False
         self.bytes_in = 0
         self.bytes_out = 0
-        self.channels: tuple[Channel, ...] = ()
+        self.channels: tuple[Followed, ...] = ()
         self.close_code = close_codes.ABNORMAL
         self.close_reason = ""
         self.ended_by_us = False
         self.opened_at = now
         self.last_seen = now
         self.beat_at = now + runtime.bounds.heartbeat_s
-        self.expires_at: float | None = None
+        self.expires_at = expires_at
         self.slot = -1
         self.due = 0.0
         self.corked: list[bytes] | None = None
         self._outbox: Outbox | None = None
+        self._owner = owner
         self._reading = True
         self._transport = transport
         sock = transport.get_extra_info("socket")
         # A TLS transport has no descriptor that plain bytes may be written to.
         self.fd = sock.fileno() if transport.get_extra_info("ssl_object") is None else -1
+        self.handler = serve(self)
 
-    def open(self, response: bytes, greet: Callable[[Client], None]) -> None:
-        """Answer the handshake, and write what `greet` has to say with the same call.
-
-        Args:
-            response: the 101; everything after it is frames.
-            greet: begins the endpoint's work with the client.
-        """
+    def open(self, response: bytes) -> None:
+        """Answer the handshake with `response`, and write what the handler begins with by the same call."""
         self.corked = []
-        greet(self.client)
+        self.handler.begin()
         greeting, self.corked = b"".join(self.corked or ()), None
         self.bytes_out += len(greeting)
         self.runtime.meter.bytes_sent += len(greeting)
@@ -138,13 +133,12 @@ class Connection(asyncio.Protocol):
         cork: list[bytes] = []
         self.corked = cork
         count = 0
-        client = self.client
-        receive = client.receive
+        receive = self.handler.receive
         for opcode, payload in self.reader.feed(data):
             if opcode <= 2:
                 if self.state == OPEN:
                     count += 1
-                    receive(client, opcode, payload)
+                    receive(opcode, payload)
             else:
                 self._control(opcode, payload)
         meter.messages_received += count
@@ -166,34 +160,46 @@ class Connection(asyncio.Protocol):
             code, reason = frames.read_close(payload)
             if self.state == OPEN:
                 self.send_bytes(frames.close(code))
-                self.state = CLOSING
                 self.close_code, self.close_reason = code, reason
-            self._finish()
+            if self._moved(Event.CLOSE_RECEIVED):
+                self._finish()
+
+    def _moved(self, event: Event) -> bool:
+        """Go to the state after `event`; False when the table refuses it."""
+        following = TRANSITIONS.get((self.state, event))
+        if following is None:
+            return False
+        self.state = following
+        return True
 
     def _finish(self) -> None:
         """The closing handshake is complete: close once everything is written."""
         if self.corked:
             cork, self.corked = self.corked, None
             self._put(b"".join(cork))
-        self.state = CLOSED
+        if not self._moved(Event.FINISHED):
+            return
         outbox, self._outbox = self._outbox, None
         if outbox:
             self._transport.write(outbox.take(1 << 62))
-        self.owner.caught_up(self)
+        self._owner.caught_up(self)
         self.fd = -1
         self._transport.close()
         # A client that does not take its last bytes is cut off.
+        self._close_in_time()
+
+    def _close_in_time(self) -> None:
         self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.bounds.close_timeout_s)
 
     def pause_reading(self) -> None:
-        """Take no more from this client until `resume_reading`; TCP tells it to wait."""
+        """Take no more from this client until `resume_reading`; TCP holds it back."""
         if self._reading and self.state != CLOSED:
             self._reading = False
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on reading."""
-        if not self._reading and self.state != CLOSED and not self.client.held_back:
+        if not self._reading and self.state != CLOSED and not self.handler.held_back:
             self._reading = True
             self._transport.resume_reading()
 
@@ -238,7 +244,7 @@ class Connection(asyncio.Protocol):
         elif outbox.size > READ_PAUSE_BYTES or outbox.over_since is not None:
             self.pause_reading()
 
-    def push(self, data: bytes, channel: Channel, prev: int | None, last: int | None) -> bool:
+    def push(self, data: bytes, channel: Followed, prev: int | None, last: int | None) -> bool:
         """Write publications of one channel; returns False when they were dropped because the client is slow.
 
         Args:
@@ -285,9 +291,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
             return
         # The peer is gone: connection_lost comes from the loop, outside of whatever is iterating over us now.
-        self.fd = -1
-        self.state = CLOSED
-        self._transport.abort()
+        self.abort()
 
     def hand_over(self, rest: bytes) -> None:
         """Leave to the transport what the kernel did not take of a write."""
@@ -295,7 +299,7 @@ class Connection(asyncio.Protocol):
 
     def _new_outbox(self) -> Outbox:
         outbox = self._outbox = Outbox(self.outbox_bytes, self.runtime.bounds.outbox_grace_s)
-        self.owner.fell_behind(self)
+        self._owner.fell_behind(self)
         return outbox
 
     def pause_writing(self) -> None:
@@ -312,42 +316,43 @@ class Connection(asyncio.Protocol):
         self.blocked = False
         outbox = self._outbox
         if outbox is None:
-            self.resume_reading()
-            self.client.drained()
+            self._caught_up()
             return
         while not self.blocked:
             for gap in outbox.gaps_due(0):
-                told = frames.text(_encode(self._gap(gap)))
-                outbox.put(told, 0, self.runtime.clock.now)
-                self.bytes_out += len(told)
-                self.runtime.meter.bytes_sent += len(told)
+                announced = frames.text(_encode(self._gap(gap)))
+                outbox.put(announced, 0, self.runtime.clock.now)
+                self.bytes_out += len(announced)
+                self.runtime.meter.bytes_sent += len(announced)
                 self.runtime.meter.messages_sent += 1
             data = outbox.take(FLUSH_BYTES)
             if not data:
                 self._outbox = None
-                self.owner.caught_up(self)
-                self.resume_reading()
-                self.client.drained()
+                self._caught_up()
                 return
             self._send_now(data)
             if self.state == CLOSED:
                 return
 
+    def _caught_up(self) -> None:
+        self._owner.caught_up(self)
+        self.resume_reading()
+
     def _gap(self, gap: Dropped) -> wire.Gap:
         return wire.Gap(gap.channel, gap.epoch, gap.after, gap.before, "slow_client", self.runtime.clock.wall_ms)
 
     def widen_gap(self, channel: str, epoch: str | None, last: int | None) -> bool:
-        """Let a gap that waits to be told reach over offset `last` of `channel`; False when none waits."""
+        """Let a gap that waits to be announced reach over offset `last` of `channel`; False when none waits."""
         return self._outbox is not None and self._outbox.widen(channel, epoch, last)
 
-    def tell_gap(self, channel: str) -> None:
-        """Tell a gap that waits in `channel` now, before what is about to be said of the channel."""
+    def announce_gap(self, channel: str) -> None:
+        """Send a gap that waits in `channel` now, before anything else about the channel is sent."""
         gap = self._outbox.forget(channel) if self._outbox is not None else None
         if gap is not None:
             self.send_message(self._gap(gap))
 
     def forget(self, channel: str) -> None:
-        """The client left `channel`: no gap of it need be told."""
+        """The client left `channel`: no gap of it need be announced."""
         if self._outbox is not None:
             self._outbox.forget(channel)
 
@@ -359,11 +364,7 @@ class Connection(asyncio.Protocol):
     # --- time and ending ----------------------------------------------------------------------------------------------
 
     def on_time(self, now: float) -> float | None:
-        """The wheel came by.
-
-        Returns:
-            When to come by next, in seconds of the node's clock; None for never.
-        """
+        """A time-out is due; returns when the next one is, in seconds of the node's clock, None for never."""
         runtime = self.runtime
         if self.state != OPEN:
             self.abort()
@@ -371,8 +372,8 @@ class Connection(asyncio.Protocol):
         if self.expires_at is not None and now >= self.expires_at:
             self.end(close_codes.UNAUTHORIZED.code, "token has expired")
             return now + runtime.bounds.close_timeout_s
-        if self.client.held_back:
-            # It is not silent: what it says is not being read.
+        if self.handler.held_back:
+            # It is not silent: it is not being read from.
             self.last_seen = now
         idle_at = self.last_seen + runtime.bounds.connection_timeout_s
         if now >= idle_at:
@@ -380,11 +381,11 @@ class Connection(asyncio.Protocol):
             return now + runtime.bounds.close_timeout_s
         if now >= self.beat_at:
             self.beat_at = now + runtime.bounds.heartbeat_s
-            self.client.beat()
+            self.handler.beat()
         return self.next_due()
 
     def next_due(self) -> float:
-        """When the wheel has to come by: for a heartbeat, for silence or for the token's end."""
+        """When the next time-out is due: a heartbeat, silence or the token's end."""
         due = min(self.beat_at, self.last_seen + self.runtime.bounds.connection_timeout_s)
         return due if self.expires_at is None else min(due, self.expires_at)
 
@@ -403,7 +404,7 @@ class Connection(asyncio.Protocol):
         self.end(close_codes.TOO_SLOW.code, close_codes.TOO_SLOW.reason)
 
     def end(self, code: int, reason: str, reconnect_after_ms: int | None = None) -> None:
-        """Say goodbye, send a close frame and wait for the client's; the wheel ends the wait.
+        """Send a goodbye and a close frame, and wait for the client's; the wheel ends the wait.
 
         Args:
             code: a close code.
@@ -413,45 +414,42 @@ class Connection(asyncio.Protocol):
         if self.state != OPEN:
             return
         if self._outbox is not None:
-            # Told now: nothing may follow the close frame.
+            # Now: nothing may follow the close frame.
             for gap in self._outbox.all_gaps():
                 self.send_message(self._gap(gap))
-        farewell = self.client.farewell(code, reason, reconnect_after_ms)
+        farewell = self.handler.farewell(code, reason, reconnect_after_ms)
         self.send_bytes(farewell + frames.close(code, reason))
         if self.ended_by_us:
-            # These last words were one too many for its outbox: it was closed as too slow meanwhile.
+            # The close frame did not fit in the outbox: the client was closed as too slow meanwhile.
             return
-        self.state = max(self.state, CLOSING)
         self.ended_by_us = True
         self.close_code, self.close_reason = code, reason
-        if self.state == CLOSING and not self._reading:
-            # Whatever it was held back for: its close frame has to be read, and nothing else will be looked at.
+        if self._moved(Event.CLOSE_SENT) and not self._reading:
+            # Its close frame has to be read, whatever it was held back for; nothing else is looked at any more.
             self._reading = True
             self._transport.resume_reading()
-        # What is published from here on is not lost on a slow client: it is nobody's.
-        self.owner.closing(self)
-        self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.bounds.close_timeout_s)
+        self._owner.closing(self)
+        self._close_in_time()
 
     def abort(self) -> None:
-        """Cut the TCP connection without another word."""
-        self.state = CLOSED
+        """Cut the TCP connection; `connection_lost` follows."""
+        self._moved(Event.LOST)
         self.fd = -1
         self._transport.abort()
 
     def eof_received(self) -> bool:
         """The client will send no more; without a close frame that is the end."""
-        if self.state == OPEN:
-            self.state = CLOSING
-            self.runtime.wheel.schedule(self, self.runtime.clock.now + self.runtime.bounds.close_timeout_s)
+        if self._moved(Event.EOF):
+            self._close_in_time()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection has ended."""
         self.fd = -1
-        self.state = CLOSED
+        self._moved(Event.LOST)
         self.runtime.wheel.cancel(self)
         self._outbox = None
-        self.owner.lost(self)
-        self.client.ended()
-        # The client knows its connection as well: without this, only the garbage collector could free the two.
-        del self.client
+        self._owner.lost(self)
+        self.handler.ended()
+        # The handler knows its connection too: without this, only the garbage collector could free the two.
+        del self.handler

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING
 
+from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.ports import Subscriber
 from trunkline.server.connections.runtime import Runtime
-
-if TYPE_CHECKING:
-    from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.states import OPEN
 
 
 class Registry:
@@ -37,6 +36,7 @@ class Registry:
         self.connections: set[Connection] = set()
         self.slow: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
+        self._leaving: dict[Subscriber, asyncio.Future[None]] = {}
         self.last_error: str | None = None
         self.last_error_ms: int | None = None
 
@@ -53,6 +53,14 @@ class Registry:
         self.last_error = f"{code}: {text}"
         self.last_error_ms = self._runtime.clock.wall_ms
 
+    async def room(self, connection: Subscriber) -> None:
+        """Wait until everything written to the connection has left, or it has ended; for long replays."""
+        while connection.blocked and connection.state == OPEN:
+            left = self._leaving.get(connection)
+            if left is None:
+                left = self._leaving[connection] = asyncio.get_running_loop().create_future()
+            await asyncio.shield(left)
+
     # --- the owner of connections -------------------------------------------------------------------------------------
 
     def opened(self, connection: Connection) -> None:
@@ -66,8 +74,11 @@ class Registry:
         self.slow.add(connection)
 
     def caught_up(self, connection: Connection) -> None:
-        """The connection has no outbox any more."""
+        """Everything written has left, or will never leave."""
         self.slow.discard(connection)
+        left = self._leaving.pop(connection, None)
+        if left is not None:
+            left.set_result(None)
 
     def closing(self, connection: Connection) -> None:
         """Our close frame was sent: nothing that is published from here on is for this client."""
@@ -75,7 +86,7 @@ class Registry:
 
     def lost(self, connection: Connection) -> None:
         """The TCP connection has ended."""
-        self.slow.discard(connection)
+        self.caught_up(connection)
         self._unsubscribe(connection)
         self.connections.discard(connection)
         self._on_lost(connection)

@@ -30,14 +30,14 @@ class Tasks:
         """What has not ended."""
         return frozenset(self._running)
 
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def spawn(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
         """Run `work` in the background."""
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
 
-    async def once(self, running: dict[str, asyncio.Task[T]], name: str, work: Coroutine[Any, Any, T]) -> T:
+    async def once(self, running: dict[str, asyncio.Task[T]], name: str, work: Coroutine[object, object, T]) -> T:
         """Await `work`, or the same work already running for `name`; one waiter's cancellation does not end it."""
         task = running.get(name)
         if task is None or task.done():

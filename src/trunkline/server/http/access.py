@@ -53,7 +53,7 @@ class AccessLog:
             duration_s: how long it lasted.
             wall_ms: when it ended, ms since 1970.
         """
-        client = connection.client
+        client = connection.identity
         line = AccessLine(
             connection=client.id,
             session=client.session,

@@ -29,7 +29,7 @@ from trunkline.protocol.control import (
     PublishReceipt,
 )
 from trunkline.server.channels.rules import check_channel_name
-from trunkline.server.connections.connection import OPEN
+from trunkline.server.connections.states import OPEN
 
 if TYPE_CHECKING:
     from trunkline.server.node.node import Node
@@ -139,7 +139,7 @@ class Admin:
         now = self._node.runtime.clock.now
         found = []
         for connection in list(self._node.registry.connections)[:LISTED]:
-            client = connection.client
+            client = connection.identity
             found.append(
                 ConnectionInfo(
                     id=client.id,
@@ -161,7 +161,7 @@ class Admin:
         wanted = request.match_info["id"]
         ended = 0
         for connection in list(self._node.registry.connections):
-            if connection.client.id == wanted and connection.state == OPEN:
+            if connection.identity.id == wanted and connection.state == OPEN:
                 connection.end(close_codes.NORMAL.code, "disconnected by an operator")
                 ended += 1
         if not ended:

@@ -11,6 +11,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Awaitable
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -20,8 +21,9 @@ from trunkline.errors import Refused
 from trunkline.http1.heads import BadHead
 from trunkline.http1.requests import Request, RequestReader, Response, render, text_response
 from trunkline.net.addresses import origin_of
-from trunkline.server.app.client import Client
+from trunkline.server.app.serving import serve
 from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.identity import ClientIdentity
 from trunkline.server.http.admission import Admitted, request_id, retry_after_header
 from trunkline.websocket.frames import FrameReader
 
@@ -211,27 +213,32 @@ class HttpConnection(asyncio.Protocol):
         route = admitted.route
         reader = FrameReader(route.limits.message_bytes, admitted.deflate is not None)
         bits = admitted.deflate.server_bits if admitted.deflate is not None else 0
-        connection = Connection(runtime, node.registry, self._transport, reader, bits, route.limits.outbox_bytes)
         session = _session(request)
         drawn = node.names.draw()
-        client = Client(
-            connection,
-            route,
-            id=admitted.params.get("connection_id") or drawn[:12],
-            session=session or drawn[12:],
-            resumed=session is not None,
-            target=_without_token(request.target),
-            params=admitted.params,
-            claims=admitted.claims,
-            address=request.address,
+        connection = Connection(
+            runtime,
+            node.registry,
+            self._transport,
+            reader,
+            identity=ClientIdentity(
+                id=admitted.params.get("connection_id") or drawn[:12],
+                session=session or drawn[12:],
+                resumed=session is not None,
+                target=_without_token(request.target),
+                params=admitted.params,
+                claims=admitted.claims,
+                address=request.address,
+            ),
+            serve=partial(serve, route),
+            deflate_bits=bits,
+            outbox_bytes=route.limits.outbox_bytes,
+            expires_at=node.monotonic(admitted.expires_at),
         )
-        connection.client = client
-        connection.expires_at = node.monotonic(admitted.expires_at)
         node.close_door(self)
         self._transport.set_protocol(connection)
         node.registry.opened(connection)
         node.arrivals.add(request.headers["sec-websocket-key"])
-        connection.open(admitted.response, route.begin)
+        connection.open(admitted.response)
         node.on_opened(connection)
         self._reader = None
         runtime.meter.handshake.observe(perf_counter() - started)

@@ -23,7 +23,8 @@ from trunkline.errors import BusError
 from trunkline.protocol import close_codes
 from trunkline.protocol.control import KeyCounts, KeysAsked, Moved, MoveOrder, Problem
 from trunkline.protocol.subjects import MAX_MESSAGE_BYTES, keys_subject, move_subject
-from trunkline.server.connections.connection import OPEN, Connection
+from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.states import OPEN
 from trunkline.server.node import drain
 from trunkline.server.node.affinity import reader_of
 
@@ -107,7 +108,7 @@ class Mover:
             for connection in connections:
                 if connection.state != OPEN:
                     continue
-                value = read(connection.client.target)
+                value = read(connection.identity.target)
                 if value is None:
                     continue
                 if value not in counts:
@@ -133,7 +134,7 @@ class Mover:
             for connection in connections:
                 if connection.state != OPEN:
                     continue
-                value = read(connection.client.target)
+                value = read(connection.identity.target)
                 if value in wanted if wanted else value is None:
                     found.append(connection)
         # Time has passed: some may have ended, or been asked by another order.

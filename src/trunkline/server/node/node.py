@@ -28,13 +28,16 @@ from trunkline.net.addresses import networks
 from trunkline.net.limits import AddressLimiter
 from trunkline.protocol import close_codes
 from trunkline.server.app.app import App
+from trunkline.server.app.route import Route, Services
 from trunkline.server.channels.hub import Hub
+from trunkline.server.channels.requests import Requests
 from trunkline.server.channels.rules import RuleSet
 from trunkline.server.connections.arrivals import Arrivals
-from trunkline.server.connections.connection import OPEN, Connection
+from trunkline.server.connections.connection import Connection
 from trunkline.server.connections.names import Names
 from trunkline.server.connections.registry import Registry
 from trunkline.server.connections.runtime import Bounds, Runtime
+from trunkline.server.connections.states import OPEN
 from trunkline.server.http.access import AccessLog
 from trunkline.server.http.admin import Admin
 from trunkline.server.http.admission import Admission
@@ -109,10 +112,13 @@ class Node:
         self.bus: Bus = bus or open_bus(settings.bus.url, self.rules.retention, _nats_settings(settings.bus))
         self.hub = Hub(self.bus, self.rules.retention, self.runtime.meter, self.runtime.clock, server.deflate_min_bytes)
         self.registry = Registry(self.runtime, self.hub.drop, self._on_closed)
-        for route in app.routes:
-            route.resolve(settings)
-            route.bind(self.hub, self.rules, self.registry, self.name)
-        routes = [route for route in app.routes if route.setting is None or getattr(server, route.setting)]
+        requests = Requests(self.hub, self.rules, self.runtime, self.registry.room, settings.limits.channels_per_client)
+        services = Services(self.name, self.runtime, self.registry, self.hub, requests)
+        routes = [
+            Route(declaration, settings, services)
+            for declaration in app.declarations
+            if declaration.setting is None or getattr(server, declaration.setting)
+        ]
         limits = settings.limits
         self.verifier = _verifier(settings.auth)
         self.admission = Admission(

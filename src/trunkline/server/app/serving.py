@@ -1,0 +1,343 @@
+"""Serves one client of an endpoint: its messages in order and within its rate, and what it gets when one fails.
+
+How messages are handled is chosen once, by the class that serves the client, so that the hot path checks nothing that
+is already known: a plain `on_message` without envelope is called straight from the read.
+
+Messages of a client are served in order. While one is being awaited, the next ones wait in `_backlog`, and a client
+that sends faster than it is served is not read from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeAlias
+
+import msgspec
+
+from trunkline.bus import BusUnavailable
+from trunkline.errors import ClientGone, MessageError
+from trunkline.logs.logger import get_logger
+from trunkline.net.limits import Bucket
+from trunkline.protocol import close_codes, wire
+from trunkline.server.app import decoding
+from trunkline.server.app.client import Client
+from trunkline.server.app.declaration import CHANNEL_REQUESTS
+from trunkline.server.app.endpoint import Endpoint, EndpointFunction
+from trunkline.server.app.inbox import BACKLOG_LIMIT, Inbox
+from trunkline.server.app.route import Route
+from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.states import CLOSED
+from trunkline.websocket import frames
+
+log = get_logger("trunkline.client")
+
+Work: TypeAlias = Coroutine[Any, Any, None]
+
+_PING = frames.ping()
+
+
+def serve(route: Route, connection: Connection) -> Serving:
+    """Make what serves the client of `connection`."""
+    declaration = route.declaration
+    if declaration.envelope:
+        return _WithEnvelope(route, connection)
+    handler = declaration.handler
+    plain = isinstance(handler, Endpoint) and not asyncio.iscoroutinefunction(handler.on_message)
+    if plain and declaration.decoder is None and route.limits.rate_per_s == 0:
+        return _Direct(route, connection)
+    return _Bare(route, connection)
+
+
+class Serving:
+    """The handler of a connection; what differs with and without the envelope is its subclasses'."""
+
+    __slots__ = ("_backlog", "_bucket", "_client", "_inbox", "_route", "connection")
+
+    def __init__(self, route: Route, connection: Connection) -> None:
+        self.connection = connection
+        self._route = route
+        self._inbox = None if isinstance(route.declaration.handler, Endpoint) else Inbox(connection)
+        self._client = Client(connection, route.reach, self._inbox)
+        self._backlog: deque[tuple[int, bytes]] | None = None
+        self._bucket: Bucket | None = None
+
+    # --- the life of a connection -------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin the endpoint's work."""
+        handler = self._route.declaration.handler
+        if not isinstance(handler, Endpoint):
+            self._route.services.registry.spawn(self._run(handler))
+            return
+        try:
+            work = handler.on_connect(self._client)
+        except Exception as error:
+            self._explain(error, close_on_fault=True)
+            return
+        if work is not None:
+            self._take_turns(self._guard(work, close_on_fault=True))
+
+    async def _run(self, function: EndpointFunction) -> None:
+        try:
+            await function(self._client)
+        except Exception as error:
+            self._explain(error, close_on_fault=True)
+        else:
+            self._client.close()
+
+    def beat(self) -> None:
+        """A ping finds dead peers."""
+        self.connection.send_bytes(_PING)
+
+    def farewell(self, code: int, reason: str, reconnect_after_ms: int | None) -> bytes:
+        """The frames that go before our close frame."""
+        return b""
+
+    def ended(self) -> None:
+        """Let the endpoint know that the connection has ended."""
+        if self._inbox is not None:
+            self._inbox.end()
+        handler, connection = self._route.declaration.handler, self.connection
+        if not isinstance(handler, Endpoint):
+            return
+        try:
+            work = handler.on_disconnect(self._client, connection.close_code, connection.close_reason)
+        except Exception as error:
+            log.error("on_disconnect_failed", path=self._route.path, connection=connection.identity.id, exc_info=error)
+            return
+        if work is not None:
+            self._route.services.registry.spawn(self._guard(work))
+
+    # --- one message after another ------------------------------------------------------------------------------------
+
+    def receive(self, opcode: int, payload: bytes) -> None:
+        """Serve a message now, or when those before it are served."""
+        backlog = self._backlog
+        if backlog is not None:
+            backlog.append((opcode, payload))
+            if len(backlog) >= BACKLOG_LIMIT:
+                self.connection.pause_reading()
+            return
+        work = self._handle(opcode, payload)
+        if work is not None:
+            self._take_turns(work)
+
+    def _handle(self, opcode: int, payload: bytes) -> Work | None:
+        raise NotImplementedError
+
+    def _take_turns(self, work: Work) -> None:
+        """Await `work`; messages that come meanwhile wait until it is done."""
+        backlog: deque[tuple[int, bytes]] = deque()
+        self._backlog = backlog
+        self._route.services.registry.spawn(self._work_through(work, backlog))
+
+    async def _work_through(self, work: Work, backlog: deque[tuple[int, bytes]]) -> None:
+        try:
+            await work
+            while backlog:
+                opcode, payload = backlog.popleft()
+                if len(backlog) == BACKLOG_LIMIT // 2:
+                    self.connection.resume_reading()
+                following = self._handle(opcode, payload)
+                if following is not None:
+                    await following
+        finally:
+            self._backlog = None
+            self.connection.resume_reading()
+
+    @property
+    def held_back(self) -> bool:
+        """Whether the client is not read from because its messages wait."""
+        if self._backlog is not None and len(self._backlog) >= BACKLOG_LIMIT:
+            return True
+        return self._inbox is not None and self._inbox.full
+
+    def _check_rate(self) -> None:
+        limits = self._route.limits
+        if limits.rate_per_s <= 0:
+            return
+        runtime = self._route.services.runtime
+        bucket = self._bucket
+        if bucket is None:
+            bucket = self._bucket = Bucket(limits.rate_burst, limits.rate_per_s, runtime.clock.now)
+        wait_s = bucket.take(runtime.clock.now)
+        if wait_s:
+            runtime.meter.rate_limited += 1
+            raise MessageError(
+                wire.RATE_LIMIT_EXCEEDED,
+                f"over the limit of {limits.rate_burst:g} messages at once and {limits.rate_per_s:g} a second",
+                temporary=True,
+                retry_after_ms=int(wait_s * 1000) + 1,
+            )
+
+    def _pass_on(self, message: Any, id: wire.MessageId) -> Work | None:
+        """Give a message to the endpoint."""
+        if self._inbox is not None:
+            self._inbox.put(message)
+            return None
+        work = self._route.on_message(self._client, message)
+        return None if work is None else self._guard(work, id)
+
+    # --- faults -------------------------------------------------------------------------------------------------------
+
+    async def _guard(self, work: Awaitable[None], id: wire.MessageId = None, *, close_on_fault: bool = False) -> None:
+        """Await `work` for the client; see `_explain` for what becomes of an exception."""
+        try:
+            await work
+        except Exception as error:
+            self._explain(error, id, close_on_fault=close_on_fault)
+
+    def _explain(self, error: Exception, id: wire.MessageId = None, *, close_on_fault: bool = False) -> None:
+        """Log the application's fault and end the connection: without envelope there is no error message.
+
+        Args:
+            error: what went wrong.
+            id: of the message that was not served.
+            close_on_fault: end the connection with 1011 when it was the application's fault.
+        """
+        if isinstance(error, ClientGone) or self.connection.state == CLOSED:
+            return
+        log.error("handler_failed", connection=self.connection.identity.id, path=self._route.path, exc_info=error)
+        self.connection.end(close_codes.INTERNAL.code, close_codes.INTERNAL.reason)
+
+
+class _Bare(Serving):
+    """Without envelope: the endpoint's messages are all there is, and what breaks a rule closes the connection."""
+
+    __slots__ = ()
+
+    def _handle(self, opcode: int, payload: bytes) -> Work | None:
+        try:
+            self._check_rate()
+            decoder = self._route.declaration.decoder
+            if decoder is not None:
+                return self._pass_on(decoding.decode(decoder, payload), None)
+            return self._pass_on(payload.decode() if opcode == frames.TEXT else payload, None)
+        except MessageError as error:
+            policy = error.code == wire.RATE_LIMIT_EXCEEDED
+            close = close_codes.POLICY if policy else close_codes.UNSUPPORTED_DATA
+            self._route.services.registry.note_error(error.code, error.message)
+            self.connection.end(close.code, error.message)
+        except Exception as error:
+            self._explain(error)
+        return None
+
+
+class _Direct(_Bare):
+    """The shortest way: no envelope, no rate, no type, a plain function."""
+
+    __slots__ = ()
+
+    def receive(self, opcode: int, payload: bytes) -> None:
+        """Call `on_message`."""
+        try:
+            self._route.on_message(self._client, payload.decode() if opcode == 1 else payload)
+        except Exception as error:
+            self._explain(error)
+
+
+class _WithEnvelope(Serving):
+    """With envelope: the server speaks the messages of the protocol besides the endpoint's own."""
+
+    __slots__ = ()
+
+    def begin(self) -> None:
+        """Greet the client, then begin the endpoint's work."""
+        route, identity = self._route, self.connection.identity
+        runtime, limits = route.services.runtime, route.limits
+        self.connection.send_message(
+            wire.ConnectionEstablished(
+                identity.id,
+                route.services.node,
+                identity.session,
+                identity.resumed,
+                int(runtime.bounds.heartbeat_s * 1000),
+                wire.ClientLimits(limits.message_bytes, limits.rate_burst, limits.rate_per_s),
+                runtime.clock.wall_ms,
+            )
+        )
+        super().begin()
+
+    def beat(self) -> None:
+        """The heartbeat message, and a ping."""
+        runtime = self._route.services.runtime
+        self.connection.send_bytes(_heartbeat(runtime.clock.wall_ms) + _PING)
+        runtime.meter.messages_sent += 1
+
+    def farewell(self, code: int, reason: str, reconnect_after_ms: int | None) -> bytes:
+        """The goodbye message."""
+        runtime = self._route.services.runtime
+        runtime.meter.messages_sent += 1
+        may_reconnect = close_codes.may_reconnect(code)
+        goodbye = wire.Goodbye(code, reason, may_reconnect, reconnect_after_ms, runtime.clock.wall_ms)
+        return frames.text(msgspec.json.encode(goodbye))
+
+    def _handle(self, opcode: int, payload: bytes) -> Work | None:
+        id: wire.MessageId = None
+        declaration = self._route.declaration
+        try:
+            self._check_rate()
+            if opcode == frames.BINARY:
+                raise MessageError(wire.INVALID_MESSAGE, "this endpoint takes JSON in text messages, not binary ones")
+            own = declaration.own_tags
+            if own is not None and decoding.message_type(payload) not in own:
+                message: Any = msgspec.Raw(payload)
+            else:
+                message = decoding.decode(declaration.decoder, payload)  # type: ignore[arg-type]
+                id = getattr(message, "id", None)
+            if isinstance(message, wire.Heartbeat):
+                self.connection.send_message(wire.Pong(self._route.services.runtime.clock.wall_ms, message.id))
+                return None
+            if isinstance(message, CHANNEL_REQUESTS):
+                work = self._route.services.requests.handle(self.connection, message)
+                return None if work is None else self._guard(work, id)
+            return self._pass_on(message, id)
+        except MessageError as error:
+            self._explain(error, id if id is not None else decoding.message_id(payload))
+        except Exception as error:
+            self._explain(error, id)
+        return None
+
+    def _explain(self, error: Exception, id: wire.MessageId = None, *, close_on_fault: bool = False) -> None:
+        """Send an `error` message; only the application's own fault is logged, and its text stays here."""
+        connection = self.connection
+        if isinstance(error, ClientGone) or connection.state == CLOSED:
+            return
+        if isinstance(error, MessageError):
+            self._send_error(error, id)
+        elif isinstance(error, BusUnavailable):
+            self._send_error(_BUS_AWAY, id)
+            if close_on_fault:
+                connection.end(close_codes.OVERLOADED.code, "the bus is not reachable", 1000)
+        else:
+            log.error("handler_failed", connection=connection.identity.id, path=self._route.path, exc_info=error)
+            self._send_error(_INTERNAL, id)
+            if close_on_fault:
+                connection.end(close_codes.INTERNAL.code, close_codes.INTERNAL.reason)
+
+    def _send_error(self, error: MessageError, id: wire.MessageId) -> None:
+        services = self._route.services
+        services.registry.note_error(error.code, error.message)
+        self.connection.send_message(
+            wire.ErrorMessage(
+                error.code, error.message, error.temporary, services.runtime.clock.wall_ms, id, error.retry_after_ms
+            )
+        )
+
+
+_BUS_AWAY = MessageError(
+    wire.UNAVAILABLE, "the bus is not reachable now; try again", temporary=True, retry_after_ms=1000
+)
+_INTERNAL = MessageError(wire.INTERNAL, "the server could not handle this message")
+
+_last_heartbeat: tuple[int, bytes] = (0, b"")
+
+
+def _heartbeat(wall_ms: int) -> bytes:
+    """The heartbeat frame of this tick, the same for every client that is due in it."""
+    global _last_heartbeat
+    if _last_heartbeat[0] != wall_ms:
+        _last_heartbeat = (wall_ms, frames.text(msgspec.json.encode(wire.ServerHeartbeat(wall_ms))))
+    return _last_heartbeat[1]

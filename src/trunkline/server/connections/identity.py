@@ -1,0 +1,46 @@
+"""Whose connection it is, as the handshake showed it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import msgspec
+
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
+"""What JSON text can hold."""
+
+Claims: TypeAlias = Mapping[str, JsonValue]
+
+
+class ClientIdentity(msgspec.Struct, frozen=True, gc=False):
+    """What a handshake said about its client.
+
+    Attributes:
+        id: the connection's id.
+        session: stays the same over reconnects of a client that sends it back.
+        resumed: whether the client brought its session along.
+        target: path and query as sent, without a token.
+        params: parameters of the path.
+        claims: of the verified token; empty without one.
+        address: the client's, seen through trusted proxies.
+    """
+
+    id: str
+    session: str
+    resumed: bool
+    target: str
+    params: Mapping[str, str]
+    claims: Claims
+    address: str
+
+    @property
+    def subject(self) -> str | None:
+        """The token's `sub`."""
+        subject = self.claims.get("sub")
+        return subject if isinstance(subject, str) else None
+
+    @property
+    def path(self) -> str:
+        """The path of the handshake, without its query."""
+        return self.target.partition("?")[0]
