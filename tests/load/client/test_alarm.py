@@ -52,6 +52,30 @@ async def test_a_later_moment_replaces_an_earlier_one() -> None:
     assert len(times) == 1
 
 
+async def test_moments_are_kept_in_order_and_end_with_the_last_session() -> None:
+    """Each is called once, not before its moment, with the one it was meant for; after `leave` none is."""
+    moments = alarm.Moments()
+    moments.join()
+    called: list[float] = []
+    done = asyncio.Event()
+
+    def call(moment: float) -> None:
+        assert time.monotonic() >= moment
+        called.append(moment)
+        if len(called) == 3:
+            done.set()
+
+    start = time.monotonic()
+    for wait in (0.03, 0.01, 0.02, 30.0):
+        moments.call_at(start + wait, call)
+    await asyncio.wait_for(done.wait(), patient(5))
+    assert called == [start + 0.01, start + 0.02, start + 0.03]
+    moments.call_at(start, call)
+    moments.leave()
+    await asyncio.sleep(0.01)
+    assert len(called) == 3
+
+
 def test_it_is_more_exact_than_a_timer_of_the_loop() -> None:
     """On uvloop, whose timers count whole milliseconds, the median of lateness is far below one."""
 

@@ -21,7 +21,7 @@ from math import ceil, floor
 from typing import Final
 
 from trunkline.errors import StartError
-from trunkline.load.client.alarm import Alarm, make_alarm
+from trunkline.load.client.alarm import Alarm, Moments, make_alarm
 from trunkline.load.client.dial import Dialer, DialError
 from trunkline.load.client.link import WebSocket
 from trunkline.load.client.protocols.echo import EchoSession
@@ -51,13 +51,6 @@ _POLL_S: Final = 0.02
 _LONGEST_SETTLE: Final = 12
 """As long as something still comes, settling goes on, up to so many times `settle_s`."""
 
-_SESSIONS: Final[dict[str, Callable[[int, Shared], Session]]] = {
-    "echo": EchoSession,
-    "feed": FeedSession,
-    "steps": StepsSession,
-    "python": FlowSession,
-}
-
 
 class Generator:
     """One worker's part of a run.
@@ -72,8 +65,8 @@ class Generator:
         self._tell = tell
         self._tally = Tally()
         self._rng = random.Random(job.seed * 1_000_003 + job.worker)  # noqa: S311  # no secrets here
-        self._shared = Shared(job, self._tally, time.monotonic, self._rng)
-        self._shared.on_ready = self._on_ready
+        self._shared = Shared(job, self._tally, time.monotonic, self._rng, self._on_ready)
+        self._moments = Moments(job.clock_offset_s)
         scenario = job.scenario
         self._connections = ConnectionPlan(scenario.stages, job.worker, job.workers)
         self._messages = MessagePlan(scenario.traffic, job.worker, job.workers, self._rng)
@@ -245,13 +238,26 @@ class Generator:
     # --- connections --------------------------------------------------------------------------------------------------
 
     def _start(self, number: int, intended: float) -> None:
-        session = _SESSIONS[self.job.scenario.protocol](number, self._shared)
+        session = self._session(number)
         traffic = self.job.scenario.traffic
         # By number, so that the shares are exact whatever the count, and spread over all workers.
         session.abusive = _in_share(number, traffic.abuse_share)
         session.slow = not session.abusive and _in_share(number, traffic.slow_share)
         self._sessions[number] = session
         self._dial(session, intended)
+
+    def _session(self, number: int) -> Session:
+        match self.job.scenario.protocol:
+            case "echo":
+                return EchoSession(number, self._shared)
+            case "feed":
+                return FeedSession(number, self._shared)
+            case "steps":
+                return StepsSession(number, self._shared, self._moments)
+            case "python":
+                return FlowSession(number, self._shared, self._moments)
+            case unresolved:
+                raise ValueError(f"a generator cannot speak {unresolved}")
 
     def _end(self, number: int) -> None:
         session = self._sessions.pop(number, None)

@@ -2,8 +2,8 @@
 
 Rules:
 
-- A session knows how to talk (echo, feed, steps, python), the link below it knows frames, and the generator when to
-  connect, cut, reconnect and what is due.
+- A session knows how to talk (see `protocols/`), the link below it knows frames, and the generator when to connect,
+  cut, reconnect and what is due.
 - Times are seconds of the coordinator's clock: `shared.now()`. On one machine that is the monotonic clock itself.
 - `message` is the hot path: no await, no task, no timer there.
 """
@@ -31,20 +31,11 @@ class Link(Protocol):
         """End it with a closing handshake and 1000."""
 
     def abort(self) -> None:
-        """End it with no word, as a failing network would."""
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that the socket has not taken yet."""
+        """End it without a close frame, as a failing network would."""
 
 
 class Published:
-    """Acknowledged publications of one epoch of a channel.
-
-    Attributes:
-        offsets: theirs, in the order in which they were acknowledged.
-        at: when the last acknowledgement came.
-    """
+    """Acknowledged publications of one epoch of a channel: their offsets as they came, and when the last one did."""
 
     __slots__ = ("at", "offsets")
 
@@ -53,32 +44,35 @@ class Published:
         self.offsets = array("q")
 
 
-def _nobody(session: Session) -> None:
-    """Nobody wants to know who is ready."""
-
-
 class Shared:
     """What the sessions of one worker have in common.
 
     Args:
-        job: what this worker was told.
+        job: this worker's part of the run.
         tally: where it counts.
         clock: this machine's monotonic time in seconds.
         rng: the worker's own random numbers, seeded by the job.
+        on_ready: called when a session may be given messages to send, each time it connects.
 
     Attributes:
         started: when the run began, on the coordinator's clock; set by the generator.
-        on_ready: called when a session may be given messages to send, each time it connects; set by the generator.
-        published: feed: acknowledged publications of this worker, by channel and epoch.
+        published: acknowledged publications of this worker, by channel and epoch.
     """
 
-    def __init__(self, job: Job, tally: Tally, clock: Callable[[], float], rng: random.Random) -> None:
+    def __init__(
+        self,
+        job: Job,
+        tally: Tally,
+        clock: Callable[[], float],
+        rng: random.Random,
+        on_ready: Callable[[Session], None] = lambda session: None,
+    ) -> None:
         self.job = job
         self.scenario: Scenario = job.scenario
         self.tally = tally
         self.rng = rng
         self.started = 0.0
-        self.on_ready: Callable[[Session], None] = _nobody
+        self.on_ready = on_ready
         self.published: dict[str, dict[str, Published]] = {}
         self._clock = clock
         self._offset = job.clock_offset_s
@@ -102,9 +96,13 @@ class Shared:
         """A moment of the coordinator's clock on this machine's."""
         return moment - self._offset
 
+    def at_s(self) -> float:
+        """Seconds since the run began, to the millisecond, for findings."""
+        return round(self.now() - self.started, 3)
+
 
 class Session:
-    """One client; subclasses say how it talks.
+    """One client; subclasses define how it talks.
 
     Args:
         number: its number in the whole run, over all workers.
@@ -113,8 +111,6 @@ class Session:
     Attributes:
         link: its connection while that is open.
         ready: whether it may be given messages to send.
-        abusive: whether it is one of those that send far more than they may.
-        slow: whether it is one of those that read slowly.
         attempt: how often connecting failed in a row.
         place: where the generator keeps it among those that are ready; -1: nowhere.
         opened_at: when its present connection's 101 came.
@@ -148,7 +144,7 @@ class Session:
         self.shared.on_ready(self)
 
     def message(self, payload: bytes, binary: bool) -> None:
-        """A message has come (the generator has counted it in `received`)."""
+        """A message has come; it is counted in `received` already."""
         raise NotImplementedError
 
     def due(self, intended: float) -> None:
@@ -156,14 +152,14 @@ class Session:
         raise NotImplementedError
 
     def ended(self, code: int, reason: str) -> None:
-        """The connection has ended, whoever ended it, and `link` is None; counts what was awaited as abandoned."""
+        """The connection has ended, whichever side ended it, and `link` is None; counts what is abandoned."""
         self.ready = False
 
     def comes_back_after(self, code: int, attempt: int) -> float | None:
         """Seconds until it connects again after the other side ended its connection; None: never.
 
         Args:
-            code: the close code, 1006 for none, also for a connection that could not be opened.
+            code: the close code; 1006 for none, and for a connection that could not be opened.
             attempt: how often it has failed in a row, from 0.
         """
         return seconds_away(code, None, attempt, self.shared.rng)
@@ -178,10 +174,10 @@ class Session:
         return True
 
     def finish(self, ends: dict[str, Position]) -> list[Hole]:
-        """Count what is missing for good; feed: returns the holes, whose publications the coordinator counts."""
+        """Count what is missing for good; returns the holes, whose publications the coordinator counts."""
         return []
 
     @property
     def forgotten(self) -> int:
-        """Holes that `finish` cannot tell any more, for there were too many."""
+        """Holes that `finish` cannot return any more, because there were too many."""
         return 0

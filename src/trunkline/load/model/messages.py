@@ -28,8 +28,6 @@ class Position(msgspec.Struct, frozen=True):
     """The last publication of a channel.
 
     Attributes:
-        epoch: the channel's epoch.
-        offset: its offset.
         at: when its acknowledgement came, on the coordinator's clock; decides between workers that name different
             epochs.
     """
@@ -68,12 +66,7 @@ class Job(msgspec.Struct, tag="job", frozen=True):
     """What to do.
 
     Attributes:
-        run: eight letters and digits, part of the channels' names.
-        target: whom the load goes to.
         scenario: its protocol is resolved and is not `auto`.
-        worker: the number of this worker, from 0; it takes every `workers`-th session.
-        workers: how many there are.
-        seed: of the random numbers.
         clock_offset_s: the coordinator's clock minus this machine's.
         settle_s: how long to wait at the end for what is still to come.
         flow_source: for protocol python: the text of the file; never sent to another machine.
@@ -127,7 +120,6 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     """The job was understood and can be done.
 
     Attributes:
-        worker: its number.
         max_open: how many connections its files allow.
     """
 
@@ -165,13 +157,7 @@ class Offsets(msgspec.Struct, tag="offsets", frozen=True):
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):
-    """The worker cannot go on.
-
-    Attributes:
-        worker: its number.
-        what: what is wrong.
-        next_step: what the user can do.
-    """
+    """The worker cannot go on."""
 
     worker: int
     what: str

@@ -29,13 +29,7 @@ class ServerSample(msgspec.Struct, frozen=True):
     """What the servers said of themselves at one moment, added up over them; cpu is the highest.
 
     Attributes:
-        at_s: when.
         servers: how many answered.
-        connections: active connections.
-        cpu_percent: the busiest server's.
-        memory_bytes: of all.
-        outbox_bytes: of all.
-        loop_lag_s: the greatest.
         draining: how many are draining.
     """
 
@@ -54,12 +48,7 @@ class Second(msgspec.Struct):
 
     Attributes:
         at_s: its end.
-        stage: name of the stage.
         target: connections that the stage wants then.
-        open: connections open.
-        totals: counts within it.
-        connect: latency of connecting within it.
-        message: round trips and deliveries within it.
         lag_max: the generator's own greatest lag, in ms.
         generator_cpu: CPU of the busiest worker, as a share of one core.
         server: what the servers said, if anything.
@@ -84,8 +73,6 @@ class Judged(msgspec.Struct, frozen=True):
         threshold: as written, e.g. `delivery_p99<50ms`.
         value: what was measured, in the threshold's unit; None when nothing was.
         shown: the same as text with its unit.
-        passed: whether it held.
-        default: whether it is one of the built-in ones.
     """
 
     threshold: str
@@ -100,10 +87,8 @@ class Balance(msgspec.Struct, frozen=True):
 
     Attributes:
         what: e.g. `messages to the servers`.
-        ours: counted here.
         theirs: counted there; None when they did not say.
         explained: how much of the difference is accounted for (drops, others' connections seen).
-        holds: whether nothing is missing.
         note: the difference in words.
     """
 
@@ -164,11 +149,7 @@ class Report(msgspec.Struct):
         return max((second.target for second in self.seconds), default=0)
 
     def per_second(self, count: Literal["sent", "received"]) -> float:
-        """The mean over the whole seconds of the stages; what comes in while a run settles is no rate of it.
-
-        Args:
-            count: of `Totals`.
-        """
+        """The mean over the whole seconds of the stages; what comes in while a run settles is no rate of it."""
         whole = [getattr(second.totals, count) for second in self.seconds if second.at_s <= self.lasted_s]
         if whole:
             return float(sum(whole) / len(whole))

@@ -23,7 +23,6 @@ class Patience(msgspec.Struct, frozen=True):
         silent_s: between two messages of a worker while the run goes on.
         sent_s: from the end of the stages, or from Stop, until it says Sent.
         done_s: for Done, beyond the longest settling.
-        offsets_s: for the offsets.
     """
 
     ready_s: float = 60.0
@@ -37,18 +36,10 @@ class RunPlan(msgspec.Struct, frozen=True):
     """A run, and who does it.
 
     Attributes:
-        run: eight letters and digits.
-        target: whom the load goes to.
-        scenario: its protocol is not `auto`.
         workers: processes on this machine.
         agents: names of agents on other machines.
         workers_each: processes on each of those.
-        seed: of the random numbers.
-        settle_s: as in `Job`.
-        flow_source: as in `Job`.
         bus_url: where the agents are, as nats://….
-        prefix: of the agents' subjects.
-        patience: time-outs.
     """
 
     run: str
@@ -75,13 +66,10 @@ class Outcome:
     """What came out of a run.
 
     Attributes:
-        sum: everything that the workers counted.
-        seconds: the same second by second.
         holes: publications that may be missing; which of them exist, `offsets` says.
         more_holes: holes that are not in `holes`.
         offsets: growing, by channel and epoch: acknowledged publications that lie in one of the holes.
         missing_workers: numbers of those that did not end in order; what they had not told yet is not in the sum.
-        interrupted: whether `stop` or `kill` was called.
         failures: in words; with one of them a run has not passed.
         words: what workers on this machine printed last, if anything: warnings, and the output of a user's flow.
         lasted_s: how long the stages went on, until the last worker that came to their end had sent everything.

@@ -110,6 +110,11 @@ class Totals(msgspec.Struct):
         return self.closed - self.goodbyes - self.shed
 
     @property
+    def misdelivered(self) -> int:
+        """Messages that were lost, came twice or out of order."""
+        return self.lost + self.duplicates + self.reordered
+
+    @property
     def wrong(self) -> int:
         """What went wrong, in number; see `error_rate`."""
         return self.failed + self.unplanned + self.refused + self.unanswered + self.errors
@@ -123,11 +128,8 @@ class Finding(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: what is wrong; epoch: the channel began anew, older offsets mean nothing any more.
-        channel: its channel; empty for an echo.
-        connection: the number of the connection that noticed.
         offset: the offset of the publication, or the number of the echoed message; for lost ones the last one missing.
         after: for lost ones: the last offset seen before the hole, so that all of after < x <= offset are missing.
-        epoch: the channel's epoch.
         at_s: when it was noticed, from the start of the run.
     """
 
@@ -144,12 +146,8 @@ class Beat(msgspec.Struct, tag="beat"):
     """What one worker counted since its last beat.
 
     Attributes:
-        worker: its number.
         second: the whole second of the run in which it ended, from 0.
-        totals: counts.
         latencies: sparse counts by name.
-        reasons: errors by reason.
-        closes: ended connections by close code, those cut by this side aside.
         open: connections open now (a level, not a difference).
         cpu_s: CPU time of the worker since the beat before.
         findings: the first ones only; `totals` counts all.

@@ -1,9 +1,9 @@
 """Two runs beside each other: what got worse, and whether the two may be compared at all. Pure.
 
-Rules, all pure:
+Rules:
 
-- What makes two runs different experiments (scenario, protocol, connections, length, messages sent) is said before any
-  number; the numbers are judged all the same, for a server that got much worse sends less, too.
+- What makes two runs different experiments (scenario, protocol, connections, length, messages sent) comes before any
+  number; the numbers are judged all the same, because a server that got much worse sends less, too.
 - Noise is no regression: a quantile is worse when it grew by more than the ratio allowed and by a millisecond or more,
   and when both runs have at least ten samples beyond it: 20 for p50, 200 for p95, 1,000 for p99.
 - Lost, double and reordered messages have no noise: one more is worse. Errors are worse when their share grew by more
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -42,7 +42,7 @@ from trunkline.load.output.summary import WIDTH
 if TYPE_CHECKING:
     from hdrh.histogram import HdrHistogram
 
-    from trunkline.load.model.report import Report, Second
+    from trunkline.load.model.report import Report, ServerSample
 
 RATIO: Final = 1.10
 LEAST_MS: Final = 1.0
@@ -157,9 +157,8 @@ def comparison_text(comparison: Comparison, encoding: str = "utf-8") -> str:
 
 
 def _wrapped(label: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False,
-    )  # fmt: skip
+    indent = " " * len(label)
+    return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _title(report: Report) -> str:
@@ -176,18 +175,12 @@ def _latencies(a: Report, b: Report, ratio: float) -> Iterator[Change]:
         if before is None and after is None:
             continue
         for percentile in QUANTILES:
-            what = f"{name}_p{percentile:g}"
-            if before is None or after is None:
-                old, new = _value(before, percentile), _value(after, percentile)
-                yield Change(what, "ms", old, new, None, "shown")
-                continue
             old, new = _value(before, percentile), _value(after, percentile)
-            fewest = min(before.get_total_count(), after.get_total_count())
-            yield Change(
-                what, "ms", old, new, _divided(new, old),
-                "shown" if name == "lag" else _judged(old, new, ratio, LEAST_MS) if fewest >= _needed(percentile)
-                else "few",
-            )  # fmt: skip
+            outcome: Outcome = "shown"
+            if old is not None and new is not None and name != "lag":
+                fewest = min(a.latencies[name].quantiles.count, b.latencies[name].quantiles.count)
+                outcome = _judged(old, new, ratio, LEAST_MS) if fewest >= _needed(percentile) else "few"
+            yield Change(f"{name}_p{percentile:g}", "ms", old, new, _divided(new, old), outcome)
 
 
 def _histogram(report: Report, name: Latency) -> HdrHistogram | None:
@@ -213,9 +206,7 @@ def _divided(new: float | None, old: float | None) -> float | None:
     return None if new is None or not old else round(new / old, 4)
 
 
-def _judged(old: float | None, new: float | None, ratio: float, least: float) -> Outcome:
-    if old is None or new is None:
-        return "shown"
+def _judged(old: float, new: float, ratio: float, least: float) -> Outcome:
     if new - old >= least and new > old * ratio:
         return "worse"
     if old - new >= least and old > new * ratio:
@@ -223,46 +214,47 @@ def _judged(old: float | None, new: float | None, ratio: float, least: float) ->
     return "same"
 
 
-def _numbers(a: Report, b: Report, ratio: float) -> Iterator[Change]:
-    yield _shown("opened_per_s", "per_s", _most(a, lambda each: each.totals.opened),
-                 _most(b, lambda each: each.totals.opened))  # fmt: skip
-    yield _shown("sent_per_s", "per_s", a.per_second("sent"), b.per_second("sent"))
-    yield _shown("received_per_s", "per_s", a.per_second("received"), b.per_second("received"))
-    old, new = a.error_rate, b.error_rate
-    yield Change("error_rate", "share", old, new, _divided(new, old), _judged(old, new, ratio, LEAST_ERROR_RATE))
+class _Number(NamedTuple):
+    """A number of a report; `least` is the smallest growth that is worse, None for one that is not judged."""
+
+    what: str
+    unit: Unit
+    value: Callable[[Report], float | None]
+    least: float | None = None
+
+
+_NUMBERS: Final = (
+    _Number("opened_per_s", "per_s", lambda run: max((each.totals.opened for each in run.seconds), default=None)),
+    _Number("sent_per_s", "per_s", lambda run: run.per_second("sent")),
+    _Number("received_per_s", "per_s", lambda run: run.per_second("received")),
+    _Number("error_rate", "share", lambda run: run.error_rate, LEAST_ERROR_RATE),
     # Success is judged by its complement: 99 % to 98 % is twice as many failures, though a ratio of only 0.99.
-    old, new = 1 - a.success, 1 - b.success
-    yield Change("failed_connects", "share", old, new, _divided(new, old), _judged(old, new, ratio, LEAST_ERROR_RATE))
-    for what in ("lost", "duplicates", "reordered"):
-        before, after = float(getattr(a.totals, what)), float(getattr(b.totals, what))
-        yield Change(what, "count", before, after, _divided(after, before), _judged(before, after, 1.0, 1.0))
-    yield _shown("dropped", "count", a.totals.dropped, b.totals.dropped)
-    yield _shown("generator_cpu", "share", _mean(a, lambda each: each.generator_cpu),
-                 _mean(b, lambda each: each.generator_cpu))  # fmt: skip
-    yield _shown("server_cpu", "share", _server(a, lambda each: each.server.cpu_percent / 100 if each.server else None),
-                 _server(b, lambda each: each.server.cpu_percent / 100 if each.server else None))  # fmt: skip
-    yield _shown("server_memory", "bytes", _peak_memory(a), _peak_memory(b))
+    _Number("failed_connects", "share", lambda run: 1 - run.success, LEAST_ERROR_RATE),
+    _Number("lost", "count", lambda run: float(run.totals.lost), 1.0),
+    _Number("duplicates", "count", lambda run: float(run.totals.duplicates), 1.0),
+    _Number("reordered", "count", lambda run: float(run.totals.reordered), 1.0),
+    _Number("dropped", "count", lambda run: run.totals.dropped),
+    _Number("generator_cpu", "share", lambda run: _mean([each.generator_cpu for each in run.seconds])),
+    _Number("server_cpu", "share", lambda run: _mean([each.cpu_percent / 100 for each in _samples(run)])),
+    _Number("server_memory", "bytes", lambda run: max((float(s.memory_bytes) for s in _samples(run)), default=None)),
+)
 
 
-def _shown(what: str, unit: Unit, old: float | None, new: float | None) -> Change:
-    return Change(what, unit, old, new, _divided(new, old), "shown")
+def _numbers(a: Report, b: Report, ratio: float) -> Iterator[Change]:
+    for what, unit, value, least in _NUMBERS:
+        old, new = value(a), value(b)
+        outcome: Outcome = "shown"
+        if least is not None and old is not None and new is not None:
+            outcome = _judged(old, new, 1.0 if unit == "count" else ratio, least)
+        yield Change(what, unit, old, new, _divided(new, old), outcome)
 
 
-def _most(report: Report, value: Callable[[Second], float]) -> float | None:
-    return max(map(value, report.seconds), default=None)
-
-
-def _mean(report: Report, value: Callable[[Second], float]) -> float | None:
-    return round(math.fsum(map(value, report.seconds)) / len(report.seconds), 4) if report.seconds else None
-
-
-def _server(report: Report, value: Callable[[Second], float | None]) -> float | None:
-    values = [found for each in report.seconds if (found := value(each)) is not None]
+def _mean(values: Sequence[float]) -> float | None:
     return round(math.fsum(values) / len(values), 4) if values else None
 
 
-def _peak_memory(report: Report) -> float | None:
-    return max((float(each.server.memory_bytes) for each in report.seconds if each.server), default=None)
+def _samples(report: Report) -> list[ServerSample]:
+    return [each.server for each in report.seconds if each.server]
 
 
 def _differences(a: Report, b: Report) -> Iterator[str]:
@@ -325,8 +317,8 @@ def _amount(value: float | None, unit: Unit) -> str:
 
 def _row(change: Change) -> str:
     ratio = NONE if change.ratio is None else f"{change.ratio:.2f}"
-    words = {"worse": "WORSE", "better": "better", "same": "", "few": "too few samples", "shown": ""}
+    outcomes = {"worse": "WORSE", "better": "better", "same": "", "few": "too few samples", "shown": ""}
     return (
         f"{_named(change.what):24}{_amount(change.a, change.unit):>14}{_amount(change.b, change.unit):>14}{ratio:>9}"
-        f"  {words[change.outcome]}"
+        f"  {outcomes[change.outcome]}"
     ).rstrip()

@@ -1,19 +1,22 @@
-"""Numbers and foreign texts as people read them; for the live view, the summary, JUnit, comparisons and the page. Pure.
+"""Numbers, and texts that others wrote, formatted for people: the same in every report and message. Pure.
 
-Rules: pure; three significant digits where a number is measured, every digit where it is counted; one unit a number, so
-that a column can be read downwards.
+Rules: three significant digits where a number is measured, every digit where it is counted; one unit a number, so that
+a column can be read downwards.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 if TYPE_CHECKING:
     from trunkline.load.model.histogram import Quantiles
     from trunkline.load.model.tally import Latency
 
 NONE = "-"
+
+K = TypeVar("K", int, str)
 
 Quantile = Literal["min", "mean", "p50", "p75", "p90", "p95", "p99", "p999", "max"]
 
@@ -27,13 +30,13 @@ _CLOSE_CODES = {
     1006: "broken off", 1007: "invalid text", 1008: "policy", 1009: "too big", 1011: "server error",
     1012: "restart", 1013: "overloaded", 1014: "bad gateway",
 }  # fmt: skip
-"""RFC 6455, section 7.4.1, and the IANA registry, in a word or two."""
+"""RFC 6455, section 7.4.1, and the IANA registry, shortened."""
 
 
 def plain(text: str) -> str:
-    """A text that others wrote with everything unprintable written out as Python does.
+    """An untrusted text with everything unprintable escaped as Python does.
 
-    What is left moves no cursor, turns no text around, begins no line and is allowed in XML.
+    What is left moves no cursor, reverses no text, begins no line and is allowed in XML.
     """
     if text.isprintable():
         return text
@@ -41,7 +44,7 @@ def plain(text: str) -> str:
 
 
 def fit(text: str, encoding: str) -> str:
-    """The text with what `encoding` has no characters for written out."""
+    """The text with what `encoding` has no characters for escaped."""
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
@@ -51,8 +54,13 @@ def count(number: int) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """`1 process`, `2 processes`; `many` is `one` with an s unless told."""
+    """`1 process`, `2 processes`; `many` is `one` with an s unless given."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def most_frequent(counts: Mapping[K, int]) -> list[tuple[K, int]]:
+    """What was counted and how often, the most frequent first; equal counts in the order of what was counted."""
+    return sorted(counts.items(), key=lambda each: (-each[1], each[0]))
 
 
 def per_second(rate: float) -> str:
@@ -124,10 +132,10 @@ def percent(share: float) -> str:
 
 
 def close_meaning(code: int) -> str:
-    """What a close code says in a word or two; empty for one that nobody has named."""
+    """What a close code means; empty for one without a registered meaning."""
     return _CLOSE_CODES.get(code, "")
 
 
 def close_code(code: int) -> str:
-    """`1001 going away`; a code that nobody has named stays a number."""
+    """`1001 going away`; a code without a registered meaning stays a number."""
     return f"{code} {close_meaning(code)}".rstrip()

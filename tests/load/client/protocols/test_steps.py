@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import re
 import time
 from collections.abc import AsyncIterator
@@ -15,15 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.load.faulty_server import Faults, FaultyServer
-from tests.support.patience import patient
 from trunkline.load.client.generator import Generator
-from trunkline.load.client.moments import moments_of
 from trunkline.load.client.protocols.templates import Template
-from trunkline.load.client.session import Shared
 from trunkline.load.model.expectations import Expectation, message_type
 from trunkline.load.model.messages import Begin, Done, Job, Settle
 from trunkline.load.model.plan import Scenario, Stage, Step, Target
-from trunkline.load.model.tally import Sum, Tally
+from trunkline.load.model.tally import Sum
 from trunkline.server.app import stock
 from trunkline.server.node.node import Node
 from trunkline.settings.sections import Settings
@@ -267,33 +263,6 @@ async def test_chat_and_match_are_followed(node_url: str, path: str, step: Step,
     # A session that joined later has not seen the first ones.
     assert totals.sent * (1 + others) <= totals.deliveries <= totals.sent * (2 + others)
     assert (totals.duplicates, totals.reordered, totals.errors, done.holes) == (0, 0, 0, ())
-
-
-async def test_moments_are_kept_in_order_and_end_with_the_last_session() -> None:
-    """Each is called once, not before its moment, with the one it was meant for; after `leave` none is."""
-    scenario = Scenario("test", (Stage(0, 1),))
-    shared = Shared(Job("abc", Target("ws://x"), scenario, 0, 1, 1), Tally(), time.monotonic, random.Random(1))
-    moments = moments_of(shared)
-    assert moments_of(shared) is moments
-    moments.join()
-    called: list[float] = []
-    done = asyncio.Event()
-
-    def call(moment: float) -> None:
-        assert shared.now() >= moment
-        called.append(moment)
-        if len(called) == 3:
-            done.set()
-
-    start = shared.now()
-    for wait in (0.03, 0.01, 0.02, 30.0):
-        moments.call_at(start + wait, call)
-    await asyncio.wait_for(done.wait(), patient(5))
-    assert called == [start + 0.01, start + 0.02, start + 0.03]
-    moments.call_at(start, call)
-    moments.leave()
-    await asyncio.sleep(0.01)
-    assert len(called) == 3
 
 
 async def test_the_end_of_a_channel_is_awaited() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from trunkline.load.client.order import EchoOrder, Unechoed
+from trunkline.load.client.order import EchoOrder
 from trunkline.load.client.session import Session, Shared
 from trunkline.load.model.messages import Hole, Position
 
@@ -45,7 +45,7 @@ class EchoSession(Session):
         if number == order.expected:
             order.expected = number + 1
         else:
-            taken = order.odd(number, self._at())
+            taken = order.odd(number, shared.at_s())
             tally.find(taken.findings)
             if not taken.delivery:
                 if not taken.findings:
@@ -56,9 +56,7 @@ class EchoSession(Session):
     def ended(self, code: int, reason: str) -> None:
         """What was not answered is given up; what was overtaken is lost."""
         super().ended(code, reason)
-        missing = self._order.restart(self._at())
-        self._lost(missing)
-        self.shared.tally.totals.abandoned += missing.outstanding
+        self.shared.tally.totals.abandoned += self._give_up()
 
     def settled(self, ends: dict[str, Position]) -> bool:
         """Whether every message was answered."""
@@ -66,14 +64,12 @@ class EchoSession(Session):
 
     def finish(self, ends: dict[str, Position]) -> list[Hole]:
         """Count and name what was never answered."""
-        missing = self._order.restart(self._at())
-        self._lost(missing)
-        self.shared.tally.totals.unanswered += missing.outstanding
+        self.shared.tally.totals.unanswered += self._give_up()
         return []
 
-    def _lost(self, missing: Unechoed) -> None:
+    def _give_up(self) -> int:
+        """Count and name what was overtaken; returns how many messages are without an answer."""
+        missing = self._order.restart(self.shared.at_s())
         self.shared.tally.totals.lost += missing.lost
         self.shared.tally.find(missing.findings)
-
-    def _at(self) -> float:
-        return round(self.shared.now() - self.shared.started, 3)
+        return missing.outstanding

@@ -3,9 +3,7 @@
 Rules:
 
 - A publication carries its intended moment, so every subscriber knows its delivery latency by itself.
-- Each session follows the order of each of its channels; the chain of `prev` shows what is missing, no later than at
-  the end of the run, when all workers know where each channel ended.
-- A session that comes back recovers from where it was. What the server cannot recover it says, and it is counted.
+- A session that comes back recovers from where it was. What the server says it cannot recover is counted.
 - Where the sender of a publication gets `publish_ack` with `prev` in place of the publication itself (a match), the
   ack moves the order and is no delivery.
 """
@@ -17,8 +15,8 @@ from typing import Final
 import msgspec
 
 from trunkline.load.client.order import ChannelOrder
-from trunkline.load.client.reconnect import seconds_away
-from trunkline.load.client.session import Session, Shared
+from trunkline.load.client.protocols.subscriber import Subscriber
+from trunkline.load.client.session import Shared
 from trunkline.load.model.messages import Hole, Position
 from trunkline.protocol import wire
 
@@ -49,7 +47,7 @@ class ForeignPublication(msgspec.Struct, tag="publication"):
 
 
 class AnyMessage(msgspec.Struct):
-    """A message of a type that this side has no use for."""
+    """A message of any type."""
 
     type: str
 
@@ -76,10 +74,10 @@ def channel_name(run: str, number: int) -> str:
     return f"public.load.{run}.{number}"
 
 
-class FeedSession(Session):
+class FeedSession(Subscriber):
     """One subscriber that also publishes."""
 
-    __slots__ = ("_goodbye", "_heads", "_ids", "_orders", "_padding", "_seen_first", "_turn", "_waiting")
+    __slots__ = ("_heads", "_ids", "_padding", "_turn", "_waiting")
 
     def __init__(self, number: int, shared: Shared) -> None:
         super().__init__(number, shared)
@@ -92,10 +90,8 @@ class FeedSession(Session):
         self._ids = 0
         self._turn = number
         self._waiting: dict[int, float] = {}
-        self._seen_first = False
-        self._goodbye: wire.Goodbye | None = None
 
-    # --- hot path ----------------------------------------------------------------------------------------------------
+    # --- hot path -----------------------------------------------------------------------------------------------------
 
     def due(self, intended: float) -> None:
         """Publish to the next of its channels."""
@@ -111,7 +107,7 @@ class FeedSession(Session):
         )
 
     def message(self, payload: bytes, binary: bool) -> None:
-        """Whatever the server says."""
+        """A message of the server, of any type."""
         shared = self.shared
         try:
             message = _decode(payload)
@@ -129,7 +125,7 @@ class FeedSession(Session):
                 return
             if message.prev == order.last and message.epoch == order.epoch and message.offset is not None:
                 order.last = message.offset
-            elif not self._took(order, message.epoch, message.offset, message.prev):
+            elif not self._follow(order, message.epoch, message.offset, message.prev):
                 return
             tally.totals.deliveries += 1
             if message.data.t and not self.slow:
@@ -139,12 +135,7 @@ class FeedSession(Session):
         else:
             self._on_control(message)
 
-    # --- the rest ----------------------------------------------------------------------------------------------------
-
-    def opened(self) -> None:
-        """Nothing is sent before the server has said hello."""
-        self._seen_first = False
-        self._goodbye = None
+    # --- everything else ----------------------------------------------------------------------------------------------
 
     def ended(self, code: int, reason: str) -> None:
         """What was not acknowledged may have been published or not; it is given up."""
@@ -152,22 +143,13 @@ class FeedSession(Session):
         self.shared.tally.totals.abandoned += len(self._waiting)
         self._waiting.clear()
 
-    def comes_back_after(self, code: int, attempt: int) -> float | None:
-        """As the server's goodbye and the close code say."""
-        return seconds_away(code, self._goodbye, attempt, self.shared.rng)
-
-    @property
-    def said_goodbye(self) -> bool:
-        """Whether the server announced the end and asked to come back."""
-        return self._goodbye is not None and self._goodbye.reconnect
-
     def settled(self, ends: dict[str, Position]) -> bool:
         """Whether it has everything up to the end of its channels, and every answer."""
         if self.link is None or self.slow:
             return True
         if self._waiting or not self.ready:
             return False
-        return all(name not in ends or order.reached(ends[name]) for name, order in self._orders.items())
+        return self._reached(ends, self._orders)
 
     def finish(self, ends: dict[str, Position]) -> list[Hole]:
         """The holes that are left; a subscription that was never answered is counted as a message."""
@@ -176,18 +158,7 @@ class FeedSession(Session):
         self._waiting.clear()
         # What a slow reader has not read yet lies in buffers, and is not lost.
         owed = self.ready and self.link is not None and not self.slow
-        return [hole for name, order in self._orders.items() for hole in order.finish(ends.get(name) if owed else None)]
-
-    @property
-    def forgotten(self) -> int:
-        """Holes beyond those that an order remembers."""
-        return sum(order.forgotten for order in self._orders.values())
-
-    def _took(self, order: ChannelOrder, epoch: str | None, offset: int | None, prev: int | None) -> bool:
-        shared = self.shared
-        taken = order.odd(epoch, offset, prev, round(shared.now() - shared.started, 3))
-        shared.tally.find(taken.findings)
-        return taken.delivery
+        return self._holes(ends, self._orders if owed else ())
 
     def _on_ack(self, ack: wire.PublishAck) -> None:
         shared = self.shared
@@ -203,17 +174,10 @@ class FeedSession(Session):
         shared.acknowledged(ack.channel, ack.epoch, ack.offset, now)
         order = self._orders.get(ack.channel)
         if order is not None and ack.prev is not msgspec.UNSET:
-            if ack.prev == order.last and ack.epoch == order.epoch:
-                order.last = ack.offset
-            else:
-                self._took(order, ack.epoch, ack.offset, ack.prev)
+            self._follow(order, ack.epoch, ack.offset, ack.prev)
 
     def _on_control(self, message: object) -> None:
-        shared = self.shared
-        tally = shared.tally
-        if not self._seen_first:
-            self._seen_first = True
-            tally.first_message.record(shared.now() - self.opened_at)
+        self._count_first()
         match message:
             case wire.ConnectionEstablished():
                 self._subscribe()
@@ -226,14 +190,12 @@ class FeedSession(Session):
             case wire.Gap():
                 order = self._orders.get(message.channel)
                 if order is not None:
-                    tally.totals.dropped += order.gap(message.epoch, message.after, message.before)
-                    tally.because(f"gap: {message.reason}")
+                    self._on_gap(order, message)
             case wire.ErrorMessage():
-                self._on_error(message)
+                refused = isinstance(message.id, int) and self._waiting.pop(message.id, None) is not None
+                self._on_error(message.code, refused=refused)
             case wire.Goodbye():
                 self._goodbye = message
-            case _:
-                pass
 
     def _subscribe(self) -> None:
         positions = {
@@ -258,31 +220,13 @@ class FeedSession(Session):
             if order.epoch is not None:
                 tally.totals.unrecovered += 1
                 reason = f"feed: not recovered ({position.reason or 'no reason given'})"
-                if self.slow:
-                    tally.because(reason)
-                else:
-                    tally.error(reason)
+                (tally.because if self.slow else tally.error)(reason)
             if position.epoch is not None and position.offset is not None:
                 order.start(position.epoch, position.offset)
-        missing = [name for name in self._orders if name not in ack.subscribed]
-        if missing:
+        if not set(ack.subscribed).issuperset(self._orders):
             tally.error("feed: the server did not subscribe every channel")
         if not self.ready:
             self.get_ready()
-
-    def _on_error(self, message: wire.ErrorMessage) -> None:
-        shared = self.shared
-        totals = shared.tally.totals
-        waited = isinstance(message.id, int) and self._waiting.pop(message.id, None) is not None
-        reason = f"server: {message.code}"
-        if message.code in shared.scenario.expected_errors:
-            totals.expected_errors += 1
-            shared.tally.because(reason)
-        elif waited:
-            totals.refused += 1
-            shared.tally.because(reason)
-        else:
-            shared.tally.error(reason)
 
     def _on_unknown(self, payload: bytes) -> None:
         """A publication of somebody else, or a type of message that does not concern us."""
@@ -297,7 +241,7 @@ class FeedSession(Session):
                 self.shared.tally.error("feed: the server's message has no known shape")
             return
         order = self._orders.get(foreign.channel)
-        if order is not None and self._took(order, foreign.epoch, foreign.offset, foreign.prev):
+        if order is not None and self._follow(order, foreign.epoch, foreign.offset, foreign.prev):
             self.shared.tally.totals.deliveries += 1
 
 

@@ -9,11 +9,11 @@
 Rules:
 
 - The file is compiled and executed in the worker alone, as its user's own code.
-- What goes wrong in a flow is counted with its type and line and ends the round, never the worker. The first trace of
-  a run is logged, without the exception's text, which may hold what was received.
+- An exception of a flow is counted with its type and line and ends the round, never the worker. The first trace of a
+  run is logged, without the exception's text, which may hold what was received.
 - `FlowEnded` is raised in a flow whose connection is gone. It is no `Exception`, so that a flow which counts its errors
   does not count the loss of a connection too, or spin on it.
-- What is not received waits in an inbox with a bound.
+- Messages that nobody has received yet wait in a bounded inbox.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import contextlib
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
 from typing import Final
@@ -30,7 +31,7 @@ from typing import Final
 import structlog
 
 from trunkline.errors import StartError
-from trunkline.load.client.moments import Callback
+from trunkline.load.client.alarm import Callback, Moments
 from trunkline.load.client.protocols.dialogue import Dialogue
 from trunkline.load.client.session import Shared
 from trunkline.load.model.expectations import Expectation, message_type
@@ -40,13 +41,13 @@ MAX_WAITING: Final = 1000
 """Messages in an inbox; more push the oldest out."""
 
 AFTER_ERROR_S: Final = 1.0
-"""How long a flow rests after a round that went wrong."""
+"""How long a flow rests after a round that failed."""
 
 SHORTEST_ROUND_S: Final = 0.001
-"""A round that waits for nothing lasts so long at least: it must not keep the others from their turn."""
+"""The least duration of a round: one that waits for nothing must not starve the others."""
 
 TIMER_S: Final = 0.002
-"""Timers of the loop may be early by a part of this, and would be set again and again."""
+"""Added to timers of the loop, which may be a little early and would then be set again and again."""
 
 MAX_REASON: Final = 100
 
@@ -56,11 +57,11 @@ _expectation = lru_cache(maxsize=1000)(Expectation)
 
 
 class FlowEnded(BaseException):
-    """The connection of this flow is gone, or the run is over; the flow begins anew when it is connected again."""
+    """The connection of this flow is gone, or the run is over; the flow starts again when it is connected again."""
 
 
 class NoAnswer(Exception):
-    """What a flow waited for did not come in time; its text says what."""
+    """What a flow waited for did not come in time; the text names it."""
 
 
 class FlowClient:
@@ -72,10 +73,10 @@ class FlowClient:
         run: the run's name.
     """
 
-    def __init__(self, session: FlowSession, number: int, run: str) -> None:
-        self.number = number
+    def __init__(self, session: FlowSession) -> None:
+        self.number = session.number
         self.round = 0
-        self.run = run
+        self.run = session.shared.job.run
         self._session = session
         self._inbox: deque[str | bytes] = deque()
         self._overflowed = False
@@ -91,10 +92,10 @@ class FlowClient:
         if self._over:
             await self._leave()
         binary = isinstance(message, bytes)
-        self._session.say(message if isinstance(message, bytes) else message.encode(), binary=binary)
+        self._session.send(message if isinstance(message, bytes) else message.encode(), binary=binary)
 
     async def receive(self, timeout: float = 5.0) -> str | bytes:  # noqa: ASYNC109  # one number reads best in a flow
-        """The next message, in the order of their coming; those from before the call count.
+        """The next message in order of arrival; one that came before the call counts.
 
         Args:
             timeout: seconds to wait.
@@ -106,7 +107,7 @@ class FlowClient:
         return await self._take(timeout, None)
 
     async def expect(self, what: str, timeout: float = 5.0) -> str | bytes:  # noqa: ASYNC109  # as above
-        """The next message of a type, or in which a regular expression is found; others before it are passed over.
+        """The next message of a type, or in which a regular expression is found; others before it are discarded.
 
         Args:
             what: the value of the message's `type`, or `/…/` for a regular expression.
@@ -121,7 +122,7 @@ class FlowClient:
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
-        """Count what the block takes as one round trip, unless it ends with an exception."""
+        """Count the time that the block takes as one round trip, unless it ends with an exception."""
         began = self._session.shared.now()
         self._timing += 1
         try:
@@ -131,9 +132,9 @@ class FlowClient:
             self._timing -= 1
 
     async def pause(self, seconds: float) -> None:
-        """Rest until `seconds` after the end that the last pause should have had, or after the flow's first start.
+        """Rest until `seconds` after the intended end of the last pause, or after the flow's first start.
 
-        So a late answer does not slow the flow down for good: it catches up.
+        So a flow catches up after a late answer.
         """
         if self._over:
             await self._leave()
@@ -148,10 +149,10 @@ class FlowClient:
             await asyncio.sleep(0)
 
     def error(self, reason: str) -> None:
-        """Count an error of the flow's own judgement."""
+        """Count an error that the flow itself has found."""
         self._session.shared.tally.error(f"flow: {reason[:MAX_REASON]}")
 
-    # --- what the session does ---------------------------------------------------------------------------------------
+    # --- for the session ----------------------------------------------------------------------------------------------
 
     @property
     def awaits_answer(self) -> bool:
@@ -170,12 +171,12 @@ class FlowClient:
             self._awake(None)
 
     def end(self) -> bool:
-        """Let every call raise `FlowEnded` from now on; False: the flow waits for something that is not ours."""
+        """Let every call raise `FlowEnded` from now on; False: the flow is not waiting in one of these methods."""
         self._over = self._gone = True
         return self._awake(FlowEnded())
 
     def finish_soon(self) -> None:
-        """Let the flow have the answer that it waits for, and nothing more."""
+        """Let the flow receive the answer that it waits for, and nothing more."""
         self._over = True
 
     def _awake(self, error: BaseException | None) -> bool:
@@ -250,19 +251,13 @@ def _line(trace: TracebackType | None, file: str) -> int:
 FlowFunction = Callable[[FlowClient], Awaitable[None]]
 
 
+@dataclass
 class Flow:
-    """The user's function.
+    """The user's function, its file as named in the scenario, and whether a trace of it was logged."""
 
-    Attributes:
-        run: the function.
-        file: its file, as named in the scenario.
-        traced: whether a trace of it was logged.
-    """
-
-    def __init__(self, run: FlowFunction, file: str) -> None:
-        self.run = run
-        self.file = file
-        self.traced = False
+    run: FlowFunction
+    file: str
+    traced: bool = False
 
 
 @lru_cache(maxsize=4)
@@ -297,8 +292,8 @@ class FlowSession(Dialogue):
 
     __slots__ = ("_client", "_flow", "_over", "_round", "_task")
 
-    def __init__(self, number: int, shared: Shared) -> None:
-        super().__init__(number, shared)
+    def __init__(self, number: int, shared: Shared, moments: Moments) -> None:
+        super().__init__(number, shared, moments)
         self._flow = load_flow(shared.job.flow_source, shared.scenario.flow)
         self._client: FlowClient | None = None
         self._task: asyncio.Task[None] | None = None
@@ -309,11 +304,11 @@ class FlowSession(Dialogue):
         """Start the flow."""
         super().opened()
         if not self._over:
-            self._client = FlowClient(self, self.number, self.shared.job.run)
+            self._client = FlowClient(self)
             self._task = asyncio.get_running_loop().create_task(self._run(self._client))
 
     def message(self, payload: bytes, binary: bool) -> None:
-        """Put it where the flow finds it."""
+        """Put it into the flow's inbox."""
         self.hear(payload, binary)
         if self._client is not None:
             self._client.put(payload if binary else payload.decode(errors="replace"))
@@ -324,7 +319,7 @@ class FlowSession(Dialogue):
         self.shared.tally.totals.abandoned += self._end_flow()
 
     def settled(self, ends: dict[str, Position]) -> bool:
-        """From the first call on the flow ends at the next thing it does that is no waiting for an answer."""
+        """From the first call on, the flow ends as soon as it does anything but wait for an answer."""
         self._over = True
         client, task = self._client, self._task
         if client is not None and task is not None and not task.done():
@@ -339,7 +334,7 @@ class FlowSession(Dialogue):
         self._moments.call_at(moment, callback)
 
     def finish(self, ends: dict[str, Position]) -> list[Hole]:
-        """Count the answer that is missing, and tell the holes that are left."""
+        """Count the answer that is missing, and return the holes that are left."""
         self._over = True
         self.shared.tally.totals.unanswered += self._end_flow()
         return super().finish(ends)
@@ -369,13 +364,13 @@ class FlowSession(Dialogue):
                 tally.error(str(error)[:MAX_REASON])
                 rest = AFTER_ERROR_S
             except (Exception, SystemExit) as error:
-                self._tell(error)
+                self._report(error)
                 rest = AFTER_ERROR_S
             rest = max(rest, SHORTEST_ROUND_S - (now() - began))
             if rest > 0:
                 await asyncio.sleep(rest)
 
-    def _tell(self, error: BaseException) -> None:
+    def _report(self, error: BaseException) -> None:
         flow = self._flow
         line = _line(error.__traceback__, flow.file)
         self.shared.tally.error(f"flow: {type(error).__name__} in line {line}"[:MAX_REASON])

@@ -14,6 +14,7 @@ import asyncio
 from functools import lru_cache
 from typing import Final
 
+from trunkline.load.client.alarm import Moments
 from trunkline.load.client.protocols.dialogue import Dialogue
 from trunkline.load.client.protocols.templates import Template
 from trunkline.load.client.session import Shared
@@ -33,13 +34,13 @@ class StepsSession(Dialogue):
     """Goes through the scenario's steps.
 
     Raises:
-        ValueError: a step's text or expectation is malformed; the coordinator has looked before the run.
+        ValueError: a step's text or expectation is malformed; the scenario was checked before the run.
     """
 
     __slots__ = ("_awaited", "_index", "_moment", "_over", "_round", "_steps", "_timer")
 
-    def __init__(self, number: int, shared: Shared) -> None:
-        super().__init__(number, shared)
+    def __init__(self, number: int, shared: Shared, moments: Moments) -> None:
+        super().__init__(number, shared, moments)
         steps = shared.scenario.steps
         shortfall = max(0.0, SHORTEST_ROUND_S - sum(step.pause_s for step in steps))
         self._steps = [
@@ -90,7 +91,7 @@ class StepsSession(Dialogue):
         return self.link is None or (self._awaited is None and self.channels_reached(ends))
 
     def finish(self, ends: dict[str, Position]) -> list[Hole]:
-        """Count the answer that is missing, and tell the holes that are left."""
+        """Count the answer that is missing, and return the holes that are left."""
         self._over = True
         self._stop_timer()
         self.shared.tally.totals.unanswered += self._give_up()
@@ -109,7 +110,7 @@ class StepsSession(Dialogue):
                 return
             send, expect, timeout_s, _ = self._steps[self._index]
             if send is not None:
-                self.say(send.fill(self._round, self._moment))
+                self.send(send.fill(self._round, self._moment))
             if expect is not None:
                 self._awaited = expect
                 self._timer = loop.call_later(timeout_s, self._on_timeout)
@@ -126,7 +127,7 @@ class StepsSession(Dialogue):
             self._round += 1
 
     def _on_time(self, moment: float) -> None:
-        # Another one: it was of a connection that ended.
+        # Any other moment belonged to a connection that has ended.
         if moment == self._moment and self._awaited is None and self.link is not None:
             self.shared.tally.behind(self.shared.now() - moment)
             self._go_on()
