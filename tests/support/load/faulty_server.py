@@ -11,7 +11,7 @@ purpose: of the product it uses the message structs alone.
 
 It runs in the test's own loop, or as a process (`FaultyProcess`, or by hand) so that its CPU is not the generator's:
 
-    python tests/load/faulty_server.py --port 0 --fault drop:10000 --fault stall:1/10
+    python -m tests.support.load.faulty_server --port 0 --fault drop:10000 --fault stall:1/10
 
 It prints its port and runs until its standard input ends; `GET /did` tells the faults as JSON.
 
@@ -43,6 +43,7 @@ import msgspec
 import uvloop
 from websockets.speedups import apply_mask
 
+from tests.support import ROOT
 from tests.support.patience import patient
 from trunkline.protocol import wire
 
@@ -605,8 +606,9 @@ class FaultyProcess:
     async def __aenter__(self) -> FaultyProcess:
         options = [word for fault in self.faults for word in ("--fault", fault)]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, __file__, *options, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
+            sys.executable, "-m", "tests.support.load.faulty_server", *options,
+            cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
         assert self._process.stdout is not None
         self.port = int(await asyncio.wait_for(self._process.stdout.readline(), patient(15)))
         return self

@@ -1,12 +1,12 @@
-"""Drives the sessions of one worker: opens them, gives them their messages, cuts them, brings them back, counts.
+"""Drives the sessions of one worker: opens them, gives them their messages, cuts them, reconnects them, counts.
 
 Rules:
 
 - Open model: everything has an intended moment from the plan; what is late is done at once and its latency counts from
   the intended moment. Nothing waits for an answer.
 - One alarm for everything that is due, set to the next moment; no timer a connection, no task a message.
-- How late the generator itself was is counted for every connection and message: a reader of the report must be able
-  to tell a slow server from a slow generator.
+- How late the generator itself was is counted for every connection and message, so that the report tells a slow server
+  from a slow generator.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from trunkline.load.client.protocols.echo import EchoSession
 from trunkline.load.client.protocols.feed import FeedSession
 from trunkline.load.client.protocols.flow import FlowSession, load_flow
 from trunkline.load.client.protocols.steps import StepsSession
+from trunkline.load.client.rota import Rota
 from trunkline.load.client.session import Session, Shared
 from trunkline.load.model.messages import MAX_HOLES, Begin, Done, Hole, Job, Position, Sent, Settle
 from trunkline.load.model.positions import merge_ends
@@ -35,10 +36,10 @@ from trunkline.load.model.tally import Beat, Tally
 from trunkline.load.scenario.shapes import ConnectionPlan, Cuts, MessagePlan, spread
 
 SPARE_FILES: Final = 100
-"""Open files of a worker that are no connections."""
+"""Open files of a worker that are not connections."""
 
 _PAUSE_S: Final = 0.0002
-"""The alarm rests so long at least: what comes due meanwhile is done together."""
+"""The least time between two alarms: what becomes due meanwhile is done together."""
 
 _SLOT_S: Final = 0.001
 _SLOTS_ABOVE_PER_S: Final = 1_000.0
@@ -49,7 +50,7 @@ _CLOSE_S: Final = 5.0
 _CLOSES_AT_ONCE: Final = 500
 _POLL_S: Final = 0.02
 _LONGEST_SETTLE: Final = 12
-"""As long as something still comes, settling goes on, up to so many times `settle_s`."""
+"""Settling goes on while something still comes, up to so many times `settle_s`."""
 
 
 class Generator:
@@ -57,12 +58,12 @@ class Generator:
 
     Args:
         job: what to do.
-        tell: gets what was counted, once a second.
+        report: gets what was counted, once a second.
     """
 
-    def __init__(self, job: Job, tell: Callable[[Beat], None]) -> None:
+    def __init__(self, job: Job, report: Callable[[Beat], None]) -> None:
         self.job = job
-        self._tell = tell
+        self._report = report
         self._tally = Tally()
         self._rng = random.Random(job.seed * 1_000_003 + job.worker)  # noqa: S311  # no secrets here
         self._shared = Shared(job, self._tally, time.monotonic, self._rng, self._on_ready)
@@ -75,10 +76,8 @@ class Generator:
         self._cutting: list[tuple[float, int, bool, float]] = []
         self._coming_back: list[tuple[float, int, Session]] = []
         self._sessions: dict[int, Session] = {}
-        self._ready: list[Session] = []
-        self._abusers: list[Session] = []
-        self._turn = 0
-        self._abuse_turn = 0
+        self._ready = Rota()
+        self._abusers = Rota()
         self._dialling: set[asyncio.Task[None]] = set()
         self._links: set[WebSocket] = set()
         self._dialer: Dialer | None = None
@@ -89,18 +88,18 @@ class Generator:
         self._cpu = 0.0
 
     async def prepare(self) -> int:
-        """Look up the target and see whether there are files enough; returns how many connections these allow.
+        """Look up the target and check the limit of open files; returns how many connections it allows.
 
         Raises:
             StartError: the job cannot be done here.
         """
-        share = -(-self.job.scenario.peak // self.job.workers)
-        allowed = file_limit() - SPARE_FILES
+        peak, limit = self.job.scenario.peak, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        share, allowed = ceil(peak / self.job.workers), limit - SPARE_FILES
         if share > allowed:
             raise StartError(
                 f"{share} connections in one process need {share + SPARE_FILES} open files, "
-                f"and this process may have {file_limit()}",
-                f"Use --processes {-(-self.job.scenario.peak // allowed)}, or raise the limit (ulimit -n).",
+                f"and this process may have {limit}",
+                f"Use --processes {ceil(peak / allowed)}, or raise the limit (ulimit -n).",
             )
         if self.job.scenario.protocol == "python":
             load_flow(self.job.flow_source, self.job.scenario.flow)
@@ -165,7 +164,7 @@ class Generator:
             self._cut_due(at, now)
             while self._coming_back and self._coming_back[0][0] <= now:
                 moment, number, session = heapq.heappop(self._coming_back)
-                # One whose time is over does not come back, not even as the next one of its number.
+                # A session that the plan has closed does not come back, not even as the next one of its number.
                 if self._sessions.get(number) is session:
                     self._dial(session, moment)
             if self._at_end():
@@ -195,23 +194,20 @@ class Generator:
         moments = self._messages.due(floor(at / slot) * slot if slot else at, len(self._ready))
         if slot:
             moments = [ceil(moment / slot) * slot for moment in moments]
-        ready = self._ready
+        next_session = self._ready.next
         for moment in moments:
-            if not ready:
+            if (session := next_session()) is None:
                 tally.because("not sent: no connection was ready")
-                continue
-            self._turn += 1
-            session = ready[self._turn % len(ready)]
-            session.due(started + moment)
+            else:
+                session.due(started + moment)
         if moments:
             tally.behind(self._shared.now() - started - moments[0], len(moments))
         for moment in self._abuse.due(at, len(self._abusers)):
-            if self._abusers:
-                self._abuse_turn += 1
-                self._abusers[self._abuse_turn % len(self._abusers)].due(started + moment)
+            if (session := self._abusers.next()) is not None:
+                session.due(started + moment)
 
     def _slot_s(self) -> float:
-        """Above so many messages a second, they are planned in slots, for each wake-up costs as much as a message."""
+        """The slot in which messages are sent at high rates, where each wake-up costs as much as a message; else 0."""
         traffic = self.job.scenario.traffic
         rate = traffic.rate / self.job.workers + traffic.rate_each * len(self._ready)
         return _SLOT_S if rate > _SLOTS_ABOVE_PER_S else 0.0
@@ -265,7 +261,7 @@ class Generator:
             self._cut(session, drop=False)
 
     def _cut(self, session: Session, drop: bool) -> None:
-        """Part a session from its connection; a closing handshake goes on without it."""
+        """End a session's connection; a closing handshake goes on without the session."""
         link, session.link = session.link, None
         self._tally.totals.cut += 1
         self._not_ready(session)
@@ -306,7 +302,7 @@ class Generator:
             tally.connect.record(now - intended)
             self._links.add(link)
             if self._sessions.get(session.number) is not session:
-                link.close()  # its time was over before it was open
+                link.close()  # the plan closed it before it was open
                 return
             session.link = link
             session.opened_at = now
@@ -363,22 +359,15 @@ class Generator:
         self._wake_at(self._shared.now())
 
     def _on_ready(self, session: Session) -> None:
-        # A slow reader only listens: answers would reach it long after everybody gave them up.
-        if session.place < 0 and not session.slow:
-            into = self._abusers if session.abusive else self._ready
-            session.place = len(into)
-            into.append(session)
-            if len(into) == 1:
+        # A slow reader only listens: answers would reach it long after they were given up.
+        if not session.slow:
+            rota = self._abusers if session.abusive else self._ready
+            rota.add(session)
+            if len(rota) == 1:
                 self._wake_at(self._shared.now())
 
     def _not_ready(self, session: Session) -> None:
-        if session.place >= 0:
-            among = self._abusers if session.abusive else self._ready
-            last = among.pop()
-            if last is not session:
-                among[session.place] = last
-                last.place = session.place
-            session.place = -1
+        (self._abusers if session.abusive else self._ready).remove(session)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -391,6 +380,7 @@ class Generator:
 
     async def _wait_settled(self, ends: dict[str, Position]) -> None:
         """Until everything is there and every dial has ended, or nothing has come for `settle_s`."""
+        patience = self.job.settle_s
         last_sign = began = time.monotonic()
         waiting = list(self._sessions.values())
         received = -1
@@ -399,12 +389,8 @@ class Generator:
             now = time.monotonic()
             if self._tally.received != received:
                 received, last_sign = self._tally.received, now
-            patience = self.job.settle_s
-            if (
-                not (waiting or self._dialling)
-                or now - last_sign > patience
-                or now - began > _LONGEST_SETTLE * patience
-            ):
+            given_up = now - last_sign > patience or now - began > _LONGEST_SETTLE * patience
+            if given_up or not (waiting or self._dialling):
                 return
             await asyncio.sleep(_POLL_S)
 
@@ -426,14 +412,9 @@ class Generator:
 
     def _beat(self) -> None:
         cpu, self._cpu = self._cpu, time.process_time()
-        self._tell(self._tally.beat(self.job.worker, self._second, self._cpu - cpu))
+        self._report(self._tally.beat(self.job.worker, self._second, self._cpu - cpu))
 
 
 def _in_share(number: int, share: float) -> bool:
     """Whether a session belongs to a share of all: of any run of numbers, the share is exact within one."""
     return int((number + 1) * share) > int(number * share)
-
-
-def file_limit() -> int:
-    """How many files this process may open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
