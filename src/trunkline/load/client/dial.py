@@ -1,10 +1,10 @@
-"""Opens connections: address, source address, TCP, TLS, upgrade; every way in which that fails has one short name.
+"""Opens connections: address, source address, TCP, TLS, upgrade; every kind of failure has one short name.
 
 Rules:
 
-- The address is looked up once; connections take the addresses found in turn, and where one does not take the
-  connection, as with a server that listens for IPv4 alone behind a name that has both, the next.
-- On loopback a source address 127.x.y.z is chosen for each connection, for one address has some 28,000 ports only.
+- The address is looked up once; connections take the addresses found in turn, and where one refuses, as with a server
+  that listens for IPv4 alone behind a name that has both, the next.
+- On loopback a source address 127.x.y.z is chosen for each connection, because one address has only 28,000 ports.
 - A socket is never left open on failure, and nothing takes longer than the time-out.
 """
 
@@ -30,12 +30,12 @@ from trunkline.errors import SettingsError, StartError
 from trunkline.load.model.plan import Target
 
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
-"""Linux: choose the port at connect, when the destination is known too, so that ports can be used again."""
+"""Linux: choose the port at connect, when the destination is known too, so that ports can be reused."""
 
 _READ_BUFFER: Final = 2048
 MAX_FRAME: Final = 16 << 20
 
-# Failures are counted and named by us; 10,000 log lines of the library help nobody.
+# Failures are counted and named here; 10,000 log lines of the library would add nothing.
 logging.getLogger("picows").setLevel(logging.CRITICAL)
 
 
@@ -44,7 +44,7 @@ class DialError(Exception):
 
     Attributes:
         reason: a few words that are the same for the same kind of failure, for counting.
-        retry_after_s: what the server asked for, if it did.
+        retry_after_s: what the server asked for, in seconds, if it did.
     """
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
@@ -81,13 +81,7 @@ def shown_url(url: str) -> str:
 
 
 class Dialer:
-    """Opens connections to one target; made by `Dialer.prepare`.
-
-    Args:
-        target: whom to connect to.
-        addresses: where it is: host and port, each an IPv4 or IPv6 address.
-        tls: for wss://.
-    """
+    """Opens connections to one target; made by `Dialer.prepare`."""
 
     def __init__(
         self, target: Target, addresses: list[tuple[socket.AddressFamily, tuple[Any, ...]]], tls: ssl.SSLContext | None
@@ -127,7 +121,7 @@ class Dialer:
         return cls(target, addresses, _tls_context(target) if parts.scheme == "wss" else None)
 
     async def open(self, make: Callable[[], picows.WSListener], dialled: Callable[[float], None]) -> None:
-        """Open one connection; the listener hears of it as soon as the 101 is read.
+        """Open one connection; the listener is called as soon as the 101 is read.
 
         Args:
             make: makes the listener.
@@ -178,9 +172,8 @@ class Dialer:
         sources = self._target.sources
         if not sources or family != socket.AF_INET or not ipaddress.ip_address(host).is_loopback:
             return
-        if os.name == "posix" and hasattr(socket, "IPPROTO_IP"):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         high, low = divmod(self._count % sources, 250)
         sock.bind((f"127.0.{high}.{low + 1}", 0))
 
@@ -215,10 +208,8 @@ def named(error: BaseException) -> DialError:
             text = f"handshake: answered {int(response.status)} {phrase}".rstrip()
             return DialError(text, float(asked) if asked.isdecimal() and len(asked) < 6 else None)
         return DialError("handshake: the answer is no valid WebSocket upgrade")
-    if isinstance(error, OSError) and error.errno in _ERRNO:
-        return DialError(f"connect: {_ERRNO[error.errno]}")
     if isinstance(error, OSError) and error.errno:
-        return DialError(f"connect: {os.strerror(error.errno).lower()}")
+        return DialError(f"connect: {_ERRNO.get(error.errno) or os.strerror(error.errno).lower()}")
     return DialError("handshake: connection ended before the answer")
 
 

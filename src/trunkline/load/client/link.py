@@ -1,8 +1,8 @@
 """One WebSocket of a session: frames of picows become whole messages, counted before the session sees them.
 
 Rules: nothing is waited for. A message in one frame takes the short way; fragments are joined up to a limit. What comes
-once this side has begun to close is counted and read by nobody. A slow link reads no more than it may, so that the
-server feels it: its receive buffer is small, and reading pauses.
+once this side has begun to close is counted and otherwise ignored. A slow link reads no more than it may, so that the
+server notices: its receive buffer is small, and reading pauses.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class WebSocket(picows.WSListener):
 
     Args:
         session: whose it is.
-        tally: where messages are counted.
         up: called when the 101 was read.
         down: called once at the end with code and reason (RFC 6455 section 7.1.5); 1006 without a close frame.
         slow_bytes_per_s: how much it may read; 0: as much as comes.
@@ -65,7 +64,7 @@ class WebSocket(picows.WSListener):
         self._may_read_at = 0.0
         self.ended_by_us = False
 
-    # --- what the session does -----------------------------------------------------------------------------------
+    # --- for the session ----------------------------------------------------------------------------------------------
 
     def send(self, payload: bytes, *, binary: bool = False) -> None:
         """Send one message; what the socket does not take now is buffered."""
@@ -83,17 +82,12 @@ class WebSocket(picows.WSListener):
             self._transport.send_close(WSCloseCode.OK)
 
     def abort(self) -> None:
-        """End it with no word."""
+        """End it without a close frame."""
         self.ended_by_us = True
         if self._transport is not None:
             self._transport.underlying_transport.abort()
 
-    @property
-    def unsent(self) -> int:
-        """Bytes that the socket has not taken yet."""
-        return self._transport.underlying_transport.get_write_buffer_size() if self._transport is not None else 0
-
-    # --- what comes from picows ----------------------------------------------------------------------------------
+    # --- from picows --------------------------------------------------------------------------------------------------
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The 101 was read."""
@@ -104,19 +98,14 @@ class WebSocket(picows.WSListener):
         self._up(self)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """A frame has come; pings were answered already."""
+        """A frame has come; picows has answered pings already."""
         kind = frame.msg_type
         if kind is _TEXT and frame.fin:
-            payload = frame.get_payload_as_bytes()
-            totals = self._tally.totals
-            totals.received += 1
-            totals.bytes_received += len(payload)
-            if not self.ended_by_us:
-                self.session.message(payload, False)
-            if self._slow:
-                self._pause(len(payload))
-            return
-        self._on_other_frame(transport, frame, kind)
+            self._deliver(frame.get_payload_as_bytes(), False)
+        elif kind is _CLOSE:
+            self._on_close(transport, frame)
+        elif kind in (_TEXT, _BINARY, _CONTINUATION):
+            self._on_part(frame, kind)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The connection has ended."""
@@ -124,46 +113,49 @@ class WebSocket(picows.WSListener):
         if self._resume is not None:
             self._resume.cancel()
         if not self.ended_by_us:
-            asyncio.ensure_future(transport.wait_disconnected()).add_done_callback(self._tell_why)
+            asyncio.ensure_future(transport.wait_disconnected()).add_done_callback(self._count_cause)
         self._down(self, self._code, self._reason)
 
-    # --- rarer things -----------------------------------------------------------------------------------------------
+    # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _on_other_frame(self, transport: WSTransport, frame: WSFrame, kind: WSMsgType) -> None:
-        if kind is _CLOSE:
-            payload = frame.get_payload_as_bytes()
-            self._code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else NO_STATUS
-            self._reason = payload[2:].decode(errors="replace")
-            if not self.ended_by_us:
-                transport.send_close(frame.get_close_code() if len(payload) >= 2 else WSCloseCode.OK)
-            transport.disconnect()
-        elif kind in (_TEXT, _BINARY, _CONTINUATION):
-            if kind is not _CONTINUATION:
-                self._parts_binary = kind is _BINARY
-            payload = frame.get_payload_as_bytes()
-            self._parts.append(payload)
-            self._parts_size += len(payload)
-            if self._parts_size > MAX_FRAME:
-                self._parts, self._parts_size = [], 0
-                raise picows.WSProtocolError(WSCloseCode.MESSAGE_TOO_BIG, "the message is too long")
-            if frame.fin:
-                message, self._parts, self._parts_size = b"".join(self._parts), [], 0
-                totals = self._tally.totals
-                totals.received += 1
-                totals.bytes_received += len(message)
-                if not self.ended_by_us:
-                    self.session.message(message, self._parts_binary)
-                if self._slow:
-                    self._pause(len(message))
+    def _deliver(self, payload: bytes, binary: bool) -> None:
+        totals = self._tally.totals
+        totals.received += 1
+        totals.bytes_received += len(payload)
+        if not self.ended_by_us:
+            self.session.message(payload, binary)
+        if self._slow:
+            self._pause(len(payload))
 
-    def _tell_why(self, ended: asyncio.Future[None]) -> None:
-        """Name what made this side break the connection off: the server's frames, or a fault in here."""
+    def _on_part(self, frame: WSFrame, kind: WSMsgType) -> None:
+        if kind is not _CONTINUATION:
+            self._parts_binary = kind is _BINARY
+        payload = frame.get_payload_as_bytes()
+        self._parts.append(payload)
+        self._parts_size += len(payload)
+        if self._parts_size > MAX_FRAME:
+            self._parts, self._parts_size = [], 0
+            raise picows.WSProtocolError(WSCloseCode.MESSAGE_TOO_BIG, "the message is too long")
+        if frame.fin:
+            message, self._parts, self._parts_size = b"".join(self._parts), [], 0
+            self._deliver(message, self._parts_binary)
+
+    def _on_close(self, transport: WSTransport, frame: WSFrame) -> None:
+        payload = frame.get_payload_as_bytes()
+        self._code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else NO_STATUS
+        self._reason = payload[2:].decode(errors="replace")
+        if not self.ended_by_us:
+            transport.send_close(frame.get_close_code() if len(payload) >= 2 else WSCloseCode.OK)
+        transport.disconnect()
+
+    def _count_cause(self, ended: asyncio.Future[None]) -> None:
+        """Count why this side broke the connection off: the server's frames, or a fault of the generator."""
         error = None if ended.cancelled() else ended.exception()
         if isinstance(error, picows.WSProtocolError):
             # Its text may repeat a payload.
             self._tally.because(f"broken off: the server broke the protocol ({int(error.code)})")
         elif error is not None and not isinstance(error, OSError):
-            self._tally.error(f"the generator stumbled over a message: {type(error).__name__}")
+            self._tally.error(f"the generator failed on a message: {type(error).__name__}")
             asyncio.get_running_loop().call_exception_handler({"message": "in a session", "exception": error})
 
     def _pause(self, size: int) -> None:

@@ -14,7 +14,7 @@ Rules:
   below `last` is a duplicate.
 - Hence each publication is judged once and rightly in whatever order they come: unseen ones below `last` are in a hole.
 - What a `gap` announced is excused, before its time or after; should it come after all, it is late and not double.
-- How many publications a hole holds, nobody can tell here: `missing` counts them against the published offsets.
+- How many publications a hole holds cannot be known here: `missing` counts them against the published offsets.
 - Memory: nothing but the position until something is odd; then at most `ranges.MAX_RANGES` holes an epoch, and
   `MAX_PAST` ended epochs.
 """
@@ -32,12 +32,7 @@ MAX_PAST: Final = 4
 
 
 class Taken(NamedTuple):
-    """What became of a message.
-
-    Attributes:
-        delivery: whether it counts as one that came (for the first time).
-        findings: what is wrong with it.
-    """
+    """What became of a message: whether it came for the first time, and what is wrong with it."""
 
     delivery: bool
     findings: tuple[Finding, ...] = ()
@@ -64,13 +59,8 @@ class ChannelOrder:
     It has no position until `start`, or until the first publication: a room of the chat is joined by the server, with
     no ack. In a channel without history (null offsets) it never gets one; then publications are only counted.
 
-    Args:
-        channel: its name.
-        connection: number of the connection, for findings.
-
     Attributes:
-        channel: its name.
-        connection: number of the connection.
+        connection: number of the connection, for findings.
         epoch: of the position; None: none yet.
         last: everything up to this offset was seen, or is known not to have come.
     """
@@ -87,16 +77,12 @@ class ChannelOrder:
         self._forgotten = 0
 
     def start(self, epoch: str | None, offset: int | None) -> None:
-        """Begin anew where a `subscription_ack` that recovers nothing says.
+        """Continue at the position of a `subscription_ack` that recovers nothing; None in a channel without history.
 
-        One with `recovered: true` changes nothing: what was missed follows, each publication with its `prev`.
+        An ack with `recovered: true` changes nothing: what was missed follows, each publication with its `prev`.
 
         Holes stay; what was missed between the old position and this one is the caller's to count. If the new position
         is behind the old one (another server, that is not as far yet), what comes from there counts again.
-
-        Args:
-            epoch: of the ack's position; None in a channel without history.
-            offset: of the ack's position.
         """
         if epoch is None or offset is None:
             self._leave()
@@ -112,8 +98,8 @@ class ChannelOrder:
         """Judge a publication, or a `publish_ack` with `prev` in its place, that does not follow the last one.
 
         Args:
-            epoch: its epoch; null, as the offset, in a channel without history.
-            offset: its offset.
+            epoch: null, as the offset, in a channel without history.
+            offset: its place in the channel.
             prev: the offset before it in this channel.
             at_s: now, from the start of the run.
         """
@@ -141,17 +127,17 @@ class ChannelOrder:
     def gap(self, epoch: str | None, after: int | None, before: int | None) -> int:
         """Excuse what a `gap` says will not come.
 
-        What is missing before the gap becomes a hole; holes within it are none any more. A gap of another epoch says
-        that the channel began anew, and is no finding: the subscriber was told.
+        What is missing before the gap becomes a hole; holes within it are excused. A gap of another epoch announces
+        that the channel started again, and is no finding.
 
         Args:
-            epoch: the gap's; null in a channel without history.
+            epoch: null in a channel without history.
             after: the last offset before the gap; null: all there was.
-            before: the first offset behind it; null: it cannot be placed, and only what is a hole by now is excused.
+            before: the first offset behind it; null: unknown, and only what is a hole by now is excused.
 
         Returns:
             How many publications were dropped at the least: one for each hole that is closed and one for what lies
-            ahead; 0 when everything in the gap had come. It is 1 when nobody can tell.
+            ahead; 0 when everything in the gap had come; 1 when it cannot be known.
         """
         if epoch is None:
             return 1
@@ -177,7 +163,7 @@ class ChannelOrder:
         return count or int(before is None)
 
     def reached(self, position: Position) -> bool:
-        """Whether everything up to `position` has come and nothing is missing before it; True if nobody can tell."""
+        """Whether everything up to `position` has come and nothing is missing before it; True without a position."""
         if self.epoch is None:
             return True
         if self.epoch != position.epoch:
@@ -185,13 +171,10 @@ class ChannelOrder:
         return self.last >= position.offset and (self._ranges is None or not self._ranges.holes())
 
     def finish(self, end: Position | None) -> list[Hole]:
-        """What is missing for good.
+        """The holes that are left, those of ended epochs first; see `forgotten`.
 
         Args:
             end: the last publication that this subscriber should have; None: unknown, or it was not owed to it.
-
-        Returns:
-            The holes, those of ended epochs first, and what is missing up to `end` as the last; see `forgotten`.
         """
         of_epochs = [(past.epoch, past.ranges.holes()) for past in self._past or ()]
         if self.epoch is not None:
@@ -207,21 +190,20 @@ class ChannelOrder:
 
     @property
     def forgotten(self) -> int:
-        """Holes that `finish` does not tell any more, for there were too many."""
+        """Holes that `finish` does not return any more, because there were too many."""
         ranges = [past.ranges for past in self._past or ()]
         if self._ranges is not None:
             ranges.append(self._ranges)
         return self._forgotten + sum(each.forgotten for each in ranges)
 
     def _begin(self, epoch: str, offset: int, prev: int | None) -> None:
-        """Take the first publication as the start; of what was before it, nothing is owed and anything may come."""
+        """Take the first publication as the start: nothing before it is owed, and anything before it may still come."""
         self.epoch, self.last = epoch, offset
         upto = offset - 1 if prev is None else min(prev, offset - 1)
         if upto > 0:
             self._remembered().add(0, upto, excused=True)
 
     def _of_past(self, past: _Past, offset: int, prev: int | None, at_s: float) -> Taken:
-        """Judge a publication of an epoch that has ended."""
         if offset > past.last:
             if prev is not None:
                 past.ranges.add(past.last, min(prev, offset - 1))
@@ -231,7 +213,6 @@ class ChannelOrder:
         return Taken(True, (self._finding("reordered", past.epoch, offset, at_s),))
 
     def _leave(self) -> None:
-        """The epoch has ended."""
         if self.epoch is None:
             return
         if self._past is None:
@@ -260,7 +241,7 @@ class Unechoed(NamedTuple):
     Attributes:
         lost: messages that later ones overtook for good.
         outstanding: messages after the last echo: abandoned if the connection was lost, else unanswered.
-        findings: the lost ones, a range each.
+        findings: a range of lost ones each.
     """
 
     lost: int
@@ -278,11 +259,8 @@ class EchoOrder:
         else:
             taken = order.odd(number, at_s)
 
-    Args:
-        connection: number of the session, for findings.
-
     Attributes:
-        connection: number of the session.
+        connection: number of the session, for findings.
         expected: the number that the next echo should have.
         count: how many were sent over this connection.
     """
@@ -302,25 +280,12 @@ class EchoOrder:
         return number
 
     @property
-    def outstanding(self) -> int:
-        """How many were sent after the last one that came back."""
-        return self.count - self.expected
-
-    @property
     def settled(self) -> bool:
         """Whether all echoes have come."""
         return self.expected == self.count and (self._ranges is None or not self._ranges.holes())
 
     def odd(self, number: int, at_s: float) -> Taken:
-        """Judge an echo that is not the expected one.
-
-        Args:
-            number: what it carries.
-            at_s: now, from the start of the run.
-
-        Returns:
-            No delivery and no finding for a number that was never sent: that is no echo, and the caller's to count.
-        """
+        """Judge an echo that is not the expected one; no delivery and no finding for a number that was never sent."""
         if not 0 <= number < self.count:
             return IGNORED
         if number >= self.expected:
@@ -335,24 +300,16 @@ class EchoOrder:
         return Taken(False, (Finding("duplicate", "", self.connection, number, at_s=at_s),))
 
     def finish(self, at_s: float) -> Unechoed:
-        """What is missing now; nothing changes.
-
-        Args:
-            at_s: now, from the start of the run.
-        """
+        """What is missing now; nothing changes."""
         if self._ranges is None:
-            return Unechoed(0, self.outstanding, ())
+            return Unechoed(0, self.count - self.expected, ())
         holes = self._ranges.holes()
         lost = self._ranges.forgotten_width + sum(hole.upto - hole.after for hole in holes)
         findings = tuple(Finding("lost", "", self.connection, hole.upto, after=hole.after, at_s=at_s) for hole in holes)
-        return Unechoed(lost, self.outstanding, findings)
+        return Unechoed(lost, self.count - self.expected, findings)
 
     def restart(self, at_s: float) -> Unechoed:
-        """The connection was lost: tell what is missing of it, and number the next one's messages from 0.
-
-        Args:
-            at_s: now, from the start of the run.
-        """
+        """The connection has ended: return what is missing, and number the next one's messages from 0."""
         missing = self.finish(at_s)
         self.expected = self.count = 0
         self._ranges = None

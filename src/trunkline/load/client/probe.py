@@ -1,8 +1,8 @@
 """The first connection: does the target answer, does it speak WebSocket, and which protocol?
 
-It costs one connection and turns what would be ten thousand equal errors into one line. Found out like this: a server
-that greets with `connection_established` speaks the feed if it takes a subscription; one that says nothing and returns
-a text unchanged is an echo.
+It costs one connection and turns what would be ten thousand equal errors into one line. A server that greets with
+`connection_established` speaks the feed if it takes a subscription; one that sends nothing and returns a text unchanged
+is an echo.
 """
 
 from __future__ import annotations
@@ -31,20 +31,13 @@ _TEXT: Final = b"trunkline load: is this an echo?"
 
 
 class Probed(msgspec.Struct, frozen=True):
-    """What the first connection found.
-
-    Attributes:
-        protocol: never `auto`.
-        limits: what the server says it takes from one client.
-    """
+    """What the first connection found: the protocol, never `auto`, and what the server takes from one client."""
 
     protocol: Protocol
     limits: wire.ClientLimits | None = None
 
 
 class _Curious(Session):
-    """Keeps what comes."""
-
     __slots__ = ("closed", "messages")
 
     def __init__(self, shared: Shared) -> None:
@@ -69,15 +62,15 @@ class _Curious(Session):
 
 
 class _Closed(Exception):
-    """The server ended the first connection."""
+    pass
 
 
 async def probe(target: Target, protocol: Protocol) -> Probed:
     """Open one connection and find out how to talk on it.
 
     Args:
-        target: whom to ask.
-        protocol: what the user said; `auto` is found out, anything else is verified as far as it can be.
+        target: what to connect to.
+        protocol: of the user; `auto` is found out, anything else is verified as far as it can be.
 
     Raises:
         StartError: the target cannot be loaded like this; says what is wrong and what to do.
@@ -164,14 +157,6 @@ def _greeting(message: bytes | None) -> wire.ConnectionEstablished | None:
         return None
 
 
-def _next_step(reason: str) -> str:
-    """What to do about a connection that could not be opened."""
-    for word, step in _STEPS:
-        if word in reason:
-            return step
-    return "Check the URL, and whether the server is well."
-
-
 _STEPS: Final = (
     ("certificate", "Name its CA with --ca FILE; --insecure takes any certificate."),
     ("TLS", "Does the server speak TLS on this port? For plain WebSockets write ws:// instead of wss://."),
@@ -185,3 +170,8 @@ _STEPS: Final = (
     ("answered 503", "It is full, draining or starting; try again when it is ready."),
     ("answered", "Is this the path of a WebSocket?"),
 )
+
+
+def _next_step(reason: str) -> str:
+    """What to do about a connection that could not be opened."""
+    return next((step for part, step in _STEPS if part in reason), "Check the URL, and whether the server is well.")

@@ -1,7 +1,4 @@
-"""What did not come: ranges of offsets, opened where later ones were seen and closed by what comes late. Pure.
-
-Rules: pure; only `order` uses it. Finding a range is a bisection, and there are never more than `MAX_RANGES`.
-"""
+"""What did not come: ranges of offsets, opened where later ones were seen and closed by what comes late. Pure."""
 
 from __future__ import annotations
 
@@ -25,12 +22,7 @@ _after = attrgetter("after")
 
 
 class Ranges:
-    """What did not come of one epoch: ranges that do not overlap, in growing order.
-
-    Attributes:
-        forgotten: how many holes had no place any more.
-        forgotten_width: how many offsets were in them.
-    """
+    """What did not come of one epoch: ranges that do not overlap, in growing order; the oldest holes are forgotten."""
 
     __slots__ = ("_ranges", "forgotten", "forgotten_width")
 
@@ -46,7 +38,7 @@ class Ranges:
             self._bound()
 
     def take(self, offset: int, prev: int | None) -> bool:
-        """Take out an offset that came, and what is between it and `prev`, for that never was; False: not in any."""
+        """Take out an offset that came, and what is between it and `prev`, which never was; False: not in any range."""
         at = bisect_left(self._ranges, offset, key=_after) - 1
         if at < 0 or self._ranges[at].upto < offset:
             return False

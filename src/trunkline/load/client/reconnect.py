@@ -1,7 +1,7 @@
-"""When a client comes back after its connection ended: by close code, goodbye and how often it failed. Pure.
+"""When a client reconnects after its connection ended: by close code, goodbye and how often it failed. Pure.
 
-Rules, as trunkline.js has them: a `goodbye` is the server's own plan and goes before the back-off. Codes of the table
-in `codes.py` decide by their row; of other codes those of applications (3000 and above) are final, the rest are not.
+Rules, as in trunkline.js: a `goodbye` is the server's plan and precedes the back-off. Codes of the table in
+`protocol/close_codes.py` decide by their row; of others those of applications (3000 and above) are final, the rest not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def seconds_away(code: int, goodbye: wire.Goodbye | None, attempt: int, rng: ran
         rng: for the back-off: from half to the whole of 1 s, doubled with each attempt up to 10 s.
 
     Returns:
-        Seconds, or None: it must not come back.
+        Seconds, or None: it must not reconnect.
     """
     row = _ROWS.get(code)
     if row == "no" or (goodbye is not None and not goodbye.reconnect):
