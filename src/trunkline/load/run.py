@@ -224,7 +224,7 @@ class _Shown:
     def second(self, second: Second, so_far: Sum, /) -> None:
         if self._watch is not None:
             second.server = self._watch.sample(second.at_s)
-        self._live.second(second, so_far, second.server)
+        self._live.second(second, so_far)
 
 
 async def _watch(todo: Run, stack: AsyncExitStack, warnings: list[str]) -> ServerWatch | None:

@@ -35,7 +35,7 @@ class _Run:
         latencies: dict[Latency, Counts] = {"connect": counts_of(2.0, 0.5, 50), "delivery": counts_of(2.3, 0.5, 2_500)}
         totals = second.totals
         self.sum.add(Beat(0, int(second.at_s), totals, latencies, {}, {}, second.open, 0.3))
-        self.view.second(second, self.sum, second.server)
+        self.view.second(second, self.sum)
 
 
 def _faulty(at_s: int) -> Second:
@@ -93,7 +93,7 @@ def test_a_line_tells_of_its_own_time_only() -> None:
     for at_s, median in ((1, 2.0), (6, 200.0)):
         second = second_of(at_s, server=False)
         so_far.add(Beat(0, at_s, second.totals, {"round_trip": counts_of(median, 0.01, 1000)}, {}, {}, 1, 0.1))
-        view.second(second, so_far, None)
+        view.second(second, so_far)
     head, first, then = out.getvalue().splitlines()
     assert head.endswith("1 process on 2 machines, 60 s")
     assert "message p50 2.00 ms" in first
@@ -231,7 +231,7 @@ def test_a_terminal_without_unicode_gets_none() -> None:
     view.begin(Scenario("größe", (Stage(9, 5, "höhe"),)), URL, 1, ())
     second = second_of(3)
     second.stage = "höhe"
-    view.second(second, Sum(), None)
+    view.second(second, Sum())
     view.note("naïve")
     view.close()
     out.flush()
@@ -259,7 +259,9 @@ def test_a_reader_that_has_gone_ends_nothing(terminal: bool) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     out = os.fdopen(writing, "w")
-    console = live_module._PatientConsole(file=out, force_terminal=terminal, width=80, _environ={"TERM": "xterm"})
+    console = Console(
+        file=live_module._PatientStream(out), force_terminal=terminal, width=80, _environ={"TERM": "xterm"}
+    )
     run = _Run(TerminalLive(console) if terminal else PlainLive(console))
     for at_s in range(1, 12):
         run.second(second_of(at_s))

@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -37,7 +36,7 @@ from trunkline.load.output.formatting import (
     seconds,
     significant,
 )
-from trunkline.load.output.summary import WIDTH
+from trunkline.load.output.summary import wrapped
 
 if TYPE_CHECKING:
     from hdrh.histogram import HdrHistogram
@@ -135,13 +134,13 @@ def compare(a: Report, b: Report, ratio: float = RATIO) -> Comparison:
 
 def comparison_text(comparison: Comparison, encoding: str = "utf-8") -> str:
     """The comparison as lines of at most 100 columns, differences of the experiments first."""
-    lines = [*_wrapped("A  ", comparison.a), *_wrapped("B  ", comparison.b)]
+    lines = [*wrapped("A  ", comparison.a), *wrapped("B  ", comparison.b)]
     if not comparison.comparable:
         lines.append("These runs are not the same experiment; what follows may come from that:")
         for each in comparison.differences:
-            lines += _wrapped("  ", each)
+            lines += wrapped("  ", each)
     for each in comparison.cautions:
-        lines += _wrapped("note: ", each)
+        lines += wrapped("note: ", each)
     changes = (*comparison.latencies, *comparison.numbers)
     lines.append(f"{'':24}{'A':>14}{'B':>14}{'B/A':>9}")
     lines += map(_row, changes)
@@ -150,15 +149,10 @@ def comparison_text(comparison: Comparison, encoding: str = "utf-8") -> str:
         f"{count(_needed(99.0))} samples on."
     )
     if worse := [_named(each.what) for each in changes if each.outcome == "worse"]:
-        lines += _wrapped("REGRESSED: ", ", ".join(worse))
+        lines += wrapped("REGRESSED: ", ", ".join(worse))
     else:
         lines.append("no regression")
     return "".join(f"{fit(line, encoding)}\n" for line in lines)
-
-
-def _wrapped(label: str, text: str) -> list[str]:
-    indent = " " * len(label)
-    return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _title(report: Report) -> str:

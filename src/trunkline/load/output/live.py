@@ -1,17 +1,16 @@
 """A run as it is watched: renewed in place once a second on a terminal, a line every five seconds elsewhere.
 
 Rules: it writes to standard error, so that standard output carries the result and nothing else; NO_COLOR is honoured;
-output whose reader has gone never ends the run; texts of servers and of scenario files are never read as markup; it
-starts no thread and no timer: what it is told, it shows.
+a closed pipe or terminal never ends the run; texts of servers and of scenario files are never read as markup; it starts
+no thread and no timer.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TextIO, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Protocol, TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -49,26 +48,26 @@ _WIDE: Final = 100
 _LABEL: Final = 13
 _SHOWN: Final[tuple[Quantile, ...]] = ("p50", "p95", "p99")
 _SHORT: Final = 23
-"""A phase that is longer has a line of its own: the bar needs the room."""
+"""A longer phase has a line of its own, because the bar needs the room."""
 
 
 class LiveView(Protocol):
-    """What a run tells its audience."""
+    """What a run shows while it goes on."""
 
     def begin(self, scenario: Scenario, target_shown: str, workers: int, agents: Sequence[str]) -> None:
         """The run begins; `target_shown` is the URL without anything secret."""
 
-    def second(self, second: Second, so_far: Sum, server: ServerSample | None) -> None:
-        """A second has passed; `so_far` holds it already."""
+    def second(self, second: Second, so_far: Sum, /) -> None:
+        """A second has passed; `so_far` holds it already, and goes on growing."""
 
     def phase(self, text: str) -> None:
-        """What is done now, in place of the stage; empty: the stage again."""
+        """What is done now, shown in place of the stage; empty: the stage again."""
 
     def note(self, text: str) -> None:
         """A warning that cannot wait for the end."""
 
     def close(self) -> None:
-        """Nothing more is to come."""
+        """The run is over."""
 
 
 def make_live(as_json: bool, out: TextIO | None = None) -> LiveView:
@@ -78,54 +77,51 @@ def make_live(as_json: bool, out: TextIO | None = None) -> LiveView:
         as_json: a machine reads the result: lines even on a terminal.
         out: where to write, standard error by default.
     """
-    console = _PatientConsole(file=out or sys.stderr, highlight=False, markup=False, emoji=False)
+    stream = cast(TextIO, _PatientStream(out or sys.stderr))
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
     if console.is_terminal and not console.is_dumb_terminal and not as_json:
         return TerminalLive(console)
     return PlainLive(console)
 
 
-class _PatientConsole(Console):
-    def on_broken_pipe(self) -> None:
-        # Rich would end the process here, and with it a run whose report is still wanted.
-        self.quiet = True
+class _PatientStream:
+    """A stream that drops what cannot be written: Rich would end the process, whose report is still wanted."""
 
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
 
-P = ParamSpec("P")
-T = TypeVar("T")
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._out, name)
 
-
-def _patient(method: Callable[Concatenate[T, P], None]) -> Callable[Concatenate[T, P], None]:
-    """A method whose output may have gone: a closed file, a terminal that hung up."""
-
-    @functools.wraps(method)
-    def call(self: T, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
-            method(self, *args, **kwargs)
+            self._out.write(text)
+        return len(text)
 
-    return call
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._out.flush()
 
 
 class PlainLive:
-    """A line every five seconds of the run and at each change of stage; it tells of the time since the line before."""
+    """A line every five seconds of the run and at each change of stage, about the time since the line before."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._stage: str | None = None
-        self._told_s = 0.0
+        self._shown_s = 0.0
         self._since = Totals()
         self._connect: Counts = {}
         self._message: Counts = {}
 
-    @_patient
     def begin(self, scenario: Scenario, target_shown: str, workers: int, agents: Sequence[str]) -> None:  # noqa: D102
         self._print(f"{headline(scenario, target_shown, workers, agents)}, {seconds(scenario.duration_s)}")
 
-    @_patient
-    def second(self, second: Second, so_far: Sum, server: ServerSample | None) -> None:  # noqa: D102
+    def second(self, second: Second, so_far: Sum, /) -> None:  # noqa: D102
         self._since.add(second.totals)
-        if second.stage == self._stage and second.at_s < self._told_s + PLAIN_EVERY_S:
+        if second.stage == self._stage and second.at_s < self._shown_s + PLAIN_EVERY_S:
             return
-        lasted = max(second.at_s - self._told_s, 0.001)
+        lasted = max(second.at_s - self._shown_s, 0.001)
         connect, message = so_far.latencies["connect"], so_far.message
         messages = quantiles(_newer(message, self._message))
         parts = [
@@ -137,21 +133,19 @@ class PlainLive:
             f"connect p95 {quantile(quantiles(_newer(connect, self._connect)), 'p95')}",
             "message " + " ".join(f"{name} {quantile(messages, name)}" for name in _SHOWN),
             f"errors {count(so_far.totals.wrong)}",
-            f"findings {count(found(so_far.totals))}",
+            f"findings {count(so_far.totals.misdelivered)}",
             f"generator {percent(second.generator_cpu)}",
         ]
-        if server is not None:
+        if (server := second.server) is not None:
             parts.append(f"servers {significant(server.cpu_percent)} % {octets(server.memory_bytes)}")
-        self._stage, self._told_s, self._since = second.stage, second.at_s, Totals()
+        self._stage, self._shown_s, self._since = second.stage, second.at_s, Totals()
         self._connect, self._message = dict(connect), message
         self._print("  ".join(parts))
 
-    @_patient
     def phase(self, text: str) -> None:  # noqa: D102
         if text:
             self._print(plain(text))
 
-    @_patient
     def note(self, text: str) -> None:  # noqa: D102
         self._print(f"WARNING: {plain(text)}")
 
@@ -173,9 +167,8 @@ class TerminalLive:
         self._headline = ""
         self._total_s = 0.0
         self._phase = ""
-        self._last: tuple[Second, Totals, Quantiles, Quantiles, ServerSample | None] | None = None
+        self._last: tuple[Second, Totals, Quantiles, Quantiles] | None = None
 
-    @_patient
     def begin(self, scenario: Scenario, target_shown: str, workers: int, agents: Sequence[str]) -> None:  # noqa: D102
         self._headline = headline(scenario, target_shown, workers, agents)
         self._total_s = scenario.duration_s
@@ -183,26 +176,22 @@ class TerminalLive:
         self._live.start()
         self._refresh()
 
-    @_patient
-    def second(self, second: Second, so_far: Sum, server: ServerSample | None) -> None:  # noqa: D102
+    def second(self, second: Second, so_far: Sum, /) -> None:  # noqa: D102
         if self._last is None:
             self._phase = ""
-        # What is shown is worked out now: the sums go on growing while a renewed size draws it again.
+        # Computed now: the sums go on growing, and a resized terminal draws this again.
         totals = Totals()
         totals.add(so_far.totals)
-        self._last = second, totals, quantiles(so_far.latencies["connect"]), quantiles(so_far.message), server
+        self._last = second, totals, quantiles(so_far.latencies["connect"]), quantiles(so_far.message)
         self._refresh()
 
-    @_patient
     def phase(self, text: str) -> None:  # noqa: D102
         self._phase = plain(text)
         self._refresh()
 
-    @_patient
     def note(self, text: str) -> None:  # noqa: D102
         self._console.print(Text(fit(f"WARNING: {plain(text)}", self._console.encoding), "bold yellow"))
 
-    @_patient
     def close(self) -> None:  # noqa: D102
         self._live.stop()
 
@@ -214,20 +203,17 @@ class TerminalLive:
         head = self._text(self._headline, "bold")
         if self._last is None:
             return Group(head, self._progress(0.0, self._phase))
-        second, totals, connect, message, server = self._last
-        ours = _grid()
-        ours.add_row("connections", self._connections(second))
-        ours.add_row("this second", self._text(
-            f"{count(second.totals.opened)} opened, {count(second.totals.sent)} sent, "
-            f"{count(second.totals.received)} received"
-        ))  # fmt: skip
-        ours.add_row("so far", self._text(
-            f"{count(totals.opened)} opened, {count(totals.sent)} sent, {count(totals.received)} received"
-        ))  # fmt: skip
+        second, totals, connect, message = self._last
+        ours = Table.grid(padding=(0, 1, 0, 0))
+        ours.add_column(width=_LABEL, style="bold")
+        ours.add_column()
+        ours.add_row("connections", self._text(f"{count(second.open)} open of {count(second.target)}"))
+        ours.add_row("this second", self._text(_traffic(second.totals)))
+        ours.add_row("so far", self._text(_traffic(totals)))
         ours.add_row("errors", self._wrong(totals))
         ours.add_row("findings", self._found(totals))
         ours.add_row("generator", self._generator(second))
-        ours.add_row("servers", self._servers(server))
+        ours.add_row("servers", self._servers(second.server))
         latencies = _latency_table(second, connect, message)
         parts: list[RenderableType] = [head]
         if len(self._phase) <= _SHORT:
@@ -259,34 +245,24 @@ class TerminalLive:
         row.add_row(self._text(stage or "running", "cyan"), bar, f"{clock(at_s)} / {clock(self._total_s)}")
         return row
 
-    def _connections(self, second: Second) -> Text:
-        return self._text(f"{count(second.open)} open of {count(second.target)}")
-
     def _wrong(self, totals: Totals) -> Text:
         if not totals.wrong:
             return self._text("none", "green")
-        parts = [
-            f"{count(number)} {name}"
-            for number, name in (
-                (totals.failed, "not connected"),
-                (totals.unplanned, "ended by the other side"),
-                (totals.refused, "refused"),
-                (totals.unanswered, "unanswered"),
-                (totals.errors, "other"),
-            )
-            if number
-        ]
-        return self._text(", ".join(parts), "red")
+        parts = {
+            "not connected": totals.failed, "ended by the other side": totals.unplanned, "refused": totals.refused,
+            "unanswered": totals.unanswered, "other": totals.errors,
+        }  # fmt: skip
+        return self._text(", ".join(f"{count(number)} {name}" for name, number in parts.items() if number), "red")
 
     def _found(self, totals: Totals) -> Text:
         text = (
             f"{count(totals.lost)} lost, {counted(totals.duplicates, 'duplicate')}, {count(totals.reordered)} reordered"
-            if found(totals)
+            if totals.misdelivered
             else "none"
         )
         if totals.dropped:
             text += f"; {count(totals.dropped)} dropped with a gap"
-        return self._text(text, "bold red" if found(totals) else "green")
+        return self._text(text, "bold red" if totals.misdelivered else "green")
 
     def _generator(self, second: Second) -> Text:
         limit = second.generator_cpu >= BUSY_CPU or second.lag_max > LATE_MS
@@ -311,20 +287,12 @@ def headline(scenario: Scenario, target_shown: str, workers: int, agents: Sequen
     return f"{plain(scenario.name)} to {plain(target_shown)}: {counted(scenario.peak, 'connection')}, {by}"
 
 
-def found(totals: Totals) -> int:
-    """Messages that did not come as they should."""
-    return totals.lost + totals.duplicates + totals.reordered
+def _traffic(totals: Totals) -> str:
+    return f"{count(totals.opened)} opened, {count(totals.sent)} sent, {count(totals.received)} received"
 
 
 def _newer(counts: Counts, old: Counts) -> Counts:
     return {us: more for us, times in counts.items() if (more := times - old.get(us, 0)) > 0}
-
-
-def _grid() -> Table:
-    grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_column(width=_LABEL, style="bold")
-    grid.add_column()
-    return grid
 
 
 def _latency_table(second: Second, connect: Quantiles, message: Quantiles) -> Table:
@@ -332,11 +300,10 @@ def _latency_table(second: Second, connect: Quantiles, message: Quantiles) -> Ta
     table.add_column("latency", no_wrap=True)
     for name in _SHOWN:
         table.add_column(name, justify="right", no_wrap=True, min_width=8)
-    for label, latency in (
-        ("connect, this second", second.connect),
-        ("connect, so far", connect),
-        ("message, this second", second.message),
-        ("message, so far", message),
-    ):
+    rows = {
+        "connect, this second": second.connect, "connect, so far": connect,
+        "message, this second": second.message, "message, so far": message,
+    }  # fmt: skip
+    for label, latency in rows.items():
         table.add_row(label, *(quantile(latency, name) for name in _SHOWN))
     return table

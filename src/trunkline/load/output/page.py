@@ -19,7 +19,7 @@ import msgspec
 
 from trunkline.load.model.histogram import Quantiles
 from trunkline.load.model.report import Report
-from trunkline.load.model.tally import LATENCIES, Finding
+from trunkline.load.model.tally import LATENCIES, Finding, Totals
 from trunkline.load.output.formatting import (
     LATENCY_NAMES,
     NONE,
@@ -27,6 +27,7 @@ from trunkline.load.output.formatting import (
     close_meaning,
     count,
     counted,
+    most_frequent,
     per_second,
     percent,
     plain,
@@ -48,14 +49,7 @@ _SPACE = "\u00a0"
 
 
 def page(report: Report) -> bytes:
-    """The report as one self-contained HTML file, in UTF-8.
-
-    Args:
-        report: of a whole run, or of the part that was seen.
-
-    Raises:
-        ValueError: a histogram in the report is none.
-    """
+    """The report as one self-contained HTML file, in UTF-8; raises ValueError when a histogram in it is malformed."""
     style, script = _asset("page.css"), _asset("page.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -63,13 +57,9 @@ def page(report: Report) -> bytes:
     )
     drawn = plots(report)
     text = Template(_asset("page.html")).substitute(
-        policy=policy,
+        policy=policy, style=style, script=script, body=_body(report, drawn), plots=_embedded(drawn),
         title=_text(f"{report.scenario}: {_VERDICTS[report.verdict].lower()} – trunkline load"),
-        style=style,
-        body=_body(report, drawn),
-        plots=_embedded(drawn),
-        script=script,
-    )
+    )  # fmt: skip
     return text.encode("utf-8", "replace")
 
 
@@ -92,24 +82,11 @@ def _embedded(data: msgspec.Struct) -> str:
 
 
 def _body(report: Report, drawn: Plots) -> str:
-    return "\n".join(
-        part
-        for part in (
-            _head(report),
-            "<main>",
-            _warnings(report),
-            _thresholds(report),
-            _tiles(report),
-            _over_time(drawn),
-            _latencies(report),
-            _ends(report),
-            _findings(report),
-            _balances(report),
-            _counts(report),
-            "</main>",
-        )
-        if part
-    )
+    parts = (
+        _head(report), "<main>", _warnings(report), _thresholds(report), _tiles(report), _over_time(drawn),
+        _latencies(report), _ends(report), _findings(report), _balances(report), _counts(report), "</main>",
+    )  # fmt: skip
+    return "\n".join(part for part in parts if part)
 
 
 def _head(report: Report) -> str:
@@ -157,7 +134,6 @@ def _thresholds(report: Report) -> str:
 
 def _tiles(report: Report) -> str:
     totals = report.totals
-    wrong = totals.lost + totals.duplicates + totals.reordered
     tiles = [
         _tile(
             "connections opened", count(totals.opened),
@@ -167,8 +143,7 @@ def _tiles(report: Report) -> str:
         _tile("received", count(totals.received), per_second(report.per_second("received"))),
         _tile("errors", _unbroken(percent(report.error_rate)), "of connects and messages", bad=report.error_rate > 0),
         _tile(
-            "lost, double, out of order", count(wrong),
-            f"{totals.lost:,} lost, {totals.duplicates:,} double, {totals.reordered:,} out of order", bad=wrong > 0,
+            "lost, double, out of order", count(totals.misdelivered), _misdelivered(totals), bad=totals.misdelivered > 0,
         ),
         _tile("message p95", _unbroken(quantile(report.message, "p95")), _around(report.message)),
     ]  # fmt: skip
@@ -229,10 +204,10 @@ def _latencies(report: Report) -> str:
 def _ends(report: Report) -> str:
     closes = [
         (_code(str(code)), close_meaning(code) or ("of the application" if code >= 3000 else ""), count(times))
-        for code, times in sorted(report.closes.items(), key=lambda item: (-item[1], item[0]))
+        for code, times in most_frequent(report.closes)
     ]
-    reasons = sorted(report.reasons.items(), key=lambda item: (-item[1], item[0]))
-    shown = [(f'<span class="text">{_text(reason)}</span>', count(times)) for reason, times in reasons[:MAX_REASONS]]
+    reasons = most_frequent(report.reasons)
+    shown = [(_free(reason), count(times)) for reason, times in reasons[:MAX_REASONS]]
     more = _more(len(reasons) - MAX_REASONS, "further reason", "further reasons")
     if report.totals.expected_errors:
         more += f'<p class="hint">{count(report.totals.expected_errors)} of these the scenario is to bring about.</p>'
@@ -243,23 +218,21 @@ def _ends(report: Report) -> str:
 
 def _findings(report: Report) -> str:
     totals = report.totals
-    if not report.findings and not totals.lost + totals.duplicates + totals.reordered:
+    if not report.findings and not totals.misdelivered:
         return _section("Lost, double and out of order", '<p class="none">Nothing was found.</p>')
     rows = [
         (
             _text(found.kind),
-            f'<span class="text">{_text(found.channel) or NONE}</span>',
+            _free(found.channel or NONE),
             _offsets(found),
             count(found.connection),
-            f'<span class="text">{_text(found.epoch) or NONE}</span>',
+            _free(found.epoch or NONE),
             f"{found.at_s:,.2f} s",
         )
         for found in report.findings[:MAX_FINDINGS]
     ]
     columns = ("kind", "channel", "#offset", "#connection", "epoch", "#noticed at")
-    about = (
-        f'<p class="hint">{totals.lost:,} lost, {totals.duplicates:,} double, {totals.reordered:,} out of order.</p>'
-    )
+    about = f'<p class="hint">{_misdelivered(totals)}.</p>'
     more = _more(len(report.findings) - MAX_FINDINGS, "more is in the JSON report", "more are in the JSON report")
     return _section("Lost, double and out of order", about + _table(columns, rows, "None is named.") + more)
 
@@ -274,7 +247,7 @@ def _balances(report: Report) -> str:
             count(balance.ours),
             NONE if balance.theirs is None else count(balance.theirs),
             count(balance.explained),
-            f'<span class="text">{_text(balance.note)}</span>',
+            _free(balance.note),
         )
         for balance in report.balances
     ]
@@ -288,7 +261,7 @@ def _counts(report: Report) -> str:
     return f"<details><summary>All counts</summary>{_table(('count', '#in all'), rows, '')}</details>"
 
 
-# --- words and numbers ------------------------------------------------------------------------------------------------
+# --- elements ---------------------------------------------------------------------------------------------------------
 
 
 def _section(title: str, content: str) -> str:
@@ -309,6 +282,15 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], none: str) -> 
         for kind, name in zip(numeric, columns, strict=True)
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _free(text: str) -> str:
+    """A text of any length, which may be broken anywhere."""
+    return f'<span class="text">{_text(text)}</span>'
+
+
+def _misdelivered(totals: Totals) -> str:
+    return f"{totals.lost:,} lost, {totals.duplicates:,} double, {totals.reordered:,} out of order"
 
 
 def _code(text: str) -> str:

@@ -1,8 +1,8 @@
 """What the plots of the HTML report show: lines over the time of the run, and latencies over their percentiles. Pure.
 
 Rules: all lines over time share one list of times, so that the page can point at the same moment in all of them. A
-second in which nothing was measured is a hole in its line, never a zero. A long run has several seconds a point: of
-latencies, errors and lag the greatest, of counts a second their mean, so that no peak of the former is lost.
+second in which nothing was measured is a hole in its line, never a zero. In a long run a point stands for several
+seconds: of latencies, errors and lag it is the greatest, so that no peak is lost, of counts a second their mean.
 """
 
 from __future__ import annotations
@@ -33,14 +33,7 @@ Look = Literal["blue", "orange", "green", "purple", "amber", "grey"]
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One line of a plot.
-
-    Attributes:
-        name: for the legend.
-        values: one for each x; None is a hole.
-        look: its colour.
-        dashed: drawn with dashes, for what is wanted and not measured.
-    """
+    """One line of a plot: a value for each x, None being a hole; dashed where it is wanted and not measured."""
 
     name: str
     values: list[float | None]
@@ -49,15 +42,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Plot(msgspec.Struct, frozen=True):
-    """One plot.
-
-    Attributes:
-        title: what it shows.
-        unit: of its values.
-        lines: at least one.
-        note: a few words on how to read it.
-        scale: of the values at first; the page offers the other one too unless it is None, which is linear.
-    """
+    """One plot; the page offers to switch its scale unless that is None, which is linear."""
 
     title: str
     unit: Unit
@@ -79,7 +64,6 @@ class Curve(msgspec.Struct, frozen=True):
     Attributes:
         nines: x of each value: -log10(1 - q) for the share q of latencies that do not exceed it, so that 90 % is at 1,
             99 % at 2, and so on (the usual percentile plot of HDR histograms).
-        plot: the lines.
     """
 
     nines: list[float]
@@ -92,8 +76,6 @@ class Plots(msgspec.Struct, frozen=True):
     Attributes:
         times: x of each value, in seconds of the run.
         step: seconds that one point stands for, at most.
-        marks: beginnings of the stages.
-        over_time: plots over `times`.
         curve: None when no latency was measured.
     """
 
@@ -128,122 +110,88 @@ Bins = Sequence[Sequence[Second]]
 Value = Callable[[Second], float | None]
 
 
-def _each(bins: Bins, value: Value, of: Callable[[list[float]], float]) -> list[float | None]:
-    line: list[float | None] = []
+def _line(name: str, look: Look, bins: Bins, value: Value, of: Callable[[list[float]], float] = max) -> Line:
+    """A line over time; `of` makes one value of those of a bin."""
+    values: list[float | None] = []
     for each in bins:
         known = [number for second in each if (number := value(second)) is not None and math.isfinite(number)]
-        line.append(round(of(known), 4) if known else None)
-    return line
+        values.append(round(of(known), 4) if known else None)
+    return Line(name, values, look)
 
 
-def _greatest(bins: Bins, value: Value) -> list[float | None]:
-    return _each(bins, value, max)
+def _mean(known: list[float]) -> float:
+    return sum(known) / len(known)
 
 
-def _mean(bins: Bins, value: Value) -> list[float | None]:
-    return _each(bins, value, lambda known: sum(known) / len(known))
+def _last(known: list[float]) -> float:
+    return known[-1]
 
 
-def _last(bins: Bins, value: Value) -> list[float | None]:
-    return _each(bins, value, lambda known: known[-1])
+def _server(value: Callable[[ServerSample], float]) -> Value:
+    return lambda second: None if second.server is None else value(second.server)
 
 
 def _over_time(bins: Bins) -> list[Plot]:
-    served = any(second.server is not None for each in bins for second in each)
-
-    def said(value: Callable[[ServerSample], float]) -> Value:
-        return lambda second: None if second.server is None else value(second.server)
-
     connections = [
-        Line("open", _last(bins, lambda s: s.open), "blue"),
-        Line("target", _last(bins, lambda s: s.target), "amber", dashed=True),
+        _line("open", "blue", bins, lambda s: s.open, _last),
+        msgspec.structs.replace(_line("target", "amber", bins, lambda s: s.target, _last), dashed=True),
     ]
-    if served:
-        connections.insert(1, Line("by the servers' count", _last(bins, said(lambda s: s.connections)), "orange"))
-    found = [
+    ends = [
+        _line("opened", "blue", bins, lambda s: s.totals.opened, _mean),
+        _line("ended by the servers", "orange", bins, lambda s: s.totals.closed, _mean),
+        _line("cut by the scenario", "grey", bins, lambda s: s.totals.cut, _mean),
+    ]
+    messages = [
+        _line("sent", "blue", bins, lambda s: s.totals.sent, _mean),
+        _line("received", "orange", bins, lambda s: s.totals.received, _mean),
+    ]
+    errors = [
+        _line("failed connects", "blue", bins, lambda s: s.totals.failed),
+        _line("unplanned ends", "orange", bins, lambda s: s.totals.unplanned),
+        _line("other errors", "purple", bins, lambda s: s.totals.refused + s.totals.unanswered + s.totals.errors),
+        _line("delivery faults", "green", bins, lambda s: s.totals.misdelivered),
+    ]
+    cpu = [_line("busiest worker", "blue", bins, lambda s: s.generator_cpu * 100)]
+    lag = [_line("generator", "blue", bins, lambda s: s.lag_max)]
+    servers = []
+    if any(second.server is not None for each in bins for second in each):
+        connections.insert(1, _line("by the servers' count", "orange", bins, _server(lambda s: s.connections), _last))
+        lag.append(_line("servers' event loop", "orange", bins, _server(lambda s: s.loop_lag_s * 1000)))
+        server_cpu = [_line("busiest server", "blue", bins, _server(lambda s: s.cpu_percent))]
+        memory = [
+            _line("all servers", "blue", bins, _server(lambda s: s.memory_bytes)),
+            _line("waiting to be sent", "orange", bins, _server(lambda s: s.outbox_bytes)),
+        ]
+        servers = [
+            Plot("Server CPU", "percent", server_cpu, "of what it may use"),
+            Plot("Server memory", "bytes", memory),
+        ]
+    return [
         Plot("Connections", "count", connections),
-        Plot(
-            "Connections opened and ended",
-            "per_s",
-            [
-                Line("opened", _mean(bins, lambda s: s.totals.opened), "blue"),
-                Line("ended by the servers", _mean(bins, lambda s: s.totals.closed), "orange"),
-                Line("cut by the scenario", _mean(bins, lambda s: s.totals.cut), "grey"),
-            ],
-        ),
-        Plot(
-            "Messages",
-            "per_s",
-            [
-                Line("sent", _mean(bins, lambda s: s.totals.sent), "blue"),
-                Line("received", _mean(bins, lambda s: s.totals.received), "orange"),
-            ],
-        ),
-        *_latencies(bins),
-        Plot(
-            "Errors",
-            "per_s",
-            [
-                Line("failed connects", _greatest(bins, lambda s: s.totals.failed), "blue"),
-                Line("unplanned ends", _greatest(bins, lambda second: second.totals.unplanned), "orange"),
-                Line("other errors", _greatest(bins, _other_errors), "purple"),
-                Line("delivery faults", _greatest(bins, _out_of_order), "green"),
-            ],
-            "delivery faults: lost, double or out of order",
-        ),
+        Plot("Connections opened and ended", "per_s", ends),
+        Plot("Messages", "per_s", messages),
+        *_latency_plot("Message latency", bins, lambda second: second.message, with_max=True),
+        *_latency_plot("Connect latency", bins, lambda second: second.connect, with_max=False),
+        Plot("Errors", "per_s", errors, "delivery faults: lost, double or out of order"),
+        *servers,
+        Plot("Generator CPU", "percent", cpu, "of one core"),
+        Plot("Lag", "ms", lag, "greatest"),
     ]
-    if served:
-        found += [
-            Plot(
-                "Server CPU",
-                "percent",
-                [Line("busiest server", _greatest(bins, said(lambda s: s.cpu_percent)), "blue")],
-                "of what it may use",
-            ),
-            Plot(
-                "Server memory",
-                "bytes",
-                [
-                    Line("all servers", _greatest(bins, said(lambda s: s.memory_bytes)), "blue"),
-                    Line("waiting to be sent", _greatest(bins, said(lambda s: s.outbox_bytes)), "orange"),
-                ],
-            ),
-        ]
-    lag = [Line("generator", _greatest(bins, lambda s: s.lag_max), "blue")]
-    if served:
-        lag.append(Line("servers' event loop", _greatest(bins, said(lambda s: s.loop_lag_s * 1000)), "orange"))
-    cpu = [Line("busiest worker", _greatest(bins, lambda s: s.generator_cpu * 100), "blue")]
-    return [*found, Plot("Generator CPU", "percent", cpu, "of one core"), Plot("Lag", "ms", lag, "greatest")]
 
 
-def _other_errors(second: Second) -> float:
-    return second.totals.refused + second.totals.unanswered + second.totals.errors
+def _latency_plot(title: str, bins: Bins, of: Callable[[Second], Quantiles], *, with_max: bool) -> list[Plot]:
+    """A plot of quantiles; none when nothing was measured."""
 
+    def line(name: str, look: Look, value: Callable[[Quantiles], float]) -> Line:
+        return _line(name, look, bins, lambda second: value(of(second)) if of(second).count else None)
 
-def _out_of_order(second: Second) -> float:
-    return second.totals.lost + second.totals.duplicates + second.totals.reordered
-
-
-def _latencies(bins: Bins) -> list[Plot]:
-    def line(name: str, look: Look, of: Callable[[Second], Quantiles], value: Callable[[Quantiles], float]) -> Line:
-        return Line(name, _greatest(bins, lambda s: value(of(s)) if of(s).count else None), look)
-
-    def lines(of: Callable[[Second], Quantiles]) -> list[Line]:
-        return [
-            line("p50", "green", of, lambda q: q.p50),
-            line("p95", "blue", of, lambda q: q.p95),
-            line("p99", "orange", of, lambda q: q.p99),
-            line("max", "grey", of, lambda q: q.max),
-        ]
-
-    found = []
-    messages = lines(lambda s: s.message)
-    if _any(messages):
-        found.append(Plot("Message latency", "ms", messages, scale=_scale(messages)))
-    connects = lines(lambda s: s.connect)[:3]
-    if _any(connects):
-        found.append(Plot("Connect latency", "ms", connects, scale=_scale(connects)))
-    return found
+    lines = [
+        line("p50", "green", lambda q: q.p50), line("p95", "blue", lambda q: q.p95),
+        line("p99", "orange", lambda q: q.p99),
+    ]  # fmt: skip
+    if with_max:
+        lines.append(line("max", "grey", lambda q: q.max))
+    return [Plot(title, "ms", lines, scale=_scale(lines))] if _any(lines) else []
 
 
 def _any(lines: Iterable[Line]) -> bool:

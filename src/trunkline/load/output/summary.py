@@ -1,8 +1,7 @@
 """What people paste into a ticket: a run on one screen of plain text. Pure.
 
-Rules: pure; no line is longer than 100 columns; what is wrong comes before what is well (warnings at the top, failed
-thresholds before held ones); a section about which there is nothing to say is left out; texts of servers are printed
-with nothing unprintable in them.
+Rules: no line is longer than 100 columns; faults come first (warnings at the top, failed thresholds before held ones);
+an empty section is left out; unprintable characters in texts of servers are escaped.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from trunkline.load.output.formatting import (
     counted,
     fit,
     milliseconds,
+    most_frequent,
     octets,
     per_second,
     percent,
@@ -46,14 +46,11 @@ MAX_CODES: Final = 6
 
 
 def summary(report: Report, encoding: str = "utf-8") -> str:
-    """The run as text.
+    """The run as lines of at most 100 columns.
 
     Args:
         report: of the run.
         encoding: of the output; what it has no characters for is written in others (`ok` and `FAIL` for marks).
-
-    Returns:
-        Lines of at most 100 columns, ended by a line feed.
     """
     held, failed = _marks(encoding)
     lines: list[str] = [*_title(report)]
@@ -107,11 +104,16 @@ def _section(label: str, items: Iterable[str]) -> Iterator[str]:
         if len(first) + len(item) <= WIDTH:
             yield (first + item).rstrip()
         else:
-            yield from textwrap.wrap(
-                item, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False,
-                replace_whitespace=False, drop_whitespace=True,
-            )  # fmt: skip
+            yield from wrapped(first, item)
         first = indent
+
+
+def wrapped(label: str, text: str) -> list[str]:
+    """Lines of at most `WIDTH` columns: the label, then the text beside it."""
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False,
+        replace_whitespace=False,
+    )  # fmt: skip
 
 
 def _title(report: Report) -> Iterator[str]:
@@ -150,8 +152,8 @@ def _connections(report: Report) -> Iterator[str]:
         text += f" ({', '.join(known)})"
     yield text
     if report.closes:
-        codes = sorted(report.closes.items(), key=lambda item: (-item[1], item[0]))
-        yield "ended with " + ", ".join(f"{close_code(code)}: {count(times)}" for code, times in codes[:MAX_CODES])
+        codes = most_frequent(report.closes)[:MAX_CODES]
+        yield "ended with " + ", ".join(f"{close_code(code)}: {count(times)}" for code, times in codes)
 
 
 def _messages(report: Report) -> Iterator[str]:
@@ -243,7 +245,7 @@ def _thresholds(report: Report, held: str, failed: str) -> Iterator[str]:
 
 
 def _reasons(report: Report) -> Iterator[str]:
-    ordered = sorted(report.reasons.items(), key=lambda item: (-item[1], item[0]))
+    ordered = most_frequent(report.reasons)
     width = max((len(count(times)) for _, times in ordered[:MAX_REASONS]), default=0)
     for reason, times in ordered[:MAX_REASONS]:
         yield f"{count(times):>{width}}  {textwrap.shorten(plain(reason), 75, placeholder='...')}"
