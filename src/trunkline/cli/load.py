@@ -96,8 +96,9 @@ def run(
     """Load a WebSocket server; exit 0 when every threshold held, 1 when not. Ctrl-C ends it with what was seen."""
     _require()
     from trunkline.load.model.plan import Target
+    from trunkline.load.model.run_plan import AgentGroup
     from trunkline.load.output.live import make_live
-    from trunkline.load.run import Interrupted, Run, run_load, sources_for
+    from trunkline.load.run import Interrupted, Run, Watch, run_load, sources_for
     from trunkline.load.scenario.choice import choose
     from trunkline.load.scenario.thresholds import parse
 
@@ -109,15 +110,17 @@ def run(
     )  # fmt: skip
     settings = load(config_file, os.environ, {"bus.url": bus}).settings
     target = Target(
-        url, tuple(_header(text) for text in header or ()), tuple(map(_subprotocol, subprotocol or ())), not insecure,
-        str(ca) if ca else "", _seconds("--connect-timeout", connect_timeout) or 10.0,
-        sources_for(url, loaded.scenario.peak),
+        url, tuple(_header(text) for text in header or ()), tuple(map(_subprotocol, subprotocol or ())),
+        verify_tls=not insecure, ca_file=str(ca) if ca else "",
+        connect_timeout_s=_seconds("--connect-timeout", connect_timeout) or 10.0,
+        sources=sources_for(url, loaded.scenario.peak),
     )  # fmt: skip
+    names = tuple(name.strip() for name in (agents or "").split(",") if name.strip())
     todo = Run(
-        target, loaded.scenario, loaded.flow_source,
-        tuple(parse(text) for text in (*loaded.scenario.thresholds, *(threshold or ()))), processes,
-        tuple(name.strip() for name in agents.split(",") if name.strip()) if agents else (),
-        settings.bus.url, settings.bus.prefix, tuple(metrics or ()), metrics_token, watch, seed,
+        target=target, loaded=loaded,
+        thresholds=tuple(parse(text) for text in (*loaded.scenario.thresholds, *(threshold or ()))),
+        processes=processes, agents=AgentGroup(names, settings.bus.url, settings.bus.prefix),
+        watch=Watch(tuple(metrics or ()), metrics_token) if watch else None, seed=seed,
     )  # fmt: skip
     live = make_live(as_json)
     try:

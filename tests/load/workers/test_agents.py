@@ -24,7 +24,7 @@ from trunkline.fleet.nats_server import NatsServer
 from trunkline.load.model.histogram import quantiles
 from trunkline.load.model.messages import MAX_BYTES, Job
 from trunkline.load.model.plan import Scenario, Stage, Step, Target, Traffic
-from trunkline.load.model.run_plan import Outcome, Patience, RunPlan
+from trunkline.load.model.run_plan import AgentGroup, Outcome, Patience, RunPlan
 from trunkline.load.workers import local
 from trunkline.load.workers.agent import refusal
 from trunkline.load.workers.allowed_targets import parse_allowed
@@ -150,8 +150,8 @@ def plan(
     scenario = Scenario("test", (Stage(seconds, 100, "all"),), "echo", description=faults)
     patience = Patience(20, 20, 20, 20, 20)
     return RunPlan(
-        "abcd1234", Target("ws://127.0.0.1:9/"), scenario, workers, agents, each, settle_s=0.1, bus_url=url,
-        prefix=PREFIX, patience=patience,
+        run="abcd1234", target=Target("ws://127.0.0.1:9/"), scenario=scenario, workers=workers,
+        agents=AgentGroup(agents, url, PREFIX), workers_each=each, settle_s=0.1, patience=patience,
     )  # fmt: skip
 
 
@@ -185,7 +185,10 @@ async def test_real_workers_on_an_agent(scene: Scene) -> None:
     async with FaultyServer() as server:
         scenario = Scenario("test", stages, "feed", Traffic(rate=100, channels=2))
         a_plan = RunPlan(
-            "abcd1234", Target(server.url()), scenario, 1, ("one",), bus_url=scene.server.url, prefix=PREFIX
+            run="abcd1234",
+            target=Target(server.url()),
+            scenario=scenario,
+            agents=AgentGroup(("one",), scene.server.url, PREFIX),
         )
         outcome = await asyncio.wait_for(Coordinator(a_plan, Seen()).run(), patient(30))
     assert not outcome.failures

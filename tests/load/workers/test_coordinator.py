@@ -22,7 +22,7 @@ from tests.support.patience import patient
 from trunkline.errors import SettingsError, StartError
 from trunkline.load.judge import missing
 from trunkline.load.model.plan import Scenario, Stage, Target, Traffic
-from trunkline.load.model.run_plan import Outcome, Patience, RunPlan
+from trunkline.load.model.run_plan import AgentGroup, Outcome, Patience, RunPlan
 from trunkline.load.workers.coordinator import Coordinator
 
 COMMAND = (sys.executable, str(ROOT / "tests/support/load/small_worker.py"))
@@ -38,7 +38,7 @@ def workers(parent: int | None = None) -> list[psutil.Process]:
 def plan(faults: str = "", *, workers: int = 2, seconds: float = 1.3, patience: Patience = ALL_IN_TIME) -> RunPlan:
     """A run of 100 connections; `faults` as small_worker.py reads them."""
     scenario = Scenario("test", (Stage(seconds, 100, "all"),), "echo", description=faults)
-    return RunPlan("abcd1234", TARGET, scenario, workers, settle_s=0.1, patience=patience)
+    return RunPlan(run="abcd1234", target=TARGET, scenario=scenario, workers=workers, settle_s=0.1, patience=patience)
 
 
 async def run(a_plan: RunPlan) -> tuple[Outcome, Seen]:
@@ -68,7 +68,7 @@ async def test_beats_of_all_workers_become_seconds() -> None:
 async def test_what_a_worker_prints_is_kept() -> None:
     """What a flow of the user's own prints is in the outcome, with the worker's name."""
     outcome, _ = await run(plan("talk:1"))
-    assert outcome.words == ["worker 1: hello"]
+    assert outcome.printed == ["worker 1: hello"]
 
 
 async def test_ends_of_two_workers_are_merged() -> None:
@@ -254,7 +254,7 @@ async def test_real_workers_find_every_loss() -> None:
     stages = (Stage(0.1, 8), Stage(1.5, 8))
     async with FaultyServer(Faults(drop=100)) as server:
         scenario = Scenario("test", stages, "feed", Traffic(rate=200, channels=2))
-        a_plan = RunPlan("abcd1234", Target(server.url()), scenario, 2, settle_s=1.0)
+        a_plan = RunPlan(run="abcd1234", target=Target(server.url()), scenario=scenario, workers=2, settle_s=1.0)
         outcome = await asyncio.wait_for(Coordinator(a_plan, Seen()).run(), patient(30))
         dropped = sorted((each.channel, each.offset) for each in server.did)
     assert not outcome.failures
@@ -267,7 +267,10 @@ async def test_real_workers_find_every_loss() -> None:
 async def test_python_flow_goes_to_no_agent() -> None:
     """Code is never sent to another machine."""
     scenario = Scenario("test", (Stage(1, 1),), "python")
-    a_plan = RunPlan("abcd1234", TARGET, scenario, 0, ("one",), flow_source="pass", bus_url="nats://127.0.0.1:9")
+    a_plan = RunPlan(
+        run="abcd1234", target=TARGET, scenario=scenario, workers=0, flow_source="pass",
+        agents=AgentGroup(("one",), "nats://127.0.0.1:9"),
+    )  # fmt: skip
     with pytest.raises(SettingsError, match="this machine alone"):
         await Coordinator(a_plan, Seen()).run()
 

@@ -1,7 +1,4 @@
-"""What the coordinator is told and what it answers: who does a run, how long they are waited for, what came out. Pure.
-
-Rules: plain data. What the workers counted is in the sum; whether the run passed is judged elsewhere, from all of it.
-"""
+"""What the coordinator gets and returns: which workers do a run, how long it waits for them, what came out. Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +18,9 @@ class Patience(msgspec.Struct, frozen=True):
     Attributes:
         ready_s: from the start of the processes until all are ready.
         silent_s: between two messages of a worker while the run goes on.
-        sent_s: from the end of the stages, or from Stop, until it says Sent.
+        sent_s: from the end of the stages, or from Stop, until its Sent.
         done_s: for Done, beyond the longest settling.
+        offsets_s: for the offsets.
     """
 
     ready_s: float = 60.0
@@ -32,33 +30,47 @@ class Patience(msgspec.Struct, frozen=True):
     offsets_s: float = 60.0
 
 
-class RunPlan(msgspec.Struct, frozen=True):
-    """A run, and who does it.
+class AgentGroup(msgspec.Struct, frozen=True):
+    """Agents on other machines.
 
     Attributes:
+        names: of the agents; none: this machine generates.
+        bus_url: where they are, as nats://….
+        prefix: of their subjects.
+    """
+
+    names: tuple[str, ...] = ()
+    bus_url: str = ""
+    prefix: str = "trunkline"
+
+
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A run, and what generates it.
+
+    Attributes:
+        run: eight letters and digits.
+        scenario: its protocol is not `auto`.
         workers: processes on this machine.
-        agents: names of agents on other machines.
-        workers_each: processes on each of those.
-        bus_url: where the agents are, as nats://….
+        workers_each: processes on each agent.
+        settle_s: as in `Job`.
+        flow_source: as in `Job`.
     """
 
     run: str
     target: Target
     scenario: Scenario
     workers: int = 1
-    agents: tuple[str, ...] = ()
+    agents: AgentGroup = AgentGroup()
     workers_each: int = 1
     seed: int = 0
     settle_s: float = 5.0
     flow_source: str = ""
-    bus_url: str = ""
-    prefix: str = "trunkline"
     patience: Patience = Patience()
 
     @property
     def workers_in_all(self) -> int:
         """Processes here and on the agents."""
-        return self.workers + len(self.agents) * self.workers_each
+        return self.workers + len(self.agents.names) * self.workers_each
 
 
 @dataclass
@@ -69,9 +81,9 @@ class Outcome:
         holes: publications that may be missing; which of them exist, `offsets` says.
         more_holes: holes that are not in `holes`.
         offsets: growing, by channel and epoch: acknowledged publications that lie in one of the holes.
-        missing_workers: numbers of those that did not end in order; what they had not told yet is not in the sum.
-        failures: in words; with one of them a run has not passed.
-        words: what workers on this machine printed last, if anything: warnings, and the output of a user's flow.
+        missing_workers: numbers of those that did not end in order; what they had not sent yet is not in the sum.
+        failures: sentences; with one of them a run has not passed.
+        printed: the last lines that workers on this machine printed: warnings, and the output of a user's flow.
         lasted_s: how long the stages went on, until the last worker that came to their end had sent everything.
         clock_error_s: how wrong times between two machines may be; 0 on one machine.
     """
@@ -84,6 +96,6 @@ class Outcome:
     missing_workers: tuple[int, ...] = ()
     interrupted: bool = False
     failures: list[str] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
+    printed: list[str] = field(default_factory=list)
     lasted_s: float = 0.0
     clock_error_s: float = 0.0

@@ -134,6 +134,7 @@ def _thresholds(report: Report) -> str:
 
 def _tiles(report: Report) -> str:
     totals = report.totals
+    wrong = totals.misdelivered
     tiles = [
         _tile(
             "connections opened", count(totals.opened),
@@ -142,9 +143,7 @@ def _tiles(report: Report) -> str:
         _tile("sent", count(totals.sent), per_second(report.per_second("sent"))),
         _tile("received", count(totals.received), per_second(report.per_second("received"))),
         _tile("errors", _unbroken(percent(report.error_rate)), "of connects and messages", bad=report.error_rate > 0),
-        _tile(
-            "lost, double, out of order", count(totals.misdelivered), _misdelivered(totals), bad=totals.misdelivered > 0,
-        ),
+        _tile("lost, double, out of order", count(wrong), _misdelivered(totals), bad=wrong > 0),
         _tile("message p95", _unbroken(quantile(report.message, "p95")), _around(report.message)),
     ]  # fmt: skip
     if (connect := report.latencies.get("connect")) is not None:

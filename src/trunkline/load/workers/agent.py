@@ -164,8 +164,8 @@ class _Assignment:
                     await outgoing.send(b"", why)
         await asyncio.gather(*(worker.close() for worker in self._workers))
         for worker in self._workers:
-            if worker.words:
-                log.info("worker_said", run=self.run, worker=worker.number, lines=worker.words)
+            if worker.printed:
+                log.info("worker_said", run=self.run, worker=worker.number, lines=worker.printed)
 
 
 class Agent:

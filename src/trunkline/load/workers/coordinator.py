@@ -120,9 +120,9 @@ class Coordinator:
         plan = self._plan
         if plan.workers_in_all < 1:
             raise SettingsError("workers", value="0", allowed="a run needs at least one worker or agent")
-        if plan.agents and (plan.scenario.protocol == "python" or plan.flow_source):
+        if plan.agents.names and (plan.scenario.protocol == "python" or plan.flow_source):
             raise SettingsError(
-                "--agents", value=",".join(plan.agents),
+                "--agents", value=",".join(plan.agents.names),
                 allowed="a flow in Python runs on this machine alone; write it as steps, or leave the agents out",
             )  # fmt: skip
         try:
@@ -143,10 +143,10 @@ class Coordinator:
         plan = self._plan
         for number in range(plan.workers):
             self._join(await LocalWorker.start(number, self._command))
-        if plan.agents:
-            self._agents = await Agents.connect(plan.bus_url, plan.prefix)
-            await self._agents.meet(plan.agents)
-            for place, agent in enumerate(plan.agents):
+        if plan.agents.names:
+            self._agents = await Agents.connect(plan.agents.bus_url, plan.agents.prefix)
+            await self._agents.meet(plan.agents.names)
+            for place, agent in enumerate(plan.agents.names):
                 first = plan.workers + place * plan.workers_each
                 for worker in await self._agents.hire(agent, plan.run, range(first, first + plan.workers_each)):
                     self._join(worker)
@@ -219,11 +219,11 @@ class Coordinator:
             missing_workers=missing,
             interrupted=self._kill_asked or self._stop_asked_at is not None,
             failures=self._failures,
-            words=[
+            printed=[
                 f"{member.worker.name}: {line}"
                 for member in self._members
                 if isinstance(member.worker, LocalWorker)
-                for line in member.worker.words
+                for line in member.worker.printed
             ],
             lasted_s=max(0.0, ended_at - began_at) if began_at is not None else 0.0,
             clock_error_s=self._agents.clock_error_s if self._agents is not None else 0.0,

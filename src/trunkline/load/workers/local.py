@@ -89,7 +89,7 @@ class LocalWorker:
         return self._child.pid
 
     @property
-    def words(self) -> list[str]:
+    def printed(self) -> list[str]:
         """The last lines that it printed."""
         return self._said.lines()
 
@@ -110,7 +110,7 @@ class LocalWorker:
             self._child.kill()
             code = await self._child.wait()
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        last = [line.strip()[:300] for line in self.words[-_LAST_LINES:]]
+        last = [line.strip()[:300] for line in self.printed[-_LAST_LINES:]]
         return f"{how}; its last words: {' / '.join(last)}" if last else how
 
     def kill(self) -> None:
