@@ -99,15 +99,17 @@ def run(
     from trunkline.load.model.run_plan import AgentGroup
     from trunkline.load.output.live import make_live
     from trunkline.load.run import Interrupted, Run, Watch, run_load, sources_for
+    from trunkline.load.scenario.builtin import Size
     from trunkline.load.scenario.choice import choose
     from trunkline.load.scenario.thresholds import parse
 
     for path in (html, junit, out):
         _writable(path)
-    loaded = choose(
-        scenario, connections=connections, duration_s=_seconds("--duration", duration), rate=rate, rate_each=rate_each,
-        message_bytes=message_bytes, channels=channels, protocol=protocol,
+    size = Size(
+        connections=connections, duration_s=_seconds("--duration", duration), rate=rate, rate_each=rate_each,
+        message_bytes=message_bytes, channels=channels,
     )  # fmt: skip
+    loaded = choose(scenario, size, protocol)
     settings = load(config_file, os.environ, {"bus.url": bus}).settings
     target = Target(
         url, tuple(_header(text) for text in header or ()), tuple(map(_subprotocol, subprotocol or ())),

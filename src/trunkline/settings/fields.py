@@ -160,6 +160,8 @@ def _words(info: inspect.Type) -> str:
             return "one of " + ", ".join(str(value) for value in info.values)
         case inspect.VarTupleType():
             return f"a list, each {_words(info.item_type)}"
+        case inspect.StrType(max_length=int(most)):
+            return f"text of {info.min_length or 0} to {most:,} characters"
         case inspect.CustomType():
             return "a path" if info.cls is Path else "text"
         case inspect.StructType():

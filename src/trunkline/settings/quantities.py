@@ -74,6 +74,7 @@ class Unit(NamedTuple):
 
 
 _OF_ENDINGS: Final[dict[str, Unit | None]] = {
+    "_bytes_per_s": Unit(size, 'bytes, or text such as "64KiB"'),
     "_per_s": None,
     "_ms": Unit(milliseconds, 'milliseconds, or text such as "30s"'),
     "_s": Unit(seconds, 'seconds, or text such as "5m"'),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trunkline.errors import SettingsError
 from trunkline.load.model.plan import Disturbance, Scenario, Stage
-from trunkline.load.scenario.builtin import DEFAULT, NAMES, builtin, describe, scaled
+from trunkline.load.scenario.builtin import DEFAULT, NAMES, Size, builtin, describe, scaled
 
 
 def test_the_names_of_the_commands():
@@ -39,7 +39,7 @@ def test_default_sizes(name: str, peak: int, lasts_s: float):
 @given(st.sampled_from(NAMES), st.integers(1, 1_000_000), st.floats(0.1, 1_000_000))
 def test_any_size_is_met_and_valid(name: str, connections: int, duration_s: float):
     """Peak and length are as asked for, disturbances stay within, and the plan passes its own limits."""
-    scenario = builtin(name, connections=connections, duration_s=duration_s)
+    scenario = builtin(name, Size(connections=connections, duration_s=duration_s))
     assert scenario.peak == connections
     assert scenario.duration_s == pytest.approx(duration_s)
     assert all(stage.connections >= 1 for stage in scenario.stages)
@@ -51,7 +51,7 @@ def test_any_size_is_met_and_valid(name: str, connections: int, duration_s: floa
 @pytest.mark.parametrize("duration_s", [12, 120, 3600])
 def test_a_spike_is_sudden_however_long_the_run(duration_s: float):
     """The rise takes five seconds at most, a tenth of the connections is there before and after it."""
-    scenario = builtin("spike", duration_s=duration_s)
+    scenario = builtin("spike", Size(duration_s=duration_s))
     rise = next(stage for stage in scenario.stages if stage.name == "spike")
     assert rise.duration_s == pytest.approx(min(5, 5 * duration_s / 120))
     assert [stage.connections for stage in scenario.stages] == [500, 500, 5000, 5000, 500, 500]
@@ -60,13 +60,13 @@ def test_a_spike_is_sudden_however_long_the_run(duration_s: float):
 
 def test_a_storm_takes_everybody_twice():
     """All connections break at the same moment and come back at once, at a third and at two thirds."""
-    assert builtin("storm", duration_s=30).disturbances == (Disturbance(10), Disturbance(20))
+    assert builtin("storm", Size(duration_s=30)).disturbances == (Disturbance(10), Disturbance(20))
 
 
 @pytest.mark.parametrize("duration_s", [9, 30, 90, 3600])
 def test_replay_drops_every_few_seconds(duration_s: float):
     """Drops do not become rarer in a longer run, and each connection is back long before the next one."""
-    scenario = builtin("replay", duration_s=duration_s)
+    scenario = builtin("replay", Size(duration_s=duration_s))
     moments = [each.at_s for each in scenario.disturbances]
     gaps = [after - before for before, after in pairwise(moments)]
     assert len(moments) >= 6
@@ -96,14 +96,14 @@ def test_abusers_send_far_over_the_limit_and_the_others_do_not():
 def test_rates():
     """A rate over all replaces the one of each; both can be given."""
     default, total, each, both = (
-        builtin("ramp", **asked).traffic
+        builtin("ramp", Size(**asked)).traffic
         for asked in ({}, {"rate": 500.0}, {"rate_each": 2.0}, {"rate": 500.0, "rate_each": 2.0})
     )
     assert (default.rate, default.rate_each) == (0, 0.1)
     assert (total.rate, total.rate_each) == (500, 0)
     assert (each.rate, each.rate_each) == (0, 2)
     assert (both.rate, both.rate_each) == (500, 2)
-    assert builtin("abuse", rate=5).traffic.abuse_rate_each == builtin("abuse").traffic.abuse_rate_each
+    assert builtin("abuse", Size(rate=5)).traffic.abuse_rate_each == builtin("abuse").traffic.abuse_rate_each
 
 
 def test_own_scenarios_scale_too():
@@ -111,13 +111,13 @@ def test_own_scenarios_scale_too():
     scenario = Scenario(
         "own", (Stage(10, 50), Stage(10, 0), Stage(20, 100)), disturbances=(Disturbance(30, away_s=2, spread_s=1),)
     )
-    grown = scaled(scenario, connections=1000, duration_s=80)
+    grown = scaled(scenario, Size(connections=1000, duration_s=80))
     assert grown.stages == (Stage(20, 500), Stage(20, 0), Stage(40, 1000))
     assert grown.disturbances == (Disturbance(60, away_s=2, spread_s=1),)
-    shrunk = scaled(scenario, connections=1, duration_s=4)
+    shrunk = scaled(scenario, Size(connections=1, duration_s=4))
     assert shrunk.stages == (Stage(1, 1), Stage(1, 0), Stage(2, 1))
     assert shrunk.disturbances == (Disturbance(3, away_s=0.2, spread_s=0.1),)
-    assert scaled(scenario) == scenario
+    assert scaled(scenario, Size()) == scenario
 
 
 def test_a_wrong_name_is_told_the_nearest():
@@ -140,5 +140,5 @@ def test_a_wrong_name_is_told_the_nearest():
 def test_sizes_out_of_range(asked: dict[str, float], key: str):
     """A size that cannot be is refused by name, with what can be."""
     with pytest.raises(SettingsError, match="allowed: ") as caught:
-        builtin("hold", **asked)
+        builtin("hold", Size(**asked))
     assert caught.value.key == key

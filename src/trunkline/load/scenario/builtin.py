@@ -9,17 +9,19 @@ Rules:
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Collection
+from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
 from trunkline.errors import SettingsError
 from trunkline.load.model.plan import Disturbance, Scenario, Stage, Traffic
+from trunkline.settings.spelling import nearest
 
 DEFAULT = "hold"
-"""The scenario of a run that names none."""
+"""The scenario of a run that does not name one."""
 
 _RATE_EACH = 0.1
 _DROP_EVERY_S = 10.0
@@ -84,27 +86,51 @@ _BUILT_IN: dict[str, Scenario] = {
     )
 }  # fmt: skip
 
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "connections": (1, 10_000_000), "duration_s": (0.1, 1_000_000), "rate": (0, 10_000_000),
+    "rate_each": (0, 10_000_000), "message_bytes": (40, 16 << 20), "channels": (0, 1_000_000),
+}  # fmt: skip
+"""Least and greatest values of a `Size`."""
+
 NAMES: tuple[str, ...] = tuple(_BUILT_IN)
 """The built-in scenarios."""
 
 
-def builtin(
-    name: str, *, connections: int | None = None, duration_s: float | None = None, rate: float | None = None,
-    rate_each: float | None = None,
-) -> Scenario:  # fmt: skip
-    """A built-in scenario at the wanted size; the arguments after the name are those of `scaled`.
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command line changes of a scenario; whatever is None stays as the scenario says.
+
+    Attributes:
+        connections: its greatest count; the counts of all stages follow in proportion, and none becomes 0 by it.
+        duration_s: how long it takes in all; stages and the moments of disturbances follow in proportion. How long cut
+            connections stay away, and over how long cuts are spread, becomes shorter with it but never longer.
+        rate: messages a second over all connections, instead of every rate the scenario has; abuse aside.
+        rate_each: messages a second of each connection.
+        message_bytes: length of a message.
+        channels: how many a feed uses.
+    """
+
+    connections: int | None = None
+    duration_s: float | None = None
+    rate: float | None = None
+    rate_each: float | None = None
+    message_bytes: int | None = None
+    channels: int | None = None
+
+
+AS_IT_IS: Final = Size()
+
+
+def builtin(name: str, size: Size = AS_IT_IS) -> Scenario:
+    """A built-in scenario at the wanted size.
 
     Raises:
         SettingsError: there is none of that name, or a size cannot be used.
     """
     scenario = _BUILT_IN.get(name)
     if scenario is None:
-        near = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.6)
-        allowed = f"one of {', '.join(NAMES)}"
-        raise SettingsError("--scenario", value=name[:200], allowed=allowed, nearest=near[0] if near else None)
-    scenario = scaled(
-        scenario, connections=connections, duration_s=duration_s, rate=rate, rate_each=rate_each, sudden=_SUDDEN
-    )
+        allowed, near = f"one of {', '.join(NAMES)}", nearest(name.lower(), NAMES)
+        raise SettingsError("--scenario", value=name[:200], allowed=allowed, nearest=near)
+    scenario = scaled(scenario, size, _SUDDEN)
     return replace(scenario, disturbances=_drops(scenario.duration_s)) if name == "replay" else scenario
 
 
@@ -113,44 +139,37 @@ def describe() -> list[tuple[str, str]]:
     return [(name, scenario.description) for name, scenario in _BUILT_IN.items()]
 
 
-def scaled(
-    scenario: Scenario, *, connections: int | None = None, duration_s: float | None = None, rate: float | None = None,
-    rate_each: float | None = None, sudden: Collection[str] = (),
-) -> Scenario:  # fmt: skip
-    """A scenario at another size; whatever is None stays as it is.
+def scaled(scenario: Scenario, size: Size, sudden: Collection[str] = ()) -> Scenario:
+    """A scenario at another size.
 
     Args:
-        scenario: which.
-        connections: its greatest count; the counts of all stages follow in proportion, and none becomes 0 by it.
-        duration_s: how long it takes in all; stages and the moments of disturbances follow in proportion. How long cut
-            connections stay away, and over how long cuts are spread, becomes shorter with it but never longer.
-        rate: messages a second over all connections, instead of every rate the scenario has; abuse aside.
-        rate_each: messages a second of each connection.
+        scenario: what to change.
+        size: what it becomes.
         sudden: names of stages that become shorter with the whole but never longer.
 
     Raises:
         SettingsError: a size is out of range.
     """
-    _check("--connections", connections, 1, 10_000_000)
-    _check("--duration", duration_s, 0.1, 1_000_000)
-    _check("--rate", rate, 0, 10_000_000)
-    _check("--rate-each", rate_each, 0, 10_000_000)
-    if connections is not None:
-        scenario = replace(scenario, stages=_widened(scenario, connections))
-    if duration_s is not None:
-        scenario = _stretched(scenario, duration_s, sudden)
+    for field, (least, most) in _BOUNDS.items():
+        value: float | None = getattr(size, field)
+        # Written so that a nan is refused, too.
+        if value is not None and not least <= value <= most:
+            option = f"--{field.removesuffix('_s').replace('_', '-')}"
+            raise SettingsError(option, value=f"{value:g}", allowed=f"allowed: {least:,} to {most:,}")
+    if size.connections is not None:
+        scenario = replace(scenario, stages=_widened(scenario, size.connections))
+    if size.duration_s is not None:
+        scenario = _stretched(scenario, size.duration_s, sudden)
     traffic = scenario.traffic
-    if rate is not None:
-        traffic = replace(traffic, rate=float(rate), rate_each=0.0)
-    if rate_each is not None:
-        traffic = replace(traffic, rate_each=float(rate_each))
+    if size.rate is not None:
+        traffic = replace(traffic, rate=float(size.rate), rate_each=0.0)
+    if size.rate_each is not None:
+        traffic = replace(traffic, rate_each=float(size.rate_each))
+    if size.message_bytes is not None:
+        traffic = replace(traffic, message_bytes=size.message_bytes)
+    if size.channels is not None:
+        traffic = replace(traffic, channels=size.channels)
     return replace(scenario, traffic=traffic)
-
-
-def _check(option: str, value: float | None, least: float, most: float) -> None:
-    # Written so that a nan is refused, too.
-    if value is not None and not least <= value <= most:
-        raise SettingsError(option, value=f"{value:g}", allowed=f"allowed: {least:,} to {most:,}")
 
 
 def _widened(scenario: Scenario, connections: int) -> tuple[Stage, ...]:

@@ -4,14 +4,13 @@ Rules:
 
 - Keys are those of `plan.py` without their unit: `duration = "30s"` or `duration = 30` for `duration_s`.
 - Whatever is not known or does not fit stops with a `SettingsError` that names file, line, field and what is allowed;
-  a slip of the pen must not become a default.
-- A Python file is read here and not run: the workers run it. What it says of the scenario is a literal.
+  a typing error must not become a default.
+- A Python file is parsed here and not run: the workers run it. Its `SCENARIO` is a literal.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import re
 import tomllib
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
-from msgspec import inspect
 from msgspec.structs import FieldInfo
 
 from trunkline.errors import SettingsError
@@ -29,7 +27,8 @@ from trunkline.load.model.expectations import Expectation
 from trunkline.load.model.plan import Disturbance, Scenario, Stage, Step, Traffic
 from trunkline.load.scenario import thresholds
 from trunkline.load.scenario.builtin import DEFAULT, NAMES, builtin
-from trunkline.settings import quantities
+from trunkline.settings.fields import Field
+from trunkline.settings.spelling import nearest
 from trunkline.settings.toml_places import Place, dotted, toml_places
 
 MAX_BYTES = 512 << 10
@@ -43,12 +42,7 @@ _S = TypeVar("_S", bound=msgspec.Struct)
 
 
 class LoadedScenario(NamedTuple):
-    """What a file says.
-
-    Attributes:
-        scenario: the run.
-        flow_source: of a Python file its text, else empty.
-    """
+    """A scenario, and the text of the Python file that it came from, else empty."""
 
     scenario: Scenario
     flow_source: str
@@ -63,9 +57,8 @@ def load_scenario(path: Path) -> LoadedScenario:
     file = str(path)
     kind = path.suffix.lower()
     if kind not in (".toml", ".py"):
-        near = difflib.get_close_matches(file.lower(), NAMES, n=1, cutoff=0.6)
         allowed = f"one of {', '.join(NAMES)}, or a file that ends in .toml or .py"
-        raise SettingsError("--scenario", value=file[:200], allowed=allowed, nearest=near[0] if near else None)
+        raise SettingsError("--scenario", value=file[:200], allowed=allowed, nearest=nearest(file.lower(), NAMES))
     text = _read(path)
     scenario = _of_python(text, path) if kind == ".py" else _of_toml(text, path)
     return LoadedScenario(scenario, text if kind == ".py" else "")
@@ -112,7 +105,7 @@ def _of_toml(text: str, path: Path) -> Scenario:
 
 
 def _toml_fault(why: str, text: str, path: Path) -> tuple[str, str]:
-    """Where TOML is broken, and how: the reader puts the line into its message."""
+    """Where TOML is malformed, and how: the parser puts the line into its message."""
     found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", why)
     if found is None:
         return str(path), why
@@ -123,7 +116,7 @@ def _toml_fault(why: str, text: str, path: Path) -> tuple[str, str]:
 def _of_python(text: str, path: Path) -> Scenario:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about their text, which whoever runs the file gets anyway
+            warnings.simplefilter("ignore")  # running the file shows them anyway
             body = ast.parse(text, str(path)).body
     except SyntaxError as error:
         source = f"{path} line {error.lineno}" if error.lineno else str(path)
@@ -152,10 +145,8 @@ def _of_python(text: str, path: Path) -> Scenario:
 
 def _check_flow(body: list[ast.stmt], path: Path) -> None:
     asked = "a flow is written as: async def flow(session):"
-    found = None
-    for statement in body:
-        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)) and statement.name == "flow":
-            found = statement
+    functions = [each for each in body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    found = next((each for each in reversed(functions) if each.name == "flow"), None)
     if found is None:
         raise SettingsError("flow", allowed=f"the file defines none; {asked}", source=str(path))
     source = f"{path} line {found.lineno}"
@@ -169,19 +160,19 @@ def _check_flow(body: list[ast.stmt], path: Path) -> None:
 
 
 def _literal(body: list[ast.stmt]) -> ast.expr | None:
-    """What the file's last assignment to SCENARIO says, if there is one."""
+    """The value of the file's last assignment to SCENARIO, if there is one."""
     found = None
     for statement in body:
         match statement:
-            case ast.Assign(targets=targets, value=value):
-                pass
-            case ast.AnnAssign(target=target, value=value):
-                targets = [target]
-            case _:
-                continue
-        if any(isinstance(target, ast.Name) and target.id == "SCENARIO" for target in targets):
-            found = value
+            case ast.Assign(targets=targets, value=value) if any(map(_is_scenario, targets)):
+                found = value
+            case ast.AnnAssign(target=target, value=value) if _is_scenario(target):
+                found = value
     return found
+
+
+def _is_scenario(target: ast.expr) -> bool:
+    return isinstance(target, ast.Name) and target.id == "SCENARIO"
 
 
 def _python_places(node: ast.expr, place: Place, into: dict[Place, int]) -> None:
@@ -200,19 +191,14 @@ def _python_places(node: ast.expr, place: Place, into: dict[Place, int]) -> None
 
 
 class _Reader:
-    """Turns the tables of one file into a scenario, and says where in the file something is wrong.
-
-    Args:
-        file: its name.
-        places: the line of each place.
-    """
+    """Turns the tables of one file into a scenario; errors name the line of the place that is wrong."""
 
     def __init__(self, file: str, places: Mapping[Place, int]) -> None:
         self._file = file
         self._places = places
 
     def error(self, place: Place, value: object, allowed: str, near: str | None = None) -> SettingsError:
-        """What is wrong at a place; a place that is not written is on the line of what should hold it."""
+        """An error at a place; a place that is not written is on the line of what should hold it."""
         lines = (self._places.get(place[:end]) for end in range(len(place), -1, -1))
         line = next((line for line in lines if line is not None), None)
         source = self._file if line is None else f"{self._file} line {line}"
@@ -228,7 +214,7 @@ class _Reader:
         """A struct of a table.
 
         Args:
-            kind: which struct.
+            kind: the struct.
             raw: the table as the file has it.
             place: where it is.
             defaults: values of fields that the file need not give, on top of the struct's own.
@@ -241,9 +227,8 @@ class _Reader:
         for key, given in raw.items():
             field = fields.get(key)
             if field is None:
-                near = difflib.get_close_matches(str(key).lower(), fields, n=1, cutoff=0.6)
                 known = f"there is no such key; known here: {', '.join(fields)}"
-                raise self.error((*place, str(key)), None, known, near[0] if near else None)
+                raise self.error((*place, str(key)), None, known, nearest(str(key).lower(), fields))
             values[field.name] = self._value(field, given, (*place, key))
         for key, field in fields.items():
             if field.required and field.name not in values:
@@ -251,7 +236,7 @@ class _Reader:
         return kind(**values)
 
     def check(self, scenario: Scenario) -> None:
-        """Refuse what fits by itself and not together."""
+        """Refuse values that are valid by themselves and not together."""
         if scenario.peak == 0:
             raise self.error(("stages",), None, "no stage has any connections")
         if scenario.duration_s == 0:
@@ -286,64 +271,28 @@ class _Reader:
             if field.name == "stages" and not 1 <= len(given) <= _MOST_STAGES:
                 raise self.error(place, None, f"there must be 1 to {_MOST_STAGES:,} stages, not {len(given):,}")
             return tuple(given)
-        raw = _quantity(field.name, given) if isinstance(given, str) else given
-        if isinstance(raw, float) and not math.isfinite(raw):
-            # Bounds let a nan pass.
-            raise self.error(place, given, f"allowed: {_allowed(field)}")
         try:
-            return msgspec.convert(raw, field.type)
-        except (msgspec.ValidationError, OverflowError) as error:
+            value = Field(field.name, field.type).convert(given, textual=False)
+        except (ValueError, OverflowError) as error:  # msgspec's errors are ValueErrors too
             item = re.search(r"\$\[(\d+)\]", str(error))
             if item and isinstance(given, (list, tuple)):
                 place, given = (*place, int(item[1])), given[int(item[1])]
                 raise self.error(place, given, "allowed: text") from None
             raise self.error(place, given, f"allowed: {_allowed(field)}") from None
-
-
-def _is_length(name: str) -> bool:
-    return name.endswith("_s") and not name.endswith("_per_s")
-
-
-def _is_size(name: str) -> bool:
-    return name.endswith(("_bytes", "_bytes_per_s"))
+        if isinstance(value, float) and not math.isfinite(value):
+            # Bounds let a nan pass.
+            raise self.error(place, given, f"allowed: {_allowed(field)}")
+        return value
 
 
 def _file_key(name: str) -> str:
-    return name.removesuffix("_s") if _is_length(name) else name
-
-
-def _quantity(name: str, text: str) -> object:
-    """What a text with a unit means in the field's own unit; anything else as it is, for the type to refuse."""
-    if _is_length(name):
-        length = quantities.seconds(text)
-        return text if length is None else length
-    size = quantities.size(text) if _is_size(name) else None
-    return text if size is None else round(size)
+    return name if name.endswith("_per_s") else name.removesuffix("_s")
 
 
 def _allowed(field: FieldInfo) -> str:
-    """What a field takes, in words."""
-    kind = inspect.type_info(field.type)
-    if isinstance(kind, inspect.Metadata):
-        kind = kind.type
-    match kind:
-        case inspect.FloatType() | inspect.IntType():
-            words = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
-            if _is_length(field.name):
-                words = 'seconds, or text such as "500ms", "30s" or "10m",'
-            elif _is_size(field.name):
-                words = 'bytes, or text such as "4KiB",'
-            low = f" from {kind.ge:,}" if kind.ge is not None else f" above {kind.gt:,}" if kind.gt is not None else ""
-            return words + low + (f" to {kind.le:,}" if kind.le is not None else "")
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.LiteralType():
-            return "one of " + ", ".join(str(value) for value in kind.values)
-        case inspect.VarTupleType():
-            is_table = field.name in _LISTS
-            return f"a list of tables, each written [[{field.name}]]" if is_table else "a list of texts"
-        case inspect.StrType():
-            least, most = kind.min_length or 0, kind.max_length
-            return f"text of {least} to {most:,} characters" if most else "text"
-        case _:
-            return f"a table, written [{field.name}]"
+    """What a field takes, for messages."""
+    if field.name in _TABLES:
+        return f"a table, written [{field.name}]"
+    if field.name in _LISTS:
+        return f"a list of tables, each written [[{field.name}]]"
+    return Field(field.name, field.type).allowed
