@@ -2,9 +2,8 @@
 
 Rules:
 
-- One connection at a time. A lost one is replaced for ever, after a wait that doubles up to two seconds and is drawn at
-  random. The client library's own reconnecting is off, for it sends later what was meant for then.
-- Nothing waits for NATS: what is to be told while it is away is dropped, since peers learn it from the nodes' reports.
+- One connection at a time, which `nats/link.py` keeps.
+- Nothing waits for NATS: what is to be sent while it is away is dropped, since peers learn it from the nodes' reports.
 - Every connection begins with a hello, so that all nodes report at once.
 - Who writes to these subjects is let in by NATS, but may be of another version or broken: a message that is too long or
   does not fit is counted, ignored and named in one log line every ten seconds at most.
@@ -17,8 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import ssl
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -28,9 +25,10 @@ from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from trunkline.errors import BusError, BusUnavailable, SettingsError
+from trunkline.errors import BusError, BusUnavailable
 from trunkline.nats.address import parse_address
-from trunkline.nats.login import CONNECT_TIMEOUT_S, close_client, log_in, request
+from trunkline.nats.link import Link
+from trunkline.nats.login import CONNECT_TIMEOUT_S, Connection, log_in, request, tls_context
 from trunkline.placement.backend import canonical_url
 from trunkline.protocol.control import KeyCounts, KeysAsked, Moved, MoveOrder, NodeReport, PickNotice, PickNotices
 from trunkline.protocol.subjects import (
@@ -47,11 +45,6 @@ log = structlog.get_logger("trunkline.balancer")
 T = TypeVar("T")
 
 PING_S: Final = 2
-FIRST_WAIT_S: Final = 0.05
-LONGEST_WAIT_S: Final = 2.0
-HELD_S: Final = 10.0
-"""A connection that was up this long starts the waiting anew."""
-
 ALIVE_S: Final = 2.0
 GONE_S: Final = 6.0
 """Seconds between two signs of life, and those after which a balancer counts as gone."""
@@ -100,22 +93,21 @@ class FleetTalk:
         on_state: Callable[[bool], None],
     ) -> None:
         self._address = parse_address(bus.url)
-        self._tls = _tls_context(bus) if self._address.tls else None
+        self._tls = tls_context(self._address, bus.tls_ca_file)
+        self._link = Link(self._address, self._connect, log=log)
         self._prefix = bus.prefix
         self._id = balancer
         self._on_report = on_report
         self._on_notices = on_notices
         self._on_state = on_state
-        self._rng = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         self._reports = msgspec.json.Decoder(NodeReport)
         self._picks = msgspec.json.Decoder(PickNotices)
-        self._client: Client | None = None
-        self._since = 0.0
+        self._greeting: asyncio.Task[None] | None = None
         self._peers: dict[str, float] = {}
         self._nodes: dict[str, tuple[str, float]] = {}
         self._waiting: list[PickNotice] = []
         self._something = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._sending: asyncio.Task[None] | None = None
         self._complained_at = float("-inf")
         self._silently = 0
         self.ignored = 0
@@ -123,7 +115,8 @@ class FleetTalk:
     @property
     def connected(self) -> bool:
         """Whether a message would reach NATS now."""
-        return self._client is not None and self._client.is_connected
+        connection = self._link.connection
+        return connection is not None and connection.alive
 
     @property
     def leads(self) -> bool:
@@ -132,7 +125,7 @@ class FleetTalk:
         Nobody leads before it has listened long enough to know the others. Two may for a moment, when NATS is split.
         """
         now = asyncio.get_running_loop().time()
-        if not self.connected or now - self._since < ALIVE_S * 1.5:
+        if not self.connected or now - self._link.since < ALIVE_S * 1.5:
             return False
         return all(peer > self._id or now - heard > GONE_S for peer, heard in self._peers.items())
 
@@ -143,17 +136,16 @@ class FleetTalk:
 
     async def start(self) -> None:
         """Begin to connect; returns at once, `on_state` says when it has worked."""
-        self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._tell())]
+        self._sending = asyncio.create_task(self._send())
+        self._link.start(self._linked)
 
     async def close(self) -> None:
         """Let go of NATS; `on_state` is not called for it."""
-        for task in self._tasks:
+        tasks = [task for task in (self._sending, self._greeting) if task is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
-        client, self._client = self._client, None
-        if client is not None:
-            await close_client(client)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._link.close()
 
     async def hello(self) -> None:
         """Ask all nodes to report now; nothing happens while NATS is away."""
@@ -190,7 +182,7 @@ class FleetTalk:
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
-    async def _tell(self) -> None:
+    async def _send(self) -> None:
         """Send what was noted, and a sign of life when there was nothing for a while."""
         subject = picks_subject(self._prefix)
         while True:
@@ -216,10 +208,14 @@ class FleetTalk:
         middle = len(notices) // 2
         return [*self._messages(notices[:middle]), *self._messages(notices[middle:])]
 
-    async def _publish(self, subject: str, data: bytes) -> None:
-        client = self._client
-        if client is None or not client.is_connected:
+    def _connected(self) -> Client:
+        connection = self._link.connection
+        if connection is None or not connection.alive:
             raise BusUnavailable(f"NATS at {self._address.shown} is not connected")
+        return connection.client
+
+    async def _publish(self, subject: str, data: bytes) -> None:
+        client = self._connected()
         try:
             await client.publish(subject, data)
         except nats_errors.MaxPayloadError:
@@ -228,9 +224,7 @@ class FleetTalk:
             raise BusUnavailable(f"NATS did not take a message: {error}") from error
 
     async def _ask(self, subject: str, question: msgspec.Struct, kind: type[T]) -> T:
-        client = self._client
-        if client is None or not client.is_connected:
-            raise BusUnavailable(f"NATS at {self._address.shown} is not connected")
+        client = self._connected()
         try:
             answer = await request(client, subject, msgspec.json.encode(question), ANSWER_TIMEOUT_S)
         except nats_errors.NoRespondersError:
@@ -307,80 +301,38 @@ class FleetTalk:
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        attempt = 0
-        told = False
-        while True:
-            lost: asyncio.Future[str] = loop.create_future()
-            try:
-                client = await self._connect(lost)
-            except BusError as error:
-                # One line for an outage, not one for each try.
-                (log.debug if told else log.warning)("nats_unreachable", address=self._address.shown, why=str(error))
-                told = True
-            else:
-                told = False
-                self._client, self._since = client, loop.time()
-                log.info("nats_connected", address=self._address.shown)
-                self._say_state(True)
-                await self.hello()
-                why = await lost
-                self._client = None
-                self._waiting.clear()
-                log.warning("nats_lost", address=self._address.shown, why=why)
-                self._say_state(False)
-                await close_client(client)
-                attempt = 0 if loop.time() - self._since > HELD_S else attempt
-            ceiling = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempt, 16))
-            attempt += 1
-            await asyncio.sleep(self._rng.uniform(ceiling / 2, ceiling))
+    def _linked(self, connected: bool) -> None:
+        if connected:
+            self._on_state(True)
+            self._greeting = asyncio.create_task(self.hello())
+        else:
+            self._waiting.clear()
+            self._on_state(False)
 
-    def _say_state(self, connected: bool) -> None:
-        try:
-            self._on_state(connected)
-        except Exception:
-            log.exception("on_state_failed", connected=connected)
-
-    async def _connect(self, lost: asyncio.Future[str]) -> Client:
-        """Log in and subscribe; `lost` is set when the connection ends. Raises BusUnavailable."""
-        client = await log_in(
-            self._address, name=f"trunkline balancer {self._id}", tls=self._tls,
-            on_lost=lambda reason: _set(lost, reason), ping_interval=PING_S, max_outstanding_pings=2, no_echo=True,
-            inbox_prefix=f"{self._prefix}.inbox",
+    async def _connect(self) -> Connection:
+        """Log in and subscribe; raises BusUnavailable."""
+        connection = await log_in(
+            self._address, name=f"trunkline balancer {self._id}", tls=self._tls, ping_interval=PING_S,
+            max_outstanding_pings=2, no_echo=True, inbox_prefix=f"{self._prefix}.inbox",
         )  # fmt: skip
         try:
             for subject, heard in (
                 (report_subject(self._prefix), self._on_report_message),
                 (picks_subject(self._prefix), self._on_picks_message),
             ):
-                await client.subscribe(
+                await connection.client.subscribe(
                     subject, cb=heard, pending_msgs_limit=_PENDING_MESSAGES, pending_bytes_limit=_PENDING_BYTES
                 )
             # Nodes answer the hello that comes next: the server must have the subscriptions before it.
-            await client.flush(CONNECT_TIMEOUT_S)
+            await connection.client.flush(CONNECT_TIMEOUT_S)
         except BaseException as error:
-            await close_client(client)
+            await connection.close()
             if isinstance(error, (nats_errors.Error, OSError, TimeoutError)):
                 why = str(error) or type(error).__name__
                 raise BusUnavailable(f"NATS at {self._address.shown} took no subscription: {why}") from error
             raise
-        return client
-
-
-def _tls_context(bus: BusSettings) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=bus.tls_ca_file)
-    except OSError as error:
-        raise SettingsError(
-            "bus.tls_ca_file", value=str(bus.tls_ca_file), allowed=f"it must be a readable PEM file ({error})"
-        ) from None
+        return connection
 
 
 def _text(given: str) -> str:
     return given.encode("utf-8", "replace").decode()
-
-
-def _set(lost: asyncio.Future[str], why: str) -> None:
-    if not lost.done():
-        lost.set_result(why)

@@ -1,8 +1,8 @@
-"""How every part of ours connects to NATS, logs in, asks and lets go of it: once, with what went wrong in words.
+"""How every part of ours connects to NATS, logs in, sends requests and lets go of it, with what went wrong in words.
 
 Rules:
 
-- Connecting again is the caller's part: the library's own way waits, keeps messages for later, and tells nobody.
+- Connecting again is the part of `link.py`: the library's way waits, keeps messages for later, and reports nothing.
 - Secrets are shown over TLS alone where TLS was asked for: the library encrypts only when the server says so, and
   someone in between could make it seem not to.
 """
@@ -13,17 +13,41 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from trunkline.errors import BusUnavailable
+from trunkline.errors import BusUnavailable, SettingsError
 from trunkline.nats.address import NatsAddress
 
 CONNECT_TIMEOUT_S: Final = 2
 CLOSE_TIMEOUT_S: Final = 2.0
+
+
+class Connection:
+    """A log-in that lasts until it is lost, and is never revived.
+
+    Attributes:
+        client: the library's.
+        lost: done with the reason when the connection has ended, or was given up.
+    """
+
+    def __init__(self, client: Client, lost: asyncio.Future[str]) -> None:
+        self.client = client
+        self.lost = lost
+
+    @property
+    def alive(self) -> bool:
+        """Whether messages can be sent now."""
+        return not self.lost.done() and self.client.is_connected
+
+    async def close(self, reason: str = "it was closed") -> None:
+        """Let go of the server; `lost` is done with `reason`."""
+        _set(self.lost, reason)
+        await _close(self.client)
 
 
 async def log_in(
@@ -31,17 +55,15 @@ async def log_in(
     *,
     name: str,
     tls: ssl.SSLContext | None,
-    on_lost: Callable[[str], None],
     on_error: Callable[[str], None] | None = None,
     **options: Any,
-) -> Client:
+) -> Connection:
     """Connect to the first server that answers.
 
     Args:
         address: the servers to try, and who to log in as.
         name: shown by NATS.
         tls: how to verify the server, for a `tls://` address.
-        on_lost: called with the reason when the connection ends by itself; it may be called more than once.
         on_error: called with what else the server or the library reports.
         options: further ones of the library's `connect`.
 
@@ -49,18 +71,19 @@ async def log_in(
         BusUnavailable: no server let us in.
     """
     client = Client()
+    lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     last_error = "no server answered"
 
     async def reported(error: Exception) -> None:
         nonlocal last_error
         last_error = str(error) or type(error).__name__
         if isinstance(error, (OSError, nats_errors.StaleConnectionError)) and client.is_connected:
-            on_lost(last_error)
+            _set(lost, last_error)
         elif on_error is not None and not isinstance(error, OSError):
             on_error(last_error)
 
     async def closed() -> None:
-        on_lost(str(client.last_error or last_error))
+        _set(lost, str(client.last_error or last_error))
 
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S * (1 + len(address.servers))):
@@ -76,7 +99,7 @@ async def log_in(
                 connect_timeout=CONNECT_TIMEOUT_S,
                 pending_size=0,  # nothing is kept for later, and publishing never waits for a flush
                 flusher_queue_size=0,  # unbounded, so that queueing a flush never waits and order is kept
-                tls=tls if address.tls else None,
+                tls=tls,
                 **_secrets(client, address),
                 **options,
             )
@@ -86,7 +109,7 @@ async def log_in(
         info: object = client._server_info
         asked = isinstance(info, dict) and info.get("auth_required", False)
         hint = "; it asks for a log-in: check the user, password or token" if asked else ""
-        await close_client(client)
+        await _close(client)
         if isinstance(error, (nats_errors.Error, OSError, TimeoutError, AssertionError, ValueError)):
             raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {last_error}{hint}") from error
         if isinstance(error, Exception) and not isinstance(error, BusUnavailable):
@@ -94,7 +117,7 @@ async def log_in(
             why = f"what answers is no NATS ({type(error).__name__})"
             raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {why}") from error
         raise
-    return client
+    return Connection(client, lost)
 
 
 def _secrets(client: Client, address: NatsAddress) -> dict[str, Any]:
@@ -157,8 +180,33 @@ async def request(client: Client, subject: str, data: bytes, timeout_s: float) -
         raise BusUnavailable(f"NATS did not take a request on {subject}: {error}") from error
 
 
-async def close_client(client: Client) -> None:
-    """Close as far as the peer lets us: one that does not read would hold the orderly way up for ever."""
+def tls_context(address: NatsAddress, ca_file: str | Path | None = None) -> ssl.SSLContext | None:
+    """How to verify the servers of a `tls://` address; None for any other.
+
+    Args:
+        address: of NATS.
+        ca_file: PEM file of the authority that signed their certificates; by default the system's.
+
+    Raises:
+        SettingsError: the file cannot be used.
+    """
+    if not address.tls:
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise SettingsError(
+            "bus.tls_ca_file", value=str(ca_file), allowed=f"it must be a readable PEM file ({error})"
+        ) from None
+
+
+async def _close(client: Client) -> None:
+    """Close as far as the peer lets us: one that does not read would delay the orderly way for ever."""
     with contextlib.suppress(nats_errors.Error, OSError, TimeoutError, AssertionError, RuntimeError):
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await client.close()
+
+
+def _set(lost: asyncio.Future[str], reason: str) -> None:
+    if not lost.done():
+        lost.set_result(reason)

@@ -7,7 +7,7 @@ How a publication travels:
   channel's last one before.
 - Without retention it goes to `<prefix>.live.<channel>` directly. Its `ts` is the time it was received.
 - `epoch` is the creation time of the stream: it outlives restarts of NATS and of nodes, and changes when the stream is
-  made anew.
+  made again.
 
 What is lost when: nothing that was acknowledged, within retention and as long as NATS keeps its disk. A channel that
 was quiet for longer than `keep_s`, or whose messages made way for others' at `max_bytes`, reports a higher floor than
@@ -29,16 +29,21 @@ from nats.aio.msg import Msg
 from trunkline.bus.base import Deliver, HistoryPage, OnState, Publication, Published, RetentionOf, Subscription
 from trunkline.bus.nats.fleet import NatsFleetLink
 from trunkline.bus.nats.jetstream import PREFIX, PubAck, ms_of
-from trunkline.bus.nats.link import Link, tls_context
 from trunkline.bus.nats.log import StreamLog
 from trunkline.bus.nats.wire import Wire, WireSubscription
 from trunkline.bus.settings import NatsSettings
 from trunkline.errors import BusError, BusUnavailable, SettingsError
 from trunkline.nats.address import parse_address
+from trunkline.nats.link import Events, Link
+from trunkline.nats.login import tls_context
 
 log = structlog.get_logger("trunkline.bus")
 
 ORIGIN = "Trunkline-Origin"
+ECHO_S = 4.0
+"""Time the server has to answer the link's probe."""
+
+_EVENTS = Events("nats connected", "nats unreachable", "nats lost", "on_state failed")
 
 
 class _NatsSubscription:
@@ -105,7 +110,7 @@ class NatsBus:
     """A bus over NATS, shared by all nodes that use the same servers and prefix.
 
     Args:
-        address: `nats://…` or `tls://…`, see `nats_address.py`.
+        address: `nats://…` or `tls://…`, see `nats/address.py`.
         retention: how much of each channel is kept; all nodes must answer the same.
         settings: see `NatsSettings`.
 
@@ -118,25 +123,21 @@ class NatsBus:
     def __init__(self, address: str, retention: RetentionOf, settings: NatsSettings | None = None) -> None:
         self._settings = settings or NatsSettings()
         _check(self._settings)
-        parsed = parse_address(address)
-        try:
-            tls = tls_context(self._settings.tls_ca_file) if parsed.tls else None
-        except OSError as error:
-            raise SettingsError(
-                "bus.tls_ca_file", value=self._settings.tls_ca_file, allowed=f"it must be a readable PEM file ({error})"
-            ) from None
+        self._address = parse_address(address)
+        self._tls = tls_context(self._address, self._settings.tls_ca_file)
         self._retention = retention
         self._prefix = self._settings.prefix
         self._logs: dict[tuple[int, float], StreamLog] = {}
         self._subscriptions: dict[str, set[_NatsSubscription]] = {}
         self._rechecks: dict[str, asyncio.Task[None]] = {}
-        self._link = Link(parsed, prefix=self._prefix, tls=tls, prepare=self._prepare)
+        self._link = Link(self._address, self._connect, log=log, events=_EVENTS, probe=lambda wire: wire.echo(ECHO_S))
         self._fleet = NatsFleetLink(self._prefix)
 
     @property
     def connected(self) -> bool:
         """Whether NATS is connected, and streams and subscriptions are in place."""
-        return self._link.up
+        wire = self._link.connection
+        return wire is not None and wire.alive
 
     @property
     def fleet_link(self) -> NatsFleetLink:
@@ -145,7 +146,8 @@ class NatsBus:
 
     async def start(self, on_state: OnState) -> None:
         """Connect, or keep trying in the background when the first try failed."""
-        await self._link.start(on_state)
+        self._link.start(on_state)
+        await self._link.first_try()
 
     async def close(self) -> None:
         """Let go of NATS; what is acknowledged is stored already. `on_state` is not called for it."""
@@ -165,7 +167,7 @@ class NatsBus:
             BusUnavailable: NATS did not acknowledge it in time, or is not connected; it is not sent later.
             BusError: it is larger than the server takes, or JetStream refused it.
         """
-        wire = self._link.wire()
+        wire = self._link.require()
         headers = {ORIGIN: origin} if origin is not None else None
         kept = self._log_of(channel)
         if kept is None:
@@ -174,7 +176,7 @@ class NatsBus:
         try:
             ack = await self._store(wire, kept, channel, data, headers)
             if ack is None:
-                # Nobody serves the subject: the stream is gone, and has to be made anew.
+                # Nobody serves the subject: the stream is gone, and has to be made again.
                 kept.stale = True
                 ack = await self._store(wire, kept, channel, data, headers)
         finally:
@@ -187,7 +189,7 @@ class NatsBus:
 
     async def subscribe(self, channel: str, deliver: Deliver) -> Subscription:
         """Deliver the channel's publications; on return the server has processed it. Raises BusUnavailable."""
-        wire = self._link.wire()
+        wire = self._link.require()
         kept = self._log_of(channel)
         if kept is not None:
             await self._freshen(wire, kept)
@@ -204,7 +206,7 @@ class NatsBus:
 
     async def history(self, channel: str, after: int, limit: int) -> HistoryPage:
         """Read at most `limit` publications with offset > `after`, oldest first; raises BusUnavailable."""
-        wire = self._link.wire()
+        wire = self._link.require()
         kept = self._log_of(channel)
         if kept is None:
             return HistoryPage(None, 0, 0, [])
@@ -225,7 +227,7 @@ class NatsBus:
                 del self._subscriptions[subscription.channel]
 
     def recheck(self, kept: StreamLog) -> None:
-        """Ask whether the stream is still the one we know, aside; begin anew with NATS when it is not."""
+        """Ask whether the stream is still the one we know, aside; reconnect when it is not."""
         if kept.name not in self._rechecks:
             task = asyncio.create_task(self._recheck(kept))
             self._rechecks[kept.name] = task
@@ -234,9 +236,9 @@ class NatsBus:
     async def _recheck(self, kept: StreamLog) -> None:
         try:
             async with kept.lock:
-                await kept.check(self._link.wire())
+                await kept.check(self._link.require())
         except BusError as error:
-            self._link.restart(f"stream {kept.name} could not be asked about: {error}")
+            self._restart(f"stream {kept.name} could not be asked about: {error}")
         self._announce(kept)
 
     async def _freshen(self, wire: Wire, kept: StreamLog) -> None:
@@ -247,13 +249,27 @@ class NatsBus:
             self._announce(kept)
 
     def _announce(self, kept: StreamLog) -> None:
-        """Treat a stream that was made anew as a loss of NATS: whoever holds positions has to hear that they ended."""
+        """Treat a stream that was made again as a loss of NATS: holders of positions have to learn that they ended."""
         if kept.remade:
             kept.remade = False
-            self._link.restart(f"stream {kept.name} was made anew")
+            self._restart(f"stream {kept.name} was made again")
+
+    def _restart(self, reason: str) -> None:
+        """Give the present wire up; the link makes a new one."""
+        if self._link.connection is not None:
+            self._link.connection.fail(reason)
+
+    async def _connect(self) -> Wire:
+        wire = await Wire.connect(self._address, prefix=self._prefix, tls=self._tls)
+        try:
+            await self._prepare(wire)
+        except BaseException as error:
+            await wire.close(f"given up: {error}")
+            raise
+        return wire
 
     async def _prepare(self, wire: Wire) -> None:
-        """Make a new wire ready: streams and epochs first, for a delivery needs them."""
+        """Make a new wire ready: streams and epochs first, because a delivery needs them."""
         for kept in list(self._logs.values()):
             async with kept.lock:
                 await kept.ensure(wire)

@@ -2,7 +2,7 @@
 
 Rules:
 
-- A wire that is lost stays lost; a new one is made (`nats_link.py`). The client library's own reconnecting is off,
+- A wire that is lost stays lost; a new one is made (`nats/link.py`). The client library's own reconnecting is off,
   because it keeps what was published while the server was away and sends it later, after the caller was told that it
   failed.
 - Every way of being lost ends in `lost` being set, every open call failing at once, and no further delivery.
@@ -24,13 +24,12 @@ from collections.abc import Callable
 
 import structlog
 from nats import errors as nats_errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from trunkline.errors import BusError, BusUnavailable
 from trunkline.nats.address import DEFAULT_PORT, NatsAddress
-from trunkline.nats.login import CONNECT_TIMEOUT_S, close_client, log_in
+from trunkline.nats.login import CONNECT_TIMEOUT_S, Connection, log_in
 
 log = structlog.get_logger("trunkline.bus")
 
@@ -94,14 +93,15 @@ class _Call:
 class Wire:
     """A live connection; made by `Wire.connect`."""
 
-    def __init__(self, client: Client, inbox: str, lost: asyncio.Future[str]) -> None:
-        self._client = client
+    def __init__(self, connection: Connection, inbox: str) -> None:
+        self._connection = connection
+        self._client = connection.client
         self._inbox = inbox
         self._calls: dict[str, _Call] = {}
         self._last_call = 0
         self._sinks: set[_Sink] = set()
         self._echo: asyncio.Task[None] | None = None
-        self.lost = lost
+        self.lost = connection.lost
 
     @classmethod
     async def connect(cls, address: NatsAddress, *, prefix: str, tls: ssl.SSLContext | None) -> Wire:
@@ -115,30 +115,28 @@ class Wire:
         Raises:
             BusUnavailable: no server let us in.
         """
-        lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        client = await log_in(
-            address, name="trunkline", tls=tls, on_lost=lambda reason: _set(lost, reason),
-            on_error=lambda error: log.debug("nats reports", error=error),
-        )  # fmt: skip
-        version = client.connected_server_version
+        connection = await log_in(
+            address, name="trunkline", tls=tls, on_error=lambda error: log.debug("nats reports", error=error)
+        )
+        version = connection.client.connected_server_version
         if (version.major, version.minor) < (2, 11):
-            await close_client(client)
+            await connection.close()
             raise BusUnavailable(
                 f"NATS at {address.shown} is version {version.major}.{version.minor}; history needs 2.11 or newer"
             )
-        wire = cls(client, f"{prefix}.inbox.{secrets.token_hex(8)}", lost)
+        wire = cls(connection, f"{prefix}.inbox.{secrets.token_hex(8)}")
         try:
             await wire.subscribe(f"{wire._inbox}.*", wire._on_reply)
         except BusUnavailable:
             await wire.close("the first subscription failed")
             raise
-        lost.add_done_callback(wire._on_lost)
+        wire.lost.add_done_callback(wire._on_lost)
         return wire
 
     @property
     def alive(self) -> bool:
         """Whether messages can be sent now."""
-        return not self.lost.done() and self._client.is_connected
+        return self._connection.alive
 
     @property
     def server(self) -> tuple[str, int] | None:
@@ -213,19 +211,20 @@ class Wire:
 
     async def close(self, reason: str) -> None:
         """Silence every subscription, fail every call, and let go of the socket; `lost` is set with `reason`."""
-        _set(self.lost, reason)
+        self.fail(reason)
         self._on_lost(self.lost)
-        await close_client(self._client)
+        await self._connection.close()
 
     def fail(self, reason: str) -> None:
         """Give this wire up; `lost` is set with `reason`."""
-        _set(self.lost, reason)
+        if not self.lost.done():
+            self.lost.set_result(reason)
 
     def _require_alive(self) -> None:
         if self.lost.done():
             raise BusUnavailable(f"the connection to NATS is lost: {self.lost.result()}")
         if not self._client.is_connected:
-            _set(self.lost, str(self._client.last_error or "closed by the server"))
+            self.fail(str(self._client.last_error or "closed by the server"))
             raise BusUnavailable(f"the connection to NATS is lost: {self.lost.result()}")
 
     async def _send_echo(self, timeout_s: float) -> None:
@@ -292,11 +291,6 @@ class Wire:
 
 
 def _look_at(done: asyncio.Task[None]) -> None:
-    """Take note of a task's outcome: when every caller has given up, its failure is nobody's news."""
+    """Retrieve a task's outcome: when every caller has given up, asyncio would report its failure."""
     if not done.cancelled():
         done.exception()
-
-
-def _set(lost: asyncio.Future[str], reason: str) -> None:
-    if not lost.done():
-        lost.set_result(reason)

@@ -14,10 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -49,8 +48,9 @@ from trunkline.load.workers.over_nats import (
     to_subject,
 )
 from trunkline.load.workers.pipe import TO_WORKER, BadMessage, ChannelClosed, pack, unpack
-from trunkline.nats.address import NatsAddress, parse_address
-from trunkline.nats.login import close_client, is_own_cancellation, request
+from trunkline.nats.address import parse_address
+from trunkline.nats.link import Link
+from trunkline.nats.login import Connection, is_own_cancellation, request
 from trunkline.process.lifecycle import Signals
 from trunkline.version import __version__
 
@@ -62,8 +62,6 @@ MAX_WORKERS: Final = max(4, os.cpu_count() or 1)
 
 _CHECK_S: Final = 0.25
 _SAME_NAME_S: Final = 0.5
-_FIRST_WAIT_S: Final = 0.1
-_LONGEST_WAIT_S: Final = 5.0
 
 
 def refusal(job: Job, number: int, allowed: Sequence[Place]) -> Failed | None:
@@ -334,58 +332,60 @@ async def run_agent(
         raise SettingsError("--bus", allowed="it must look like nats://host:4222")
     address = parse_address(bus_url)
     signals = Signals()
-    held = False
-    wait_s = _FIRST_WAIT_S
-    while not signals.first.done():
+    present: _Presence | None = None
+
+    async def connect_again() -> _Presence:
+        nonlocal present
+        if present is not None:
+            # Its workers are gone before others can be hired.
+            await present.gone.wait()
+        connection = await connect(address, f"trunkline load agent {name}", prefix)
+        agent = Agent(connection.client, prefix, name, allowed, command=command, gone_s=gone_s)
         try:
-            held = await _serve(address, prefix, name, allowed, signals, command, gone_s) or held
-            wait_s = _FIRST_WAIT_S
-        except BusUnavailable as error:
-            if not held:
-                raise StartError(str(error), "Is it running, and may this machine reach it?") from None
-            log.debug("nats_unreachable", address=address.shown, why=str(error))
-        except StartError:
-            # The agent of this name that is still there may be what NATS remembers of this one.
-            if not held:
-                raise
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s * random.uniform(0.5, 1)):  # noqa: S311 - spreads reconnects
-                await asyncio.shield(signals.first)
-        wait_s = min(_LONGEST_WAIT_S, wait_s * 2)
+            await agent.start()
+        except BaseException as error:
+            await agent.close()
+            await connection.close()
+            if present is not None and isinstance(error, StartError):
+                # The agent of this name that is still there may be what NATS remembers of this one.
+                raise BusUnavailable(str(error)) from None
+            raise
+        present = _Presence(connection, agent)
+        log.info("agent_ready", name=name, address=address.shown, allowed=len(allowed), max_workers=MAX_WORKERS)
+        return present
+
+    link = Link(address, connect_again, log=log)
+    link.start(lambda _: None)
+    try:
+        await link.first_try()
+        if link.connection is None:
+            raise StartError(link.why, "Is it running, and may this machine reach it?")
+        await signals.first
+    finally:
+        # A second signal ends it without the orderly part.
+        closing = asyncio.ensure_future(link.close("ended: its agent was told to stop"))
+        await asyncio.wait([closing, signals.second], return_when=asyncio.FIRST_COMPLETED)
+        closing.cancel()
     return 0
 
 
-async def _serve(
-    address: NatsAddress,
-    prefix: str,
-    name: str,
-    allowed: Sequence[Place],
-    signals: Signals,
-    command: Sequence[str],
-    gone_s: float,
-) -> bool:
-    """Be there for as long as NATS is, or until the first signal; True when it was there at all."""
-    lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+class _Presence:
+    """An agent on one connection.
 
-    def on_lost(why: str) -> None:
-        if not lost.done():
-            lost.set_result(why)
+    Attributes:
+        gone: set when both are closed.
+    """
 
-    client = await connect(address, f"trunkline load agent {name}", prefix, on_lost)
-    agent = Agent(client, prefix, name, allowed, command=command, gone_s=gone_s)
-    ends: list[asyncio.Future[Any]] = [lost, signals.first]
-    try:
-        await agent.start()
-        log.info("agent_ready", name=name, address=address.shown, allowed=len(allowed), max_workers=MAX_WORKERS)
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if lost.done():
-            log.warning("nats_lost", address=address.shown, why=lost.result())
-    finally:
-        # A second signal ends it without the orderly part.
-        closing = asyncio.ensure_future(agent.close("ended: its agent was told to stop"))
-        ends = [closing, signals.second]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if not closing.done():
-            closing.cancel()
-        await close_client(client)
-    return True
+    def __init__(self, connection: Connection, agent: Agent) -> None:
+        self._connection = connection
+        self._agent = agent
+        self.lost = connection.lost
+        self.gone = asyncio.Event()
+
+    async def close(self, reason: str) -> None:
+        """End the agent's workers, then the connection."""
+        try:
+            await self._agent.close(reason)
+        finally:
+            await self._connection.close(reason)
+            self.gone.set()

@@ -17,8 +17,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Callable
 from typing import Annotated, Final
 from urllib.parse import quote
 
@@ -30,7 +28,7 @@ from nats.aio.msg import Msg
 from trunkline.load.model.messages import MAX_BYTES
 from trunkline.load.workers.pipe import BadMessage, ChannelClosed
 from trunkline.nats.address import NatsAddress
-from trunkline.nats.login import log_in
+from trunkline.nats.login import Connection, log_in, tls_context
 
 PING_S: Final = 2
 FLUSH_S: Final = 10.0
@@ -229,21 +227,20 @@ class Outgoing:
 # --- the connection ---------------------------------------------------------------------------------------------------
 
 
-async def connect(address: NatsAddress, name: str, prefix: str, on_lost: Callable[[str], None]) -> Client:
-    """Connect and log in, once.
+async def connect(address: NatsAddress, name: str, prefix: str) -> Connection:
+    """Connect and log in.
 
     Args:
         address: of NATS.
         name: shown by NATS.
         prefix: of the inboxes.
-        on_lost: called with the reason when the connection ends by itself.
 
     Raises:
         BusUnavailable: it cannot be reached, or refuses.
     """
     return await log_in(
-        address, name=name, tls=ssl.create_default_context() if address.tls else None, on_lost=on_lost,
-        ping_interval=PING_S, max_outstanding_pings=2, inbox_prefix=f"{prefix}.inbox",
+        address, name=name, tls=tls_context(address), ping_interval=PING_S, max_outstanding_pings=2,
+        inbox_prefix=f"{prefix}.inbox",
     )  # fmt: skip
 
 

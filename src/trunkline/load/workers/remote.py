@@ -44,7 +44,7 @@ from trunkline.load.workers.over_nats import (
 )
 from trunkline.load.workers.pipe import FROM_WORKER, BadMessage, ChannelClosed, pack, unpack
 from trunkline.nats.address import NatsAddress, parse_address
-from trunkline.nats.login import close_client, request
+from trunkline.nats.login import Connection, request
 from trunkline.version import __version__
 
 MEET_S: Final = 3.0
@@ -125,7 +125,7 @@ class Agents:
     def __init__(self, address: NatsAddress, prefix: str) -> None:
         self._address = address
         self._prefix = prefix
-        self._client: Client | None = None
+        self._connection: Connection | None = None
         self._offsets: dict[str, float] = {}
         self._workers: dict[str, list[RemoteWorker]] = {}
         self._run = ""
@@ -141,9 +141,10 @@ class Agents:
         address = parse_address(bus_url)
         agents = cls(address, prefix)
         try:
-            agents._client = await connect(address, "trunkline load", prefix, agents._on_lost)
+            agents._connection = await connect(address, "trunkline load", prefix)
         except BusUnavailable as error:
             raise StartError(str(error), "Is it running, and may this machine reach it?") from None
+        agents._connection.lost.add_done_callback(lambda lost: agents._on_lost(lost.result()))
         return agents
 
     async def meet(self, names: Sequence[str]) -> None:
@@ -219,11 +220,10 @@ class Agents:
             with contextlib.suppress(BusUnavailable, nats_errors.NoRespondersError):
                 await self._ask(name, Dismiss(self._run), MEET_S)
 
-        client = self._client
-        if client is not None:
-            if client.is_connected:
+        if self._connection is not None:
+            if self._connection.alive:
                 await asyncio.gather(*(dismiss(name) for name in self._workers))
-            await close_client(client)
+            await self._connection.close()
 
     async def _keep_alive(self, name: str) -> None:
         """Tell an agent that we are here, and notice when it is not."""
@@ -259,9 +259,9 @@ class Agents:
             raise BusUnavailable(f"the answer cannot be read: {error}") from None
 
     def _connected(self) -> Client:
-        if self._client is None or not self._client.is_connected:
+        if self._connection is None or not self._connection.alive:
             raise BusUnavailable(f"NATS at {self._address.shown} is not connected")
-        return self._client
+        return self._connection.client
 
     def _on_lost(self, why: str) -> None:
         if self._closing:
