@@ -40,3 +40,13 @@ def test_python_samples_run(page: Path, tmp_path: Path) -> None:
     assert isinstance(app, App)
     assert app.declarations
     assert sys.modules.get("sample") is None
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_named_sources_exist(name: str) -> None:
+    """A module that a guide names with its path is there."""
+    text = (ROOT / name).read_text()
+    for path in re.findall(r"`(?:src/trunkline/)?([a-z_0-9/]+/[a-z_0-9]*\.(?:py|js))`", text):
+        assert (ROOT / "src" / "trunkline" / path).exists() or (ROOT / path).exists(), f"{name} names {path}"
+    for room in re.findall(r"^\| `([a-z]+)/`", text, re.MULTILINE):
+        assert (ROOT / "src" / "trunkline" / room).is_dir(), f"{name} names {room}/"
