@@ -34,7 +34,7 @@
  * Publications that will not arrive by themselves: those with `after < offset < before`; `before` is null when the
  * end is not known. Reasons from the server: `epoch_changed`, `expired`, `no_history`, or why its outbox dropped them.
  * Reasons found by this client: `missed` (the chain of offsets has a hole), `epoch_changed`, `not_recovered` (the
- * server went on while we were away). What to do: fetch the state anew, or `replay` the range.
+ * server went on while we were away). What to do: fetch the state again, or `replay` the range.
  * @typedef {{channel: string, epoch: string | null, after: number | null, before: number | null, reason: string}} Gap
  */
 /**
@@ -48,7 +48,7 @@
  * @property {(data: any, publication: Publication) => void} [onPublication] each new publication once, in order
  * @property {(gap: Gap) => void} [onGap] publications were lost to this client
  * @property {(position: Subscribed) => void} [onSubscribed] after the first subscribe and after every reconnect
- * @property {(error: TrunklineError) => void} [onError] the server refused the subscription for good
+ * @property {(error: TrunklineError) => void} [onError] the server refused the subscription permanently
  */
 /**
  * @typedef {"connecting" | "open" | "reconnecting" | "closed"} State
@@ -489,7 +489,7 @@ export class Connection {
     return this.#ask({ ...message, id: this.#newId() }, {});
   }
 
-  /** Drop the current socket and connect anew at once; positions are kept. For example after a new login. */
+  /** Drop the current socket and reconnect at once; positions are kept. For example after a new login. */
   reconnect() {
     if (this.#state === "closed") return;
     this.#dropSocket();
@@ -498,7 +498,7 @@ export class Connection {
     void this.#open();
   }
 
-  /** Close for good. Outstanding requests reject; a new `connect` is needed to come back. */
+  /** Close, with no reconnect. Outstanding requests reject; a new `connect` is needed to come back. */
   close() {
     if (this.#state === "closed") return;
     this.#dropSocket(1000);
@@ -860,7 +860,7 @@ export class Connection {
    * @param {number} tries
    */
   #refused(names, error, tries) {
-    if (["NOT_OPEN", "DISCONNECTED", "CLOSED"].includes(error.code)) return; // the next connection subscribes all anew
+    if (["NOT_OPEN", "DISCONNECTED", "CLOSED"].includes(error.code)) return; // the next connection subscribes to all again
     if (error.temporary) {
       const generation = this.#generation;
       const delay = error.retryAfterMs ?? this.#backoff.min + backoffDelay(tries, this.#backoff, this.#random);
@@ -910,7 +910,7 @@ export class Connection {
       throw new TrunklineError("NOT_OPEN", `cannot send ${message.type} while ${this.#state}: nothing was sent`, true);
     }
     const text = JSON.stringify(message);
-    // Sending it would end the connection for good with 1009.
+    // Sending it would end the connection with 1009.
     if (this.#tooBig(text)) {
       const limit = this.#established?.limits?.message_bytes;
       throw new TrunklineError("TOO_BIG", `${message.type} is larger than the server's limit of ${limit} bytes`, false);

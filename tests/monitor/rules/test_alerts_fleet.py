@@ -107,7 +107,7 @@ def test_each_has_a_runbook_that_helps() -> None:
     for alert in alerts_of(made()):
         page = (ROOT / "docs" / "runbooks" / alert.runbook).read_text()
         assert page.startswith(f"# {alert.name}\n"), alert.runbook
-        for part in ("**Felt:**", "**See:**", "**First:**", "**Usual causes:**"):
+        for part in ("**Impact:**", "**See:**", "**First steps:**", "**Usual causes:**"):
             assert part in page, f"{alert.runbook} lacks {part}"
         assert len(page.splitlines()) <= 30, alert.runbook
 
