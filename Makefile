@@ -4,12 +4,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: up test lint unit only bench format release clean
+.PHONY: up test lint all unit coverage only bench format release clean
 
 up: $(VENV)/.installed
 	@$(BIN)/trunkline up $(ARGS)
 
-test: lint unit
+test: lint all
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests bench tools docs
@@ -17,10 +17,20 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The conformance cases measure time and go last, alone; all others share the processors.
-unit: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses 2 --ignore tests/conformance $(ARGS)
+# Everything: all but the conformance cases side by side; these measure time and go last, alone.
+all: $(VENV)/.dev
+	$(BIN)/pytest --numprocesses 2 --dist worksteal --ignore tests/conformance $(ARGS)
 	$(BIN)/pytest tests/conformance
+
+# Tests that start no process: under two minutes, for every change.
+unit: $(VENV)/.dev
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "not process" $(ARGS)
+
+# Which lines the tests reach, in the commands that they start too: htmlcov/index.html, coverage.xml. Being traced, all is
+# slower; benchmarks are left out.
+coverage: $(VENV)/.dev
+	TRUNKLINE_TEST_PATIENCE=$(or $(TRUNKLINE_TEST_PATIENCE),5) $(BIN)/pytest --numprocesses 2 --dist worksteal --ignore tests/conformance --ignore tests/bench \
+	  --cov --cov-report term:skip-covered --cov-report html --cov-report xml $(ARGS)
 
 # Some tests: make only ARGS="tests/server -k recover"
 only: $(VENV)/.dev
@@ -39,7 +49,7 @@ release: $(VENV)/.dev
 	$(BIN)/python tools/release.py $(VERSION)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov coverage.xml dist
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

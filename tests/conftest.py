@@ -2,6 +2,9 @@
 
 - Hypothesis draws the same examples on every run, so that a red build stays red.
 - The time limit of a test is multiplied by the factor of `tests/support/patience.py`.
+- Tests that start processes, or may, have the mark `process`; `make unit` leaves them out.
+- Compiled modules are kept, also where Python is told not to write them: every process of a test would compile all of
+  them, and the tests' own are rewritten by pytest. They stand beside pytest's cache then.
 - What a test starts ends with pytest, however pytest ends (`tests/support/reaper.py`).
 """
 
@@ -10,12 +13,21 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import reaper
+from tests.support import ROOT, reaper
 from tests.support.patience import FACTOR, patient
+from tests.support.reach import reaches
+
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(ROOT / ".pytest_cache" / "compiled")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 
@@ -47,8 +59,16 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each test its time limit."""
+    """Give each test its time limit and the mark of those that start processes."""
     limit_s = float(config.getini("timeout"))
     for item in items:
+        if isinstance(item, pytest.Function) and reaches(_functions(item)):
+            item.add_marker("process")
         marker = item.get_closest_marker("timeout")
         item.add_marker(pytest.mark.timeout(patient(marker.args[0] if marker else limit_s)), append=False)
+
+
+def _functions(item: pytest.Function) -> list[Callable[..., object]]:
+    """The test and its fixtures."""
+    fixtures = item._fixtureinfo.name2fixturedefs.values()
+    return [item.function, *(each.func for found in fixtures for each in found)]
