@@ -10,8 +10,9 @@ import re
 from urllib.parse import urlsplit
 
 from trunkline.errors import SettingsError
+from trunkline.settings.channels import Access
 from trunkline.settings.secret import mask_url
-from trunkline.settings.sections import Access, AuthSettings, Settings
+from trunkline.settings.sections import AuthSettings, Settings
 from trunkline.settings.spelling import nearest
 
 _NETWORK_LISTS = (

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from trunkline.settings.balancer import BackendUrl, BalancerSettings, TraefikSettings
+from trunkline.settings.channels import ChannelsSettings
 from trunkline.settings.monitor import MonitorSettings
 from trunkline.settings.secret import Secret
 from trunkline.settings.types import (
@@ -44,20 +45,6 @@ Origin = Annotated[
     ),
 ]
 Token = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", extra={"allowed": "a subprotocol name"})]
-Pattern = Annotated[
-    str,
-    Meta(
-        pattern=r"^(([A-Za-z0-9_~:@=+-]+|\*|\{[A-Za-z0-9_-]+\})\.)*([A-Za-z0-9_~:@=+-]+|\*\*?|\{[A-Za-z0-9_-]+\})$",
-        max_length=400,
-        extra={
-            "allowed": "tokens joined by dots: names of A-Z a-z 0-9 _ ~ : @ = + -, '*' for one token, '{claim}', "
-            "and '**' at the end for the rest"
-        },
-    ),
-]
-# Not `Annotated[str, Meta(pattern=...)] | tuple[...]`: msgspec 0.22 corrupts memory on a union of text with a pattern
-# and a list. `check` looks at the items instead.
-Access = str | tuple[str, ...]
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
@@ -167,48 +154,6 @@ class LimitsSettings(msgspec.Struct, frozen=True):
     loop_lag_shed_ms: Annotated[
         PositiveMilliseconds, about("Event-loop lag above which new handshakes are answered with 503.")
     ] = 500
-
-
-class ChannelRule(msgspec.Struct, frozen=True):
-    """One entry of [[channels.rules]]: who may use the channels of a pattern, and what is kept of them.
-
-    What is not written is denied: a rule without `publish` lets nobody publish (the application itself always may).
-    """
-
-    pattern: Annotated[Pattern, about("Channels the rule is for.")]
-    subscribe: Annotated[
-        Access,
-        about(
-            'Who may subscribe: "anyone", "authenticated", "nobody", or claims such as "role=admin", any one enough.'
-        ),
-    ] = "nobody"
-    publish: Annotated[Access, about("Which clients may publish, in the same words.")] = "nobody"
-    history: Annotated[
-        Annotated[int, Meta(ge=0, le=10_000_000)] | None, about("Publications kept; 0: fire and forget.")
-    ] = None
-    history_age_s: Annotated[Annotated[float, Meta(gt=0)] | None, about("Age up to which they are kept.")] = None
-
-
-DEFAULT_RULES: tuple[ChannelRule, ...] = (
-    ChannelRule("public.**", subscribe="anyone", publish="anyone"),
-    ChannelRule("chat.**", subscribe="anyone", publish="anyone"),
-    ChannelRule("match.**", subscribe="anyone", publish="anyone"),
-    ChannelRule("presence.**", history=0),
-    ChannelRule("**"),
-)
-"""Hold after the operator's own rules. The last one says what is true of every other channel: nobody."""
-
-
-class ChannelsSettings(msgspec.Struct, frozen=True):
-    """[channels]: history of all channels, and rules by pattern; the first rule that matches counts."""
-
-    history: Annotated[
-        Annotated[int, Meta(ge=0, le=10_000_000)], about("Publications kept of a channel; 0: fire and forget.")
-    ] = 1000
-    history_age_s: Annotated[Annotated[float, Meta(gt=0)], about("Age up to which publications are kept.")] = 300.0
-    rules: Annotated[
-        tuple[ChannelRule, ...], about("Rules by pattern, before the built-in ones; in the environment as JSON.")
-    ] = ()
 
 
 Algorithm = Literal["HS256", "RS256", "ES256"]

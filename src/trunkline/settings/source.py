@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -63,13 +64,19 @@ def variables(sections: Sections, plain: Mapping[str, str]) -> dict[str, Variabl
     """
     found: dict[str, Variable] = {}
     for section, struct in sections.items():
-        for field in msgspec.structs.fields(struct):
+        for field in _fields(struct):
             key = f"{section}.{field.name}"
             names = [f"{PREFIX}{section}_{field.name}".upper()]
             if key in plain:
                 names.append(plain[key])
-            found[key] = Variable(section, Field(field.name, field.type), tuple(names))
+            found[key] = Variable(section, field, tuple(names))
     return found
+
+
+@functools.cache
+def _fields(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
+    # Annotations are evaluated at each look, which is half the time of reading settings.
+    return tuple(Field(field.name, field.type) for field in msgspec.structs.fields(struct))
 
 
 def from_toml(text: str, file: str, sections: Sections) -> dict[str, Value]:

@@ -368,7 +368,7 @@ async def test_faults_that_end_the_connection(start_node: StartNode, open_peer: 
 
 async def test_channel_rules_of_the_app(start_node: StartNode, open_peer: OpenPeer) -> None:
     """`app.channels` opens channels to the clients of endpoints with channels; the operator's rules come first."""
-    from trunkline.settings.sections import ChannelRule
+    from trunkline.settings.channels import ChannelRule
 
     app = App()
     app.channels("board.*", subscribe="anyone", publish="anyone", history=0)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.support.server.live_node import OpenPeer, StartNode
-from trunkline.settings.sections import ChannelRule
+from trunkline.settings.channels import ChannelRule
 
 LONG = "x" * 201
 

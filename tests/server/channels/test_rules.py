@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from trunkline.bus.base import Retention
 from trunkline.errors import SettingsError
 from trunkline.server.channels.rules import RuleSet, check_channel_name
+from trunkline.settings.channels import ChannelRule
 from trunkline.settings.load import load
-from trunkline.settings.sections import ChannelRule
 
 TOKEN = st.text("abcXYZ019_~:@=+-", min_size=1, max_size=6)
 NAME = st.lists(TOKEN, min_size=1, max_size=5).map(".".join)

@@ -17,8 +17,9 @@ from tests.support.server.live_node import OpenPeer, StartNode
 from tests.support.server.raw_peer import RawPeer, upgrade
 from trunkline.logs import configure
 from trunkline.server.node.node import Node
+from trunkline.settings.channels import ChannelRule
 from trunkline.settings.secret import Secret
-from trunkline.settings.sections import ChannelRule, LogSettings
+from trunkline.settings.sections import LogSettings
 
 KEY = "0123456789abcdef0123456789abcdef"
 HS = {"auth__algorithms": ("HS256",), "auth__secret": Secret(KEY)}

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 
@@ -29,7 +29,10 @@ from trunkline.server.app.declaration import Declaration
 from trunkline.server.app.endpoint import Endpoint, EndpointFunction, Limits
 from trunkline.server.channels.hub import Hub
 from trunkline.server.connections.tasks import Tasks
-from trunkline.settings.sections import ChannelRule, Settings
+from trunkline.settings.channels import ChannelRule
+
+if TYPE_CHECKING:
+    from trunkline.settings.sections import Settings
 
 log = get_logger("trunkline.app")
 

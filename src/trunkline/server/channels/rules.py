@@ -16,11 +16,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from trunkline.bus.base import Retention
 from trunkline.errors import SettingsError
 from trunkline.server.connections.identity import Claims
-from trunkline.settings.sections import DEFAULT_RULES, ChannelRule, Settings
+from trunkline.settings.channels import DEFAULT_RULES, ChannelRule
+
+if TYPE_CHECKING:
+    from trunkline.settings.sections import Settings
 
 MAX_NAME_BYTES = 200
 _MAX_CACHED = 10_000
