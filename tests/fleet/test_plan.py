@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.fleet.fleet import check_ports, free_first_port
 from trunkline.fleet.part_plans import authority
 from trunkline.fleet.plan import (
     FleetPlan,
@@ -23,6 +22,7 @@ from trunkline.fleet.plan import (
     ports_needed,
     taken_text,
 )
+from trunkline.fleet.ports import check_ports, free_first_port
 from trunkline.fleet.restarts import Backoff, ended_text, gives_up
 from trunkline.settings.load import load
 

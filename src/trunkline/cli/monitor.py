@@ -4,24 +4,48 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.fleet.monitoring import monitor_up
-from trunkline.monitor.files import bundle, credentials
-from trunkline.settings.load import load
-from trunkline.settings.sections import Settings
+from trunkline.monitor.local.local_ports import PROMETHEUS, SPAN
+
+if TYPE_CHECKING:
+    from trunkline.settings.sections import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Prometheus, Alertmanager and Grafana for a fleet.")
-app.command("up")(monitor_up)
 
 _Directory = Annotated[Path, typer.Argument(help="Directory of the files.", file_okay=False)]
 _ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings file; default: TRUNKLINE_CONFIG, or trunkline.toml.")
 ]
 _Dashboards = Annotated[bool, typer.Option("--dashboards/--no-dashboards", help="Grafana's dashboards too.")]
+
+
+@app.command()
+def up(
+    fleet: Annotated[str, typer.Option(help="Admin address of the fleet's balancer.")] = "http://127.0.0.1:8081",
+    port: Annotated[
+        int, typer.Option(help="Port of Prometheus; Alertmanager is 3 above it, node_exporter 10. 0: any free ones.")
+    ] = PROMETHEUS,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Directory for files and samples; default: monitor in up.data_dir.")
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell the addresses as a line of JSON.")] = False,
+) -> None:
+    """Watch a fleet on this machine until Ctrl-C: what it renders is what `monitor render` would, at this fleet."""
+    from trunkline.fleet.monitoring import run_stack
+    from trunkline.fleet.ports import free_first_port
+    from trunkline.process import lifecycle
+
+    settings = _settings(config_file)
+    directory = (data_dir or settings.up.data_dir / "monitor").absolute()
+    first_port = port or free_first_port(SPAN)
+    raise typer.Exit(lifecycle.run(lambda: run_stack(settings, directory, fleet, first_port, as_json)))
 
 
 @app.command()
@@ -34,6 +58,8 @@ def render(
     config_file: _ConfigFile = None,
 ) -> None:
     """Write the files of Prometheus, Alertmanager and Grafana; no secret is among them."""
+    from trunkline.monitor.files import bundle
+
     if check_only:
         _check(directory, dashboards, config_file)
     try:
@@ -62,6 +88,8 @@ def check(
 @app.command("credentials")
 def keep_credentials(directory: _Directory, config_file: _ConfigFile = None) -> None:
     """Keep Grafana's admin user and password, from files or Vault, in files that only this user can read."""
+    from trunkline.monitor.files import credentials
+
     try:
         kept = credentials.keep(directory, _settings(config_file).monitor, os.environ)
     except (SettingsError, StartError) as error:
@@ -71,6 +99,8 @@ def keep_credentials(directory: _Directory, config_file: _ConfigFile = None) -> 
 
 
 def _check(directory: Path, dashboards: bool, config_file: Path | None) -> None:
+    from trunkline.monitor.files import bundle
+
     try:
         texts = bundle.files(_settings(config_file), dashboards=dashboards)
         found = bundle.drift(directory, texts)
@@ -86,6 +116,8 @@ def _check(directory: Path, dashboards: bool, config_file: Path | None) -> None:
 
 
 def _settings(config_file: Path | None) -> Settings:
+    from trunkline.settings.load import load
+
     return load(config_file, os.environ, {}).settings
 
 

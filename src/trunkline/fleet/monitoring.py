@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-import typer
 
-from trunkline.fleet.fleet import free_first_port
-from trunkline.monitor.local.local_ports import PROMETHEUS, SPAN
 from trunkline.monitor.local.local_stack import Addresses, Ended, LocalStack
 from trunkline.process import lifecycle
-from trunkline.settings.load import load
 from trunkline.settings.sections import Settings
 
 FAILED = 1
-
-
-def monitor_up(
-    fleet: Annotated[str, typer.Option(help="Admin address of the fleet's balancer.")] = "http://127.0.0.1:8081",
-    port: Annotated[
-        int, typer.Option(help="Port of Prometheus; Alertmanager is 3 above it, node_exporter 10. 0: any free ones.")
-    ] = PROMETHEUS,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Directory for files and samples; default: monitor in up.data_dir.")
-    ] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Tell the addresses as a line of JSON.")] = False,
-) -> None:
-    """Watch a fleet on this machine until Ctrl-C: what it renders is what `monitor render` would, at this fleet."""
-    settings = load(config_file, os.environ, {}).settings
-    directory = (data_dir or settings.up.data_dir / "monitor").absolute()
-    first_port = port or free_first_port(SPAN)
-    raise typer.Exit(lifecycle.run(lambda: run_stack(settings, directory, fleet, first_port, as_json)))
 
 
 async def run_stack(settings: Settings, directory: Path, fleet: str, first_port: int, as_json: bool) -> int:

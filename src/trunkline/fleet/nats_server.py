@@ -22,14 +22,13 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from trunkline.errors import StartError
+from trunkline.logs.logger import get_logger
 from trunkline.process.lifecycle import die_with_parent
 from trunkline.process.looks import started
 from trunkline.process.programs import find_program
 
-log = structlog.get_logger("trunkline.bus")
+log = get_logger("trunkline.bus")
 
 READY_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
@@ -54,11 +53,13 @@ class NatsServer:
         store_dir: Path,
         token: str | None,
         on_line: Callable[[str], None] | None = None,
+        on_warning: Callable[[str], None] | None = None,
     ) -> None:
         self._process = process
         self._lock = lock
         self._token = token
         self._on_line = on_line
+        self._on_warning = on_warning or log.warning
         self._said: deque[str] = deque(maxlen=20)
         self._reader: asyncio.Task[None] | None = None
         self.host = host
@@ -76,6 +77,7 @@ class NatsServer:
         max_payload: int = MAX_PAYLOAD,
         binary: Path | None = None,
         on_line: Callable[[str], None] | None = None,
+        on_warning: Callable[[str], None] | None = None,
     ) -> NatsServer:
         """Start a server with JetStream and return when it is ready.
 
@@ -88,6 +90,7 @@ class NatsServer:
             max_payload: the largest message, bytes.
             binary: the program; None for the one installed with the package.
             on_line: gets each line that the server prints.
+            on_warning: gets what an operator should see; by default it is logged.
 
         Raises:
             StartError: the program is missing, the port or the store is taken, or the server did not get ready.
@@ -116,7 +119,7 @@ class NatsServer:
         except BaseException:
             os.close(lock)
             raise
-        server = cls(process, lock, host, store_dir, token, on_line)
+        server = cls(process, lock, host, store_dir, token, on_line, on_warning)
         try:
             await server._wait_ready(port)
         except BaseException:
@@ -153,7 +156,7 @@ class NatsServer:
                     async with asyncio.timeout(timeout_s):
                         await self._process.wait()
                 except TimeoutError:
-                    log.warning("nats-server did not end in time and is killed", pid=self.pid, timeout_s=timeout_s)
+                    self._on_warning(f"nats-server did not end in time and is killed: {self.pid}, {timeout_s}")
                     with contextlib.suppress(ProcessLookupError):
                         self._process.kill()
                     await self._process.wait()
@@ -202,7 +205,7 @@ class NatsServer:
             elif "Server is ready" in text and not ready.done():
                 ready.set_result(True)
             elif "[ERR]" in text or "[FTL]" in text or "[WRN]" in text:
-                log.warning("nats-server says", text=text)
+                self._on_warning(f"nats-server says: {text}")
         await self._process.wait()
         if not ready.done():
             ready.set_result(False)

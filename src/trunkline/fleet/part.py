@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from trunkline.errors import StartError
+from trunkline.fleet import probe
 from trunkline.fleet.log import ChildLog, Quota
 from trunkline.fleet.part_plans import PartPlan
 from trunkline.fleet.plan import FleetPlan, part_command, part_environment
-from trunkline.fleet.probe import Probe
 from trunkline.fleet.restarts import Backoff, ended_text, gives_up
 from trunkline.fleet.status import Event, PartStatus
 from trunkline.process.lifecycle import Child
@@ -60,7 +60,7 @@ class FleetPart:
         """Process id of the run under way, 0 for none."""
         return self._child.pid if self._child is not None and self._child.running else 0
 
-    async def supervise(self, nats_url: str, probe: Probe) -> None:
+    async def supervise(self, nats_url: str) -> None:
         """Keep it running until `stop`.
 
         Raises:
@@ -71,7 +71,7 @@ class FleetPart:
         try:
             while not self._stopping.is_set():
                 began = time.monotonic()
-                code = await self._run_once(command, probe)
+                code = await self._run_once(command)
                 up_s = time.monotonic() - began
                 if self._stopping.is_set():
                     break
@@ -103,7 +103,7 @@ class FleetPart:
         if count := self._quota.left_out(time.monotonic()):
             self._say(Event("log", self.part.name, f"{count:,} more lines like these in {self.log.path}"))
 
-    async def _run_once(self, command: list[str], probe: Probe) -> int:
+    async def _run_once(self, command: list[str]) -> int:
         self.status.enter("starting")
         self.log.begin(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} started by trunkline up")
         child = self._child = await Child.start(command, self._environ, self.log.write)
@@ -111,13 +111,13 @@ class FleetPart:
             child.kill()
         elif self._stopping.is_set():
             child.terminate()
-        until_ready = asyncio.create_task(self._until_ready(child, probe))
+        until_ready = asyncio.create_task(self._until_ready(child))
         try:
             return await child.wait()
         finally:
             until_ready.cancel()
 
-    async def _until_ready(self, child: Child, probe: Probe) -> None:
+    async def _until_ready(self, child: Child) -> None:
         while child.running and not self._stopping.is_set():
             if await probe.is_ready(self.part) and child.running:
                 self.status.enter("up")

@@ -1,34 +1,27 @@
-"""A fleet on this machine: one NATS, its nodes and their edge as child processes, kept running until told to stop.
+"""A fleet on this machine: one NATS, its nodes and their edge as child processes, kept running until it is stopped.
 
-Start order: ports are checked, NATS, all other parts at the same time, then addresses are told. Stop order: all nodes,
-each of which drains, then the edge, through which their clients were told (Traefik before the balancer that it asks),
-and NATS last, for a draining node still publishes.
+Start order: ports are checked, NATS, all other parts at the same time, then addresses are shown. Stop order: all nodes,
+each of which drains, then the edge, which carries the goodbyes to their clients (Traefik before the balancer that it
+asks), and NATS last, because a draining node still publishes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import random
-import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from trunkline.errors import StartError
-from trunkline.fleet.log import ChildLog
-from trunkline.fleet.nats_server import NatsServer, find_binary
+from trunkline.fleet import probe
+from trunkline.fleet.nats import FleetNats
+from trunkline.fleet.nats_server import find_binary
 from trunkline.fleet.part import FleetPart, Say
 from trunkline.fleet.part_plans import NodePlan
-from trunkline.fleet.plan import NATS_HOST, FleetPlan, TakenPort, taken_text
-from trunkline.fleet.probe import Probe
-from trunkline.fleet.restarts import Backoff, ended_text
+from trunkline.fleet.plan import FleetPlan
+from trunkline.fleet.ports import check_ports
 from trunkline.fleet.status import Addresses, EdgeAddresses, Event, NodeAddresses, PartStatus, clients, draining_text
 from trunkline.process.looks import started
-from trunkline.traefik.process import write_private
-
-NEVER_CLIENTS: Final = (15_000, 32_000)
-"""Ports below those that Linux (from 32,768), macOS and Windows (from 49,152) give to clients."""
 
 READY_S: Final = 30.0
 SAMPLE_S: Final = 1.0
@@ -37,82 +30,6 @@ NATS_KILL_S: Final = 1.0
 DRAIN_NOTE_S: Final = 5.0
 EDGE_STOP_S: Final = 5.0
 """Time of each part of the edge to end: the nodes are gone by then, so it has nobody left to serve."""
-
-
-class FleetNats:
-    """The fleet's NATS: same port and same store for as long as the fleet runs."""
-
-    def __init__(self, plan: FleetPlan, say: Say) -> None:
-        self.status = PartStatus("nats")
-        self._plan = plan
-        self._say = say
-        self._server: NatsServer | None = None
-        self._port = 0
-        # What is serious reaches the fleet as a log event of the bus; here is only the file.
-        self._log = ChildLog(plan.log_path("nats"), plan.rotate_bytes, lambda _: None)
-        self._early: list[str] | None = []
-
-    @property
-    def url(self) -> str:
-        """Where clients connect."""
-        return f"nats://{NATS_HOST}:{self._port}"
-
-    @property
-    def pid(self) -> int:
-        """Its process id, 0 while it is down."""
-        return self._server.pid if self._server is not None and self._server.running else 0
-
-    async def start(self) -> None:
-        """Start it and wait until it is ready; raises StartError."""
-        self._server = await NatsServer.start(
-            self._plan.nats_dir, host=NATS_HOST, port=self._port or None, on_line=self._write
-        )
-        self._port = self._server.port
-        if self._early is not None:
-            # Not sooner: until the lock on the store is ours, the file may be that of another fleet.
-            self._log.open()
-            early, self._early = self._early, None
-            for line in early:
-                self._write(line)
-        self.status.enter("up")
-
-    async def supervise(self) -> None:
-        """Start it again whenever it ends; runs until cancelled."""
-        backoff = Backoff()
-        began = time.monotonic()
-        exit_code: int | None = None
-        what = ""
-        while True:
-            if self._server is not None:
-                code = await self._server.wait()
-                # Lets go of the lock on the store.
-                await self._server.stop()
-                self._server = None
-                self.status.enter("down")
-                what, exit_code = ended_text(code), code
-            wait_s = backoff.ended(time.monotonic() - began)
-            self._say(Event("ended", "nats", f"{what}; starting it again in {wait_s:g} s", exit_code=exit_code))
-            await asyncio.sleep(wait_s)
-            began = time.monotonic()
-            try:
-                await self.start()
-            except StartError as error:
-                what, exit_code = f"did not start: {error}".rstrip("."), None
-            else:
-                self._say(Event("state", "nats", f"ready again at {self.url}"))
-
-    async def stop(self, timeout_s: float) -> None:
-        """End it."""
-        if self._server is not None:
-            await self._server.stop(timeout_s)
-        self.status.enter("stopped")
-        self._log.close()
-
-    def _write(self, line: str) -> None:
-        if self._early is not None:
-            self._early.append(line)
-        else:
-            self._log.write(line.encode() + b"\n", False)
 
 
 class Fleet:
@@ -144,7 +61,6 @@ class Fleet:
         self._say = say
         self._on_ready = on_ready
         self._on_sample = on_sample
-        self._probe = Probe()
         self._supervisors: list[asyncio.Task[None]] = []
         self._edge_supervisors: list[asyncio.Task[None]] = []
         self._background: list[asyncio.Task[None]] = []
@@ -169,11 +85,13 @@ class Fleet:
         check_ports(self.plan)
         await self.nats.start()
         # Not sooner: until the lock on the store is ours, they may be those of another fleet.
-        for path, text in self.plan.traefik.files if self.plan.traefik is not None else ():
-            write_private(path, text)
-        await self._probe.__aenter__()
-        self._supervisors = [asyncio.create_task(self._supervise(node)) for node in self.nodes]
-        self._edge_supervisors = [asyncio.create_task(self._supervise(part)) for part in self.edge]
+        if self.plan.traefik is not None:
+            from trunkline.traefik.process import write_private
+
+            for path, text in self.plan.traefik.files:
+                write_private(path, text)
+        self._supervisors = [asyncio.create_task(node.supervise(self.nats.url)) for node in self.nodes]
+        self._edge_supervisors = [asyncio.create_task(part.supervise(self.nats.url)) for part in self.edge]
         self._background = [asyncio.create_task(self.nats.supervise()), asyncio.create_task(self._sample())]
         ready = asyncio.create_task(self._all_ready())
         try:
@@ -182,9 +100,6 @@ class Fleet:
             ready.cancel()
         self._on_ready(self._addresses())
         await self._watch(None)
-
-    async def _supervise(self, part: FleetPart) -> None:
-        await part.supervise(self.nats.url, self._probe)
 
     async def stop(self) -> None:
         """Let every node drain and end, then the edge, then NATS. `kill` hurries it."""
@@ -201,7 +116,6 @@ class Fleet:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        await self._probe.__aexit__(None, None, None)
         await self.nats.stop(NATS_KILL_S if self.killed else NATS_STOP_S)
 
     def kill(self) -> None:
@@ -284,7 +198,7 @@ class Fleet:
         if status.state in ("starting", "down", "stopped"):
             return
         pid = node.pid
-        sample = await self._probe.sample(node.part)
+        sample = await probe.sample(node.part)
         if node.pid != pid or not pid:
             return  # it ended meanwhile
         changed = status.observe(sample, time.monotonic())
@@ -320,52 +234,3 @@ class Fleet:
             logs=str(self.plan.logs_dir),
             prometheus=self.plan.monitor.page_url if self.plan.monitor is not None else "",
         )
-
-
-# --- ports ------------------------------------------------------------------------------------------------------------
-
-
-def check_ports(plan: FleetPlan) -> None:
-    """Try every port of the plan before anything is started.
-
-    Raises:
-        StartError: naming all that cannot be used.
-    """
-    taken = []
-    for part in plan.parts:
-        for host, port in part.ports:
-            why = _why_unusable(host, port) if port else None
-            if why is not None:
-                taken.append(TakenPort(host, port, why))
-    if taken:
-        raise StartError(*taken_text(taken, plan))
-
-
-def free_first_port(span: int) -> int:
-    """A port from which on `span` ports are free on loopback; raises StartError."""
-    for _ in range(200):
-        # Not from where the system takes ports for clients: between two of a thousand connections there is no room, and
-        # what is free now would be a client's in a moment.
-        first = random.randrange(*NEVER_CLIENTS)  # noqa: S311 - a port is no secret
-        if all(_why_unusable("127.0.0.1", port) is None for port in range(first, first + span)):
-            return first
-    raise StartError(f"there are no {span} free ports in a row", "Choose the first one with --port.")
-
-
-def _why_unusable(host: str, port: int) -> str | None:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        return f"the address is unknown ({error.strerror})"
-    with socket.socket(family, kind, protocol) as probe:
-        # As a node does: a port whose last connections are still fading away is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except PermissionError:
-            return "this user may not use it"
-        except OSError as error:
-            return "it is taken" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
-    return None

@@ -1,0 +1,94 @@
+"""The NATS of a fleet on this machine: its log file, and its restarts on the same port with the same store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from trunkline.errors import StartError
+from trunkline.fleet.log import ChildLog
+from trunkline.fleet.nats_server import NatsServer
+from trunkline.fleet.part import Say
+from trunkline.fleet.plan import NATS_HOST, FleetPlan
+from trunkline.fleet.restarts import Backoff, ended_text
+from trunkline.fleet.status import Event, PartStatus
+
+
+class FleetNats:
+    """The fleet's NATS: same port and same store for as long as the fleet runs."""
+
+    def __init__(self, plan: FleetPlan, say: Say) -> None:
+        self.status = PartStatus("nats")
+        self._plan = plan
+        self._say = say
+        self._server: NatsServer | None = None
+        self._port = 0
+        # Only its file: `NatsServer` picks the lines that matter.
+        self._log = ChildLog(plan.log_path("nats"), plan.rotate_bytes, lambda _: None)
+        self._early: list[str] | None = []
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://{NATS_HOST}:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process id, 0 while it is down."""
+        return self._server.pid if self._server is not None and self._server.running else 0
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready; raises StartError."""
+        self._server = await NatsServer.start(
+            self._plan.nats_dir,
+            host=NATS_HOST,
+            port=self._port or None,
+            on_line=self._write,
+            on_warning=lambda text: self._say(Event("log", "nats", text)),
+        )
+        self._port = self._server.port
+        if self._early is not None:
+            # Not sooner: until the lock on the store is ours, the file may be that of another fleet.
+            self._log.open()
+            early, self._early = self._early, None
+            for line in early:
+                self._write(line)
+        self.status.enter("up")
+
+    async def supervise(self) -> None:
+        """Start it again whenever it ends; runs until cancelled."""
+        backoff = Backoff()
+        began = time.monotonic()
+        exit_code: int | None = None
+        what = ""
+        while True:
+            if self._server is not None:
+                code = await self._server.wait()
+                # Lets go of the lock on the store.
+                await self._server.stop()
+                self._server = None
+                self.status.enter("down")
+                what, exit_code = ended_text(code), code
+            wait_s = backoff.ended(time.monotonic() - began)
+            self._say(Event("ended", "nats", f"{what}; starting it again in {wait_s:g} s", exit_code=exit_code))
+            await asyncio.sleep(wait_s)
+            began = time.monotonic()
+            try:
+                await self.start()
+            except StartError as error:
+                what, exit_code = f"did not start: {error}".rstrip("."), None
+            else:
+                self._say(Event("state", "nats", f"ready again at {self.url}"))
+
+    async def stop(self, timeout_s: float) -> None:
+        """End it."""
+        if self._server is not None:
+            await self._server.stop(timeout_s)
+        self.status.enter("stopped")
+        self._log.close()
+
+    def _write(self, line: str) -> None:
+        if self._early is not None:
+            self._early.append(line)
+        else:
+            self._log.write(line.encode() + b"\n", False)

@@ -1,0 +1,52 @@
+"""Runs a fleet in child processes of this one, from its start to the second signal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Final
+
+from trunkline.fleet.plan import FleetPlan
+from trunkline.fleet.status import Event, status_text
+from trunkline.fleet.supervisor import Fleet
+from trunkline.fleet.view import View
+from trunkline.process import lifecycle
+
+KILLED: Final = 1
+"""Exit code when the fleet was ended without a drain."""
+
+
+async def run_fleet(plan: FleetPlan, view: View) -> int:
+    """Run a fleet until a signal stops it; returns the exit code.
+
+    Raises:
+        StartError: it cannot be started; nothing is left running.
+    """
+    signals = lifecycle.Signals()
+
+    def say(event: Event) -> None:
+        view.event(event)
+        show_status()
+
+    def show_status() -> None:
+        view.status(lambda: status_text(fleet.statuses, [*fleet.edge_statuses, fleet.nats.status], fleet.draining))
+
+    fleet = Fleet(plan, os.environ, say, view.ready, show_status)
+    running = asyncio.ensure_future(fleet.run())
+    await asyncio.wait({running, signals.first}, return_when=asyncio.FIRST_COMPLETED)
+    failed = running.done()
+    if failed:
+        # It serves nobody yet, or this is a bug: either way there is nothing to wait for.
+        fleet.kill()
+    else:
+        running.cancel()
+        await asyncio.wait({running})
+    stopping = asyncio.ensure_future(fleet.stop())
+    await asyncio.wait({stopping, signals.second}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        fleet.kill()
+    await stopping
+    if failed:
+        running.result()
+    view.event(Event("stopped", "", "ended at once" if fleet.killed else "stopped"))
+    return KILLED if fleet.killed else 0
