@@ -1,5 +1,8 @@
 """The command line: one file a command. Each parses its flags, loads the settings and calls one room.
 
+Rule: a command imports its room, and whatever else it runs, within its function. So `--help` and the commands that do
+little start at once, and a server holds no other command in memory.
+
 Exit codes: 0 done, 1 failed what it was asked to prove, 2 bad usage or settings. Errors that Trunkline raises on
 purpose are one line on standard error; anything else is a fault of ours and shows its trace.
 """

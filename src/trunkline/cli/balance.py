@@ -1,20 +1,19 @@
-"""`trunkline balance`: the connection balancer, as a relay, as several relays with one truth, or steering a Traefik."""
+"""`trunkline balance`: the connection balancer, as a relay, as relays that share one state, or steering a Traefik."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trunkline.balancer.service import RelayService
 from trunkline.errors import SettingsError
-from trunkline.logs import configure as log_setup
-from trunkline.process import lifecycle
-from trunkline.settings.load import load
-from trunkline.settings.sections import Settings
-from trunkline.traefik.steer.service import SteeringService
+
+if TYPE_CHECKING:
+    from trunkline.balancer.service import RelayService
+    from trunkline.settings.sections import Settings
+    from trunkline.traefik.steer.service import SteeringService
 
 
 def balance(
@@ -37,6 +36,10 @@ def balance(
     ] = None,
 ) -> None:
     """Spread WebSocket connections evenly over backends until SIGTERM or Ctrl-C; a second one ends it at once."""
+    from trunkline.logs import configure as log_setup
+    from trunkline.process import lifecycle
+    from trunkline.settings.load import load
+
     host, port = _place(listen)
     flags = {
         "balancer.host": host, "balancer.port": port, "balancer.mode": mode, "balancer.policy": policy,
@@ -51,8 +54,18 @@ def balance(
 
 async def run_balancer(settings: Settings) -> int:
     """Run a balancer in this process until it is told to stop."""
+    from trunkline.process import lifecycle
+
     signals = lifecycle.Signals()
-    service = SteeringService(settings) if settings.balancer.mode == "steer" else RelayService(settings)
+    service: RelayService | SteeringService
+    if settings.balancer.mode == "steer":
+        from trunkline.traefik.steer.service import SteeringService
+
+        service = SteeringService(settings)
+    else:
+        from trunkline.balancer.service import RelayService
+
+        service = RelayService(settings)
     await service.start()
     lifecycle.spare_collector()
     await lifecycle.serve_until_stopped(signals, service.stop)

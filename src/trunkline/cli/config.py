@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from trunkline.errors import SettingsError
-from trunkline.server.channels.rules import RuleSet
-from trunkline.settings.load import Loaded, load
+
+if TYPE_CHECKING:
+    from trunkline.settings.load import Loaded
 
 app = typer.Typer(no_args_is_help=True, help="Check and show the settings.")
 
@@ -27,7 +24,7 @@ ConfigFile = Annotated[
 @app.command()
 def check(config_file: ConfigFile = None) -> None:
     """Say whether the settings can be used; exit code 2 when they cannot."""
-    loaded = _load(config_file, os.environ)
+    loaded = _load(config_file)
     where = str(loaded.file) if loaded.file is not None else "no settings file"
     changed = sum(source != "default" for source in loaded.sources.values())
     typer.echo(f"settings are usable ({where}; {changed} of {len(loaded.sources)} not at their default)")
@@ -39,11 +36,15 @@ def show(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show every setting with its value and where it comes from; secrets are masked."""
-    rows = _load(config_file, os.environ).rows()
+    import msgspec
+
+    rows = _load(config_file).rows()
     if json_output:
-        answer: list[dict[str, Any]] = [row._asdict() for row in rows]
-        typer.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
+        typer.echo(msgspec.json.format(msgspec.json.encode([row._asdict() for row in rows]), indent=2).decode())
     elif sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
         table = Table("setting", "value", "source", box=None, pad_edge=False)
         for row in rows:
             # Markup is off: a value may hold square brackets.
@@ -55,10 +56,13 @@ def show(
             typer.echo(f"{row.key} = {_text(row.value)}  # {row.source}")
 
 
-def _load(config_file: Path | None, environ: Mapping[str, str]) -> Loaded:
+def _load(config_file: Path | None) -> Loaded:
+    from trunkline.server.channels.rules import RuleSet
+    from trunkline.settings.load import load
+
     try:
-        loaded = load(config_file, environ, {})
-        # What only their users can tell: patterns that compile, key files that can be read and fit.
+        loaded = load(config_file, os.environ, {})
+        # What only a node finds out: patterns that do not compile, key files that cannot be read or do not fit.
         RuleSet.of(loaded.settings)
         if loaded.settings.auth.algorithms:
             from trunkline.server.http.tokens import Verifier
@@ -71,4 +75,6 @@ def _load(config_file: Path | None, environ: Mapping[str, str]) -> Loaded:
 
 
 def _text(value: object) -> str:
+    import msgspec
+
     return "-" if value is None else msgspec.json.encode(value).decode()

@@ -13,16 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 from typer.core import TyperGroup
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.logs import configure as log_setup
-from trunkline.process import lifecycle
-from trunkline.settings.load import load
 
-# The load room needs an extra, and takes time to import that no other command should pay: functions import it.
 if TYPE_CHECKING:
     from trunkline.load.model.report import Report
 
@@ -102,6 +97,8 @@ def run(
     from trunkline.load.scenario.builtin import Size
     from trunkline.load.scenario.choice import choose
     from trunkline.load.scenario.thresholds import parse
+    from trunkline.process import lifecycle
+    from trunkline.settings.load import load
 
     for path in (html, junit, out):
         _writable(path)
@@ -154,6 +151,8 @@ def compare(
 ) -> None:
     """Compare two reports; exit 1 when the second run is worse."""
     _require()
+    import msgspec
+
     from trunkline.load.output.compare import compare as compare_reports
     from trunkline.load.output.compare import comparison_text
 
@@ -180,6 +179,9 @@ def agent(
     """Generate load on this machine for runs that are started elsewhere, until Ctrl-C."""
     _require()
     from trunkline.load.workers.agent import run_agent
+    from trunkline.logs import configure as log_setup
+    from trunkline.process import lifecycle
+    from trunkline.settings.load import load
 
     settings = load(config_file, os.environ, {"bus.url": bus}).settings
     log_setup.configure(settings.log, service="trunkline-load")
@@ -264,6 +266,8 @@ def _percent(option: str, text: str) -> float:
 
 
 def _report(path: Path) -> Report:
+    import msgspec
+
     from trunkline.load.model.report import decode
 
     try:

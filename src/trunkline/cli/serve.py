@@ -5,17 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trunkline.cli.reload import run_reloading
-from trunkline.logs import configure as log_setup
-from trunkline.process import lifecycle
-from trunkline.server.app.load_app import load_app
-from trunkline.server.node.node import Node
-from trunkline.settings.load import load
-from trunkline.settings.sections import Settings
+if TYPE_CHECKING:
+    from trunkline.settings.sections import Settings
 
 
 def serve(
@@ -36,7 +31,13 @@ def serve(
 ) -> None:
     """Run one node until SIGTERM or Ctrl-C, which drain it; a second one ends it at once."""
     if reload:
+        from trunkline.cli.reload import run_reloading
+
         raise typer.Exit(run_reloading(sys.argv))
+    from trunkline.logs import configure as log_setup
+    from trunkline.process import lifecycle
+    from trunkline.settings.load import load
+
     flags = {
         "server.app": app, "server.host": host, "server.port": port, "server.name": name, "server.colour": colour,
         "bus.url": bus,
@@ -48,6 +49,10 @@ def serve(
 
 async def run_node(settings: Settings) -> int:
     """Run a node in this process until it is told to stop."""
+    from trunkline.process import lifecycle
+    from trunkline.server.app.load_app import load_app
+    from trunkline.server.node.node import Node
+
     signals = lifecycle.Signals()
     node = Node(settings, load_app(settings.server.app))
     await node.start()

@@ -6,19 +6,14 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.settings.load import load
-from trunkline.traefik.check.report import Report, check_files
-from trunkline.traefik.render import static as render_static
-from trunkline.traefik.render.dynamic import file_dynamic
-from trunkline.traefik.render.dynamic_model import Dynamic
+
+if TYPE_CHECKING:
+    from trunkline.traefik.check.report import Report
 
 app = typer.Typer(no_args_is_help=True, help="Write and check Traefik's configuration.")
 
@@ -40,6 +35,11 @@ def render(
     stdout: Annotated[bool, typer.Option("--stdout", help="Print both, also when files are given.")] = False,
 ) -> None:
     """Write the static and the dynamic configuration; without files both are printed as two YAML documents."""
+    from trunkline.settings.load import load
+    from trunkline.traefik.render import static as render_static
+    from trunkline.traefik.render.dynamic import file_dynamic
+    from trunkline.traefik.render.dynamic_model import Dynamic
+
     try:
         settings = load(config_file, os.environ, {}).settings
         dynamic_model = file_dynamic(settings)
@@ -74,6 +74,10 @@ def check(
 
     Exit code 0 without errors, 1 with, 2 when a file could not be read.
     """
+    import msgspec
+
+    from trunkline.traefik.check.report import check_files
+
     report = check_files(files)
     if json_output:
         typer.echo(msgspec.json.format(msgspec.json.encode(report.findings), indent=2).decode())
@@ -83,6 +87,9 @@ def check(
 
 
 def _show(report: Report, files: int) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
     plain = bool(os.environ.get("NO_COLOR")) or not sys.stdout.isatty()
     # Without a terminal a line stays a line, however long.
     console = Console(no_color=plain, highlight=False, markup=False, soft_wrap=True)
