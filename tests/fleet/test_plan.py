@@ -23,7 +23,7 @@ from trunkline.fleet.plan import (
     taken_text,
 )
 from trunkline.fleet.ports import check_ports, free_first_port
-from trunkline.fleet.restarts import Backoff, ended_text, gives_up
+from trunkline.fleet.restarts import Backoff, gives_up
 from trunkline.settings.load import load
 
 
@@ -205,17 +205,3 @@ def test_backoff_stays_within_its_bounds(runs: list[float]) -> None:
 def test_only_a_first_refusal_ends_the_fleet(code: int, was_ready: bool, ends: bool) -> None:
     """Exit code 2 before the node was ever ready; anything else is worth another try."""
     assert gives_up(code, was_ready) is ends
-
-
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [
-        (0, "ended with exit code 0"),
-        (3, "ended with exit code 3"),
-        (-9, "was ended by SIGKILL"),
-        (-250, "was ended by signal 250"),
-    ],
-)
-def test_ends_are_told_in_words(code: int, text: str) -> None:
-    """A signal has its name, an exit code its number."""
-    assert ended_text(code) == text

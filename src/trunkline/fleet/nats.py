@@ -10,8 +10,9 @@ from trunkline.fleet.log import ChildLog
 from trunkline.fleet.nats_server import NatsServer
 from trunkline.fleet.part import Say
 from trunkline.fleet.plan import NATS_HOST, FleetPlan
-from trunkline.fleet.restarts import Backoff, ended_text
+from trunkline.fleet.restarts import Backoff
 from trunkline.fleet.status import Event, PartStatus
+from trunkline.process.ending import ended
 
 
 class FleetNats:
@@ -68,7 +69,7 @@ class FleetNats:
                 await self._server.stop()
                 self._server = None
                 self.status.enter("down")
-                what, exit_code = ended_text(code), code
+                what, exit_code = ended(code), code
             wait_s = backoff.ended(time.monotonic() - began)
             self._say(Event("ended", "nats", f"{what}; starting it again in {wait_s:g} s", exit_code=exit_code))
             await asyncio.sleep(wait_s)

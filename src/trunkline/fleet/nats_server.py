@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 from trunkline.errors import StartError
 from trunkline.logs.logger import get_logger
 from trunkline.process.lifecycle import die_with_parent
+from trunkline.process.locks import take_lock
 from trunkline.process.looks import started
 from trunkline.process.programs import find_program
 
@@ -234,22 +234,17 @@ def _make_private(store_dir: Path) -> None:
 
 
 def _lock(store_dir: Path) -> int:
-    """Take the store for us; the lock ends with the descriptor, so a crash leaves none behind."""
     try:
-        lock = os.open(store_dir / "trunkline.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StartError(
-            f"the store of NATS at {store_dir} cannot be written: {error.strerror}", "Choose another directory."
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
+        return take_lock(store_dir / "trunkline.lock")
+    except BlockingIOError:
         raise StartError(
             f"the store of NATS at {store_dir} is in use by another nats-server",
             "Stop that one, or choose another directory.",
         ) from None
-    return lock
+    except OSError as error:
+        raise StartError(
+            f"the store of NATS at {store_dir} cannot be written: {error.strerror}", "Choose another directory."
+        ) from error
 
 
 def _write_config(store_dir: Path, host: str, port: int, token: str | None, max_payload: int) -> Path:

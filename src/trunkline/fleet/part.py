@@ -20,8 +20,9 @@ from trunkline.fleet import probe
 from trunkline.fleet.log import ChildLog, Quota
 from trunkline.fleet.part_plans import PartPlan
 from trunkline.fleet.plan import FleetPlan, part_command, part_environment
-from trunkline.fleet.restarts import Backoff, ended_text, gives_up
+from trunkline.fleet.restarts import Backoff, gives_up
 from trunkline.fleet.status import Event, PartStatus
+from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
 
 POLL_READY_S: Final = 0.1
@@ -133,7 +134,7 @@ class FleetPart:
 
     def _tell_end(self, code: int, up_s: float, wait_s: float) -> None:
         name = self.part.name
-        text = f"{ended_text(code)} after {up_s:.1f} s; starting it again in {wait_s:g} s"
+        text = f"{ended(code)} after {up_s:.1f} s; starting it again in {wait_s:g} s"
         self._say(Event("ended", name, text, exit_code=code))
         if up_s < AT_ONCE_S or not self.first_ready.is_set():
             for line in self.log.last_lines():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Final
 
 BACKOFF_FIRST_S: Final = 0.5
@@ -37,13 +36,3 @@ class Backoff:
 def gives_up(exit_code: int, was_ready: bool) -> bool:
     """Whether the end of a node ends the fleet: it was never ready, and says that it cannot start as things are."""
     return exit_code == CANNOT_START and not was_ready
-
-
-def ended_text(exit_code: int) -> str:
-    """How a process ended, in words."""
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    try:
-        return f"was ended by {signal.Signals(-exit_code).name}"
-    except ValueError:
-        return f"was ended by signal {-exit_code}"

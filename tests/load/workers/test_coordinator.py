@@ -116,7 +116,7 @@ async def test_killed_worker_is_told() -> None:
     victim = min(workers(), key=lambda child: child.pid)
     os.kill(victim.pid, signal.SIGKILL)
     outcome = await asyncio.wait_for(running, patient(20))
-    assert outcome.failures == ["worker 0 was ended by signal 9"]
+    assert outcome.failures == ["worker 0 was ended by SIGKILL"]
 
 
 async def test_all_workers_dead_ends_the_run() -> None:

@@ -128,7 +128,7 @@ async def test_program_that_ends_ends_the_stack(tmp_path: Path) -> None:
         assert (await answer(f"{stack.addresses.prometheus}/api/v1/status/runtimeinfo"))["status"] == "success"
         watching = asyncio.create_task(stack.watch())
         os.kill(stack._running[PROMETHEUS].pid, signal.SIGKILL)
-        with pytest.raises(Ended, match="Prometheus was ended by signal 9"):
+        with pytest.raises(Ended, match="Prometheus was ended by SIGKILL"):
             await asyncio.wait_for(watching, patient(10))
     finally:
         await stack.stop()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
@@ -20,17 +19,17 @@ import msgspec
 import structlog
 
 from trunkline.placement.placing import Ask, Pick, Placer, Refusal
+from trunkline.process.framing import Framing, head
 
 log = structlog.get_logger("trunkline.balancer")
 
 LONGEST: Final = 16 << 20
-"""Bytes of one message; both ends are ours, so a longer one means that the stream is out of step."""
+"""Bytes of one message."""
 
 LONGEST_PAGE: Final = LONGEST - 1024
 """A page is as long as the fleet is large. One that is too long must not cost a worker its clients."""
 
 PLAIN: Final = "text/plain; charset=utf-8"
-_LENGTH: Final = struct.Struct("!I")
 
 
 class PlaceAsk(msgspec.Struct, tag="place"):
@@ -109,7 +108,7 @@ class Link(asyncio.Protocol, Generic[T]):
         self._on_message = on_message
         self._on_lost = on_lost
         self._encoder = msgspec.msgpack.Encoder()
-        self._buffer = bytearray()
+        self._framing = Framing(LONGEST)
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
 
@@ -124,27 +123,17 @@ class Link(asyncio.Protocol, Generic[T]):
 
     def data_received(self, data: bytes) -> None:
         """Take out the whole messages."""
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, start)
-            if length > LONGEST:
-                self.close()
-                return
-            end = start + _LENGTH.size + length
-            if len(buffer) < end:
-                break
-            self._on_message(self._decoder.decode(bytes(buffer[start + _LENGTH.size : end])))
-            start = end
-        del buffer[:start]
+        for message in self._framing.feed(data):
+            self._on_message(self._decoder.decode(message))
+        if self._framing.too_long is not None:
+            self.close()
 
     def send(self, message: FromWorker | ToWorker) -> None:
         """Send a message with the others of this turn of the loop."""
         if not self._out:
             asyncio.get_running_loop().call_soon(self._flush)
         body = self._encoder.encode(message)
-        self._out.append(_LENGTH.pack(len(body)))
+        self._out.append(head(len(body)))
         self._out.append(body)
 
     def _flush(self) -> None:

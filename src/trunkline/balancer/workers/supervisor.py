@@ -26,6 +26,7 @@ from trunkline.balancer.measures import EdgeCounts, added
 from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.workers.link import Counts, Welcome, WorkerSeat
 from trunkline.errors import StartError
+from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
 from trunkline.process.looks import LOOK_EVERY_S, look
 from trunkline.process.progress import Silence, chance_s
@@ -132,16 +133,15 @@ class Workers:
             code: int | str
             try:
                 code = await self._run(number)
+                how = ended(code)
             except Exception as error:
                 # No process could be made; that may pass, and without it the worker would be missed for good.
                 log.exception("worker_not_started", worker=number)
-                code = f"none: {type(error).__name__}"
+                code, how = f"none: {type(error).__name__}", f"could not be started ({type(error).__name__})"
             if self._stop_asked.is_set():
                 return
             if number not in self._up:
-                self._failed = self._failed or StartError(
-                    f"worker {number} ended with exit code {code}", "See what it said above."
-                )
+                self._failed = self._failed or StartError(f"worker {number} {how}", "See its output above.")
                 self._all_up.set()
                 return
             if loop.time() - began > STEADY_S:

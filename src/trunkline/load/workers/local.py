@@ -17,6 +17,7 @@ import msgspec
 from trunkline.errors import StartError
 from trunkline.load.model.messages import FromWorker
 from trunkline.load.workers.pipe import FROM_WORKER, Pipe
+from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
 
 # -P: a file in the current directory must not stand in for a module of ours.
@@ -109,7 +110,7 @@ class LocalWorker:
         except TimeoutError:
             self._child.kill()
             code = await self._child.wait()
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = ended(code)
         last = [line.strip()[:300] for line in self.printed[-_LAST_LINES:]]
         return f"{how}; its last words: {' / '.join(last)}" if last else how
 

@@ -1,4 +1,4 @@
-"""Messages to and from a worker process over a pair of sockets: four bytes of length, then MessagePack.
+"""Messages to and from a worker process over a pair of sockets, in MessagePack.
 
 Rules:
 
@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import deque
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from trunkline.errors import TrunklineError
 from trunkline.load.model.messages import MAX_BYTES, FromWorker, ToWorker
+from trunkline.process.framing import Framing, head
 
 In = TypeVar("In")
 In_co = TypeVar("In_co", covariant=True)
@@ -25,7 +27,7 @@ In_co = TypeVar("In_co", covariant=True)
 LONGEST: Final = MAX_BYTES - 64
 """Bytes of a packed message: with what goes around it on NATS it stays below MAX_BYTES."""
 
-_HEAD: Final = 4
+_CHUNK: Final = 65_536
 
 
 class BadMessage(TrunklineError):
@@ -82,6 +84,8 @@ class Pipe(Generic[In]):
         self._reader = reader
         self._writer = writer
         self._decoder = decoder
+        self._framing = Framing(LONGEST)
+        self._whole: deque[bytes] = deque()
 
     @classmethod
     async def open(cls, end: socket.socket, decoder: msgspec.msgpack.Decoder[In]) -> Pipe[In]:
@@ -109,7 +113,7 @@ class Pipe(Generic[In]):
             raise ChannelClosed("the pipe is closed")
         try:
             # One write, so that two senders never mix.
-            self._writer.write(len(data).to_bytes(_HEAD) + data)
+            self._writer.write(head(len(data)) + data)
             await self._writer.drain()
         except (OSError, RuntimeError) as error:
             raise ChannelClosed(f"the pipe's other end is gone: {error}") from None
@@ -121,13 +125,17 @@ class Pipe(Generic[In]):
 
     async def receive_packed(self) -> bytes | None:
         """The next message as bytes, None at the end; raises BadMessage when it is too long."""
-        try:
-            size = int.from_bytes(await self._reader.readexactly(_HEAD))
-            if size > LONGEST:
-                raise BadMessage(f"a message of {size} bytes is coming, more than {LONGEST}")
-            return await self._reader.readexactly(size)
-        except (asyncio.IncompleteReadError, OSError):
-            return None
+        while not self._whole:
+            if self._framing.too_long is not None:
+                raise BadMessage(f"a message of {self._framing.too_long} bytes is coming, more than {LONGEST}")
+            try:
+                data = await self._reader.read(_CHUNK)
+            except OSError:
+                return None
+            if not data:
+                return None
+            self._whole.extend(self._framing.feed(data))
+        return self._whole.popleft()
 
     def close(self) -> None:
         """Close this end; what the socket has not taken yet is dropped."""

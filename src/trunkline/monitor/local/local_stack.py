@@ -13,7 +13,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shutil
 import socket
@@ -35,7 +34,9 @@ from trunkline.monitor.files.prometheus_config import arguments
 from trunkline.monitor.local.local_ports import ALERTMANAGER_STEP, NODE_EXPORTER_STEP
 from trunkline.monitor.local.local_targets import Overview, targets_json, targets_of
 from trunkline.monitor.text.whole_files import replace_file
+from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
+from trunkline.process.locks import take_lock
 from trunkline.settings.sections import Settings
 
 HOST: Final = "127.0.0.1"
@@ -170,7 +171,7 @@ class LocalStack:
                 wait.cancel()
         wait = done.pop()
         program = waits[wait]
-        raise Ended(f"{program.name} {_how(wait.result())}. Its last words: {self._last_words(program)}")
+        raise Ended(f"{program.name} {ended(wait.result())}. Its last words: {self._last_words(program)}")
 
     async def stop(self) -> None:
         """End everything, at once when cancelled; safe to call twice."""
@@ -264,11 +265,11 @@ class LocalStack:
             try:
                 async with asyncio.timeout(READY_S):
                     while True:
-                        ended = next((each for each, child in self._running.items() if not child.running), None)
-                        if ended is not None:
-                            code = await self._running[ended].wait()
+                        gone = next((each for each, child in self._running.items() if not child.running), None)
+                        if gone is not None:
+                            code = await self._running[gone].wait()
                             raise StartError(
-                                f"{ended.name} {_how(code)} at its start", f"It said: {self._last_words(ended)}"
+                                f"{gone.name} {ended(code)} at its start", f"It said: {self._last_words(gone)}"
                             )
                         with suppress(aiohttp.ClientError, TimeoutError):
                             async with http.get(url) as answer:
@@ -349,21 +350,13 @@ def _fleet_address(url: str) -> str:
     return f"http://{parts.netloc}"
 
 
-def _how(code: int) -> str:
-    return f"was ended by signal {-code}" if code < 0 else f"has ended with exit code {code}"
-
-
 def _locked(directory: Path) -> int:
-    """Take the directory; the lock ends with the descriptor, so a crash leaves none behind."""
-    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return take_lock(directory / "lock")
     except BlockingIOError:
-        os.close(lock)
         raise StartError(
             f"{directory} is in use by another trunkline monitor up", "Stop that one, or name another --data-dir."
         ) from None
-    return lock
 
 
 def _check_free(port: int) -> None:

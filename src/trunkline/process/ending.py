@@ -1,0 +1,19 @@
+"""How a process ended, in words. Pure."""
+
+from __future__ import annotations
+
+import signal
+
+
+def ended(exit_code: int) -> str:
+    """`ended with exit code 3`, `was ended by SIGKILL`.
+
+    Args:
+        exit_code: negative for a signal, as `subprocess` has it.
+    """
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"was ended by signal {-exit_code}"

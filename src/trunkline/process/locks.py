@@ -1,0 +1,26 @@
+"""Locks that keep a directory, or a file name in it, to one process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+
+def take_lock(path: Path) -> int:
+    """Take the lock of a file, which is made when missing, for this user alone.
+
+    Returns:
+        The descriptor that holds the lock: closing it lets go, and so does the end of the process, even by a crash.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: the file cannot be made or opened.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
