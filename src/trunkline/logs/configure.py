@@ -5,8 +5,7 @@ Rules:
 - Everything goes one way: our own events (structlog) and those of libraries (standard logging) pass the same redaction,
   which masks tokens, authorization headers, passwords and whatever stands in for them in URLs.
 - Logging never raises into its caller. What cannot be written is dropped, and standard error says so once a minute.
-- Files are JSON, in the words of the Elastic Common Schema if the format is `ecs` (`log_ecs.py`); how they are rotated
-  and kept stands in `log_files.py`.
+- Files (`files.py`) are JSON, with the names of the Elastic Common Schema if the format is `ecs` (`ecs.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ from trunkline.settings.sections import LogSettings
 from trunkline.version import __version__
 
 _QUIET = {"aiohttp.access": logging.WARNING, "asyncio": logging.WARNING, "nats": logging.WARNING}
-"""Libraries that tell at `info` what we tell ourselves."""
+"""Libraries that log at `info` what we log ourselves."""
 
 _SECRET_KEY = re.compile(
     r"(^|[_.\- ])(token|authorization|password|passwd|secret|cookie|credentials?|api[_\-]?key|private[_\-]?key)$",
@@ -63,7 +63,7 @@ def configure(
     Args:
         settings: level, format, files.
         service: what this process is, for the format `ecs`.
-        node: its name among its like; empty: made of host and process.
+        node: name of this instance of it; empty: made of host name and process id.
         stream: where lines go, standard output by default.
         environ: read for NO_COLOR.
         wall: seconds since 1970, for the rotation of files.
@@ -75,8 +75,7 @@ def configure(
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     console = settings.format == "console" or (settings.format == "auto" and out.isatty())
     handlers: list[logging.Handler] = [_StreamHandler(out)]
-    origin = ecs.Origin(service, node, __version__) if settings.format == "ecs" else None
-    lines = _json_formatter(origin)
+    lines = _json_formatter(_origin(service, node) if settings.format == "ecs" else None)
     handlers[0].setFormatter(_formatter(_console(out, environ)) if console else lines)
     if settings.directory is not None:
         handlers += file_handlers(settings, settings.directory, lines, wall)
@@ -108,7 +107,7 @@ def close() -> None:
 def write_lines(name: str, lines: str) -> None:
     """Log events at `info` that are JSON already, joined by line ends.
 
-    For the few events that come by the thousand: rendering them one by one would cost more than what they tell of.
+    For the few events that come by the thousand: rendering them one by one would cost more than the work they report.
 
     Args:
         name: the logger.
@@ -180,6 +179,11 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
         if self._again is None:
             return str(lines)
         return "\n".join(str(self._again(None, "info", msgspec.json.decode(line))) for line in lines.split("\n"))
+
+
+def _origin(service: str, node: str) -> ecs.Origin:
+    pid = os.getpid()
+    return ecs.Origin(service, node or f"{socket.gethostname()}-{pid}", __version__, pid)
 
 
 def _json_formatter(origin: ecs.Origin | None) -> logging.Formatter:

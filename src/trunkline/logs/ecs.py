@@ -1,9 +1,9 @@
-"""Log events in the words of the Elastic Common Schema (version 8), for Filebeat, Elasticsearch and Kibana.
+"""Log events with the names of the Elastic Common Schema (version 8), for Filebeat, Elasticsearch and Kibana. Pure.
 
 Rules:
 
 - An event is renamed after it was redacted, never before: nothing here sees what must not be in a log.
-- A name has one type for ever, or Elasticsearch refuses the line that breaks it. What the schema has no name for goes
+- A name has one type for good, or Elasticsearch refuses the line that breaks it. What the schema has no name for goes
   to `labels.*` as text, or to `trunkline.*` as a number: a key that is text here and a number there cannot collide.
 - Names stay dotted (`log.level`, not an object `log`), which Filebeat expands and people can grep.
 """
@@ -15,9 +15,7 @@ import functools
 import ipaddress
 import json
 import math
-import os
 import re
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -65,11 +63,11 @@ _KEY: Final = re.compile(r"[^A-Za-z0-9_]+")
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """What every line of this process says of where it is from.
+    """Where the lines of this process come from.
 
     Attributes:
         service: name of the service.
-        node: name of the instance; empty: made of host and process.
+        node: name of the instance.
         version: of the service.
         pid: of this process.
     """
@@ -77,17 +75,16 @@ class Origin(msgspec.Struct, frozen=True):
     service: str
     node: str
     version: str
-    pid: int = 0
+    pid: int
 
     def fields(self) -> dict[str, Value]:
         """As fields of the schema."""
-        pid = self.pid or os.getpid()
         return {
             "ecs.version": VERSION,
             "service.name": self.service,
             "service.version": self.version,
-            "service.node.name": self.node or f"{socket.gethostname()}-{pid}",
-            "process.pid": pid,
+            "service.node.name": self.node,
+            "process.pid": self.pid,
             "event.kind": "event",
             "event.module": "trunkline",
         }
@@ -103,14 +100,14 @@ def renderer(origin: Origin) -> Callable[[object, str, Mapping[str, Any]], str]:
     return render
 
 
-def _encoded(told: dict[str, Value]) -> str:
-    # Lines come by the thousand when a node drains: msgspec first, as it is the fastest. What is not ASCII is escaped,
-    # for neither half a surrogate that a client sent nor the encoding of standard output may lose the line.
+def _encoded(named: dict[str, Value]) -> str:
+    # Lines come by the thousand when a node drains: msgspec first, as it is the fastest. What is not ASCII is escaped:
+    # neither half a surrogate that a client sent nor the encoding of standard output may lose the line.
     with contextlib.suppress(UnicodeEncodeError):
-        text = msgspec.json.encode(told)
+        text = msgspec.json.encode(named)
         if text.isascii():
             return text.decode()
-    return json.dumps(told, separators=(",", ":"))
+    return json.dumps(named, separators=(",", ":"))
 
 
 def fields(event: Mapping[str, Any], fixed: Mapping[str, Value]) -> dict[str, Value]:
@@ -124,7 +121,7 @@ def fields(event: Mapping[str, Any], fixed: Mapping[str, Value]) -> dict[str, Va
     logger = str(rest.pop("logger", "") or "root")
     message = str(rest.pop("event", ""))
     action = message.replace(" ", "_") if logger.partition(".")[0] == "trunkline" else message
-    told: dict[str, Value] = {
+    named: dict[str, Value] = {
         "@timestamp": str(rest.pop("timestamp", "")),
         "log.level": str(rest.pop("level", "info")),
         "message": message,
@@ -133,58 +130,58 @@ def fields(event: Mapping[str, Any], fixed: Mapping[str, Value]) -> dict[str, Va
         "event.dataset": logger,
     }
     if _WORD.fullmatch(action):
-        told["event.action"] = action
+        named["event.action"] = action
     if action in _NETWORK and logger in _CLIENTS:
         kind, outcome = _NETWORK[action]
-        told |= {"event.category": ["network"], "event.type": ["connection", kind], "event.outcome": outcome}
+        named |= {"event.category": ["network"], "event.type": ["connection", kind], "event.outcome": outcome}
     if logger in _CLIENTS:
-        told |= _client(rest)
+        named |= _client(rest)
     elif isinstance(rest.get("address"), str):
-        told["server.address"] = rest.pop("address")
+        named["server.address"] = rest.pop("address")
     if _is_number(rest.get("duration_s")):
-        told["event.duration"] = round(rest.pop("duration_s") * 1e9)
+        named["event.duration"] = round(rest.pop("duration_s") * 1e9)
     if type(rest.get("status")) is int:
         status = rest.pop("status")
         # 0 says that the client got no answer.
         if status:
-            told["http.response.status_code"] = status
+            named["http.response.status_code"] = status
     for key, value in rest.items():
-        _add(told, key, value)
-    return told
+        _add(named, key, value)
+    return named
 
 
 def _client(rest: dict[str, Any]) -> dict[str, Value]:
-    told: dict[str, Value] = {}
+    named: dict[str, Value] = {}
     address = rest.pop("address", None)
     if isinstance(address, str) and address:
-        told["client.address"] = address
+        named["client.address"] = address
         if _is_ip(address):
-            told["client.ip"] = address
+            named["client.ip"] = address
     if isinstance(rest.get("subject"), str):
-        told["user.id"] = rest.pop("subject")
+        named["user.id"] = rest.pop("subject")
     for key, name in _BYTES.items():
         if isinstance(rest.get(key), int):
-            told[name] = rest.pop(key)
-    return told
+            named[name] = rest.pop(key)
+    return named
 
 
-def _add(told: dict[str, Value], key: str, value: Any) -> None:
+def _add(named: dict[str, Value], key: str, value: Any) -> None:
     """Put what has no place of its own under the schema's name, `labels` or `trunkline`; None and "" say nothing."""
     if value is None or value == "":
         return
     name = _NAMES.get(key)
-    if name is not None and isinstance(value, str) and name not in told:
-        told[name] = value
+    if name is not None and isinstance(value, str) and name not in named:
+        named[name] = value
         return
     key = _clean(str(key))
     if isinstance(value, bool):
-        told[f"labels.{key}"] = "true" if value else "false"
+        named[f"labels.{key}"] = "true" if value else "false"
     elif _is_number(value):
-        told[f"trunkline.{key}"] = value
+        named[f"trunkline.{key}"] = value
     elif isinstance(value, str):
-        told[f"labels.{key}"] = value
+        named[f"labels.{key}"] = value
     else:
-        told[f"labels.{key}"] = json.dumps(value, default=repr, skipkeys=True)
+        named[f"labels.{key}"] = json.dumps(value, default=repr, skipkeys=True)
 
 
 def _is_number(value: object) -> bool:
@@ -212,7 +209,7 @@ def _is_ip(text: str) -> bool:
 
 
 def name_error(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Name the exception's kind and words apart from its trace (a structlog processor, before the trace is made)."""
+    """Name the exception's kind and message apart from its trace (a structlog processor, before the trace is made)."""
     error = event.get("exc_info")
     if error is True:
         error = sys.exc_info()[1]

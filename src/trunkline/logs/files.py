@@ -7,7 +7,6 @@ process writes files of its own, held by a lock. Nothing here raises into the ca
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import logging
 import os
@@ -18,10 +17,12 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from io import TextIOWrapper
+from logging.handlers import BaseRotatingHandler
 from pathlib import Path
-from typing import IO
 
 from trunkline.errors import StartError
+from trunkline.process.locks import take_lock
 from trunkline.settings.sections import LogSettings
 
 FILE_NAME = "trunkline"
@@ -45,95 +46,105 @@ class Complaint:
             print(f"trunkline: log lines are lost, {where} cannot be written: {error!r}", file=sys.stderr)
 
 
-class RotatingFile(logging.Handler):
-    """A log file that starts anew each day (UTC) and at a size.
+class RotatingFile(BaseRotatingHandler):
+    """A log file that is rotated each day (UTC) and at a size.
 
     The file is `<stem>.log`; rotated ones are `<stem>.<date>.<number>.log.gz` and are deleted once the date is more
-    than `keep_days` ago.
+    than `keep_days` ago. The standard library's handlers rotate by size or by time, not by both, and compress in the
+    caller's thread.
 
     Args:
         directory: where, must exist.
         stem: the name without its ending.
         rotate_bytes: size that a file does not grow beyond.
         keep_days: days that rotated files stay.
+        lock: descriptor that keeps the stem for this process; closed with the file.
         wall: seconds since 1970.
 
     Raises:
         OSError: the file cannot be opened.
     """
 
+    stream: TextIOWrapper | None  # type: ignore[assignment] # None between two files, as in the library
+
     def __init__(
-        self, directory: Path, stem: str, *, rotate_bytes: int, keep_days: int, wall: Callable[[], float] = time.time
+        self,
+        directory: Path,
+        stem: str,
+        *,
+        rotate_bytes: int,
+        keep_days: int,
+        lock: int | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__()
         self._directory = directory
         self._stem = stem
         self._rotate_bytes = rotate_bytes
         self._keep_days = keep_days
+        self._lock_file = lock
         self._wall = wall
         self._rotated = re.compile(rf"{re.escape(stem)}\.(\d{{4}}-\d\d-\d\d)\.(\d+)\.log(\.gz)?")
         self._complaint = Complaint()
         self._tidying: threading.Thread | None = None
-        self._file: IO[bytes] | None = None
-        self._size = 0
         self._day = ""
-        self._open()
+        self._formatted: tuple[logging.LogRecord | None, str] = (None, "")
+        super().__init__(directory / f"{stem}.log", "a", encoding="utf-8", errors="backslashreplace")
+        self.namer = self._next_name
         self._tidy()
 
-    @property
-    def path(self) -> Path:
-        """The file being written."""
-        return self._directory / f"{self._stem}.log"
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record, made once for the look at the size and for the writing."""
+        if self._formatted[0] is not record:
+            self._formatted = (record, super().format(record))
+        return self._formatted[1]
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; never raises."""
-        try:
-            line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
-            today = self._date(self._wall())
-            if self._file is None:
-                self._open()
-            if self._size > 0 and (today != self._day or self._size + len(line) > self._rotate_bytes):
-                self._rotate()
-            self._day = today
-            if self._file is not None:
-                # Unbuffered: a crash loses nothing that was logged before it.
-                self._file.write(line)
-                self._size += len(line)
-        except Exception:
-            self.handleError(record)
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        """Whether the record belongs to another day than the file, or does not fit any more."""
+        if self.stream is None:
+            self.stream = self._open()
+        size = os.fstat(self.stream.fileno()).st_size
+        line = len(self.format(record).encode("utf-8", "backslashreplace")) + 1
+        today = self._date(self._wall())
+        if size > 0 and (today != self._day or size + line > self._rotate_bytes):
+            return True
+        self._day = today
+        return False
+
+    def doRollover(self) -> None:
+        """Set the file aside under its day, and begin the next."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+        self.rotate(self.baseFilename, self.rotation_filename(self.baseFilename))
+        self.stream = self._open()
+        self._tidy()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: D102
-        self._complaint.make(str(self.path), sys.exc_info()[1])
+        self._complaint.make(self.baseFilename, sys.exc_info()[1])
 
     def close(self) -> None:
         """Close the file and wait until rotated ones are compressed."""
-        with self.lock or contextlib.nullcontext():
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+        super().close()
         if self._tidying is not None:
             self._tidying.join()
-        super().close()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
 
     @staticmethod
     def _date(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
 
-    def _open(self) -> None:
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - kept open as long as the handler lives
-        status = os.fstat(self._file.fileno())
-        self._size = status.st_size
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        status = os.fstat(stream.fileno())
         # What an earlier process wrote belongs to the day of its last line.
         self._day = self._date(status.st_mtime if status.st_size else self._wall())
+        return stream
 
-    def _rotate(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def _next_name(self, _default: str) -> str:
         taken = [int(match[2]) for match in self._rotated_files() if match[1] == self._day]
-        self.path.rename(self._directory / f"{self._stem}.{self._day}.{max(taken, default=0) + 1}.log")
-        self._open()
-        self._tidy()
+        return str(self._directory / f"{self._stem}.{self._day}.{max(taken, default=0) + 1}.log")
 
     def _rotated_files(self) -> list[re.Match[str]]:
         return [match for path in self._directory.iterdir() if (match := self._rotated.fullmatch(path.name))]
@@ -170,16 +181,6 @@ def _compress(path: Path) -> None:
     path.unlink()
 
 
-class _OwnedFile(RotatingFile):
-    """The main file; holds the claim on the stem for as long as the process writes."""
-
-    claim: IO[bytes]
-
-    def close(self) -> None:
-        super().close()
-        self.claim.close()
-
-
 def file_handlers(
     settings: LogSettings, directory: Path, formatter: logging.Formatter, wall: Callable[[], float]
 ) -> list[logging.Handler]:
@@ -188,17 +189,13 @@ def file_handlers(
     Raises:
         StartError: the directory cannot be written to.
     """
+    size = settings.rotate_bytes
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        stem, claim = _claim_stem(directory)
-        plain = _OwnedFile(directory, stem, rotate_bytes=settings.rotate_bytes, keep_days=settings.keep_days, wall=wall)
-        plain.claim = claim
+        stem, lock = _take_stem(directory)
+        plain = RotatingFile(directory, stem, rotate_bytes=size, keep_days=settings.keep_days, lock=lock, wall=wall)
         errors = RotatingFile(
-            directory,
-            f"{stem}.error",
-            rotate_bytes=settings.rotate_bytes,
-            keep_days=settings.error_keep_days,
-            wall=wall,
+            directory, f"{stem}.error", rotate_bytes=size, keep_days=settings.error_keep_days, wall=wall
         )
     except OSError as error:
         raise StartError(
@@ -211,15 +208,10 @@ def file_handlers(
     return [plain, errors]
 
 
-def _claim_stem(directory: Path) -> tuple[str, IO[bytes]]:
-    """The first file name that no living process writes to, and the open lock that keeps it ours."""
+def _take_stem(directory: Path) -> tuple[str, int]:
+    """The first file name that no living process writes to, and the lock that keeps it ours."""
     for number in range(1, MAX_PROCESSES + 1):
         stem = FILE_NAME if number == 1 else f"{FILE_NAME}-{number}"
-        claim = open(directory / f".{stem}.lock", "ab")  # noqa: SIM115 - kept open as long as the process logs
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            claim.close()
-        else:
-            return stem, claim
+        with contextlib.suppress(BlockingIOError):
+            return stem, take_lock(directory / f".{stem}.lock")
     raise OSError(f"more than {MAX_PROCESSES} processes write there")
