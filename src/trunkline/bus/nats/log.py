@@ -1,31 +1,32 @@
-"""The stream that logs the channels of one retention: made, asked, and read.
+"""The stream that logs the channels of one retention: made, checked, and read.
 
 Rules:
 
 - Reading is one request with many replies (direct get with `batch`), then one that asks the leader what the oldest
   message is **now**. Whatever was evicted in between cannot be missed unseen: everything after a message that is still
   held is held too.
-- The stream's own first sequence is asked for only when the channel's messages do not prove enough, and after they were
+- The stream's first sequence is requested only when the channel's messages do not prove enough, and after they were
   read.
 - A replica may answer a direct get before it has what the leader has. With more than one, an answer that ends before
-  what was already delivered here is asked for again.
+  what was already delivered here is requested again.
+- What follows from the answers stands in `reading.py` and `jetstream.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 import structlog
 
-from trunkline.bus.base import HistoryPage, Publication, Retention
+from trunkline.bus.base import HistoryPage, Retention
 from trunkline.bus.nats.jetstream import (
     NO_MESSAGE,
     NOT_FOUND,
     STREAM_EXISTS_DIFFERENTLY,
     DirectGet,
     MessageReply,
-    Seen,
     Stored,
     StreamReply,
     StreamState,
@@ -37,6 +38,7 @@ from trunkline.bus.nats.jetstream import (
     stream_config,
     time_of,
 )
+from trunkline.bus.nats.reading import Reading, Wanted, publications
 from trunkline.bus.nats.wire import Wire
 from trunkline.errors import BusUnavailable
 
@@ -48,6 +50,10 @@ TRIES = 30
 TRIES_AT_ONCE = 5
 TRY_WAIT_S = 0.05
 """A reading that was overtaken is made again: at once, then with a pause for a replica to catch up."""
+
+
+class _Overtaken(Exception):
+    """Answers of one try do not fit together: something was published or evicted between them."""
 
 
 class StreamLog:
@@ -62,9 +68,9 @@ class StreamLog:
         timeout_s: how long to wait for each answer, seconds.
 
     Attributes:
-        epoch: the life of the stream as last heard; None before the first time.
-        stale: whether it has to be asked for before the next use.
-        remade: whether it changed since somebody took note.
+        epoch: the life of the stream as last reported; None before the first time.
+        stale: whether it has to be checked before the next use.
+        remade: whether it changed since the owner took note.
         newest: the highest sequence delivered over the present wire.
         lock: held while the stream is made and while a publication is handed over.
     """
@@ -141,81 +147,79 @@ class StreamLog:
         Raises:
             BusUnavailable: NATS did not answer, or only with less than is known to exist.
         """
+        oldest_ts = now - round(self._retention.age_s * 1000)
+        wanted = Wanted(channel, after, max(0, limit), oldest_ts, delivered)
         for attempt in range(TRIES):
-            page = await self._page(wire, channel, after, max(0, limit), now, delivered)
-            if page is not None:
-                return page
+            with contextlib.suppress(_Overtaken):
+                return await self._page(wire, wanted)
             if attempt >= TRIES_AT_ONCE:
                 await asyncio.sleep(TRY_WAIT_S)
         raise BusUnavailable(f"the history of channel {channel} changes faster than NATS answers, or a replica lags")
 
-    async def _page(
-        self, wire: Wire, channel: str, after: int, limit: int, now: int, delivered: int
-    ) -> HistoryPage | None:
-        """One try; None when the answers do not fit together and have to be asked for again."""
+    async def _page(self, wire: Wire, wanted: Wanted) -> HistoryPage:
+        """One try; raises _Overtaken when the answers do not fit together."""
         epoch = self.epoch
-        subject = self.subject(channel)
-        oldest_served = now - round(self._retention.age_s * 1000)
-        # From the position itself on: that message, if it is still there, links the page to it.
-        stored, pending = await self._read(wire, DirectGet(seq=max(after, 1), next_by_subj=subject), limit + 1)
-        first = stored[0].seq if stored else None
-        held = len(stored) + pending
-        newest = stored[-1].seq if stored and not pending else None
-        too_old = max((each.seq for each in stored if each.ts < oldest_served), default=0)
-        if pending and too_old:
-            # A reading that was cut and begins with what is not served: begin where serving begins.
-            stored, pending = await self._read(
-                wire, DirectGet(start_time=time_of(oldest_served), next_by_subj=subject), limit + 1
-            )
-            if stored:
-                too_old = max(too_old, stored[0].seq - 1)
-            else:
-                last = await self._one(wire, DirectGet(last_by_subj=subject))
-                if last is not None and last.ts >= oldest_served:
-                    return None  # published between the two readings
-                newest = too_old = max(too_old, last.seq if last is not None else 0)
-        oldest = await self._one(wire, DirectGet(seq=1, next_by_subj=subject))
-        seen = Seen(first, held, oldest.seq if oldest is not None else None)
-        if oldest is not None and first is None and oldest.seq > after:
-            return None  # published between the two readings
-        first_seq = None
-        last_seq = 0
-        if needs_first_seq(seen, after, self._retention.count):
-            reply = await self._api(wire, "INFO", b"")
-            if reply.error is not None or epoch_of(reply.created) != epoch:
-                self.stale = True
-                raise BusUnavailable(f"stream {self.name} was made anew while channel {channel} was read")
-            state = reply.state or StreamState(0, 0)
-            first_seq, last_seq = state.first_seq, state.last_seq
-        floor = max(floor_of(seen, count=self._retention.count, first_seq=first_seq), too_old)
-        served = [each for each in stored if each.seq > max(after, floor) and each.ts >= oldest_served]
-        more = pending > 0 or len(served) > limit
-        served = served[:limit]
-        if served:
-            top = served[-1].seq
-        elif newest is not None:
-            top = newest
-        elif stored and limit:
-            return None  # all that was read has been pushed out meanwhile
-        else:
-            last = await self._one(wire, DirectGet(last_by_subj=subject))
-            # A channel that holds nothing stands where the whole stream stood a moment ago: a client that starts from
-            # there can be told later that it missed nothing, when a lower offset would have fallen below the stream's
-            # first one.
-            top = last.seq if last is not None else last_seq
-            if not stored and last is not None and top > after:
-                return None  # published after the reading: it must not be passed over
-        if not more and top < delivered:
+        reading = await self._reading(wire, wanted)
+        oldest = await self._one(wire, DirectGet(seq=1, next_by_subj=self.subject(wanted.channel)))
+        if oldest is not None and reading.first is None and oldest.seq > wanted.after:
+            raise _Overtaken  # published between the two readings
+        seen = reading.seen(oldest)
+        state = None
+        if needs_first_seq(seen, wanted.after, self._retention.count):
+            state = await self._state(wire, wanted.channel, epoch)
+        first_seq = state.first_seq if state is not None else None
+        floor = max(floor_of(seen, count=self._retention.count, first_seq=first_seq), reading.too_old)
+        served, more = reading.served(wanted, floor)
+        top = await self._top(wire, wanted, reading, served, last_seq=state.last_seq if state is not None else 0)
+        if not more and top < wanted.delivered:
             if self._config.num_replicas > 1 and oldest is not None:
-                return None
-            top = delivered if not served else top
-        prev = 0
-        if served and oldest is not None:
-            # The one before the page, if it was read and still links to it; else the position, when nothing lies
-            # between.
-            linked = [each.seq for each in stored if oldest.seq <= each.seq < served[0].seq]
-            prev = linked[-1] if linked else after if after >= floor else 0
-        return HistoryPage(epoch, floor, top, _publications(channel, epoch, prev, served), more)
+                raise _Overtaken  # the replica that answered lags
+            top = top if served else wanted.delivered
+        before = reading.before(served, oldest, wanted.after, floor)
+        return HistoryPage(epoch, floor, top, publications(wanted.channel, epoch, before, served), more)
+
+    async def _reading(self, wire: Wire, wanted: Wanted) -> Reading:
+        """Read the messages from the position on; a second time when the first was cut before what is served."""
+        subject = self.subject(wanted.channel)
+        # From the position itself on: that message, if it is still there, links the page to it.
+        start = DirectGet(seq=max(wanted.after, 1), next_by_subj=subject)
+        reading = Reading.of(*await self._read(wire, start, wanted.limit + 1), wanted.oldest_ts)
+        if not reading.cut_before_served:
+            return reading
+        start = DirectGet(start_time=time_of(wanted.oldest_ts), next_by_subj=subject)
+        stored, pending = await self._read(wire, start, wanted.limit + 1)
+        if stored:
+            return reading.again(stored, pending)
+        last = await self._one(wire, DirectGet(last_by_subj=subject))
+        if last is not None and last.ts >= wanted.oldest_ts:
+            raise _Overtaken  # published between the two readings
+        return reading.nothing_served(last)
+
+    async def _state(self, wire: Wire, channel: str, epoch: str | None) -> StreamState:
+        """The stream's first and last sequence; raises BusUnavailable when it is another one by now."""
+        reply = await self._api(wire, "INFO", b"")
+        if reply.error is not None or epoch_of(reply.created) != epoch:
+            self.stale = True
+            raise BusUnavailable(f"stream {self.name} was made again while channel {channel} was read")
+        return reply.state or StreamState(0, 0)
+
+    async def _top(self, wire: Wire, wanted: Wanted, reading: Reading, served: list[Stored], *, last_seq: int) -> int:
+        """The offset up to which the page tells everything, as far as it was read."""
+        if served:
+            return served[-1].seq
+        if reading.newest is not None:
+            return reading.newest
+        if reading.stored and wanted.limit:
+            raise _Overtaken  # all that was read has been pushed out meanwhile
+        last = await self._one(wire, DirectGet(last_by_subj=self.subject(wanted.channel)))
+        if last is None:
+            # A channel that holds nothing stands where the whole stream stood a moment ago: a client that starts from
+            # there can learn later that it missed nothing, when a lower offset would have fallen below the stream's
+            # first one.
+            return last_seq
+        if not reading.stored and last.seq > wanted.after:
+            raise _Overtaken  # published after the reading: it must not be passed over
+        return last.seq
 
     async def _read(self, wire: Wire, start: DirectGet, wanted: int) -> tuple[list[Stored], int]:
         """Read up to `wanted` messages from `start` on; returns them and how many more there are."""
@@ -245,7 +249,7 @@ class StreamLog:
         return stored, pending
 
     async def _one(self, wire: Wire, request: DirectGet) -> Stored | None:
-        """One message as the leader has it, who is never behind the replica that was read; None for none."""
+        """One message as the leader has it, which is never behind the replica that was read; None for none."""
         msg = await wire.ask(
             f"$JS.API.STREAM.MSG.GET.{self.name}", msgspec.json.encode(request), timeout_s=self._timeout_s
         )
@@ -272,11 +276,3 @@ class StreamLog:
         if msg.headers is not None and "Status" in msg.headers:
             raise BusUnavailable("NATS runs without JetStream, or it is not ready; channels with history need it")
         return msgspec.json.decode(msg.data, type=StreamReply)
-
-
-def _publications(channel: str, epoch: str | None, prev: int, served: list[Stored]) -> list[Publication]:
-    publications = []
-    for each in served:
-        publications.append(Publication(channel, each.data, epoch, each.seq, prev, each.ts))
-        prev = each.seq
-    return publications
