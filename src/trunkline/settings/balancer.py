@@ -115,7 +115,7 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     mode: Annotated[
         Literal["relay", "steer"], about("relay: carry the bytes; steer: only answer Traefik's questions.")
     ] = "relay"
-    workers: Annotated[Annotated[int, Meta(ge=1, le=64)], about("Processes that share the port and one truth.")] = 1
+    workers: Annotated[int, about("Processes that share the port and one truth.", ge=1, le=64)] = 1
     admin_port: Annotated[
         Port | None, about("Admin port, on loopback; by default the port + 1, 0 switches it off.")
     ] = None
@@ -134,7 +134,7 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     policy: Annotated[Policy, about("How a backend is chosen.")] = "least_connections"
     affinity: Annotated[AffinityKey, about("What the affinity policy keeps together.")] = "query:matchId"
     affinity_bound: Annotated[
-        Annotated[float, Meta(ge=1.01, le=100)], about("No backend gets above this many times the mean by affinity.")
+        float, about("No backend gets above this many times the mean by affinity.", ge=1.01, le=100)
     ] = 1.25
     routes: Annotated[
         tuple[RouteEntry, ...], about("Routes, before the built-in ones; in the environment as JSON.")
@@ -166,23 +166,21 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     health_path: Annotated[PathPrefix, about("Path of the health check.")] = "/health"
     health_interval_ms: Annotated[PositiveMilliseconds, about("Time between two health checks.")] = 5_000
     health_timeout_ms: Annotated[PositiveMilliseconds, about("Time a health check may take.")] = 2_000
-    health_fall: Annotated[Annotated[int, Meta(ge=1, le=100)], about("Failed checks until a backend is down.")] = 2
-    health_rise: Annotated[Annotated[int, Meta(ge=1, le=100)], about("Good checks until it is up again.")] = 1
+    health_fall: Annotated[int, about("Failed checks until a backend is down.", ge=1, le=100)] = 2
+    health_rise: Annotated[int, about("Good checks until it is up again.", ge=1, le=100)] = 1
     eject_after: Annotated[
-        Annotated[int, Meta(ge=1, le=1000)], about("Failed dials or handshakes in a row until a backend is ejected.")
+        int, about("Failed dials or handshakes in a row until a backend is ejected.", ge=1, le=1000)
     ] = 3
     eject_ms: Annotated[PositiveMilliseconds, about("First time of an ejection; doubles with each.")] = 1_000
     eject_max_ms: Annotated[PositiveMilliseconds, about("Longest time of an ejection.")] = 60_000
     breaker_ratio: Annotated[
-        Annotated[float, Meta(gt=0, le=1)], about("Share of failed handshakes that opens a backend's circuit breaker.")
+        float, about("Share of failed handshakes that opens a backend's circuit breaker.", gt=0, le=1)
     ] = 0.5
-    breaker_volume: Annotated[
-        Annotated[int, Meta(ge=1, le=100_000)], about("Handshakes within the window before the share counts.")
-    ] = 20
+    breaker_volume: Annotated[int, about("Handshakes within the window before the share counts.", ge=1, le=100_000)] = (
+        20
+    )
     breaker_window_ms: Annotated[PositiveMilliseconds, about("Window of the circuit breaker.")] = 10_000
-    retries: Annotated[
-        Annotated[int, Meta(ge=0, le=10)], about("Other backends tried before the handshake is answered.")
-    ] = 2
+    retries: Annotated[int, about("Other backends tried before the handshake is answered.", ge=0, le=10)] = 2
     dial_timeout_ms: Annotated[PositiveMilliseconds, about("Time for the TCP (and TLS) connection to a backend.")] = (
         10_000
     )
@@ -192,10 +190,8 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     idle_timeout_ms: Annotated[
         Milliseconds, about("Silence in both directions that ends a relayed connection; 0: none.")
     ] = 0
-    header_bytes: Annotated[Annotated[int, Meta(ge=1024, le=MIB)], about("Longest head of a request or answer.")] = (
-        32_768
-    )
-    body_bytes: Annotated[Annotated[int, Meta(ge=0)], about("Longest body of a plain HTTP request.")] = 16 * MIB
+    header_bytes: Annotated[int, about("Longest head of a request or answer.", ge=1024, le=MIB)] = 32_768
+    body_bytes: Annotated[int, about("Longest body of a plain HTTP request.", ge=0)] = 16 * MIB
     max_connections: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | None,
         about("Relayed connections at most; by default what the open-file limit allows."),
@@ -205,9 +201,7 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     handshake_per_s: Annotated[
         Rate, about("Handshakes an address may make per second in the long run; 0: no limit.")
     ] = 10.0
-    connections_per_address: Annotated[
-        Annotated[int, Meta(ge=0)], about("Open connections of one address; 0: no limit.")
-    ] = 0
+    connections_per_address: Annotated[int, about("Open connections of one address; 0: no limit.", ge=0)] = 0
     exempt: Annotated[tuple[Network, ...], about("Networks that the limits per address do not hold for.")] = LOOPBACK
     request_headers: Annotated[tuple[HeaderEntry, ...], about("Headers to set on requests to backends.")] = ()
     response_headers: Annotated[tuple[HeaderEntry, ...], about("Headers to set on answers to clients.")] = ()
@@ -222,15 +216,9 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     rebalance: Annotated[
         Literal["on", "off", "dry-run"], about("Move clients after a backend joins; dry-run only logs.")
     ] = "on"
-    rebalance_per_s: Annotated[
-        Annotated[float, Meta(gt=0, le=10_000)], about("Clients asked to move per second at most.")
-    ] = 50.0
-    rebalance_above: Annotated[
-        Annotated[float, Meta(gt=1, le=100)], about("Load beside the mean at which moving begins.")
-    ] = 1.1
-    rebalance_until: Annotated[
-        Annotated[float, Meta(ge=1, le=100)], about("Load beside the mean at which it ends.")
-    ] = 1.02
+    rebalance_per_s: Annotated[float, about("Clients asked to move per second at most.", gt=0, le=10_000)] = 50.0
+    rebalance_above: Annotated[float, about("Load beside the mean at which moving begins.", gt=1, le=100)] = 1.1
+    rebalance_until: Annotated[float, about("Load beside the mean at which it ends.", ge=1, le=100)] = 1.02
     rebalance_delay_ms: Annotated[Milliseconds, about("Time a new imbalance must last before clients are moved.")] = (
         5_000
     )
@@ -277,7 +265,7 @@ class TraefikSettings(msgspec.Struct, frozen=True):
     health_interval_ms: Annotated[PositiveMilliseconds, about("Its interval.")] = 5_000
     health_timeout_ms: Annotated[PositiveMilliseconds, about("Its time-out.")] = 2_000
     dial_timeout_ms: Annotated[PositiveMilliseconds, about("Time to connect to a server.")] = 2_000
-    retry_attempts: Annotated[Annotated[int, Meta(ge=0, le=20)], about("Attempts of a request; 0: no retry.")] = 3
+    retry_attempts: Annotated[int, about("Attempts of a request; 0: no retry.", ge=0, le=20)] = 3
     rate_per_s: Annotated[Rate, about("Requests of one address per second; 0: no limit.")] = 0.0
     rate_burst: Annotated[Burst, about("Requests of one address at once.")] = 20.0
     compress: Annotated[bool, about("Compress plain HTTP answers.")] = False

@@ -58,10 +58,8 @@ DEFAULT_RULES: tuple[ChannelRule, ...] = (
 class ChannelsSettings(msgspec.Struct, frozen=True):
     """[channels]: history of all channels, and rules by pattern; the first rule that matches counts."""
 
-    history: Annotated[
-        Annotated[int, Meta(ge=0, le=10_000_000)], about("Publications kept of a channel; 0: fire and forget.")
-    ] = 1000
-    history_age_s: Annotated[Annotated[float, Meta(gt=0)], about("Age up to which publications are kept.")] = 300.0
+    history: Annotated[int, about("Publications kept of a channel; 0: fire and forget.", ge=0, le=10_000_000)] = 1000
+    history_age_s: Annotated[float, about("Age up to which publications are kept.", gt=0)] = 300.0
     rules: Annotated[
         tuple[ChannelRule, ...], about("Rules by pattern, before the built-in ones; in the environment as JSON.")
     ] = ()

@@ -28,16 +28,20 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     scrape_timeout_ms: Annotated[PositiveMilliseconds, about("How long a scrape may take.")] = 10_000
     evaluation_interval_ms: Annotated[PositiveMilliseconds, about("How often rules are evaluated.")] = 15_000
     patience: Annotated[
-        Annotated[float, Meta(ge=0.01, le=100)],
-        about("Factor for the time that every alert must last: 1 as declared, less where a fleet is only tried out."),
+        float,
+        about(
+            "Factor for the time that every alert must last: 1 as declared, less where a fleet is only tried out.",
+            ge=0.01,
+            le=100,
+        ),
     ] = 1.0
-    retention_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], about("Days that Prometheus keeps samples.")] = 15
+    retention_days: Annotated[int, about("Days that Prometheus keeps samples.", ge=1, le=3650)] = 15
     nodes: Annotated[tuple[HostPort, ...], about("Nodes to scrape, when they are few and fixed.")] = ()
     nodes_file: Annotated[
         str, about("File of scrape targets (Prometheus's file_sd) that names the nodes; empty: none.")
     ] = ""
     nodes_dns: Annotated[str, about("DNS name whose A records are the nodes; empty: none.")] = ""
-    nodes_dns_port: Annotated[Annotated[int, Meta(ge=1, le=65535)], about("Data port of those.")] = 3001
+    nodes_dns_port: Annotated[int, about("Data port of those.", ge=1, le=65535)] = 3001
     nodes_docker: Annotated[bool, about("Find nodes by their Docker label trunkline.enable.")] = False
     balancers: Annotated[tuple[HostPort, ...], about("Balancers: data port, or admin port on their machine.")] = ()
     token_file: Annotated[

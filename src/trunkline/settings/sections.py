@@ -70,25 +70,24 @@ class ServerSettings(msgspec.Struct, frozen=True):
         128 * MIB
     )
     memory_per_connection_bytes: Annotated[
-        Annotated[int, Meta(ge=1024)], about("Memory reckoned for one connection in that computation.")
+        int, about("Memory reckoned for one connection in that computation.", ge=1024)
     ] = 180 * 1024
     memory_limit_bytes: Annotated[
         Annotated[int, Meta(ge=16 * MIB)] | None, about("Memory limit to use instead of the one of the cgroup.")
     ] = None
-    heartbeat_interval_ms: Annotated[
-        Annotated[int, Meta(ge=10, le=86_400_000)], about("Time between two heartbeats to a client.")
-    ] = 30_000
+    heartbeat_interval_ms: Annotated[int, about("Time between two heartbeats to a client.", ge=10, le=86_400_000)] = (
+        30_000
+    )
     connection_timeout_ms: Annotated[
-        Annotated[int, Meta(ge=10, le=86_400_000)], about("Silence of a client after which it is closed with 4008.")
+        int, about("Silence of a client after which it is closed with 4008.", ge=10, le=86_400_000)
     ] = 300_000
     handshake_timeout_ms: Annotated[PositiveMilliseconds, about("Time a client has for its whole handshake.")] = 10_000
     close_timeout_ms: Annotated[Milliseconds, about("Time to wait for the peer's close frame.")] = 2_000
-    message_bytes: Annotated[
-        Annotated[int, Meta(ge=128, le=64 * MIB)], about("Longest message a client may send; above it: 1009.")
-    ] = 65_536
+    message_bytes: Annotated[int, about("Longest message a client may send; above it: 1009.", ge=128, le=64 * MIB)] = (
+        65_536
+    )
     header_bytes: Annotated[
-        Annotated[int, Meta(ge=1024, le=MIB)],
-        about("Longest request head (request line and headers) of a handshake."),
+        int, about("Longest request head (request line and headers) of a handshake.", ge=1024, le=MIB)
     ] = 16_384
     drain_ms: Annotated[Milliseconds, about("Time over which a drain asks its clients to move.")] = 10_000
     shutdown_deadline_ms: Annotated[Milliseconds, about("Time a stop may take before the rest is cut off.")] = 30_000
@@ -109,7 +108,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     subprotocols: Annotated[
         tuple[Token, ...], about("Subprotocols the server speaks, best first; the first one offered is chosen.")
     ] = ()
-    match_players: Annotated[Annotated[int, Meta(ge=1, le=100_000)], about("Players one match may hold.")] = 100
+    match_players: Annotated[int, about("Players one match may hold.", ge=1, le=100_000)] = 100
     pod_name: Annotated[str | None, about("Name of the pod in the load report.")] = None
     pod_ip: Annotated[str | None, about("Address of the pod in the load report.")] = None
     node_name: Annotated[str | None, about("Name of the machine in the load report.")] = None
@@ -139,14 +138,11 @@ class LimitsSettings(msgspec.Struct, frozen=True):
     ] = 10.0
     exempt: Annotated[tuple[Network, ...], about("Networks that the limits per address do not hold for.")] = LOOPBACK
     outbox_bytes: Annotated[
-        Annotated[int, Meta(ge=4096)],
-        about("Bytes that may wait for one client; above it publications are dropped."),
+        int, about("Bytes that may wait for one client; above it publications are dropped.", ge=4096)
     ] = MIB
     outbox_grace_ms: Annotated[Milliseconds, about("Time above that bound until a client is closed with 1008.")] = 5_000
-    channels_per_client: Annotated[
-        Annotated[int, Meta(ge=1, le=1_000_000)], about("Channels a client may be subscribed to.")
-    ] = 100
-    channel_name_bytes: Annotated[Annotated[int, Meta(ge=1, le=1024)], about("Longest channel name.")] = 200
+    channels_per_client: Annotated[int, about("Channels a client may be subscribed to.", ge=1, le=1_000_000)] = 100
+    channel_name_bytes: Annotated[int, about("Longest channel name.", ge=1, le=1024)] = 200
     accept_per_s: Annotated[
         Annotated[float, Meta(gt=0, le=1_000_000)] | None,
         about("Handshakes this node takes per second before it answers 503; by default no fixed rate."),
@@ -169,7 +165,7 @@ class AuthSettings(msgspec.Struct, frozen=True):
     jwks_url: Annotated[str | None, about("HTTPS address of a JSON Web Key Set with the public keys.")] = None
     issuer: Annotated[str | None, about("What a token's iss must be.")] = None
     audience: Annotated[str | None, about("What a token's aud must hold.")] = None
-    leeway_s: Annotated[Annotated[float, Meta(ge=0, le=300)], about("Clock difference forgiven in exp and nbf.")] = 5.0
+    leeway_s: Annotated[float, about("Clock difference forgiven in exp and nbf.", ge=0, le=300)] = 5.0
     required: Annotated[bool, about("Refuse handshakes without a valid token.")] = False
 
 
@@ -193,11 +189,11 @@ class BusSettings(msgspec.Struct, frozen=True):
         ],
         about("First part of every subject and stream name, so that fleets can share a bus."),
     ] = "trunkline"
-    replicas: Annotated[Annotated[int, Meta(ge=1, le=5)], about("Copies JetStream keeps of a publication.")] = 1
-    keep_s: Annotated[Annotated[float, Meta(ge=1)], about("Longest time the stream keeps any publication.")] = 86_400.0
-    max_bytes: Annotated[Annotated[int, Meta(ge=MIB)], about("Longest the stream may grow.")] = 1024 * MIB
+    replicas: Annotated[int, about("Copies JetStream keeps of a publication.", ge=1, le=5)] = 1
+    keep_s: Annotated[float, about("Longest time the stream keeps any publication.", ge=1)] = 86_400.0
+    max_bytes: Annotated[int, about("Longest the stream may grow.", ge=MIB)] = 1024 * MIB
     publish_timeout_s: Annotated[
-        Annotated[float, Meta(ge=0.05, le=60)], about("Time to wait for the bus to acknowledge a publication.")
+        float, about("Time to wait for the bus to acknowledge a publication.", ge=0.05, le=60)
     ] = 2.0
     tls_ca_file: Annotated[Path | None, about("PEM file of the authority that signed the bus's certificate.")] = None
 
@@ -216,9 +212,9 @@ class LogSettings(msgspec.Struct, frozen=True):
     ] = "auto"
     directory: Annotated[Path | None, about("Directory for log files besides standard output; by default none.")] = None
     access: Annotated[bool, about("Log handshakes and HTTP requests.")] = True
-    rotate_bytes: Annotated[Annotated[int, Meta(ge=1024)], about("Size at which a file is rotated.")] = 20_000_000
-    keep_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], about("Days that rotated log files are kept.")] = 14
-    error_keep_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], about("Days that error logs are kept.")] = 30
+    rotate_bytes: Annotated[int, about("Size at which a file is rotated.", ge=1024)] = 20_000_000
+    keep_days: Annotated[int, about("Days that rotated log files are kept.", ge=1, le=3650)] = 14
+    error_keep_days: Annotated[int, about("Days that error logs are kept.", ge=1, le=3650)] = 30
 
 
 class MetricsSettings(msgspec.Struct, frozen=True):
@@ -232,7 +228,7 @@ class MetricsSettings(msgspec.Struct, frozen=True):
 class UpSettings(msgspec.Struct, frozen=True):
     """[up]: the fleet that `trunkline up` starts on this machine."""
 
-    nodes: Annotated[Annotated[int, Meta(ge=1, le=64)], about("How many nodes.")] = 2
+    nodes: Annotated[int, about("How many nodes.", ge=1, le=64)] = 2
     port: Annotated[Port, about("The port clients connect to.")] = 8080
     edge: Annotated[Literal["relay", "traefik"], about("What stands before the nodes: our relay, or Traefik.")] = (
         "relay"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -26,6 +26,7 @@ Label = Annotated[
 ]
 
 
-def about(text: str) -> Meta:
-    """The one line of help of a setting."""
-    return Meta(description=text)
+def about(text: str, **bounds: float) -> Meta:
+    """The one line of help of a setting, and its bounds (`ge`, `gt`, `le`, `lt`)."""
+    options: dict[str, Any] = {"description": text, **bounds}
+    return Meta(**options)

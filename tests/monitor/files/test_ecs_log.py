@@ -42,7 +42,7 @@ app = App("faulty")
 @app.websocket("/faulty", envelope=False)
 class Faulty(Endpoint):
     def on_message(self, client, message):
-        logging.getLogger("library").warning("password={SECRET} for %s", client.id, extra={{"token": "{SECRET}"}})
+        logging.getLogger("library").warning("password={SECRET} for %s", "/faulty", extra={{"token": "{SECRET}"}})
         raise LookupError("no nats://user:{SECRET}@bus")
 """
 
