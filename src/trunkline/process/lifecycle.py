@@ -127,6 +127,7 @@ class Child:
         environ: Mapping[str, str],
         on_output: Callable[[bytes, bool], None],
         pass_fds: Sequence[int] = (),
+        dies_by: signal.Signals = signal.SIGKILL,
     ) -> Child:
         """Start `command`.
 
@@ -135,6 +136,8 @@ class Child:
             environ: its whole environment.
             on_output: gets what it prints in chunks that need not end at a line, and whether it was standard error.
             pass_fds: open files that it gets under the same numbers.
+            dies_by: the signal that it gets when its parent ends; other than SIGKILL only for a program that surely
+                ends by it, since nobody would be left to end one that hangs in its orderly stop.
 
         Raises:
             OSError: the program cannot be run.
@@ -147,8 +150,7 @@ class Child:
             env=dict(environ),
             pass_fds=tuple(pass_fds),
             start_new_session=True,
-            # SIGKILL: nobody would be left to end a child that hangs in its orderly stop.
-            preexec_fn=die_with_parent(signal.SIGKILL),
+            preexec_fn=die_with_parent(dies_by),
         )
         return cls(process, on_output)
 

@@ -16,7 +16,6 @@ import asyncio
 import os
 import re
 import socket
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ import structlog
 
 from trunkline.errors import StartError
 from trunkline.process.lifecycle import Child
+from trunkline.process.printed import Printed
 from trunkline.process.programs import find_program
 
 log = structlog.get_logger("trunkline.traefik")
@@ -33,7 +33,6 @@ READY_TIMEOUT_S: Final = 15.0
 STOP_MARGIN_S: Final = 3.0
 _PING_TIMEOUT_S: Final = 2.0
 _PING_PAUSE_S: Final = 0.02
-_MAX_LINE: Final = 65_536
 _MAX_ANSWER: Final = 4096
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 _SERIOUS: Final = re.compile(r"\b(ERR|FTL|PNC)\b|level=(error|fatal|panic)|\"level\":\"(error|fatal|panic)\"")
@@ -49,9 +48,7 @@ class TraefikProcess:
     def __init__(self, config: Path, grace_s: float, on_line: Callable[[str], None] | None) -> None:
         self.config = config
         self._grace_s = grace_s
-        self._on_line = on_line
-        self._partial: dict[bool, bytes] = {False: b"", True: b""}
-        self._said: deque[str] = deque(maxlen=20)
+        self._printed = Printed(20, None if on_line is None else lambda line: on_line(_COLOURS.sub("", line)))
         self._child: Child | None = None
 
     @classmethod
@@ -90,7 +87,7 @@ class TraefikProcess:
             traefik._child = await Child.start(
                 [str(program), f"--configFile={traefik.config}"],
                 os.environ if environ is None else environ,
-                traefik._on_output,
+                traefik._printed.take,
             )
         except OSError as error:
             raise StartError(
@@ -157,22 +154,9 @@ class TraefikProcess:
             ) from None
         raise StartError("Traefik ended while it was starting", f"Its last words: {self._last_words()}")
 
-    def _on_output(self, chunk: bytes, is_error: bool) -> None:
-        *lines, rest = (self._partial[is_error] + chunk).split(b"\n")
-        if len(rest) > _MAX_LINE:
-            lines.append(rest)
-            rest = b""
-        self._partial[is_error] = rest
-        for line in lines:
-            text = _COLOURS.sub("", line.decode("utf-8", "replace")).rstrip()
-            if not text:
-                continue
-            self._said.append(text)
-            if self._on_line is not None:
-                self._on_line(text)
-
     def _last_words(self) -> str:
-        serious = [line for line in self._said if _SERIOUS.search(line)] or list(self._said)[-1:]
+        said = [_COLOURS.sub("", line) for line in self._printed.last()]
+        serious = [line for line in said if _SERIOUS.search(line)] or said[-1:]
         return " / ".join(serious) or "none"
 
 

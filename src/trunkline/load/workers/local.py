@@ -19,6 +19,7 @@ from trunkline.load.model.messages import FromWorker
 from trunkline.load.workers.pipe import FROM_WORKER, Pipe
 from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
+from trunkline.process.printed import Printed
 
 # -P: a file in the current directory must not stand in for a module of ours.
 COMMAND: Final = (sys.executable, "-P", "-m", "trunkline.load.workers.process")
@@ -27,7 +28,7 @@ COMMAND: Final = (sys.executable, "-P", "-m", "trunkline.load.workers.process")
 ENDS_S: Final = 2.0
 """How long a worker may take to end by itself once nobody talks to it."""
 
-_KEPT: Final = 8_000
+_KEPT: Final = 100
 _LAST_LINES: Final = 3
 
 
@@ -43,12 +44,12 @@ class LocalWorker:
 
     clock_offset_s: float = 0.0
 
-    def __init__(self, number: int, child: Child, pipe: Pipe[FromWorker], said: _Words) -> None:
+    def __init__(self, number: int, child: Child, pipe: Pipe[FromWorker], printed: Printed) -> None:
         self.number = number
         self.name = f"worker {number}"
         self.pipe = pipe
         self._child = child
-        self._said = said
+        self._printed = printed
 
     @classmethod
     async def start(cls, number: int, command: Sequence[str] = COMMAND) -> LocalWorker:
@@ -62,10 +63,10 @@ class LocalWorker:
             StartError: the program cannot be run.
         """
         ours, theirs = socket.socketpair()
-        said = _Words()
+        printed = Printed(_KEPT)
         try:
             child = await Child.start(
-                [*command, str(theirs.fileno())], os.environ, said.add, pass_fds=(theirs.fileno(),)
+                [*command, str(theirs.fileno())], os.environ, printed.take, pass_fds=(theirs.fileno(),)
             )
         except OSError as error:
             ours.close()
@@ -78,7 +79,7 @@ class LocalWorker:
         finally:
             theirs.close()
         try:
-            return cls(number, child, await Pipe.open(ours, FROM_WORKER), said)
+            return cls(number, child, await Pipe.open(ours, FROM_WORKER), printed)
         except BaseException:
             child.kill()
             ours.close()
@@ -91,8 +92,9 @@ class LocalWorker:
 
     @property
     def printed(self) -> list[str]:
-        """The last lines that it printed."""
-        return self._said.lines()
+        """The last lines that it printed, on both streams: a flow of the user's own may print too."""
+        printable = ("".join(c if c.isprintable() else " " for c in line).rstrip() for line in self._printed.last())
+        return [line for line in printable if line]
 
     async def send(self, message: msgspec.Struct) -> None:
         """Send it a message; raises as `Pipe.send` does."""
@@ -122,18 +124,3 @@ class LocalWorker:
         """End it, in order if it can, and wait for that."""
         self.pipe.close()
         await self.fate()
-
-
-class _Words:
-    """The end of what a process printed, on both streams: a flow of the user's own may print too."""
-
-    def __init__(self) -> None:
-        self._text = b""
-
-    def add(self, chunk: bytes, is_error: bool) -> None:
-        self._text = (self._text + chunk)[-_KEPT:]
-
-    def lines(self) -> list[str]:
-        text = self._text.decode("utf-8", "replace")
-        printable = ("".join(c if c.isprintable() else " " for c in line).rstrip() for line in text.splitlines())
-        return [line for line in printable if line]

@@ -16,8 +16,6 @@ import asyncio
 import os
 import shutil
 import socket
-from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -37,6 +35,7 @@ from trunkline.monitor.text.whole_files import replace_file
 from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
 from trunkline.process.locks import take_lock
+from trunkline.process.printed import Printed
 from trunkline.settings.sections import Settings
 
 HOST: Final = "127.0.0.1"
@@ -119,7 +118,7 @@ class LocalStack:
         self._targets_file = targets_file
         self._lock: int | None = None
         self._running: dict[Program, Child] = {}
-        self._said: dict[Program, deque[str]] = {}
+        self._printed: dict[Program, Printed] = {}
         self._following: asyncio.Task[None] | None = None
 
     @classmethod
@@ -204,10 +203,7 @@ class LocalStack:
             texts = bundle.files(settings, dashboards=False)
             bundle.write(files, texts)
             # Debian's Alertmanager reads no URL from a file; and what holds one is for this user alone.
-            private = directory / _ALERTMANAGER_FILE
-            private.unlink(missing_ok=True)
-            with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write(with_urls(settings.monitor))
+            replace_file(directory / _ALERTMANAGER_FILE, with_urls(settings.monitor).encode())
         except OSError as error:
             raise StartError(
                 f"{directory} cannot be written to: {error.strerror}", "Name another --data-dir."
@@ -253,10 +249,9 @@ class LocalStack:
         ]
 
     async def _run(self, program: Program, command: list[str]) -> None:
-        said: deque[str] = deque(maxlen=_LAST_LINES)
-        self._said[program] = said
+        self._printed[program] = printed = Printed(_LAST_LINES)
         try:
-            self._running[program] = await Child.start(command, os.environ, _keep_lines(said))
+            self._running[program] = await Child.start(command, os.environ, printed.take)
         except OSError as error:
             raise StartError(f"{command[0]} cannot be run: {error.strerror}", "Install it anew.") from error
 
@@ -311,20 +306,7 @@ class LocalStack:
             replace_file(self._targets_file, text)
 
     def _last_words(self, program: Program) -> str:
-        return " / ".join(self._said[program]) or "none"
-
-
-def _keep_lines(said: deque[str]) -> Callable[[bytes, bool], None]:
-    """Keeps the last lines of what a program prints."""
-    rest = b""
-
-    def keep(chunk: bytes, is_error: bool) -> None:
-        nonlocal rest
-        *lines, rest = (rest + chunk).split(b"\n")
-        rest = rest[-4096:]
-        said.extend(line.decode(errors="replace")[:500] for line in lines if line)
-
-    return keep
+        return " / ".join(line[:500] for line in self._printed[program].last()) or "none"
 
 
 async def _body(answer: aiohttp.ClientResponse) -> bytes:
