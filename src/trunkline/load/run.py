@@ -19,11 +19,12 @@ import msgspec
 from msgspec.structs import replace
 
 from trunkline.errors import TrunklineError
-from trunkline.load.client.dial import shown_url, split_url
+from trunkline.load.client.dial import shown_url, split_url, tls_context
 from trunkline.load.client.probe import probe
+from trunkline.load.judge.discovery import discover
 from trunkline.load.judge.reconcile import reconcile
 from trunkline.load.judge.verdict import Seen, make_report
-from trunkline.load.judge.watch import ServerWatch, discover
+from trunkline.load.judge.watch import ServerWatch, watching
 from trunkline.load.model.plan import Scenario, Target
 from trunkline.load.model.report import Balance, Machine, Report, Second
 from trunkline.load.model.run_plan import AgentGroup, Outcome, RunPlan
@@ -160,13 +161,13 @@ async def _watch(todo: Run, stack: AsyncExitStack, warnings: list[str]) -> Serve
     if todo.watch is None:
         return None
     target = todo.target
-    found = await discover(target.url, todo.watch.urls, verify_tls=target.verify_tls, ca_file=target.ca_file)
+    tls = tls_context(target)
+    found = await discover(target.url, todo.watch.urls, tls)
     if not found.urls:
         warnings.append(f"the servers' own numbers are not known: {found.note}")
         return None
     token = todo.watch.token if found.named else ""
-    watch = ServerWatch(found.urls, token, verify_tls=target.verify_tls, ca_file=target.ca_file)
-    return await stack.enter_async_context(watch)
+    return await stack.enter_async_context(watching(found.urls, token, tls=tls))
 
 
 async def _generate(coordinator: Coordinator, signals: Signals, live: LiveView) -> Outcome:

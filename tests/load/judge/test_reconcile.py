@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from tests.support.load.counted_servers import CountingClient, ServerProcess
 from tests.support.patience import patient
+from trunkline.load.judge.discovery import discover
 from trunkline.load.judge.reconcile import NOTHING, UNREAD_BYTES, reconcile
 from trunkline.load.judge.scrape import Counters, Snapshot
-from trunkline.load.judge.watch import ServerWatch, discover
+from trunkline.load.judge.watch import watching
 from trunkline.load.model.report import Balance
 from trunkline.load.model.tally import Totals
 
@@ -213,7 +214,7 @@ async def test_every_message_of_a_node_is_found_again(serve: Serve) -> None:
     """Greetings, heartbeats, acks, publications, errors and echoes: both sides count the same, to the message."""
     server = await serve(TRUNKLINE_SERVER_HEARTBEAT_INTERVAL_MS="1000")
     ours = Totals()
-    async with ServerWatch([f"{server.url}/metrics"]) as watch:
+    async with watching([f"{server.url}/metrics"]) as watch:
         before = await watch.snapshot()
         echoing = await CountingClient.open(ours, server.port, "/ws/echo")
         feeding = await CountingClient.open(ours, server.port, "/ws")
@@ -239,7 +240,7 @@ async def test_an_abrupt_cut_leaves_only_what_was_under_way(serve: Serve) -> Non
     """What the server wrote to a client that cuts off unread is accounted for; what was read still meets."""
     server = await serve()
     ours = Totals()
-    async with ServerWatch([f"{server.url}/metrics"]) as watch:
+    async with watching([f"{server.url}/metrics"]) as watch:
         before = await watch.snapshot()
         staying, cutting = [await CountingClient.open(ours, server.port, "/ws/echo") for _ in range(2)]
         await echo(staying, 30)
@@ -269,7 +270,7 @@ async def test_publications_dropped_for_a_slow_client_meet_its_gap(serve: Serve)
         TRUNKLINE_LIMITS_RATE_PER_S="0",
     )
     ours = Totals()
-    async with ServerWatch([f"{server.url}/metrics"]) as watch:
+    async with watching([f"{server.url}/metrics"]) as watch:
         before = await watch.snapshot()
         slow = await CountingClient.open(ours, server.port, "/ws", receive_buffer=4096)
         await slow.until("connection_established")
@@ -299,7 +300,7 @@ async def test_a_client_closed_as_too_slow_is_accounted_for(serve: Serve) -> Non
     )
     ours = Totals()
     url = f"{server.url}/metrics"
-    async with ServerWatch([url], interval_s=0.05) as watch:
+    async with watching([url], interval_s=0.05) as watch:
         before = await watch.snapshot()
         slow = await CountingClient.open(ours, server.port, "/ws", receive_buffer=4096)
         await slow.until("connection_established")
@@ -327,7 +328,7 @@ async def test_a_killed_server_is_named(serve: Serve, tmp_path: Path) -> None:
     """A server that dies and comes back on its port: its earlier counts stay in the sum and the notes say so."""
     server = await serve()
     ours = Totals()
-    async with ServerWatch([f"{server.url}/metrics"]) as watch:
+    async with watching([f"{server.url}/metrics"]) as watch:
         before = await watch.snapshot()
         client = await CountingClient.open(ours, server.port, "/ws/echo")
         await echo(client, 40)
@@ -361,7 +362,7 @@ async def test_counts_meet_behind_a_relay(serve: Serve) -> None:
     assert sorted(found.urls) == sorted(f"{page}/metrics" for page in server.nodes)
     assert found.note.startswith("2 backends of the balancer at")
     ours = Totals()
-    async with ServerWatch(found.urls) as watch:
+    async with watching(found.urls) as watch:
         before = await watch.snapshot()
         clients = [await CountingClient.open(ours, server.port, "/ws/echo") for _ in range(6)]
         await asyncio.gather(*(echo(client, 25) for client in clients))

@@ -24,8 +24,11 @@ from tests.support.free_ports import free_ports
 from tests.support.load.counted_servers import CountingClient, ServerProcess
 from tests.support.patience import patient
 from trunkline.errors import SettingsError
+from trunkline.load.client.dial import tls_context
+from trunkline.load.judge.discovery import discover
 from trunkline.load.judge.scrape import Counters, Course, Scrape, fell, minus, plus, read
-from trunkline.load.judge.watch import ServerWatch, discover
+from trunkline.load.judge.watch import watching
+from trunkline.load.model.plan import Target
 from trunkline.load.model.tally import Totals
 from trunkline.metrics import exposition as metrics
 from trunkline.metrics import text
@@ -178,7 +181,7 @@ async def test_a_running_node_is_sampled_every_second(tmp_path: Path) -> None:
     """The newest sample shows a connection soon after it has opened, with memory and the moment it was asked for."""
     server = await ServerProcess.serve(tmp_path)
     try:
-        async with ServerWatch([f"{server.url}/metrics"], interval_s=0.05) as watch:
+        async with watching([f"{server.url}/metrics"], interval_s=0.05) as watch:
             assert watch.sample(0.0) is None
             client = await CountingClient.open(Totals(), server.port, "/ws/echo")
             async with asyncio.timeout(patient(5)):
@@ -199,7 +202,7 @@ async def test_samples_are_summed_and_the_busiest_counts(answering: StartAnsweri
         return web.Response(text=exposition("other").replace("percent 12.5", "percent 90"))
 
     ports = [await answering(tell), await answering(other)]
-    async with ServerWatch([f"http://127.0.0.1:{port}/metrics" for port in ports]) as watch:
+    async with watching([f"http://127.0.0.1:{port}/metrics" for port in ports]) as watch:
         await watch.snapshot()
         sample = watch.sample(1.0)
     assert sample is not None
@@ -234,9 +237,9 @@ async def test_a_server_that_misbehaves_is_silent(
     answer: Answer, answering: StartAnswering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that hangs, never ends, redirects or refuses is named, and the others are heard in the same round."""
-    monkeypatch.setattr("trunkline.load.judge.watch.ANSWER_S", 0.5)
+    monkeypatch.setattr("trunkline.load.judge.scraper.ANSWER_S", 0.5)
     good, bad = [f"http://127.0.0.1:{await answering(each)}/metrics" for each in (tell, answer)]
-    async with ServerWatch([good, bad, "http://127.0.0.1:1/metrics"]) as watch:
+    async with watching([good, bad, "http://127.0.0.1:1/metrics"]) as watch:
         async with asyncio.timeout(patient(3)):
             snapshot = await watch.snapshot()
         assert list(snapshot.servers) == [good]
@@ -256,7 +259,7 @@ async def test_a_snapshot_waits_until_the_counts_rest(answering: StartAnswering)
         return web.Response(text=exposition("settling", made))
 
     url = f"http://127.0.0.1:{await answering(settling)}/metrics"
-    async with ServerWatch([url], interval_s=100) as watch:
+    async with watching([url], interval_s=100) as watch:
         snapshot = await watch.snapshot(settle_s=5)
         assert snapshot.servers[url].messages_received == 4
         started = asyncio.get_running_loop().time()
@@ -280,7 +283,7 @@ async def test_answers_that_overtake_each_other_are_no_restart(answering: StartA
             await asyncio.sleep(0.2)
         return web.Response(text=text)
 
-    async with ServerWatch([f"http://127.0.0.1:{await answering(slow_at_first)}/metrics"], interval_s=0.05) as watch:
+    async with watching([f"http://127.0.0.1:{await answering(slow_at_first)}/metrics"], interval_s=0.05) as watch:
         await first.wait()
         await watch.snapshot()
         async with asyncio.timeout(patient(5)):
@@ -297,11 +300,9 @@ async def test_certificates_are_verified(answering: StartAnswering, tmp_path: Pa
     context.load_cert_chain(file)
     url = f"https://127.0.0.1:{await answering(tell, tls=context)}/metrics"
     for options, heard in (({}, False), ({"ca_file": str(file)}, True), ({"verify_tls": False}, True)):
-        async with ServerWatch([url], **options) as watch:  # type: ignore[arg-type]
+        tls = tls_context(Target(url, **options))  # type: ignore[arg-type]
+        async with watching([url], tls=tls) as watch:
             assert bool((await watch.snapshot()).servers) is heard
-    with pytest.raises(SettingsError, match="setting --ca:"):
-        async with ServerWatch([url], ca_file=str(tmp_path / "none.pem")):
-            pass
 
 
 def certificate(tmp_path: Path) -> Path:
@@ -372,7 +373,7 @@ async def test_an_edge_that_passes_metrics_on_is_noticed(answering: StartAnsweri
     assert found.urls == ()
     assert "2 servers answer" in found.note
     assert "node-0, node-1" in found.note
-    async with ServerWatch([url := f"http://127.0.0.1:{port}/metrics"], interval_s=0.02) as watch:
+    async with watching([url := f"http://127.0.0.1:{port}/metrics"], interval_s=0.02) as watch:
         async with asyncio.timeout(patient(5)):
             while not watch.notes or "in turn" not in watch.notes[0]:
                 await asyncio.sleep(0.01)
@@ -424,7 +425,7 @@ async def test_backends_come_from_the_balancers_page(answering: StartAnswering) 
         "without an answer as a Trunkline server gives it: http://127.0.0.1:1/metrics"
     )
     assert seen == []
-    async with ServerWatch(found.urls[:1], "a token") as watch:
+    async with watching(found.urls[:1], "a token") as watch:
         await watch.snapshot()
     assert set(seen) == {"Bearer a token"}
     del backends[:1]

@@ -118,7 +118,7 @@ class Dialer:
             why = getattr(error, "strerror", None) or "no answer"
             raise StartError(f"no address was found for {host}: {why}", "Check the URL, or the name server.") from None
         addresses = [(socket.AddressFamily(family), address) for family, _, _, _, address in found]
-        return cls(target, addresses, _tls_context(target) if parts.scheme == "wss" else None)
+        return cls(target, addresses, tls_context(target) if parts.scheme == "wss" else None)
 
     async def open(self, make: Callable[[], picows.WSListener], dialled: Callable[[float], None]) -> None:
         """Open one connection; the listener is called as soon as the 101 is read.
@@ -178,7 +178,8 @@ class Dialer:
         sock.bind((f"127.0.{high}.{low + 1}", 0))
 
 
-def _tls_context(target: Target) -> ssl.SSLContext:
+def tls_context(target: Target) -> ssl.SSLContext:
+    """What verifies the certificates of a target and its servers; raises StartError when its CA file is unusable."""
     try:
         context = ssl.create_default_context(cafile=target.ca_file or None)
     except (OSError, ssl.SSLError) as error:
