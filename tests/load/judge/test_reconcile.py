@@ -146,13 +146,6 @@ def test_a_connection_given_up_too_early_is_no_other() -> None:
     assert found["messages from the servers"].explained == 1
 
 
-def test_connections_still_open_have_not_ended() -> None:
-    """Those that are open at the end are not expected among the ended ones."""
-    found = lines(QUIET, BEFORE, changed(AFTER, disconnects={("normal", "client"): 12}), open_at_end=3)
-    assert found["connections ended"].holds
-    assert found["connections ended"].ours == 7
-
-
 def test_drops_that_were_told_meet_and_others_need_a_reason() -> None:
     """Gaps may name more than was counted; fewer need a connection that ended before it was told."""
     dropped = changed(AFTER, publications_dropped={"slow_client": 20})

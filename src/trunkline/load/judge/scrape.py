@@ -1,11 +1,10 @@
-"""What one server says at `/metrics`, read and added up. Pure.
+"""What one server reports at `/metrics`, read and added up. Pure.
 
 Rules:
 
-- Only declared series are looked at; which ones is decided here and nowhere else, so a renamed one breaks this import.
-- A counter that falls belongs to a new process: what the ended one counted, as far as it was heard, stays in the sum.
-- What a server answers may be anything: at most `MAX_SAMPLES` of its lines are read, and a strange one makes it no
-  answer of ours.
+- Only declared series are read; they are named here and nowhere else, so a renamed one breaks this import.
+- A counter that falls belongs to a new process: what the ended one counted, as far as it was read, stays in the sum.
+- An answer is untrusted: at most `MAX_SAMPLES` of its lines are read, and a malformed one makes it no answer.
 """
 
 from __future__ import annotations
@@ -20,43 +19,29 @@ from prometheus_client.parser import text_string_to_metric_families
 from trunkline.metrics.series import BY_NAME
 
 MAX_SAMPLES: Final = 2_000
-"""A node has about a hundred, and one more for each word of its labels."""
+"""A node has about a hundred, and one more for each value of its labels."""
 
 GREATEST: Final = float(1 << 53)
-"""No count of ours is greater; beyond it the text format is not exact, and JSON readers are not either."""
+"""No real count is greater; beyond it neither the text format nor JSON is exact."""
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """What servers counted since they began.
+    """What servers counted since they began, as far as this side counts the same.
 
     Attributes:
-        connections: WebSockets opened.
         messages_sent: messages handed to clients' sockets, heartbeats and goodbyes among them, pings not.
-        messages_received: text and binary messages.
-        bytes_sent: after the handshakes, heads of frames included.
-        bytes_received: the same.
         disconnects: ended connections by (reason, initiated by).
         publications_dropped: by reason; for slow clients each delivery, else each hole in a channel of a node.
-        errors: error messages by code.
         slow_clients_disconnected: closed because they did not keep up.
-        connections_failed: handshakes by the reason of their refusal.
-        replay_requests: by result.
-        rate_limited: messages refused for their rate.
         active: connections open now; the one that may fall.
     """
 
     connections: int = 0
     messages_sent: int = 0
     messages_received: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
     disconnects: dict[tuple[str, str], int] = {}
     publications_dropped: dict[str, int] = {}
-    errors: dict[str, int] = {}
     slow_clients_disconnected: int = 0
-    connections_failed: dict[str, int] = {}
-    replay_requests: dict[str, int] = {}
-    rate_limited: int = 0
     active: int = 0
 
 
@@ -64,15 +49,9 @@ _SERIES: Final = {
     "connections": BY_NAME["ws_connections_total"],
     "messages_sent": BY_NAME["ws_messages_sent_total"],
     "messages_received": BY_NAME["ws_messages_received_total"],
-    "bytes_sent": BY_NAME["ws_bytes_sent_total"],
-    "bytes_received": BY_NAME["ws_bytes_received_total"],
     "disconnects": BY_NAME["ws_disconnects_total"],
     "publications_dropped": BY_NAME["ws_publications_dropped_total"],
-    "errors": BY_NAME["ws_errors_total"],
     "slow_clients_disconnected": BY_NAME["ws_slow_clients_disconnected_total"],
-    "connections_failed": BY_NAME["ws_connections_failed_total"],
-    "replay_requests": BY_NAME["ws_replay_requests_total"],
-    "rate_limited": BY_NAME["ws_rate_limited_messages_total"],
     "active": BY_NAME["ws_connections_active"],
     "cpu_percent": BY_NAME["ws_cpu_usage_percent"],
     "memory_bytes": BY_NAME["ws_memory_bytes"],
@@ -88,18 +67,7 @@ _WANTED: Final = tuple(f"{name}{mark}" for name in (*_FIELDS, _BUILD.name) for m
 
 
 class Scrape(msgspec.Struct, frozen=True):
-    """One answer of one server.
-
-    Attributes:
-        node: the server's name.
-        version: its version.
-        counters: its counts.
-        cpu_percent: of what it may use.
-        memory_bytes: resident.
-        outbox_bytes: waiting for clients.
-        loop_lag_s: of its event loop.
-        draining: 1 while it drains.
-    """
+    """One answer of one server, by its name; CPU is a share of what it may use, `draining` 1 while it drains."""
 
     node: str
     version: str
@@ -112,11 +80,7 @@ class Scrape(msgspec.Struct, frozen=True):
 
 
 def read(text: str) -> Scrape | None:
-    """Read an answer in Prometheus' text format; None when it is not that of a Trunkline node.
-
-    Args:
-        text: the whole answer. Lines of other series are passed over before anything looks at them closer.
-    """
+    """Read a whole answer in Prometheus' text format; None when it is not that of a Trunkline node."""
     lines = [line for line in text.splitlines() if line.startswith(_WANTED)]
     if len(lines) > MAX_SAMPLES:
         return None
@@ -136,9 +100,9 @@ def read(text: str) -> Scrape | None:
                 if not labels:
                     numbers[field] = sample.value
                     continue
-                words = tuple(sample.labels.get(label, "") for label in labels)
-                if sample.value:  # counters stand at 0 under every word, and only those that count are of use
-                    labelled.setdefault(field, {})[words if len(words) > 1 else words[0]] = int(sample.value)
+                values = tuple(sample.labels.get(label, "") for label in labels)
+                if sample.value:  # counters stand at 0 under every label value, and only those that count are of use
+                    labelled.setdefault(field, {})[values if len(values) > 1 else values[0]] = int(sample.value)
         if node is None or "connections" not in numbers:
             return None
         counters: dict[str, Any] = {
@@ -156,7 +120,7 @@ def read(text: str) -> Scrape | None:
             draining=int(numbers.get("draining", 0)),
         )
     except (ValueError, KeyError, OverflowError):
-        # No number where one has to be, a broken line, NaN or infinity.
+        # A malformed line, or no number where one has to be.
         return None
 
 
@@ -176,9 +140,9 @@ def _merge(one: Counters, other: Counters, sign: int) -> Counters:
         left, right = getattr(one, name), getattr(other, name)
         if isinstance(left, dict):
             both: Counter[str | tuple[str, ...]] = Counter(left)
-            for words, times in right.items():
-                both[words] += sign * times
-            merged[name] = {words: times for words, times in both.items() if times}
+            for label, times in right.items():
+                both[label] += sign * times
+            merged[name] = {label: times for label, times in both.items() if times}
         else:
             merged[name] = left + sign * right
     return Counters(**merged)
@@ -215,7 +179,6 @@ class Course:
     """What one URL has answered so far: its counts over restarts.
 
     Attributes:
-        newest: its newest answer.
         mixed: several servers answer there in turn, so its counts mean nothing.
         restarted: names of those whose process ended.
     """
