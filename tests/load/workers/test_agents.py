@@ -29,7 +29,8 @@ from trunkline.load.workers import local
 from trunkline.load.workers.agent import refusal
 from trunkline.load.workers.allowed_targets import parse_allowed
 from trunkline.load.workers.coordinator import Coordinator
-from trunkline.load.workers.over_nats import Alive, Hire, Incoming, Parcel, ask_subject, from_subject
+from trunkline.load.workers.hiring import Alive, Hire, Subjects
+from trunkline.load.workers.parcels import Incoming, Parcel
 from trunkline.load.workers.pipe import BadMessage, ChannelClosed
 from trunkline.load.workers.remote import clock_offset
 from trunkline.version import __version__
@@ -366,7 +367,7 @@ async def test_lost_messages_fail_the_run(scene: Scene) -> None:
     await asyncio.wait_for(seen.first.wait(), patient(20))
     stranger = await nats.connect(scene.server.url)
     ahead = msgspec.msgpack.encode(Parcel(1000, b""))
-    await stranger.publish(from_subject(PREFIX, "one", "abcd1234", 0), ahead)
+    await stranger.publish(Subjects(PREFIX, "one").of("abcd1234", 0), ahead)
     outcome = await asyncio.wait_for(running, patient(15))
     await stranger.close()
     (failure,) = outcome.failures
@@ -396,7 +397,7 @@ async def test_nonsense_is_ignored(scene: Scene) -> None:
     """What is no question is not answered, and the agent goes on; a dead run's sign of life changes nothing."""
     agent = await scene.agent("one")
     stranger = await nats.connect(scene.server.url)
-    subject = ask_subject(PREFIX, "one")
+    subject = Subjects(PREFIX, "one").ask
     for data in (b"", b"\xc1", bytes(100_000), msgspec.msgpack.encode({"type": "hire", "run": "../x", "workers": [0]})):
         await stranger.publish(subject, data)
     answer = await _ask(stranger, Alive("nosuchrun"))
@@ -406,7 +407,7 @@ async def test_nonsense_is_ignored(scene: Scene) -> None:
 
 
 async def _ask(client: Client, question: msgspec.Struct) -> Msg:
-    return await client.request(ask_subject(PREFIX, "one"), msgspec.msgpack.encode(question), timeout=5)
+    return await client.request(Subjects(PREFIX, "one").ask, msgspec.msgpack.encode(question), timeout=5)
 
 
 async def test_parcels_are_checked() -> None:

@@ -1,12 +1,12 @@
-"""`trunkline load agent`: runs workers on this machine for coordinators on others, who are reached over NATS.
+"""`trunkline load agent`: runs workers on this machine for coordinators on others, which are reached over NATS.
 
 Rules:
 
-- Whoever may publish on the NATS subjects may have this machine generate load, so only against the targets that its
-  operator allowed, with at most `MAX_WORKERS` processes, for one run at a time, and never with code that came along.
+- Any client that may publish on the NATS subjects can have this machine generate load, so only against the targets that
+  its operator allowed, with at most `MAX_WORKERS` processes, for one run at a time, and never with code from the job.
 - A job is checked here, before a worker sees it; a worker takes one job only.
-- When the coordinator has not been heard for `GONE_S` seconds, or NATS is lost, or messages are, the workers end.
-- The agent itself goes on until Ctrl-C or SIGTERM; it connects again for ever.
+- When the coordinator has been silent for `GONE_S` seconds, or NATS or messages are lost, the workers end.
+- The agent itself goes on until Ctrl-C or SIGTERM; it always reconnects.
 """
 
 from __future__ import annotations
@@ -26,27 +26,11 @@ from nats.aio.msg import Msg
 
 from trunkline.errors import BusUnavailable, SettingsError, StartError
 from trunkline.load.model.messages import Failed, Job
-from trunkline.load.workers import local
+from trunkline.load.workers import hiring, local
 from trunkline.load.workers.allowed_targets import Place, is_allowed, parse_allowed
+from trunkline.load.workers.hiring import Subjects
 from trunkline.load.workers.local import LocalWorker
-from trunkline.load.workers.over_nats import (
-    ASK,
-    MAX_ANSWER,
-    Alive,
-    Answer,
-    Declined,
-    Dismiss,
-    Hail,
-    Here,
-    Hire,
-    Incoming,
-    Outgoing,
-    ask_subject,
-    connect,
-    from_subject,
-    listen,
-    to_subject,
-)
+from trunkline.load.workers.parcels import Incoming, Outgoing, connect, listen
 from trunkline.load.workers.pipe import TO_WORKER, BadMessage, ChannelClosed, pack, unpack
 from trunkline.nats.address import parse_address
 from trunkline.nats.link import Link
@@ -65,13 +49,7 @@ _SAME_NAME_S: Final = 0.5
 
 
 def refusal(job: Job, number: int, allowed: Sequence[Place]) -> Failed | None:
-    """Why a job that came over NATS is not done here; None when it is.
-
-    Args:
-        job: the job.
-        number: of the worker that is to do it.
-        allowed: targets, as the operator wrote them.
-    """
+    """Why a job that came over NATS for the worker of this number is refused; None when it is not."""
     if job.scenario.protocol == "python" or job.flow_source:
         return Failed(
             number,
@@ -89,30 +67,23 @@ def refusal(job: Job, number: int, allowed: Sequence[Place]) -> Failed | None:
 
 
 class _Assignment:
-    """The workers of one run, and the way between each one's pipe and NATS."""
+    """The workers of one run; relays messages between each one's pipe and NATS."""
 
-    def __init__(self, client: Client, prefix: str, name: str, run: str, allowed: Sequence[Place]) -> None:
+    def __init__(self, client: Client, subjects: Subjects, run: str, allowed: Sequence[Place]) -> None:
         self.run = run
         self.heard_at = time.monotonic()
         self._client = client
-        self._prefix = prefix
-        self._name = name
+        self._subjects = subjects
         self._allowed = allowed
-        self._workers: list[LocalWorker] = []
-        self._outgoing: list[Outgoing] = []
-        self._incoming: list[Incoming] = []
-        self._subscribed: list[str] = []
+        self._workers: list[tuple[LocalWorker, Outgoing]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def hire(self, number: int, command: Sequence[str]) -> None:
         """Start a worker and take messages for it; raises StartError."""
-        incoming = Incoming()
-        outgoing = Outgoing(self._client, from_subject(self._prefix, self._name, self.run, number))
         worker = await LocalWorker.start(number, command)
-        self._workers.append(worker)
-        self._outgoing.append(outgoing)
-        self._incoming.append(incoming)
-        await listen(self._client, to_subject(self._prefix, self._name, self.run, number), incoming)
+        incoming, outgoing = Incoming(), Outgoing(self._client, self._subjects.of(self.run, number))
+        self._workers.append((worker, outgoing))
+        await listen(self._client, self._subjects.to(self.run, number), incoming)
         self._tasks.append(asyncio.create_task(self._to_worker(worker, incoming, outgoing)))
         self._tasks.append(asyncio.create_task(self._from_worker(worker, outgoing)))
 
@@ -128,7 +99,7 @@ class _Assignment:
                 await outgoing.send(pack(refused))
                 worker.kill()
                 return
-            # What was checked goes on, not what came.
+            # The decoded job that was checked, not the bytes that came.
             await worker.send(job)
             while (parcel := await incoming.next()).end is None:
                 await worker.pipe.send_packed(parcel.data)
@@ -152,16 +123,16 @@ class _Assignment:
             await outgoing.send(b"", end)
 
     async def close(self, why: str = "") -> None:
-        """End all workers; `why` is told to the coordinator, if it is somebody's fault."""
+        """End all workers; `why` is sent to the coordinator, unless empty."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if why:
-            for outgoing in self._outgoing:
+            for _, outgoing in self._workers:
                 with contextlib.suppress(BadMessage, ChannelClosed):
                     await outgoing.send(b"", why)
-        await asyncio.gather(*(worker.close() for worker in self._workers))
-        for worker in self._workers:
+        await asyncio.gather(*(worker.close() for worker, _ in self._workers))
+        for worker, _ in self._workers:
             if worker.printed:
                 log.info("worker_said", run=self.run, worker=worker.number, lines=worker.printed)
 
@@ -171,8 +142,7 @@ class Agent:
 
     Args:
         client: connected.
-        prefix: of the subjects.
-        name: the agent's.
+        subjects: of the agent.
         allowed: targets.
         command: starts a worker process.
         max_workers: processes at once.
@@ -180,19 +150,11 @@ class Agent:
     """
 
     def __init__(
-        self,
-        client: Client,
-        prefix: str,
-        name: str,
-        allowed: Sequence[Place],
-        *,
-        command: Sequence[str] = local.COMMAND,
-        max_workers: int = MAX_WORKERS,
-        gone_s: float = GONE_S,
-    ) -> None:
+        self, client: Client, subjects: Subjects, allowed: Sequence[Place], *,
+        command: Sequence[str] = local.COMMAND, max_workers: int = MAX_WORKERS, gone_s: float = GONE_S,
+    ) -> None:  # fmt: skip
         self._client = client
-        self._prefix = prefix
-        self._name = name
+        self._subjects = subjects
         self._allowed = allowed
         self._command = command
         self._max_workers = max_workers
@@ -203,14 +165,12 @@ class Agent:
 
     async def start(self) -> None:
         """Answer from now on; raises StartError when another agent has this name."""
-        subject = ask_subject(self._prefix, self._name)
+        subject, name = self._subjects.ask, self._subjects.agent
         try:
             # A connection that has ended fails at the next step as well.
             with contextlib.suppress(BusUnavailable, nats_errors.NoRespondersError):
-                await request(self._client, subject, msgspec.msgpack.encode(Hail()), _SAME_NAME_S)
-                raise StartError(
-                    f"an agent named {self._name} is there already", "Give this one another name with --name."
-                )
+                await request(self._client, subject, msgspec.msgpack.encode(hiring.Hail()), _SAME_NAME_S)
+                raise StartError(f"an agent named {name} is there already", "Give this one another name with --name.")
             await self._client.subscribe(subject, cb=self._asked)
             await self._client.flush()
         except (nats_errors.Error, OSError, asyncio.CancelledError) as error:
@@ -243,72 +203,60 @@ class Agent:
                     await self._end_run()
 
     async def _asked(self, message: Msg) -> None:
-        # The clock first: what comes between is taken for the way back.
+        # The clock first: time spent here counts as the way back.
         clock = time.monotonic()
         try:
-            if len(message.data) > MAX_ANSWER:
-                raise ValueError(f"it has {len(message.data)} bytes, more than {MAX_ANSWER}")
-            question = ASK.decode(message.data)
+            if len(message.data) > hiring.MAX_ANSWER:
+                raise ValueError(f"it has {len(message.data)} bytes, more than {hiring.MAX_ANSWER}")
+            wanted = hiring.ASK.decode(message.data)
         except ValueError as error:  # msgspec's errors are ValueErrors too
             log.warning("message_ignored", subject=message.subject, why=str(error)[:300])
             return
-        answer: Answer
-        match question:
-            case Hail():
-                answer = self._here(clock)
-            case Alive():
-                if self._assignment is not None and self._assignment.run == question.run:
+        declined: hiring.Declined | None = None
+        match wanted:
+            case hiring.Alive(run=run):
+                if self._assignment is not None and self._assignment.run == run:
                     self._assignment.heard_at = clock
-                answer = self._here(clock)
-            case Hire():
+            case hiring.Hire():
                 async with self._busy:
-                    answer = await self._hire(question)
-            case Dismiss():
+                    declined = await self._hire(wanted)
+                clock = time.monotonic()
+            case hiring.Dismiss(run=run):
                 async with self._busy:
-                    if self._assignment is not None and self._assignment.run == question.run:
+                    if self._assignment is not None and self._assignment.run == run:
                         await self._end_run()
-                answer = self._here(clock)
+        run = self._assignment.run if self._assignment is not None else ""
+        answer = declined or hiring.Here(clock, __version__, run)
         with contextlib.suppress(nats_errors.Error, OSError):
             await message.respond(msgspec.msgpack.encode(answer))
 
-    def _here(self, clock: float) -> Here:
-        return Here(clock, __version__, self._assignment.run if self._assignment is not None else "")
-
-    async def _hire(self, wanted: Hire) -> Answer:
+    async def _hire(self, wanted: hiring.Hire) -> hiring.Declined | None:
         if wanted.version != __version__:
-            return Declined(
-                f"it has version {__version__} and the coordinator {wanted.version}",
-                "Install the same version on both.",
-            )
+            what = f"it has version {__version__} and the coordinator {wanted.version}"
+            return hiring.Declined(what, "Install the same version on both.")
         if self._assignment is not None:
-            return Declined("it is busy with another run", "Wait for its end (one that was killed ends within 10 s).")
+            next_step = "Wait for its end (one that was killed ends within 10 s)."
+            return hiring.Declined("it is busy with another run", next_step)
         if len(wanted.workers) > self._max_workers:
-            return Declined(
-                f"{len(wanted.workers)} workers are asked for, and it starts {self._max_workers} at most",
-                "Ask for fewer, or use more agents.",
-            )
-        assignment = _Assignment(self._client, self._prefix, self._name, wanted.run, self._allowed)
+            what = f"{len(wanted.workers)} workers are asked for, and it starts {self._max_workers} at most"
+            return hiring.Declined(what, "Ask for fewer, or use more agents.")
+        assignment = _Assignment(self._client, self._subjects, wanted.run, self._allowed)
         try:
             for number in wanted.workers:
                 await assignment.hire(number, self._command)
         except (StartError, nats_errors.Error, OSError) as error:
             await assignment.close()
-            return Declined(str(error), "See what the agent says on its machine.")
+            return hiring.Declined(str(error), "See what the agent says on its machine.")
         self._assignment = assignment
         assignment.heard_at = time.monotonic()
         log.info("run_taken", run=wanted.run, workers=len(wanted.workers))
-        return self._here(time.monotonic())
+        return None
 
 
 async def run_agent(
-    bus_url: str,
-    prefix: str,
-    name: str,
-    allow: Sequence[str],
-    *,
-    command: Sequence[str] = local.COMMAND,
-    gone_s: float = GONE_S,
-) -> int:
+    bus_url: str, prefix: str, name: str, allow: Sequence[str], *,
+    command: Sequence[str] = local.COMMAND, gone_s: float = GONE_S,
+) -> int:  # fmt: skip
     """Run an agent until SIGTERM or Ctrl-C; returns the exit code.
 
     Args:
@@ -340,7 +288,7 @@ async def run_agent(
             # Its workers are gone before others can be hired.
             await present.gone.wait()
         connection = await connect(address, f"trunkline load agent {name}", prefix)
-        agent = Agent(connection.client, prefix, name, allowed, command=command, gone_s=gone_s)
+        agent = Agent(connection.client, Subjects(prefix, name), allowed, command=command, gone_s=gone_s)
         try:
             await agent.start()
         except BaseException as error:

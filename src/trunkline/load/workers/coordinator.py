@@ -1,12 +1,11 @@
-"""Leads the workers of a run through it, on this machine and on others, and puts together what they tell.
+"""Leads the workers of a run through it, on this machine and on others, and puts their counts together.
 
 Rules:
 
-- Before `Begin` every worker must be ready; whatever goes wrong until then is a `StartError`. Afterwards the run goes
-  on with the workers that are left, and each fault is in the outcome, which nobody can call passed.
+- Before `Begin` every worker must be ready; a fault until then is a `StartError`. Afterwards the run goes on with the
+  workers that are left, and each fault is in the outcome, which then has not passed.
 - Everything awaited has a time-out (`Patience`); a worker that exceeds one is ended and counts as missing.
 - The first Ctrl-C (`stop`) ends the stages and everything else happens as planned; the second (`kill`) ends all now.
-- No report is made here, and nothing printed.
 """
 
 from __future__ import annotations
@@ -20,19 +19,7 @@ from typing import Final, Protocol
 import msgspec
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.load.model.messages import (
-    Begin,
-    Done,
-    Failed,
-    FromWorker,
-    Job,
-    Offsets,
-    Ready,
-    Sent,
-    Settle,
-    Stop,
-    Tell,
-)
+from trunkline.load.model.messages import Begin, Done, Failed, FromWorker, Job, Offsets, Ready, Sent, Settle, Stop, Tell
 from trunkline.load.model.positions import Holes, in_pieces, merge_ends
 from trunkline.load.model.report import Second
 from trunkline.load.model.run_plan import Outcome, RunPlan
@@ -47,21 +34,21 @@ from trunkline.load.workers.timeline import Timeline
 
 BEGINS_IN_S: Final = 0.3
 LONGEST_SETTLE: Final = 12
-"""A generator goes on settling while something comes, up to so many times `settle_s`."""
+"""A generator goes on settling while something still comes, up to so many times `settle_s`."""
 
 _TICK_S: Final = 0.2
 _SEND_S: Final = 10.0
 
 
 class Listener(Protocol):
-    """Whoever shows the run while it goes on."""
+    """Shows the run while it goes on."""
 
     def second(self, second: Second, sum_: Sum, /) -> None:
         """A second is complete; `sum_` is the run so far, and goes on growing."""
 
 
 class _Killed(Exception):
-    """`kill` was called, or `stop` before anything had begun."""
+    """`kill` was called, or `stop` before the run had begun."""
 
 
 class Coordinator:
@@ -73,7 +60,7 @@ class Coordinator:
         worker_command: starts a worker process on this machine.
 
     Attributes:
-        began_at: when the stages began or will begin, in seconds of `time.monotonic()`; None before that is known.
+        began_at: when the stages begin, in seconds of `time.monotonic()`; None before that is known.
     """
 
     def __init__(self, plan: RunPlan, listener: Listener, *, worker_command: Sequence[str] = local.COMMAND) -> None:
@@ -103,7 +90,7 @@ class Coordinator:
         self._changed.set()
 
     def kill(self) -> None:
-        """End all workers now; `run` returns what was told until then."""
+        """End all workers now; `run` returns what was counted until then."""
         self._kill_asked = True
         for member in self._members:
             member.worker.kill()
@@ -115,7 +102,7 @@ class Coordinator:
 
         Raises:
             StartError: a worker could not begin, or an agent is not there.
-            SettingsError: the plan cannot be done so.
+            SettingsError: the plan cannot be done.
         """
         plan = self._plan
         if plan.workers_in_all < 1:
@@ -139,7 +126,7 @@ class Coordinator:
     # --- the parts of a run -------------------------------------------------------------------------------------------
 
     async def _start_workers(self) -> None:
-        """Start all, give each its job, wait until all are ready. Raises StartError."""
+        """Start all, give each its job, wait until all are ready; raises StartError."""
         plan = self._plan
         for number in range(plan.workers):
             self._join(await LocalWorker.start(number, self._command))
@@ -159,7 +146,7 @@ class Coordinator:
         await self._until(lambda member: member.ready, lambda: deadline, "was not ready in time")
 
     async def _stages(self) -> None:
-        """From Begin until every worker has said Sent."""
+        """From Begin until every worker has answered Sent."""
         plan, patience = self._plan, self._plan.patience
         self._give_up_if_asked()
         self.began_at = began_at = time.monotonic() + BEGINS_IN_S
@@ -175,7 +162,7 @@ class Coordinator:
             self._stages_ended_at = time.monotonic()
 
     async def _settle(self) -> None:
-        """From Settle until every worker has said Done."""
+        """From Settle until every worker has answered Done."""
         plan, patience = self._plan, self._plan.patience
         ends = merge_ends(member.ends for member in self._members)
         await self._send_all([Settle(piece, more) for piece, more in in_pieces(ends)])
@@ -183,12 +170,12 @@ class Coordinator:
         await self._until(lambda member: member.done is not None, lambda: deadline, "did not settle in time")
 
     async def _ask_offsets(self) -> None:
-        """Ask for the offsets of the channels that have holes, if there are any; then the workers end."""
+        """Request the offsets of the channels that have holes, if there are any; then the workers end."""
         questions = self._holes.questions()
         if questions:
             await self._send_all(questions)
             deadline = time.monotonic() + self._plan.patience.offsets_s
-            await self._until(lambda member: member.told, lambda: deadline, "did not tell what it published")
+            await self._until(lambda member: member.told, lambda: deadline, "did not send what it published")
         for member in self._members:
             member.may_end = True
         if not questions:
@@ -205,29 +192,22 @@ class Coordinator:
         self._show(self._timeline.finish())
 
     def _outcome(self) -> Outcome:
-        # By the last that came to their end: how long one that hangs was waited for is not in the rates of the others.
+        # By the last that came to their end: the wait for one that hangs is not in the rates of the others.
         ended_at, began_at = self._stages_ended_at or time.monotonic(), self.began_at
-        missing = tuple(
-            member.worker.number for member in self._members if self.began_at is not None and member.done is None
-        )
+        workers = [member.worker for member in self._members]
         return Outcome(
-            sum=self._timeline.sum,
-            seconds=self._timeline.seconds,
-            holes=self._holes.holes,
-            more_holes=self._holes.more,
-            offsets=self._holes.published(),
-            missing_workers=missing,
+            sum=self._timeline.sum, seconds=self._timeline.seconds, holes=self._holes.holes,
+            more_holes=self._holes.more, offsets=self._holes.published(), failures=self._failures,
+            missing_workers=tuple(
+                member.worker.number for member in self._members if began_at is not None and member.done is None
+            ),
             interrupted=self._kill_asked or self._stop_asked_at is not None,
-            failures=self._failures,
             printed=[
-                f"{member.worker.name}: {line}"
-                for member in self._members
-                if isinstance(member.worker, LocalWorker)
-                for line in member.worker.printed
+                f"{each.name}: {line}" for each in workers if isinstance(each, LocalWorker) for line in each.printed
             ],
             lasted_s=max(0.0, ended_at - began_at) if began_at is not None else 0.0,
             clock_error_s=self._agents.clock_error_s if self._agents is not None else 0.0,
-        )
+        )  # fmt: skip
 
     # --- talking with the workers -------------------------------------------------------------------------------------
 
@@ -239,8 +219,9 @@ class Coordinator:
     def _job(self, worker: Worker) -> Job:
         plan = self._plan
         return Job(
-            plan.run, plan.target, plan.scenario, worker.number, plan.workers_in_all, plan.seed,
-            worker.clock_offset_s, plan.settle_s, plan.flow_source,
+            run=plan.run, target=plan.target, scenario=plan.scenario, worker=worker.number,
+            workers=plan.workers_in_all, seed=plan.seed, clock_offset_s=worker.clock_offset_s,
+            settle_s=plan.settle_s, flow_source=plan.flow_source,
         )  # fmt: skip
 
     async def _send_all(self, messages: Sequence[msgspec.Struct]) -> None:
@@ -251,7 +232,7 @@ class Coordinator:
         await asyncio.gather(*(send(member) for member in self._members if not member.lost))
 
     async def _send(self, member: Member, message: msgspec.Struct) -> None:
-        # One that is gone is noticed, with its reason, by whoever reads from it.
+        # The reader of a worker that is gone notices that, with the reason.
         with contextlib.suppress(ChannelClosed):
             try:
                 async with asyncio.timeout(_SEND_S):
@@ -312,7 +293,7 @@ class Coordinator:
     # --- waiting ------------------------------------------------------------------------------------------------------
 
     async def _until(self, reached: Callable[[Member], bool], deadline: Callable[[], float], otherwise: str) -> None:
-        """Wait until all workers that are left have come so far; the run is kept going meanwhile."""
+        """Wait until all workers that are left have reached a point; the run is kept going meanwhile."""
         running = self.began_at is not None
         for member in self._members:
             member.heard_at = time.monotonic()
@@ -343,7 +324,7 @@ class Coordinator:
             await self._send_all([Stop()])
 
     async def _unless_given_up(self, start: Coroutine[None, None, None]) -> None:
-        """Do something that can be left half done."""
+        """Start, unless `stop` or `kill` is called meanwhile."""
         doing, given_up = asyncio.create_task(start), asyncio.create_task(self._given_up.wait())
         try:
             await asyncio.wait([doing, given_up], return_when=asyncio.FIRST_COMPLETED)
@@ -363,7 +344,8 @@ class Coordinator:
         for member in self._members:
             if member.lost:
                 raise StartError(
-                    "; ".join(self._failures), member.next_step or "See what the worker said, and start the run again."
+                    "; ".join(self._failures),
+                    member.next_step or "See what the worker printed, and start the run again.",
                 )
 
     def _show(self, seconds: Iterable[Second]) -> None:

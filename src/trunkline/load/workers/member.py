@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -11,13 +12,7 @@ from trunkline.load.model.messages import Done, FromWorker, Position
 
 
 class Worker(Protocol):
-    """A worker process, wherever it is.
-
-    Attributes:
-        number: in the run, from 0.
-        name: for messages.
-        clock_offset_s: this machine's clock minus the worker's.
-    """
+    """A worker process, wherever it is; `clock_offset_s` is this machine's clock minus the worker's."""
 
     number: int
     name: str
@@ -30,41 +25,38 @@ class Worker(Protocol):
         """Its next message, None at the end; raises BadMessage, and ChannelClosed when messages were lost."""
 
     async def fate(self) -> str:
-        """How it ended, in words; to be asked after the last message."""
+        """How it ended; to be called after its last message."""
 
     def kill(self) -> None:
         """End it at once."""
 
     async def close(self) -> None:
-        """Let go of it, in order if it can."""
+        """Let it end in order, if it can."""
 
 
+@dataclass(eq=False)
 class Member:
     """A worker, and how far it is.
 
     Attributes:
-        worker: the process.
-        ready: it has said so.
         sent: it has come to the end of its stages.
-        ends: where its channels ended, as far as it told.
-        done: how it settled.
-        told: it has told what it published.
+        ends: where its channels ended, as far as it has sent them.
+        told: it has sent what it published.
         may_end: its end is no fault any more.
         lost: it has failed, or was given up.
-        next_step: what the user can do about that, if it said so.
+        next_step: what the user can do about that, if it is known.
         heard_at: when its last message came, in seconds of `time.monotonic()`.
         reader: takes its messages.
     """
 
-    def __init__(self, worker: Worker, now: float) -> None:
-        self.worker = worker
-        self.ready = False
-        self.sent = False
-        self.ends: dict[str, Position] = {}
-        self.done: Done | None = None
-        self.told = False
-        self.may_end = False
-        self.lost = False
-        self.next_step = ""
-        self.heard_at = now
-        self.reader: asyncio.Task[None] | None = None
+    worker: Worker
+    heard_at: float
+    ready: bool = False
+    sent: bool = False
+    ends: dict[str, Position] = field(default_factory=dict)
+    done: Done | None = None
+    told: bool = False
+    may_end: bool = False
+    lost: bool = False
+    next_step: str = ""
+    reader: asyncio.Task[None] | None = None

@@ -1,12 +1,12 @@
-"""A worker process: generates its part of the load, told what to do through a pair of sockets.
+"""A worker process: generates its part of the load, controlled through a pair of sockets.
 
     python -m trunkline.load.workers.process FD
 
 Rules:
 
-- It ends at once when the coordinator is gone: nobody would read its counts, and the load would go on.
-- Ctrl-C is the coordinator's: it says Stop. A worker ignores the signal.
-- What comes out of order ends it; a fault is told as `Failed`, its trace goes to standard error.
+- It ends at once when the coordinator is gone: its counts would be lost, and the load would go on.
+- Ctrl-C is the coordinator's, which sends Stop. A worker ignores the signal.
+- A message out of order ends it; a fault is sent as `Failed`, its trace goes to standard error.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ M = TypeVar("M", bound=ToWorker)
 GONE: Final = 3
 """Exit code of a worker whose coordinator is gone."""
 
-_LAST_WORD_S: Final = 2.0
+_FAILED_S: Final = 2.0
 _FILES: Final = 1 << 20
-"""What a worker asks for where the limit is said to be infinite, which the kernel does not grant."""
+"""What a worker requests where the limit is infinite, which the kernel does not grant."""
 
 
 class Generates(Protocol):
@@ -72,18 +72,18 @@ class Generates(Protocol):
         """End the stages now."""
 
     async def settle(self, settle: Settle) -> Done:
-        """Wait for what is still to come, close all connections and tell the last beat."""
+        """Wait for what is still to come, close all connections and send the last beat."""
 
     def offsets(self, channel: str) -> Mapping[str, Sequence[int]]:
         """Offsets of acknowledged publications in a channel, growing, by epoch."""
 
 
 class _Gone(Exception):
-    """The coordinator is not there any more."""
+    """The coordinator is gone."""
 
 
 class _Conversation:
-    """Both directions of the channel: what comes is sorted, what is to be said goes out in order."""
+    """Both directions of the channel: Stop is taken out of what comes, and messages go out in order."""
 
     def __init__(self, channel: Channel[ToWorker]) -> None:
         self._channel = channel
@@ -94,7 +94,7 @@ class _Conversation:
         self.stopped = False
         self.on_stop: Callable[[], None] = lambda: None
 
-    def say(self, message: msgspec.Struct) -> None:
+    def send(self, message: msgspec.Struct) -> None:
         """Send a message, after those before it."""
         self._out.put_nowait(message)
 
@@ -178,11 +178,11 @@ async def serve(channel: Channel[ToWorker], make_generator: Callable[[Job, Calla
             failed = _failed(number, error)
         else:
             traceback.print_exc()
-            text = f"the generator stumbled: {type(error).__name__}: {error}"
-            failed = Failed(number, text[:1000], "The trace is in the worker's last words.")
-        # The conversation may be what failed.
+            text = f"the generator failed: {type(error).__name__}: {error}"
+            failed = Failed(number, text[:1000], "The trace is the last that the worker printed.")
+        # Not through the conversation, which may be what failed.
         with contextlib.suppress(TrunklineError, TimeoutError):
-            async with asyncio.timeout(_LAST_WORD_S):
+            async with asyncio.timeout(_FAILED_S):
                 await channel.send(failed)
         return 1
     finally:
@@ -199,41 +199,41 @@ def _failed(number: int, error: TrunklineError) -> Failed:
 async def _run(
     job: Job, talk: _Conversation, make_generator: Callable[[Job, Callable[[Beat], None]], Generates]
 ) -> None:
-    generator = make_generator(job, talk.say)
+    generator = make_generator(job, talk.send)
     max_open = await talk.unless_over(generator.prepare())
     lifecycle.spare_collector()
-    talk.say(Ready(job.worker, max_open))
+    talk.send(Ready(job.worker, max_open))
     begin = await talk.expect(Begin)
     talk.on_stop = generator.stop
     if talk.stopped:
         generator.stop()
     sent = await talk.unless_over(generator.run(begin))
     for piece, more in in_pieces(sent.ends):
-        talk.say(Sent(job.worker, piece, more))
+        talk.send(Sent(job.worker, piece, more))
     ends: dict[str, Position] = {}
     more = True
     while more:
         settle = await talk.expect(Settle)
         ends.update(settle.ends)
         more = settle.more
-    talk.say(await talk.unless_over(generator.settle(Settle(ends))))
-    await _tell_offsets(job, talk, generator)
+    talk.send(await talk.unless_over(generator.settle(Settle(ends))))
+    await _send_offsets(job, talk, generator)
 
 
-async def _tell_offsets(job: Job, talk: _Conversation, generator: Generates) -> None:
-    asked = False
+async def _send_offsets(job: Job, talk: _Conversation, generator: Generates) -> None:
+    wanted: list[str] = []
     more = True
     while more:
         tell = await talk.expect(Tell)
         more = tell.more
-        for channel in tell.channels:
-            asked = True
-            for epoch, offsets in generator.offsets(channel).items():
-                for first in range(0, len(offsets), MAX_OFFSETS):
-                    talk.say(Offsets(job.worker, channel, epoch, tuple(offsets[first : first + MAX_OFFSETS])))
-                    await talk.flush()
-    if asked:
-        talk.say(Offsets(job.worker, "", "", (), last=True))
+        wanted += tell.channels
+    for channel in wanted:
+        for epoch, offsets in generator.offsets(channel).items():
+            for first in range(0, len(offsets), MAX_OFFSETS):
+                talk.send(Offsets(job.worker, channel, epoch, tuple(offsets[first : first + MAX_OFFSETS])))
+                await talk.flush()
+    if wanted:
+        talk.send(Offsets(job.worker, "", "", (), last=True))
     await talk.flush()
 
 
@@ -262,7 +262,7 @@ def run_worker(descriptor: int, make_generator: Callable[[Job, Callable[[Beat], 
         pipe = await Pipe.open(socket.socket(fileno=descriptor), TO_WORKER)
         code = await serve(pipe, make_generator)
         if code:
-            # Thousands of connections and a job half done: nothing in here is worth an orderly end.
+            # With thousands of connections and a job half done, an orderly end is of no use.
             sys.stderr.flush()
             os._exit(code)
         return code

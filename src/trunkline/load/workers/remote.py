@@ -2,11 +2,11 @@
 
 Rules:
 
-- An agent that does not answer within `MEET_S` is not there, and the error says how to start one.
-- Clocks: each agent is asked `CLOCK_ASKS` times what its monotonic clock says. Of the answer with the shortest round
-  trip, half of that trip is how wrong the difference can be at most (Cristian's algorithm).
-- While the run goes on each agent hears every `ALIVE_S` seconds that the coordinator is there, and its silence for
-  `GONE_S` seconds, or NATS' word that nobody listens, means that the agent is gone.
+- An agent that does not answer within `MEET_S` is not there, and the error tells how to start one.
+- Clocks: each agent is asked for its monotonic clock `CLOCK_ASKS` times. Of the answer with the shortest round trip,
+  half of that trip is the greatest error of the difference (Cristian's algorithm).
+- While the run goes on each agent gets `Alive` every `ALIVE_S` seconds; silence of the agent for `GONE_S` seconds, or
+  no subscriber to its subject, means that it is gone.
 """
 
 from __future__ import annotations
@@ -23,25 +23,9 @@ from nats.aio.client import Client
 
 from trunkline.errors import BusUnavailable, SettingsError, StartError
 from trunkline.load.model.messages import FromWorker
-from trunkline.load.workers.over_nats import (
-    ANSWER,
-    MAX_ANSWER,
-    Alive,
-    Answer,
-    Ask,
-    Declined,
-    Dismiss,
-    Hail,
-    Here,
-    Hire,
-    Incoming,
-    Outgoing,
-    ask_subject,
-    connect,
-    from_subject,
-    listen,
-    to_subject,
-)
+from trunkline.load.workers import hiring
+from trunkline.load.workers.hiring import Subjects
+from trunkline.load.workers.parcels import Incoming, Outgoing, connect, listen
 from trunkline.load.workers.pipe import FROM_WORKER, BadMessage, ChannelClosed, pack, unpack
 from trunkline.nats.address import NatsAddress, parse_address
 from trunkline.nats.login import Connection, request
@@ -58,7 +42,7 @@ def clock_offset(asked: Sequence[tuple[float, float, float]]) -> tuple[float, fl
     """How far this clock is ahead of another, and how wrong that may be, in seconds.
 
     Args:
-        asked: for each question when it was asked and answered by this clock, and the other's time in the answer.
+        asked: for each request when it was sent and answered by this clock, and the other's time in the answer.
     """
     begun, answered, theirs = min(asked, key=lambda each: each[1] - each[0])
     half = (answered - begun) / 2
@@ -66,13 +50,7 @@ def clock_offset(asked: Sequence[tuple[float, float, float]]) -> tuple[float, fl
 
 
 class RemoteWorker:
-    """A worker that an agent runs; its messages travel over NATS.
-
-    Attributes:
-        number: of the worker in the run.
-        name: for messages.
-        clock_offset_s: this machine's clock minus the agent's.
-    """
+    """A worker that an agent runs; its messages travel over NATS."""
 
     def __init__(self, number: int, agent: str, clock_offset_s: float, outgoing: Outgoing) -> None:
         self.number = number
@@ -96,16 +74,16 @@ class RemoteWorker:
         return unpack(parcel.data, FROM_WORKER)
 
     async def fate(self) -> str:
-        """How it ended, in the agent's words."""
+        """How it ended, as the agent reports it."""
         return self._end
 
     def kill(self) -> None:
         """Have the agent end it; nothing more is taken from it."""
         self.incoming.fail(ChannelClosed("it was ended"))
         if self._killing is None:
-            self._killing = asyncio.create_task(self._have_it_killed())
+            self._killing = asyncio.create_task(self._request_end())
 
-    async def _have_it_killed(self) -> None:
+    async def _request_end(self) -> None:
         with contextlib.suppress(BadMessage, ChannelClosed):
             await self._outgoing.send(b"", "the coordinator ended it")
 
@@ -119,7 +97,7 @@ class Agents:
     """The agents of a run; made by `Agents.connect`.
 
     Attributes:
-        clock_error_s: how wrong the greatest error of a clock difference may be.
+        clock_error_s: the greatest error of a clock difference.
     """
 
     def __init__(self, address: NatsAddress, prefix: str) -> None:
@@ -168,12 +146,12 @@ class Agents:
                 while len(asked) < CLOCK_ASKS:
                     begun = time.monotonic()
                     try:
-                        here = await self._ask(name, Hail(), MEET_S)
+                        here = await self._ask(name, hiring.Hail(), MEET_S)
                     except nats_errors.NoRespondersError:
                         # It may be connecting at this moment.
                         await asyncio.sleep(0.1)
                         continue
-                    if isinstance(here, Here):
+                    if isinstance(here, hiring.Here):
                         asked.append((begun, time.monotonic(), here.clock))
         if not asked:
             return False
@@ -182,29 +160,24 @@ class Agents:
         return True
 
     async def hire(self, name: str, run: str, numbers: Iterable[int]) -> list[RemoteWorker]:
-        """Have an agent start workers; raises StartError when it declines.
-
-        Args:
-            name: the agent's, which was met before.
-            run: the name of the run.
-            numbers: of the workers.
-        """
+        """Have an agent that was met start workers of these numbers; raises StartError when it declines."""
         self._run = run
         workers: list[RemoteWorker] = []
         # From here on it may have started some: `close` dismisses it whatever comes.
         self._workers[name] = workers
         try:
-            client = self._connected()
+            client, subjects = self._connected(), Subjects(self._prefix, name)
             for number in numbers:
-                outgoing = Outgoing(client, to_subject(self._prefix, name, run, number))
+                outgoing = Outgoing(client, subjects.to(run, number))
                 worker = RemoteWorker(number, name, self._offsets[name], outgoing)
                 workers.append(worker)
-                await listen(client, from_subject(self._prefix, name, run, number), worker.incoming)
-            answer = await self._ask(name, Hire(run, tuple(worker.number for worker in workers), __version__), HIRE_S)
+                await listen(client, subjects.of(run, number), worker.incoming)
+            wanted = hiring.Hire(run, tuple(worker.number for worker in workers), __version__)
+            answer = await self._ask(name, wanted, HIRE_S)
         except (BusUnavailable, nats_errors.Error, OSError) as error:
             why = "it is gone" if isinstance(error, nats_errors.NoRespondersError) else str(error)
             raise StartError(f"agent {name} did not start workers: {why}", "See what it says on its machine.") from None
-        if isinstance(answer, Declined):
+        if isinstance(answer, hiring.Declined):
             raise StartError(f"agent {name} declined: {answer.what}", answer.next_step)
         self._tasks.append(asyncio.create_task(self._keep_alive(name)))
         return workers
@@ -218,7 +191,7 @@ class Agents:
 
         async def dismiss(name: str) -> None:
             with contextlib.suppress(BusUnavailable, nats_errors.NoRespondersError):
-                await self._ask(name, Dismiss(self._run), MEET_S)
+                await self._ask(name, hiring.Dismiss(self._run), MEET_S)
 
         if self._connection is not None:
             if self._connection.alive:
@@ -226,35 +199,33 @@ class Agents:
             await self._connection.close()
 
     async def _keep_alive(self, name: str) -> None:
-        """Tell an agent that we are here, and notice when it is not."""
+        """Report to an agent that the coordinator is here, and notice when the agent is not."""
         answered = time.monotonic()
         while True:
             why = ""
             try:
-                answer = await self._ask(name, Alive(self._run), ALIVE_S)
+                answer = await self._ask(name, hiring.Alive(self._run), ALIVE_S)
                 answered = time.monotonic()
-                if isinstance(answer, Declined) or answer.run != self._run:
-                    why = f"agent {name} gave the run up, or was started anew"
+                if isinstance(answer, hiring.Declined) or answer.run != self._run:
+                    why = f"agent {name} gave the run up, or was restarted"
             except nats_errors.NoRespondersError:
                 why = f"agent {name} is gone"
             except BusUnavailable:
                 if time.monotonic() - answered > GONE_S:
                     why = f"agent {name} has not answered for {GONE_S:g} s"
             if why:
-                for worker in self._workers[name]:
-                    worker.incoming.fail(ChannelClosed(why))
+                self._fail(self._workers[name], why)
                 return
             await asyncio.sleep(ALIVE_S)
 
-    async def _ask(self, name: str, question: Ask, timeout_s: float) -> Answer:
-        """Raises BusUnavailable, and NoRespondersError when nobody listens."""
-        client = self._connected()
-        packed = msgspec.msgpack.encode(question)
-        message = await request(client, ask_subject(self._prefix, name), packed, timeout_s)
-        if len(message.data) > MAX_ANSWER:
-            raise BusUnavailable(f"the answer has {len(message.data)} bytes, more than {MAX_ANSWER}")
+    async def _ask(self, name: str, wanted: hiring.Ask, timeout_s: float) -> hiring.Answer:
+        """Raises BusUnavailable, and NoRespondersError when nothing subscribes to the agent's subject."""
+        subject, packed = Subjects(self._prefix, name).ask, msgspec.msgpack.encode(wanted)
+        message = await request(self._connected(), subject, packed, timeout_s)
+        if len(message.data) > hiring.MAX_ANSWER:
+            raise BusUnavailable(f"the answer has {len(message.data)} bytes, more than {hiring.MAX_ANSWER}")
         try:
-            return ANSWER.decode(message.data)
+            return hiring.ANSWER.decode(message.data)
         except msgspec.MsgspecError as error:
             raise BusUnavailable(f"the answer cannot be read: {error}") from None
 
@@ -264,9 +235,10 @@ class Agents:
         return self._connection.client
 
     def _on_lost(self, why: str) -> None:
-        if self._closing:
-            return
-        text = f"the connection to NATS at {self._address.shown} ended ({why})"
-        for workers in self._workers.values():
-            for worker in workers:
-                worker.incoming.fail(ChannelClosed(text))
+        if not self._closing:
+            workers = [worker for of_agent in self._workers.values() for worker in of_agent]
+            self._fail(workers, f"the connection to NATS at {self._address.shown} ended ({why})")
+
+    def _fail(self, workers: Iterable[RemoteWorker], why: str) -> None:
+        for worker in workers:
+            worker.incoming.fail(ChannelClosed(why))

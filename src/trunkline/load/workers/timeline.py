@@ -2,12 +2,13 @@
 
 Rules:
 
-- A second is told once every worker that still runs has told a beat of it or of a later one, or `LATE_S` after its end.
-- Every beat counts exactly once: one that comes after its second was told counts in the next one that is told, so the
-  seconds always add up to the sum.
-- Seconds are told in order and none is left out, even when nothing came in it.
-- A beat's number is not trusted beyond the clock: no worker can make seconds that have not been. Counts that no
-  worker can have are an error: added up they would make a report that nobody can read.
+- A second is complete once every worker that still runs has sent a beat of it or of a later one, or `LATE_S` after its
+  end.
+- Every beat counts exactly once: one that comes after its second was completed counts in the next one, so the seconds
+  always add up to the sum.
+- Seconds are completed in order and none is left out, even when nothing came in it.
+- A beat's number is not trusted beyond the clock: no worker can make future seconds. Implausible counts are an error:
+  added up they would make the report useless.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ GREATEST: Final = 1 << 40
 
 
 class _Gathered:
-    """What came of one second so far."""
-
     __slots__ = ("cpu", "most", "open", "sum")
 
     def __init__(self) -> None:
@@ -50,7 +49,7 @@ class Timeline:
 
     Attributes:
         sum: everything that came.
-        seconds: those told, in order.
+        seconds: those completed, in order.
     """
 
     def __init__(self, workers: int, stage: Callable[[float], str], target: Callable[[float], int]) -> None:
@@ -64,15 +63,7 @@ class Timeline:
         self._last: dict[int, int] = {}
 
     def add(self, beat: Beat, now_s: float) -> None:
-        """Count a beat.
-
-        Args:
-            beat: of any worker.
-            now_s: seconds since the start of the run.
-
-        Raises:
-            BadMessage: no worker can have counted that.
-        """
+        """Count a beat of any worker, `now_s` seconds after the start; raises BadMessage when it is implausible."""
         _refuse_odd(beat)
         self.sum.add(beat)
         # One second ahead is possible: the clocks of two machines differ by a little.
@@ -88,33 +79,33 @@ class Timeline:
             self._reached[beat.worker] = max(self._reached[beat.worker], min(beat.second, second))
 
     def left(self, worker: int) -> None:
-        """A worker has ended, well or not: nobody waits for it any more."""
+        """A worker has ended: it is not waited for any more."""
         self._reached.pop(worker, None)
 
     def due(self, now_s: float) -> list[Second]:
-        """The seconds that can be told now, `now_s` seconds after the start."""
-        told: list[Second] = []
+        """The seconds that are complete now, `now_s` seconds after the start."""
+        complete: list[Second] = []
         while self._reached:
             second = len(self.seconds)
             if min(self._reached.values()) < second and now_s < second + 1 + LATE_S:
                 break
-            told.append(self._tell(second))
-        return told
+            complete.append(self._complete(second))
+        return complete
 
     def finish(self) -> list[Second]:
         """All seconds that are left, when nothing more will come."""
-        told: list[Second] = []
+        complete: list[Second] = []
         while self._gathered:
-            told.append(self._tell(len(self.seconds)))
-        return told
+            complete.append(self._complete(len(self.seconds)))
+        return complete
 
-    def _tell(self, number: int) -> Second:
+    def _complete(self, number: int) -> Second:
         gathered = self._gathered.pop(number, None) or _Gathered()
-        # Of workers that have ended only what they still told counts.
+        # Of workers that have ended only what they still sent counts.
         for worker in self._open.keys() - self._reached.keys():
             del self._open[worker]
         self._open.update(gathered.open)
-        # A worker's last beat tells of none; those that were open until then were open in that second.
+        # A worker's last beat has none open; those that were open until then were open in that second.
         most = self._open | gathered.most
         lag = gathered.sum.latencies["lag"]
         second = Second(

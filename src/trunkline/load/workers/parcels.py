@@ -1,24 +1,15 @@
-"""How a coordinator and agents on other machines talk: core NATS, MessagePack, nothing kept.
-
-| subject | who sends | what |
-|---|---|---|
-| `<prefix>.load.<agent>.ask` | a coordinator | `Hail`, `Hire`, `Alive`, `Dismiss`; answers: `Here`, `Declined` |
-| `<prefix>.load.<agent>.<run>.<worker>.to` | the coordinator | `Parcel`s for a worker |
-| `<prefix>.load.<agent>.<run>.<worker>.from` | the agent | `Parcel`s of that worker |
+"""Messages between a coordinator and workers on other machines: numbered parcels over core NATS, nothing kept.
 
 Rules:
 
-- NATS may lose a message and say nothing: parcels of one direction are numbered, and a gap ends the worker's part.
-- The connection is not renewed: a run whose messages were lost for a while is no run. An agent waits for the next one.
-- A `tls://` address never talks without TLS. No secret is in a URL that the library or a log sees.
-- An agent is one token of a subject; other characters than letters, digits, "_" and "-" are written as in a URL.
+- NATS may lose a message without notice: parcels of one direction are numbered, and a gap ends the worker's part.
+- The connection is not renewed: a run that has lost messages for a while is no run. An agent waits for the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final
-from urllib.parse import quote
+from typing import Final
 
 import msgspec
 from nats import errors as nats_errors
@@ -39,74 +30,6 @@ FLUSH_BYTES: Final = 1 << 16
 _PENDING_MESSAGES: Final = 65_536
 _PENDING_BYTES: Final = 256 << 20
 
-MAX_ANSWER: Final = 16_384
-
-Run = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,32}$")]
-WorkerNumber = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
-
-
-# --- what is said -----------------------------------------------------------------------------------------------------
-
-
-class Hail(msgspec.Struct, tag="hail", frozen=True):
-    """Are you there, and what does your clock say?"""
-
-
-class Hire(msgspec.Struct, tag="hire", frozen=True):
-    """Start these workers of a run.
-
-    Attributes:
-        run: its name.
-        workers: their numbers.
-        version: the coordinator's.
-    """
-
-    run: Run
-    workers: Annotated[tuple[WorkerNumber, ...], msgspec.Meta(min_length=1, max_length=1000)]
-    version: str
-
-
-class Alive(msgspec.Struct, tag="alive", frozen=True):
-    """The coordinator of this run is still there."""
-
-    run: Run
-
-
-class Dismiss(msgspec.Struct, tag="dismiss", frozen=True):
-    """The run is over: end its workers."""
-
-    run: Run
-
-
-class Here(msgspec.Struct, tag="here", frozen=True):
-    """Yes.
-
-    Attributes:
-        clock: the agent's monotonic time in seconds.
-        version: its version.
-        run: the run that it works for; empty for none.
-    """
-
-    clock: float
-    version: str
-    run: str = ""
-
-
-class Declined(msgspec.Struct, tag="declined", frozen=True):
-    """No.
-
-    Attributes:
-        what: why not.
-        next_step: what the user can do.
-    """
-
-    what: str
-    next_step: str
-
-
-Ask = Hail | Hire | Alive | Dismiss
-Answer = Here | Declined
-
 
 class Parcel(msgspec.Struct, frozen=True, array_like=True):
     """A message on its way.
@@ -114,7 +37,7 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         number: of the parcels of this direction, from 0.
         data: the packed message.
-        end: of a worker: how it ended, in words; to a worker: why it must end. This is the last parcel.
+        end: only in the last parcel; of a worker: how it ended, to a worker: why it must end.
     """
 
     number: int
@@ -122,35 +45,11 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True):
     end: str | None = None
 
 
-ASK: Final[msgspec.msgpack.Decoder[Ask]] = msgspec.msgpack.Decoder(Ask)
-ANSWER: Final[msgspec.msgpack.Decoder[Answer]] = msgspec.msgpack.Decoder(Answer)
 _PARCEL: Final = msgspec.msgpack.Decoder(Parcel)
 
 
-def ask_subject(prefix: str, agent: str) -> str:
-    """Where an agent is asked."""
-    return f"{prefix}.load.{_token(agent)}.ask"
-
-
-def to_subject(prefix: str, agent: str, run: str, worker: int) -> str:
-    """Messages for a worker."""
-    return f"{prefix}.load.{_token(agent)}.{run}.{worker}.to"
-
-
-def from_subject(prefix: str, agent: str, run: str, worker: int) -> str:
-    """Messages of a worker."""
-    return f"{prefix}.load.{_token(agent)}.{run}.{worker}.from"
-
-
-def _token(name: str) -> str:
-    return quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
-
-
-# --- one direction of a channel ---------------------------------------------------------------------------------------
-
-
 class Incoming:
-    """Parcels in the order of their numbers, or an error that says which is missing."""
+    """Parcels in the order of their numbers, or an error that names the missing one."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Parcel | Exception] = asyncio.Queue()
@@ -224,20 +123,8 @@ class Outgoing:
             raise ChannelClosed(f"NATS did not take a message: {error or type(error).__name__}") from None
 
 
-# --- the connection ---------------------------------------------------------------------------------------------------
-
-
 async def connect(address: NatsAddress, name: str, prefix: str) -> Connection:
-    """Connect and log in.
-
-    Args:
-        address: of NATS.
-        name: shown by NATS.
-        prefix: of the inboxes.
-
-    Raises:
-        BusUnavailable: it cannot be reached, or refuses.
-    """
+    """Connect and log in under a name that NATS shows; raises BusUnavailable."""
     return await log_in(
         address, name=name, tls=tls_context(address), ping_interval=PING_S, max_outstanding_pings=2,
         inbox_prefix=f"{prefix}.inbox",
