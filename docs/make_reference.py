@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trunkline.monitor.rules.load import groups
+
 from trunkline.metrics.series import ALIASES, BALANCER_SERIES, SERIES
-from trunkline.monitor.rules.rule import Alert, Recording
-from trunkline.monitor.rules.rules import groups
 from trunkline.protocol import close_codes
 from trunkline.settings.load import describe
 from trunkline.settings.monitor import MonitorSettings
@@ -40,16 +40,13 @@ def render() -> str:
     lines += ["", "## Aliases\n", '`metrics.aliases = ["websocket"]` adds:', "", "| alias | same as |", "|---|---|"]
     lines += [f"| `{alias}` | `{name}` |" for alias, name in ALIASES["websocket"].items()]
     lines += ["", "## Recorded series\n", "| series | |", "|---|---|"]
-    recorded: list[Recording] = []
-    alerts: list[Alert] = []
-    for group in groups(MonitorSettings()):
-        recorded += [rule for rule in group.rules if isinstance(rule, Recording)]
-        alerts += [rule for rule in group.rules if isinstance(rule, Alert)]
-    lines += [f"| `{rule.name}` | {cell(rule.help)} |" for rule in recorded]
+    rules = groups(MonitorSettings())
+    lines += [f"| `{rule.name}` | {cell(rule.help)} |" for group in rules for rule in group.recordings]
     lines += ["", "## Alerts\n", "| alert | severity | after | dashboard | |", "|---|---|---|---|---|"]
-    for alert in alerts:
+    for alert in (alert for group in rules for alert in group.alerts):
         name = f"[{alert.name}](runbooks/{alert.runbook})"
-        lines.append(f"| {name} | {alert.severity} | {alert.lasts} | `{alert.dashboard}` | {cell(alert.description)} |")
+        about = cell(alert.annotations.description)
+        lines.append(f"| {name} | {alert.labels.severity} | {alert.lasts} | `{alert.dashboard}` | {about} |")
     return "\n".join(lines) + "\n"
 
 

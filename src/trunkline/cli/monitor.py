@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.monitor.local.local_ports import PROMETHEUS, SPAN
+from trunkline.monitor.local.ports import PROMETHEUS, SPAN
 
 if TYPE_CHECKING:
     from trunkline.settings.sections import Settings

@@ -36,7 +36,7 @@ def up(
     from trunkline.fleet.run import run_fleet
     from trunkline.fleet.status import Event
     from trunkline.fleet.view import make_view
-    from trunkline.monitor.local.local_ports import PROMETHEUS, SPAN
+    from trunkline.monitor.local.ports import PROMETHEUS, SPAN
     from trunkline.process import lifecycle
     from trunkline.settings.load import load
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from trunkline.monitor.local.local_stack import Addresses, Ended, LocalStack
+from trunkline.monitor.local.stack import Addresses, Ended, LocalStack
 from trunkline.process import lifecycle
 from trunkline.settings.sections import Settings
 

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from trunkline.monitor.local.local_ports import ALERTMANAGER_STEP, NODE_EXPORTER_STEP
+from trunkline.monitor.local.ports import ALERTMANAGER_STEP, NODE_EXPORTER_STEP
 
 HOST: Final = "127.0.0.1"
 """Where everything listens but the edge, which may be told another address."""

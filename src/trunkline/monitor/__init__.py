@@ -1,8 +1,9 @@
 """Monitoring from one declaration: Prometheus, Alertmanager and Grafana files, and a local stack to try them.
 
-Where things are: `rule.py` says what an alert is, `alerts_*.py` are the alerts by subject, `bundle.py` is every file
-that `trunkline monitor render` writes, `local_stack.py` runs Prometheus and its neighbours on this machine.
+Where things are: `data/` holds alerts, recording rules, their test cases, queries and log shipping in the formats of
+the programs that read them; `rules/` loads the rules, `files/` makes every file that `trunkline monitor render` writes,
+and `local/` runs Prometheus and its neighbours on this machine.
 
-Rule: series of ours are declared in `trunkline.metrics`, those of others in `foreign_series.py`; an expression that
+Rule: our series are declared in `trunkline.metrics`, those of others in `data/foreign_series.yml`; an expression that
 names any other does not load.
 """

@@ -21,7 +21,7 @@ from trunkline.errors import StartError
 from trunkline.metrics.series import BY_NAME
 from trunkline.monitor.dashboards import all_dashboards
 from trunkline.monitor.dashboards.panels import Board, Panel, Query, Row
-from trunkline.monitor.rules import foreign_series, promql, rules
+from trunkline.monitor.rules import foreign_series, load, promql
 from trunkline.settings.monitor import MonitorSettings
 
 SETTINGS = MonitorSettings(runbook_url="https://runbooks.example.org/ws/")
@@ -140,7 +140,7 @@ def test_deploys_drains_and_alerts_are_annotated(drawn: dict[str, dict[str, Any]
         assert told["Deploys"]["textFormat"] == "version {{version}}, colour {{colour}}"
         for each in told.values():
             assert each["datasource"]["uid"] == "${datasource}"
-            promql.check(each["expr"], lambda name: name in BY_NAME or name in foreign_series.BY_NAME, each["name"])
+            assert promql.names_in(each["expr"]) <= {*BY_NAME, *foreign_series.BY_NAME}
 
 
 def test_every_panel_explains_itself(drawn: dict[str, dict[str, Any]]) -> None:
@@ -246,7 +246,7 @@ def test_thresholds_begin_without_a_value(drawn: dict[str, dict[str, Any]]) -> N
 
 def test_every_alert_is_watched_on_its_dashboard(drawn: dict[str, dict[str, Any]]) -> None:
     """An alert names a dashboard; a panel there shows its series and links to its runbook."""
-    for alert in rules.alerts(SETTINGS):
+    for alert in load.alerts(SETTINGS):
         links = [link for panel in panels(drawn[alert.dashboard]) for link in panel.get("links") or ()]
         here = [link for link in links if link["title"] == f"Runbook: {alert.name}"]
         assert here, f"no panel of {alert.dashboard} shows what {alert.name} watches: {alert.expr}"

@@ -22,13 +22,13 @@ from tests.support.monitor.watchers import ALERTMANAGER, answer, needs
 from tests.support.patience import patient
 from trunkline.monitor.dashboards import all_dashboards
 from trunkline.monitor.dashboards.drawing import ANNOTATIONS, resolved
-from trunkline.monitor.rules import promql, rules
+from trunkline.monitor.rules import load, promql
 from trunkline.monitor.rules.rule import Alert, Recording
 from trunkline.settings.monitor import MonitorSettings
 
 SETTINGS = MonitorSettings()
 BOARDS = {uid: json.loads(text) for uid, text in all_dashboards(SETTINGS).items()}
-RULES = tuple(each for group in rules.groups(SETTINGS) for each in group.rules)
+RULES = tuple(each for group in load.groups(SETTINGS) for each in group.rules)
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -120,7 +120,7 @@ async def test_the_watchdog_fires_and_no_other_critical_alert_does(prometheus_ur
     """The world of this test is healthy enough that nobody is woken."""
     found = await answer(f"{prometheus_url}/api/v1/alerts")
     firing = {each["labels"]["alertname"] for each in found["data"]["alerts"] if each["state"] == "firing"}
-    severities = {rule.name: rule.severity for rule in RULES if isinstance(rule, Alert)}
+    severities = {rule.name: rule.labels.severity for rule in RULES if isinstance(rule, Alert)}
     assert "TrunklineWatchdog" in firing
     assert {name for name in firing if severities[name] == "critical"} <= {"TrunklineWatchdog"}
 

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import yaml
 
@@ -18,8 +17,7 @@ from tests.support.monitor.watchers import monitor, needs, said
 from trunkline.errors import StartError
 from trunkline.monitor.files import bundle
 from trunkline.monitor.files.bundle import Difference
-from trunkline.monitor.rules import rule_files, rules
-from trunkline.monitor.rules.rule import Group
+from trunkline.monitor.rules import load
 from trunkline.settings.secret import Secret
 from trunkline.settings.sections import AdminSettings, Settings
 
@@ -50,7 +48,7 @@ def test_prometheus_and_alertmanager_take_the_whole(tmp_path: Path, full: bool) 
     directory = tmp_path / "files"
     settings = everything(tmp_path) if full else Settings()
     if full:
-        # Debian's Alertmanager is too old for a URL in a file; see test_alertmanager_config.
+        # Debian's Alertmanager is too old for a URL in a file; see test_alertmanager.
         settings = monitor_without_url_files(settings)
     bundle.write(directory, bundle.files(settings, dashboards=False))
     # Elsewhere promtool looks for the files of the containers' secrets.
@@ -58,7 +56,7 @@ def test_prometheus_and_alertmanager_take_the_whole(tmp_path: Path, full: bool) 
     checked = said("promtool", "check", "config", *syntax, f"{directory}/prometheus/prometheus.yml")
     assert "SUCCESS" in checked
     if not full:
-        assert all(f"rules/{group.name}.yml" in checked for group in rules.groups(settings.monitor))
+        assert all(f"rules/{group.name}.yml" in checked for group in load.groups(settings.monitor))
     for path in (directory / "prometheus/rules").iterdir():
         assert "SUCCESS" in said("promtool", "check", "rules", str(path))
     assert "SUCCESS" in said("amtool", "check-config", f"{directory}/alertmanager/alertmanager.yml")
@@ -85,7 +83,16 @@ def test_rendered_unit_tests_find_their_rules(tmp_path: Path) -> None:
 def test_every_alert_and_every_case_is_rendered() -> None:
     """An alert that is declared and not rendered would never fire; a case that is not rendered proves nothing."""
     texts = bundle.files(Settings(), dashboards=False)
-    alerts = {alert.name: len(alert.cases) for alert in rules.alerts(Settings().monitor)}
+    settings = Settings().monitor
+    groups = load.groups(settings)
+    cases = [
+        verdict.alertname
+        for group in groups
+        for case in load.cases(group, settings).tests
+        if case.when != ""
+        for verdict in case.alert_rule_test
+    ]
+    alerts = {alert.name: cases.count(alert.name) for group in groups for alert in group.alerts}
     rendered: list[str] = []
     tested: list[str] = []
     for path, text in texts.items():
@@ -142,7 +149,7 @@ def test_dashboards_are_among_the_files() -> None:
     assert {path: f"grafana/dashboards/{board['uid']}.json" for path, board in found.items()} == {
         path: path for path in found
     }
-    linked = {f"grafana/dashboards/{alert.dashboard}.json" for alert in rules.alerts(Settings().monitor)}
+    linked = {f"grafana/dashboards/{alert.dashboard}.json" for alert in load.alerts(Settings().monitor)}
     assert linked - found.keys() == set()
 
 
@@ -216,11 +223,3 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path, action: Any) -
     else:
         with pytest.raises(StartError, match="out"):
             bundle.write(tmp_path / "out", SOME)
-
-
-def test_a_number_in_a_description_is_refused() -> None:
-    """No case could tell what it becomes; the summary is the place for it."""
-    alert = rules.alerts(Settings().monitor)[0]
-    wrong = msgspec.structs.replace(alert, description="It is {{ $value }} now.")
-    with pytest.raises(ValueError, match=f"{alert.name}: its description holds a template"):
-        rule_files.rules_yaml(Group("wrong", (wrong,)), Settings().monitor)

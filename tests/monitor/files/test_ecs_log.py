@@ -19,15 +19,17 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests.support.free_ports import free_port
+from tests.support.monitor.log_fields import types_of
 from tests.support.monitor.serving import running
 from tests.support.patience import patient
 from trunkline.fleet.log import serious
 from trunkline.logs import configure
 from trunkline.logs.ecs import VERSION
-from trunkline.monitor.files.logs_elastic import FIELDS
-from trunkline.settings.sections import LogSettings
+from trunkline.monitor.files import logs
+from trunkline.settings.sections import LogSettings, Settings
 
 SECRET = "hunter2hunter2"
+FIELDS = types_of(logs.files(Settings())["logs/elasticsearch/template-app.json"])
 ALWAYS = {
     "@timestamp", "log.level", "message", "ecs.version", "service.name", "service.version", "service.node.name",
     "process.pid", "event.kind", "event.module", "event.dataset", "log.logger",

@@ -19,9 +19,9 @@ from tests.support.free_ports import free_port, free_ports
 from tests.support.monitor.watchers import ALERTMANAGER, answer, needs
 from tests.support.patience import patient
 from trunkline.errors import StartError
-from trunkline.monitor.local.local_ports import ALERTMANAGER_STEP, SPAN
-from trunkline.monitor.local.local_stack import PROMETHEUS, Ended, LocalStack
-from trunkline.monitor.local.local_targets import Overview, Service, Targets, targets_json, targets_of
+from trunkline.monitor.local.ports import ALERTMANAGER_STEP, SPAN
+from trunkline.monitor.local.stack import PROMETHEUS, Ended, LocalStack
+from trunkline.monitor.local.targets import Overview, Service, Targets, targets_json, targets_of
 from trunkline.settings.sections import Settings
 
 real = needs("prometheus", ALERTMANAGER, "prometheus-node-exporter")

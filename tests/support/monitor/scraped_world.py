@@ -31,11 +31,11 @@ from tests.support.free_ports import free_port, free_ports
 from tests.support.monitor.serving import running
 from tests.support.monitor.watchers import alertmanager, answer, laid_out, monitor, process, prometheus
 from tests.support.patience import patient
-from trunkline.monitor.files.postgres_queries import queries_yaml
-from trunkline.monitor.files.prometheus_config import prometheus_yaml
-from trunkline.monitor.rules import rules
+from trunkline.monitor.files.postgres import queries_yaml
+from trunkline.monitor.files.prometheus import prometheus_yaml
+from trunkline.monitor.rules.load import groups as rule_groups
+from trunkline.monitor.rules.render import rules_path, rules_yaml
 from trunkline.monitor.rules.rule import Group
-from trunkline.monitor.rules.rule_files import rules_path, rules_yaml
 
 RECORDED = Path(__file__).with_name("recorded")
 TRAEFIK = Path(sys.executable).with_name("traefik")
@@ -240,8 +240,8 @@ async def scraped_world(tmp_path: Path) -> AsyncIterator[str]:
             nats_exporters=(nats_exporter,),
             alertmanagers=(alerts,), prometheus_url=f"http://{own}",
         )  # fmt: skip
-        groups = [_hasty(group) for group in rules.groups(settings.monitor)]
-        texts = {f"prometheus/{rules_path(group.name)}": rules_yaml(group, settings.monitor) for group in groups}
+        groups = [_hasty(group) for group in rule_groups(settings.monitor)]
+        texts = {f"prometheus/{rules_path(group.name)}": rules_yaml(group) for group in groups}
         texts["prometheus/prometheus.yml"] = prometheus_yaml(settings, tuple(group.name for group in groups))
         directory = laid_out(tmp_path / "monitor", texts)
         url = await enter(prometheus(directory, _port(own)))

@@ -34,12 +34,11 @@ def all_dashboards(settings: MonitorSettings) -> dict[str, str]:
             ) from error
         raise
     from trunkline.monitor.dashboards import containers, edge, fleet, nats, postgres, system
-    from trunkline.monitor.rules import rules
-    from trunkline.monitor.rules.rule import Alert, Recording
+    from trunkline.monitor.rules import load
 
-    all_rules = [rule for group in rules.groups(settings) for rule in group.rules]
-    alerts = [rule for rule in all_rules if isinstance(rule, Alert)]
-    recorded = {rule.name: rule.expr for rule in all_rules if isinstance(rule, Recording)}
+    groups = load.groups(settings)
+    alerts = [alert for group in groups for alert in group.alerts]
+    recorded = {rule.name: rule.expr for group in groups for rule in group.recordings}
     boards = (fleet.board(settings), edge.BOARD, system.BOARD, postgres.BOARD, containers.BOARD, nats.BOARD)
     return {
         board.uid: drawing.draw(board, settings, alerts, lambda expr: drawing.resolved(expr, recorded))

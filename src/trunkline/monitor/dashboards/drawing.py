@@ -21,7 +21,8 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from trunkline.monitor.dashboards.panels import Board, Limits, Panel, Row
 from trunkline.monitor.rules import promql
-from trunkline.monitor.rules.rule import Alert, is_declared
+from trunkline.monitor.rules.load import is_declared
+from trunkline.monitor.rules.rule import Alert
 from trunkline.settings.monitor import MonitorSettings
 
 SOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")

@@ -26,7 +26,6 @@ from trunkline.monitor.dashboards.panels import (
     total,
     with_node,
 )
-from trunkline.monitor.rules import recording
 from trunkline.settings.monitor import MonitorSettings
 
 # A node that drains takes no new connection, so its room does not count.
@@ -421,7 +420,7 @@ def _objectives(settings: MonitorSettings) -> Row:
                 unit="suffix:x",
                 queries=tuple(
                     Query(f"fleet:{faults}:ratio_rate{window} / {budget}", f"over {window}")
-                    for window in recording.WINDOWS
+                    for window in ("5m", "30m", "1h", "6h", "3d")
                 ),
                 width=9,
                 limits=BURN_LIMITS,

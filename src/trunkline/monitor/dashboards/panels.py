@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from trunkline.monitor.rules import rule
+from trunkline.monitor.rules.load import check
 
 Shape = Literal["lines", "stack", "stat", "gauge", "heatmap", "states"]
 
@@ -108,7 +108,7 @@ class Board(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for panel in self.panels():
             for query in panel.queries:
-                rule.check(query.expr, f"panel {panel.title!r} of {self.uid}")
+                check(query.expr, f"panel {panel.title!r} of {self.uid}")
 
     def panels(self) -> tuple[Panel, ...]:
         """All panels, in order."""

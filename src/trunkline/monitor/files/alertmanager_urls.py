@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from trunkline.errors import StartError
-from trunkline.monitor.files.alertmanager_config import alertmanager_yaml, url_files
-from trunkline.monitor.text.secret_paths import SecretFile
+from trunkline.monitor.files.alertmanager import alertmanager_yaml, url_files
+from trunkline.monitor.files.secret_paths import SecretFile
 from trunkline.monitor.text.whole_files import read_stripped
 from trunkline.settings.monitor import MonitorSettings
 

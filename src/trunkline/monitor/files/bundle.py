@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from trunkline.errors import StartError
-from trunkline.monitor.files import compose_file, logs_elastic, logs_loki
-from trunkline.monitor.files.alertmanager_config import alertmanager_yaml
-from trunkline.monitor.files.grafana_provisioning import provisioning
-from trunkline.monitor.files.postgres_queries import queries_yaml
-from trunkline.monitor.files.prometheus_config import prometheus_yaml, service_defaults
-from trunkline.monitor.rules import rule_files, rules
+from trunkline.monitor.files import compose, logs
+from trunkline.monitor.files.alertmanager import alertmanager_yaml
+from trunkline.monitor.files.grafana import provisioning
+from trunkline.monitor.files.postgres import queries_yaml
+from trunkline.monitor.files.prometheus import prometheus_yaml, service_defaults
+from trunkline.monitor.rules import load, render
 from trunkline.monitor.text.whole_files import replace_file
 from trunkline.settings.sections import Settings
 
@@ -48,7 +48,7 @@ def files(settings: Settings, *, dashboards: bool = True) -> dict[str, str]:
         StartError: the SDK is not installed.
     """
     monitor = settings.monitor
-    groups = rules.groups(monitor)
+    groups = load.groups(monitor)
     made = {
         "prometheus/prometheus.yml": prometheus_yaml(settings, tuple(group.name for group in groups)),
         "prometheus/service-defaults": service_defaults(settings),
@@ -56,17 +56,18 @@ def files(settings: Settings, *, dashboards: bool = True) -> dict[str, str]:
         "postgres/queries.yml": queries_yaml(),
     }
     for group in groups:
-        made[f"prometheus/{rule_files.rules_path(group.name)}"] = rule_files.rules_yaml(group, monitor)
+        made[f"prometheus/{render.rules_path(group.name)}"] = render.rules_yaml(group, monitor.patience)
         if monitor.patience == 1:  # the cases are of the declared times
-            made[f"prometheus/{rule_files.tests_path(group.name)}"] = rule_files.tests_yaml(group, monitor)
-    made |= provisioning(settings) | logs_elastic.files(settings) | logs_loki.files(settings)
+            tests = render.tests_yaml(group, load.cases(group, monitor))
+            made[f"prometheus/{render.tests_path(group.name)}"] = tests
+    made |= provisioning(settings) | logs.files(settings)
     if dashboards:
-        # Imported here: it wants the SDK, which is an extra, and who renders no dashboards does without.
+        # Imported here: it needs the SDK, which is an extra; whoever renders no dashboards does without.
         from trunkline.monitor.dashboards import all_dashboards
 
         made |= {f"grafana/dashboards/{uid}.json": text for uid, text in all_dashboards(monitor).items()}
     if monitor.compose:
-        made[compose_file.PATH] = compose_file.compose_yaml(settings)
+        made[compose.PATH] = compose.compose_yaml(settings)
     return dict(sorted(made.items()))
 
 

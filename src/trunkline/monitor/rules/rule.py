@@ -1,94 +1,81 @@
-"""What an alert and a recording rule are: plain data, with the cases that prove them. Pure.
-
-Rules: every alert has a severity, a time it must last, a summary that holds the number, a page in `docs/runbooks/` and
-the dashboard that shows its series, one case in which it fires and one in which it must not. The cases become
-promtool's unit tests, so an alert without them cannot be made.
-"""
+"""What a group of rules and its test cases are made of, by the names that Prometheus and promtool use. Pure."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from trunkline.metrics.series import BY_NAME
-from trunkline.monitor.rules import foreign_series, promql
-
 Severity = Literal["critical", "warning", "info"]
 """critical: somebody is woken. warning: somebody looks today. info: context, never sent by itself."""
 
+Scope = Literal["node", "fleet", "edge", "bus", "machine", "container", "postgres", "target"]
+"""What an alert is about; inhibition goes by it."""
+
 Duration = Annotated[str, Meta(pattern=r"^\d+(ms|s|m|h|d)$")]
-_NAME = re.compile(r"^Trunkline[A-Z][A-Za-z0-9]+$")
 
 
-class Case(msgspec.Struct, frozen=True):
-    """What Prometheus sees, and what the alert makes of it, in promtool's words.
+class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Labels of an alert beside those of its series."""
+
+    severity: Severity
+    scope: Scope
+
+
+class Annotations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an alert tells people.
 
     Attributes:
-        series: samples by series with its labels, as promtool writes them: `{'up{job="nodes"}': "1x10 0x20"}`.
-        at: the moment that is judged.
-        labels: of the alert that fires, severity and `alertname` aside; None: it must not fire.
-        summary: the summary that it then has, with its number; empty when it must not fire.
-        interval: from one sample to the next.
+        summary: one line with the number, in Prometheus's template language.
+        description: what it means for users and what to look at first. No template: cases show the summary only.
+        runbook_url: of its page in `docs/runbooks/`.
+        dashboard_url: of the dashboard that shows its series; it ends in the uid.
     """
 
-    series: dict[str, str]
-    at: Duration
-    labels: dict[str, str] | None = None
-    summary: str = ""
-    interval: Duration = "15s"
+    summary: Annotated[str, Meta(pattern=r"\{\{")]
+    description: str
+    runbook_url: str
+    dashboard_url: str
+
+    def __post_init__(self) -> None:
+        if "{{" in self.description:
+            raise ValueError("the description holds a template; the number belongs to the summary")
 
 
-class Alert(msgspec.Struct, frozen=True):
+class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"name": "alert", "lasts": "for"}):
     """One alert.
 
     Attributes:
         name: begins with Trunkline, so that it can be told from others on a shared Prometheus.
         expr: PromQL; true for each series that it returns.
-        severity: see `Severity`.
         lasts: how long it must be true.
-        summary: one line with the number, in Prometheus's template language.
-        description: what it means for users and what to look at first.
-        dashboard: uid of the dashboard that shows it.
-        cases: at least one that fires and one that does not.
-        labels: further ones, for routing and inhibition.
     """
 
-    name: str
+    name: Annotated[str, Meta(pattern=r"^Trunkline[A-Z][A-Za-z0-9]+$")]
     expr: str
-    severity: Severity
     lasts: Duration
-    summary: str
-    description: str
-    dashboard: str
-    cases: tuple[Case, ...]
-    labels: dict[str, str] = {}
-
-    def __post_init__(self) -> None:
-        if not _NAME.match(self.name):
-            raise ValueError(f"alert {self.name!r} must be called Trunkline…")
-        if "{{" not in self.summary:
-            raise ValueError(f"alert {self.name}: its summary holds no number")
-        fires = {case.labels is not None for case in self.cases}
-        if fires != {True, False}:
-            raise ValueError(f"alert {self.name} needs a case in which it fires and one in which it does not")
-        check(self.expr, f"alert {self.name}")
+    labels: Labels
+    annotations: Annotations
 
     @property
     def runbook(self) -> str:
         """The name of its page in `docs/runbooks/`."""
-        return f"{re.sub(r'(?<!^)(?=[A-Z])', '-', self.name.removeprefix('Trunkline')).lower()}.md"
+        return self.annotations.runbook_url.rpartition("/")[2]
+
+    @property
+    def dashboard(self) -> str:
+        """The uid of its dashboard."""
+        return self.annotations.dashboard_url.rpartition("/")[2]
 
 
-class Recording(msgspec.Struct, frozen=True):
+class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"name": "record"}):
     """A recording rule.
 
     Attributes:
         name: level:metric:operations, as Prometheus's documentation has it.
         expr: PromQL.
-        help: one sentence, for the reference page.
+        help: one sentence, for the reference page; Prometheus has no place for it.
     """
 
     name: str
@@ -100,7 +87,7 @@ class Group(msgspec.Struct, frozen=True):
     """Rules that are evaluated one after another.
 
     Attributes:
-        name: of the group.
+        name: of the group and of its files.
         rules: recording rules before the alerts that use them.
         interval: of evaluation; empty: Prometheus's own.
     """
@@ -109,16 +96,81 @@ class Group(msgspec.Struct, frozen=True):
     rules: tuple[Alert | Recording, ...]
     interval: str = ""
 
+    @property
+    def alerts(self) -> tuple[Alert, ...]:
+        """Its alerts."""
+        return tuple(each for each in self.rules if isinstance(each, Alert))
 
-RECORDED: set[str] = set()
-"""Names of recording rules; `recording.py` fills it before any alert is made."""
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        """Its recording rules."""
+        return tuple(each for each in self.rules if isinstance(each, Recording))
 
 
-def is_declared(name: str) -> bool:
-    """Whether a series of this name exists: ours, of others, or recorded."""
-    return name in BY_NAME or name in foreign_series.BY_NAME or name in RECORDED
+class RuleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A rule file of Prometheus with one group, whose rules are not decoded yet."""
+
+    class Raw(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        """The group."""
+
+        name: str
+        rules: tuple[dict[str, Any], ...]
+        interval: str = ""
+
+    groups: Annotated[tuple[Raw, ...], Meta(min_length=1, max_length=1)]
 
 
-def check(expression: str, where: str) -> None:
-    """Refuse an expression that names a series nobody declared; raises ValueError."""
-    promql.check(expression, is_declared, where)
+class Samples(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A series with its labels and its values, as promtool writes both: `1x10 0x20`."""
+
+    series: str
+    values: str
+
+
+class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The annotations that a case shows."""
+
+    summary: str
+
+
+class Firing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An alert that fires, with its labels beside those of its rule, and its summary with the number."""
+
+    exp_labels: dict[str, str]
+    exp_annotations: Summary
+
+
+class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What must be true of an alert at a moment: that it fires, or that it does not."""
+
+    eval_time: Duration
+    alertname: str
+    exp_alerts: tuple[Firing, ...]
+
+
+class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Samples, and the verdicts on them.
+
+    Attributes:
+        interval: from one sample to the next; empty: the file's evaluation interval.
+        when: a case whose `when` is an empty text, once completed, is left out.
+    """
+
+    input_series: tuple[Samples, ...]
+    alert_rule_test: tuple[Verdict, ...]
+    interval: Duration | None = None
+    when: str | None = None
+
+
+class CaseFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Unit tests of one group, for `promtool test rules`.
+
+    Attributes:
+        rule_files: of this group and those before it, relative to the file.
+        group_eval_order: promtool orders groups only when it is told how, and alerts read what is recorded.
+    """
+
+    rule_files: tuple[str, ...]
+    evaluation_interval: Duration
+    group_eval_order: tuple[str, ...]
+    tests: tuple[Case, ...]
