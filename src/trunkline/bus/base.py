@@ -8,7 +8,7 @@ Rules for every bus:
 3. `publish` returns only when the bus holds the publication as safely as this bus can; a caller that got an
    exception does not know whether it was stored (it may be retried, and may then stand twice).
 4. `history` is honest about its beginning: everything after `floor` is in the page, before it nothing is promised.
-5. A bus that lost its server says so through `connected` and `on_state`, raises `BusUnavailable`, and comes back by
+5. A bus that lost its server reports it through `connected` and `on_state`, raises `BusUnavailable`, and comes back by
    itself with its subscriptions. After it came back a subscriber may have missed publications: it compares
    `prev` with what it saw last, and reads `history` for the rest.
 
@@ -60,10 +60,10 @@ class HistoryPage(msgspec.Struct, frozen=True):
     Attributes:
         epoch: the life of the history; None for a channel without retention.
         floor: every publication of the channel with `floor` < offset <= `top` is in `publications` (as far as it is
-            after the `after` that was asked for). A client at a position below `floor` may have missed something that
+            after the requested `after`). A client at a position below `floor` may have missed something that
             is gone.
         top: the newest offset in this page or, with none, an offset that the channel is known to have nothing beyond
-            (at the time of asking); a subscriber that starts there has missed nothing.
+            (at the time of the request); a subscriber that starts there has missed nothing.
         more: true when the limit cut the page and newer publications exist.
         publications: oldest first.
     """
@@ -115,7 +115,7 @@ class Bus(Protocol):
         """
 
     async def close(self) -> None:
-        """Finish what was acknowledged and let go of the server."""
+        """Finish what was acknowledged and disconnect."""
 
     async def publish(self, channel: str, data: bytes, *, origin: str | None = None) -> Published:
         """Store and deliver one publication; raises BusUnavailable when the bus did not acknowledge it."""
@@ -134,8 +134,8 @@ OnNote = Callable[[bytes, str], None]
 class FleetLink(Protocol):
     """Plain messages between nodes and balancers over the bus' own connection, beside the channels.
 
-    They arrive at most once and are never kept: what is sent while there is no server is lost, and nobody is told
-    later. A subscription comes back with the server by itself.
+    They arrive at most once and are never kept: what is sent while there is no server is lost without
+    notice. A subscription comes back with the server by itself.
     """
 
     @property

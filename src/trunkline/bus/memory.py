@@ -5,8 +5,8 @@ Rules:
 - `publish` delivers before it returns, in the order of the calls, so every subscriber sees the same order.
 - The epoch is drawn when the bus is created: a restarted node never takes an old client's position for its own.
 - A channel that is empty and has no subscriber may be forgotten, when there are many. It leaves one number behind for
-  the whole bus: the highest offset ever forgotten. A channel that begins anew begins above it, so no offset stands for
-  two publications, and its floor says that nothing is promised below.
+  the whole bus: the highest offset ever forgotten. A channel that begins again begins above it, so no offset
+  stands for two publications, and below its floor nothing is promised.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from trunkline.bus.base import (
     OnState,
     Publication,
     Published,
-    Retention,
     RetentionOf,
     Subscription,
 )
@@ -37,7 +36,7 @@ FORGET_ABOVE = 10_000
 
 
 class _Channel:
-    """One channel: who listens, and what is kept (nothing when there is no retention)."""
+    """One channel: its subscribers, and what is kept (nothing without retention)."""
 
     __slots__ = ("history", "subscribers")
 
@@ -63,7 +62,7 @@ class MemoryBus:
     """A bus within one process.
 
     Args:
-        retention: how much of each channel is kept; asked once per life of a channel.
+        retention: how much of each channel is kept; called once in the life of a channel.
         forget_above: how many channels it holds before it forgets idle ones.
     """
 
@@ -84,12 +83,12 @@ class MemoryBus:
         return self._running
 
     async def start(self, on_state: OnState) -> None:
-        """Begin; `on_state(True)` is called once, for there is no server to lose."""
+        """Begin; `on_state(True)` is called once: there is no server to lose."""
         self._running = True
         on_state(True)
 
     async def close(self) -> None:
-        """Let go of every channel; subscribers hear nothing more."""
+        """Forget every channel; nothing more is delivered."""
         self._running = False
         for channel in self._channels.values():
             for subscription in channel.subscribers:
@@ -147,12 +146,9 @@ class MemoryBus:
             if len(self._channels) >= self._look_at:
                 self._forget_idle()
             retention = self._retention(name)
-            history = self._new_history(name, retention) if retention.kept else None
+            history = History(name, self._epoch, retention, start=self._forgotten_top) if retention.kept else None
             held = self._channels[name] = _Channel(history)
         return held
-
-    def _new_history(self, name: str, retention: Retention) -> History:
-        return History(name, self._epoch, retention, start=self._forgotten_top)
 
     def _forget_idle(self) -> None:
         now = _now_ms()

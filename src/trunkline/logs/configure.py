@@ -4,7 +4,7 @@ Rules:
 
 - Everything goes one way: our own events (structlog) and those of libraries (standard logging) pass the same redaction,
   which masks tokens, authorization headers, passwords and whatever stands in for them in URLs.
-- Logging never raises into its caller. What cannot be written is dropped, and standard error says so once a minute.
+- Logging never raises into its caller. What cannot be written is dropped, and reported on standard error once a minute.
 - Files (`files.py`) are JSON, with the names of the Elastic Common Schema if the format is `ecs` (`ecs.py`).
 """
 

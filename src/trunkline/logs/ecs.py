@@ -142,7 +142,7 @@ def fields(event: Mapping[str, Any], fixed: Mapping[str, Value]) -> dict[str, Va
         named["event.duration"] = round(rest.pop("duration_s") * 1e9)
     if type(rest.get("status")) is int:
         status = rest.pop("status")
-        # 0 says that the client got no answer.
+        # 0: the client got no answer.
         if status:
             named["http.response.status_code"] = status
     for key, value in rest.items():
@@ -166,7 +166,7 @@ def _client(rest: dict[str, Any]) -> dict[str, Value]:
 
 
 def _add(named: dict[str, Value], key: str, value: Any) -> None:
-    """Put what has no place of its own under the schema's name, `labels` or `trunkline`; None and "" say nothing."""
+    """Put what has no place of its own under the schema's name, `labels` or `trunkline`; None and "" are left out."""
     if value is None or value == "":
         return
     name = _NAMES.get(key)

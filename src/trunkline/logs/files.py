@@ -31,7 +31,7 @@ MAX_PROCESSES = 64
 
 
 class Complaint:
-    """Says on standard error that lines are being lost, at most once a minute."""
+    """Reports on standard error that lines are being lost, at most once a minute."""
 
     def __init__(self) -> None:
         self._last = float("-inf")

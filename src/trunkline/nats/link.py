@@ -38,7 +38,7 @@ class Kept(Protocol):
         """Done with the reason when the connection has ended."""
 
     async def close(self, reason: str) -> None:
-        """Let go of it; `lost` is done from now on."""
+        """Give it up; `lost` is done from now on."""
 
 
 K = TypeVar("K", bound=Kept)
@@ -116,7 +116,7 @@ class Link(Generic[K]):
                 self._running.result()
 
     async def close(self, reason: str = "the bus was closed") -> None:
-        """Let go of the server."""
+        """Stop connecting, and give the connection up."""
         self.why = reason
         if self._running is not None:
             self._running.cancel()
@@ -137,7 +137,7 @@ class Link(Generic[K]):
                 connection = await self._connect()
             except BusError as error:
                 self.why = str(error)
-                # One line for an outage, not one for each try.
+                # One line an outage, not one a try.
                 report = self._log.debug if reported else self._log.warning
                 report(self._events.unreachable, address=self._address.shown, why=self.why)
                 reported = True

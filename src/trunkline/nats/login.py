@@ -1,10 +1,10 @@
-"""How every part of ours connects to NATS, logs in, sends requests and lets go of it, with what went wrong in words.
+"""How every part of ours connects to NATS, logs in, sends requests and disconnects, with errors that name the cause.
 
 Rules:
 
 - Connecting again is the part of `link.py`: the library's way waits, keeps messages for later, and reports nothing.
-- Secrets are shown over TLS alone where TLS was asked for: the library encrypts only when the server says so, and
-  someone in between could make it seem not to.
+- Secrets are sent over TLS alone where TLS was required: the library encrypts only when the server offers it, and
+  someone in between could hide the offer.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Connection:
         return not self.lost.done() and self.client.is_connected
 
     async def close(self, reason: str = "it was closed") -> None:
-        """Let go of the server; `lost` is done with `reason`."""
+        """Disconnect; `lost` is done with `reason`."""
         _set(self.lost, reason)
         await _close(self.client)
 
@@ -105,10 +105,10 @@ async def log_in(
             )
         _refuse_plain(client, address)
     except BaseException as error:
-        # A server that refuses a log-in often closes before its reason can be read; what is no NATS says anything.
+        # A server that refuses a log-in often closes before its reason can be read; what is no NATS sends anything.
         info: object = client._server_info
-        asked = isinstance(info, dict) and info.get("auth_required", False)
-        hint = "; it asks for a log-in: check the user, password or token" if asked else ""
+        wanted = isinstance(info, dict) and info.get("auth_required", False)
+        hint = "; it asks for a log-in: check the user, password or token" if wanted else ""
         await _close(client)
         if isinstance(error, (nats_errors.Error, OSError, TimeoutError, AssertionError, ValueError)):
             raise BusUnavailable(f"NATS at {address.shown} cannot be reached: {last_error}{hint}") from error
@@ -121,7 +121,7 @@ async def log_in(
 
 
 def _secrets(client: Client, address: NatsAddress) -> dict[str, Any]:
-    """Options that log in; the library asks for each secret when the log-in is about to be written."""
+    """Options that log in; the library calls for each secret when the log-in is about to be written."""
 
     def encrypted(secret: str) -> Callable[[], str]:
         def reveal() -> str:
@@ -156,16 +156,16 @@ def is_own_cancellation(error: BaseException) -> bool:
 
 
 async def request(client: Client, subject: str, data: bytes, timeout_s: float) -> Msg:
-    """Ask, and wait for the answer.
+    """Send a request, and wait for the answer.
 
     Args:
         client: a connection.
-        subject: whom to ask.
-        data: the question.
+        subject: where to.
+        data: the request.
         timeout_s: how long to wait.
 
     Raises:
-        NoRespondersError: nobody listens on the subject.
+        NoRespondersError: the subject has no subscriber.
         BusUnavailable: the connection has ended, or no answer came in time.
     """
     try:
@@ -201,7 +201,7 @@ def tls_context(address: NatsAddress, ca_file: str | Path | None = None) -> ssl.
 
 
 async def _close(client: Client) -> None:
-    """Close as far as the peer lets us: one that does not read would delay the orderly way for ever."""
+    """Close as far as the peer lets us: one that does not read would delay the orderly close without end."""
     with contextlib.suppress(nats_errors.Error, OSError, TimeoutError, AssertionError, RuntimeError):
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await client.close()

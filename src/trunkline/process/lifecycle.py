@@ -1,6 +1,6 @@
 """Signals, the order in which a long-running command ends, and child processes.
 
-The first SIGTERM or SIGINT asks for an orderly stop, the second ends it at once. Both are futures, so a command awaits
+The first SIGTERM or SIGINT begins an orderly stop, the second ends it at once. Both are futures, so a command awaits
 them beside its own work and no handler runs application code.
 
 A child has a session of its own, so that an interrupt on the terminal reaches the parent alone, which stops things in
@@ -55,7 +55,7 @@ async def serve_until_stopped(signals: Signals, stop: Callable[[], Coroutine[Any
 
     Args:
         signals: the process's signals.
-        stop: an orderly stop that, when cancelled, still lets go of everything.
+        stop: an orderly stop that, when cancelled, still frees everything.
     """
     await signals.first
     stopping = asyncio.ensure_future(stop())
@@ -75,7 +75,7 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
 
 
 def spare_collector() -> None:
-    """Tell the garbage collector to leave alone what is loaded, and to come by less often; once, when a server is up.
+    """Take what is loaded out of the garbage collector's sight, and let it run less often; once, when a server is up.
 
     Connections hold no circles of references, and a full pass over 10,000 of them would stall the loop.
     """
@@ -88,7 +88,7 @@ def spare_collector() -> None:
 
 
 def die_with_parent(number: signal.Signals = signal.SIGTERM) -> Callable[[], None] | None:
-    """What a child does between fork and exec: ask the kernel for a signal when its parent ends; None if it cannot.
+    """What a child does between fork and exec: have the kernel signal it when its parent ends; None if it cannot.
 
     Args:
         number: the signal; SIGKILL for a child that may take its time over SIGTERM.
@@ -137,7 +137,7 @@ class Child:
             on_output: gets what it prints in chunks that need not end at a line, and whether it was standard error.
             pass_fds: open files that it gets under the same numbers.
             dies_by: the signal that it gets when its parent ends; other than SIGKILL only for a program that surely
-                ends by it, since nobody would be left to end one that hangs in its orderly stop.
+                ends by it, since nothing would be left to end one that hangs in its orderly stop.
 
         Raises:
             OSError: the program cannot be run.
@@ -168,7 +168,7 @@ class Child:
         """Wait until it has ended and its output was read; returns the exit code, negative for a signal."""
         code = await self._process.wait()
         if self._readers:
-            # A process that it started may hold the pipes open for ever.
+            # A process that it started may hold the pipes open without end.
             _, unread = await asyncio.wait(self._readers, timeout=_LAST_WORDS_S)
             for reader in unread:
                 reader.cancel()

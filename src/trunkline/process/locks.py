@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def take_lock(path: Path) -> int:
-    """Take the lock of a file, which is made when missing, for this user alone.
+    """Take the lock of a file, which is made when missing, readable by this user alone.
 
     Returns:
         The descriptor that holds the lock: closing it lets go, and so does the end of the process, even by a crash.

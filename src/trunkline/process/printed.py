@@ -1,4 +1,4 @@
-"""What a process prints, line by line; the last lines say why it ended. Pure."""
+"""What a process prints, line by line; its last lines often name why it ended. Pure."""
 
 from __future__ import annotations
 

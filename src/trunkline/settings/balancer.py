@@ -1,4 +1,4 @@
-"""The sections [balancer] and [traefik]: where backends come from, how connections are placed, relayed and steered."""
+"""[balancer] and [traefik]: where backends come from, how connections are placed, relayed and steered. Pure."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ DEFAULT_ROUTES: tuple[RouteEntry, ...] = (
     RouteEntry("/api/game", policy="affinity", affinity="query:matchId"),
     RouteEntry("/"),
 )
-"""Hold after the operator's own: matches by their id, everything else by load."""
+"""Apply after the operator's own: matches by their id, everything else by load."""
 
 
 class BalancerSettings(msgspec.Struct, frozen=True):
@@ -113,9 +113,9 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     host: Annotated[str, about("Address the balancer listens on.")] = "127.0.0.1"
     port: Annotated[Port, about("Port the balancer listens on; 0 takes any free one.")] = 8080
     mode: Annotated[
-        Literal["relay", "steer"], about("relay: carry the bytes; steer: only answer Traefik's questions.")
+        Literal["relay", "steer"], about("relay: carry the bytes; steer: only choose backends for Traefik.")
     ] = "relay"
-    workers: Annotated[int, about("Processes that share the port and one truth.", ge=1, le=64)] = 1
+    workers: Annotated[int, about("Processes that share the port and one state.", ge=1, le=64)] = 1
     admin_port: Annotated[
         Port | None, about("Admin port, on loopback; by default the port + 1, 0 switches it off.")
     ] = None
@@ -149,7 +149,7 @@ class BalancerSettings(msgspec.Struct, frozen=True):
         10_000
     )
     cache_ttl_ms: Annotated[
-        Milliseconds, about("How often backends are asked for their load report; 0: before every pick.")
+        Milliseconds, about("How often load reports are fetched from backends; 0: before every pick.")
     ] = 30_000
     metric_path: Annotated[PathPrefix, about("Path of a backend's load report.")] = "/metric"
     report_timeout_ms: Annotated[PositiveMilliseconds, about("Time a load report may take.")] = 2_000
@@ -158,7 +158,7 @@ class BalancerSettings(msgspec.Struct, frozen=True):
         tuple[Network, ...], about("Networks that may read the balancer's pages with no token.")
     ] = PRIVATE
     reservation_ms: Annotated[
-        PositiveMilliseconds, about("Time after which a pick that never showed up is forgotten.")
+        PositiveMilliseconds, about("Time after which a pick that its backend never reported is forgotten.")
     ] = 15_000
     health: Annotated[
         Literal["http", "websocket", "off"], about("Active health check: a request, a real handshake, or none.")
@@ -202,7 +202,7 @@ class BalancerSettings(msgspec.Struct, frozen=True):
         Rate, about("Handshakes an address may make per second in the long run; 0: no limit.")
     ] = 10.0
     connections_per_address: Annotated[int, about("Open connections of one address; 0: no limit.", ge=0)] = 0
-    exempt: Annotated[tuple[Network, ...], about("Networks that the limits per address do not hold for.")] = LOOPBACK
+    exempt: Annotated[tuple[Network, ...], about("Networks without limits per address.")] = LOOPBACK
     request_headers: Annotated[tuple[HeaderEntry, ...], about("Headers to set on requests to backends.")] = ()
     response_headers: Annotated[tuple[HeaderEntry, ...], about("Headers to set on answers to clients.")] = ()
     tls_cert_file: Annotated[
@@ -235,7 +235,7 @@ class BasicUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TraefikSettings(msgspec.Struct, frozen=True):
-    """[traefik]: what `trunkline traefik render` writes and `up --edge traefik` runs; each part only when asked for."""
+    """[traefik]: what `trunkline traefik render` writes and `up --edge traefik` runs; each part where it is set."""
 
     host: Annotated[str, about("Address that the entry points for clients listen on; empty: all.")] = ""
     http_port: Annotated[Port, about("Entry point of plain HTTP.")] = 80
@@ -253,9 +253,9 @@ class TraefikSettings(msgspec.Struct, frozen=True):
     ] = None
     steer: Annotated[bool, about("Ask the balancer for each new connection.")] = True
     networks: Annotated[tuple[Network, ...], about("Networks from which Traefik may ask the balancer.")] = PRIVATE
-    fail_open_port: Annotated[
-        Port, about("Loopback entry point through which the balancer is asked, failing open.")
-    ] = 8089
+    fail_open_port: Annotated[Port, about("Loopback entry point for the questions to the balancer; it fails open.")] = (
+        8089
+    )
     poll_interval_ms: Annotated[PositiveMilliseconds, about("How often Traefik fetches its configuration.")] = 1_000
     sticky_cookie: Annotated[
         CookieName, about("Sticky cookie without steering; with it, balancer.sticky_cookie counts.")
@@ -271,7 +271,7 @@ class TraefikSettings(msgspec.Struct, frozen=True):
     compress: Annotated[bool, about("Compress plain HTTP answers.")] = False
     circuit_breaker: Annotated[str, about("Expression of a circuit breaker; empty: none.")] = ""
     security_headers: Annotated[bool, about("Add security headers to answers.")] = False
-    forward_auth: Annotated[OptionalUrl, about("Address of an authentication service asked first; empty: none.")] = ""
+    forward_auth: Annotated[OptionalUrl, about("Address of an authentication service; empty: none.")] = ""
     forward_auth_headers: Annotated[tuple[HeaderName, ...], about("Headers taken from its answer.")] = ()
     dashboard_host: Annotated[HostName, about("Host name of the dashboard; empty: no dashboard.")] = ""
     dashboard_users: Annotated[tuple[BasicUser, ...], about("Who may see it.")] = ()

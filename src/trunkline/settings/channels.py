@@ -28,7 +28,7 @@ Access = str | tuple[str, ...]
 class ChannelRule(msgspec.Struct, frozen=True):
     """One entry of [[channels.rules]]: who may use the channels of a pattern, and what is kept of them.
 
-    What is not written is denied: a rule without `publish` lets nobody publish (the application itself always may).
+    What is not written is denied: with a rule without `publish` only the application publishes.
     """
 
     pattern: Annotated[Pattern, about("Channels the rule is for.")]
@@ -38,7 +38,7 @@ class ChannelRule(msgspec.Struct, frozen=True):
             'Who may subscribe: "anyone", "authenticated", "nobody", or claims such as "role=admin", any one enough.'
         ),
     ] = "nobody"
-    publish: Annotated[Access, about("Which clients may publish, in the same words.")] = "nobody"
+    publish: Annotated[Access, about("Which clients may publish, in the same form.")] = "nobody"
     history: Annotated[
         Annotated[int, Meta(ge=0, le=10_000_000)] | None, about("Publications kept; 0: fire and forget.")
     ] = None
@@ -52,7 +52,7 @@ DEFAULT_RULES: tuple[ChannelRule, ...] = (
     ChannelRule("presence.**", history=0),
     ChannelRule("**"),
 )
-"""Hold after the operator's own rules. The last one says what is true of every other channel: nobody."""
+"""Apply after the operator's own rules. The last one denies every other channel."""
 
 
 class ChannelsSettings(msgspec.Struct, frozen=True):

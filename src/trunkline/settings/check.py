@@ -1,4 +1,4 @@
-"""What one setting cannot say alone: values that exclude each other, texts with a grammar of their own. Pure.
+"""Checks beyond one field's type: values that exclude each other, texts with a grammar. Pure.
 
 What depends on this machine is checked where the setting is used.
 """
@@ -29,7 +29,7 @@ _MIN_SECRET_BYTES = 32
 
 
 def check(settings: Settings) -> None:
-    """Check what one field cannot say alone.
+    """Check what the type of one field cannot express.
 
     Raises:
         SettingsError: the first thing that does not hold.
@@ -104,8 +104,7 @@ _CLAIM = re.compile(r"[A-Za-z0-9_.:/-]+=.+")
 
 
 def _check_access(key: str, access: Access) -> None:
-    words = (access,) if isinstance(access, str) else access
-    for word in words:
+    for word in (access,) if isinstance(access, str) else access:
         if word not in ("anyone", "authenticated", "nobody") and not _CLAIM.fullmatch(word):
             allowed = (
                 'allowed: "anyone", "authenticated", "nobody", or claims such as "role=admin" ("role=*": any value)'

@@ -1,6 +1,6 @@
 """One field of a section: what it takes, in words, and how a raw value of a source becomes its value. Pure.
 
-Nothing here knows a single setting; the declared type with its constraints (`Annotated[..., Meta(...)]`) says it all.
+Nothing here knows a single setting: all comes from the declared type, `Annotated[..., Meta(...)]`.
 """
 
 from __future__ import annotations

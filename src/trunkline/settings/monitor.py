@@ -1,4 +1,4 @@
-"""[monitor]: what Prometheus scrapes, who is told of alerts, what Grafana is given."""
+"""[monitor]: what Prometheus scrapes, who gets alerts, what Grafana gets. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     patience: Annotated[
         float,
         about(
-            "Factor for the time that every alert must last: 1 as declared, less where a fleet is only tried out.",
+            "Factor for the time that every alert must last: 1 as declared, less for trying a fleet out.",
             ge=0.01,
             le=100,
         ),
@@ -54,11 +54,11 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     postgres_exporters: Annotated[tuple[HostPort, ...], about("Addresses of postgres_exporter, mostly 9187.")] = ()
     alertmanagers: Annotated[tuple[HostPort, ...], about("Alertmanagers that get the alerts.")] = ("127.0.0.1:9093",)
     idle_colour: Annotated[str, about("Deploy group that has no clients now, and is not missed; empty: none.")] = ""
-    webhook_url_file: Annotated[Path | None, about("File that holds the URL which is told of every alert.")] = None
+    webhook_url_file: Annotated[Path | None, about("File that holds the URL that gets every alert.")] = None
     webhook_url: Annotated[HttpUrl | None, about("The same URL when it is no secret; keep one of the two.")] = None
-    webhook_token_file: Annotated[Path | None, about("File with the bearer token that the webhook asks for.")] = None
+    webhook_token_file: Annotated[Path | None, about("File with the bearer token of the webhook.")] = None
     watchdog_url_file: Annotated[
-        Path | None, about("File with the URL that hears the Watchdog, and is to miss it when Prometheus is dead.")
+        Path | None, about("File with the URL that gets the Watchdog alert, and reports when it stays away.")
     ] = None
     email_to: Annotated[tuple[str, ...], about("Addresses that get critical alerts.")] = ()
     email_from: Annotated[str, about("Sender of those mails.")] = "trunkline@localhost"
@@ -68,7 +68,7 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     smtp_tls: Annotated[bool, about("Refuse a mail server without TLS.")] = True
     group_wait_ms: Annotated[Milliseconds, about("How long the first alert of a group waits for others.")] = 30_000
     group_interval_ms: Annotated[PositiveMilliseconds, about("Time between two messages of a group.")] = 300_000
-    repeat_interval_ms: Annotated[PositiveMilliseconds, about("Time after which an alert is told again.")] = 14_400_000
+    repeat_interval_ms: Annotated[PositiveMilliseconds, about("Time after which an alert is sent again.")] = 14_400_000
     grafana_url: Annotated[HttpUrl, about("Where people find Grafana, for links.")] = "http://localhost:3000"
     runbook_url: Annotated[
         str, about("Where people find docs/runbooks, for links; empty: the path in this project.")

@@ -83,7 +83,7 @@ _OF_ENDINGS: Final[dict[str, Unit | None]] = {
 
 
 def unit_of(setting: str) -> Unit | None:
-    """The unit that the end of a setting's name tells; None for a plain number or anything else."""
+    """The unit that a setting's name ends with; None for a plain number or anything else."""
     return next((unit for ending, unit in _OF_ENDINGS.items() if setting.endswith(ending)), None)
 
 

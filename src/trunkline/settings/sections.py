@@ -70,7 +70,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
         128 * MIB
     )
     memory_per_connection_bytes: Annotated[
-        int, about("Memory reckoned for one connection in that computation.", ge=1024)
+        int, about("Memory counted for one connection in that computation.", ge=1024)
     ] = 180 * 1024
     memory_limit_bytes: Annotated[
         Annotated[int, Meta(ge=16 * MIB)] | None, about("Memory limit to use instead of the one of the cgroup.")
@@ -102,7 +102,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
         ),
     ] = ()
     trusted_proxies: Annotated[
-        tuple[Network, ...], about("Proxies whose forwarding headers are believed; by default none.")
+        tuple[Network, ...], about("Proxies whose forwarding headers are trusted; by default none.")
     ] = ()
     metrics_networks: Annotated[tuple[Network, ...], about("Networks that may read /metrics with no token.")] = PRIVATE
     subprotocols: Annotated[
@@ -136,7 +136,7 @@ class LimitsSettings(msgspec.Struct, frozen=True):
     http_per_s: Annotated[
         Rate, about("Plain HTTP requests an address may make per second in the long run; 0: no limit.")
     ] = 10.0
-    exempt: Annotated[tuple[Network, ...], about("Networks that the limits per address do not hold for.")] = LOOPBACK
+    exempt: Annotated[tuple[Network, ...], about("Networks without limits per address.")] = LOOPBACK
     outbox_bytes: Annotated[
         int, about("Bytes that may wait for one client; above it publications are dropped.", ge=4096)
     ] = MIB

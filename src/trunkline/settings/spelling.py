@@ -1,4 +1,4 @@
-"""What a name that nobody knows was most likely meant to be. Pure."""
+"""What an unknown name was most likely meant to be. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of values that settings of several sections share: ports, durations, sizes, rates, networks, names."""
+"""Kinds of values that settings of several sections share: ports, durations, sizes, rates, networks. Pure."""
 
 from __future__ import annotations
 

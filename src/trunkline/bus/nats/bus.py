@@ -11,7 +11,7 @@ How a publication travels:
 
 What is lost when: nothing that was acknowledged, within retention and as long as NATS keeps its disk. A channel that
 was quiet for longer than `keep_s`, or whose messages made way for others' at `max_bytes`, reports a higher floor than
-it would have to.
+necessary.
 
 The age of a publication is judged by this node's clock against the server's; clocks that differ by a second move the
 edge of what is served by a second.
@@ -85,8 +85,7 @@ class _NatsSubscription:
             log.warning("publication from another stream ignored", channel=self.channel)
             return
         offset = int(headers["Nats-Sequence"])
-        # The server says 0 when the one before is not stored any more. Delivered over the same wire, it is known all
-        # the same.
+        # The server sends 0 when the one before is not stored any more; delivered over the same wire, it is known.
         prev = int(headers["Nats-Last-Sequence"]) or self.last
         if offset < kept.newest:
             # Within one life of a stream sequences only grow (and one is seen twice where two listen to its channel).
@@ -111,7 +110,7 @@ class NatsBus:
 
     Args:
         address: `nats://…` or `tls://…`, see `nats/address.py`.
-        retention: how much of each channel is kept; all nodes must answer the same.
+        retention: how much of each channel is kept; the same on all nodes.
         settings: see `NatsSettings`.
 
     Raises:
@@ -150,7 +149,7 @@ class NatsBus:
         await self._link.first_try()
 
     async def close(self) -> None:
-        """Let go of NATS; what is acknowledged is stored already. `on_state` is not called for it."""
+        """Disconnect; what is acknowledged is stored already. `on_state` is not called for it."""
         for task in list(self._rechecks.values()):
             task.cancel()
         for subscription in self._all_subscriptions():
@@ -238,7 +237,7 @@ class NatsBus:
             async with kept.lock:
                 await kept.check(self._link.require())
         except BusError as error:
-            self._restart(f"stream {kept.name} could not be asked about: {error}")
+            self._restart(f"stream {kept.name} could not be checked: {error}")
         self._announce(kept)
 
     async def _freshen(self, wire: Wire, kept: StreamLog) -> None:
@@ -296,7 +295,7 @@ class NatsBus:
         self, wire: Wire, kept: StreamLog, channel: str, data: bytes, headers: dict[str, str] | None
     ) -> PubAck | None:
         """Send one publication to its stream and await the answer; None when there is no such stream."""
-        # The lock holds back whoever publishes while the stream is being made, so that nobody overtakes; it is fair.
+        # The lock holds publishers back while the stream is being made, so that none overtakes; it is fair.
         async with kept.lock:
             if kept.stale:
                 await kept.ensure(wire)

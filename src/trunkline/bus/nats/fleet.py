@@ -67,7 +67,7 @@ class NatsFleetLink:
 
     async def attach(self, wire: Wire) -> None:
         """Go on over a new wire; raises BusUnavailable when that is lost already."""
-        # First of all: who begins to listen while the others are being attached does so on this wire.
+        # First: a listener that is added while the others are being attached is attached to this wire.
         self._wire = wire
         for listener in list(self._listeners):
             await listener.attach(wire)

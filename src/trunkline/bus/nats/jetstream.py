@@ -1,4 +1,4 @@
-"""The shapes JetStream speaks, and what can be concluded from them; no IO. Pure.
+"""The messages of JetStream, and what can be concluded from them. Pure.
 
 Names and numbers are those of the JetStream API of nats-server 2.11 and newer (`$JS.API.…`, direct get with `batch`).
 
@@ -38,7 +38,7 @@ class RePublish(msgspec.Struct, frozen=True):
 
 
 class StreamConfig(msgspec.Struct, frozen=True):
-    """What we ask of a stream; durations in ns."""
+    """What a stream must be like; durations in ns."""
 
     name: str
     subjects: list[str]
@@ -73,7 +73,7 @@ class ApiError(msgspec.Struct, frozen=True):
 
 
 class StreamReply(msgspec.Struct, frozen=True):
-    """The answer to creating, updating or asking about a stream."""
+    """The answer to a request to create, update or describe a stream."""
 
     error: ApiError | None = None
     created: str = ""
@@ -81,14 +81,14 @@ class StreamReply(msgspec.Struct, frozen=True):
 
 
 class StoredMessage(msgspec.Struct, frozen=True):
-    """What the leader says about a message; its payload is not looked at."""
+    """A message as the leader has it, without its payload."""
 
     seq: int
     time: str
 
 
 class MessageReply(msgspec.Struct, frozen=True):
-    """The answer to asking the leader for one message."""
+    """The answer to a request to the leader for one message."""
 
     error: ApiError | None = None
     message: StoredMessage | None = None
@@ -128,7 +128,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What one reading of a channel's messages, from a position on, says about the channel.
+    """What one reading of a channel's messages, from a position on, shows about the channel.
 
     Attributes:
         first: the first sequence read at or after the position, None for none.
@@ -202,8 +202,8 @@ def floor_of(seen: Seen, *, count: int, first_seq: int | None) -> int:
     Args:
         seen: what was read.
         count: the limit per channel.
-        first_seq: the stream's first sequence, asked for **after** the reading (before it would be a race: what was
-            evicted in between would be missing unnoticed); None when `needs_first_seq` said that it is not needed.
+        first_seq: the stream's first sequence, requested **after** the reading (before it would be a race: what was
+            evicted in between would be missing unnoticed); None when `needs_first_seq` is false.
 
     Why this is right: the stream evicts oldest first, by age and bytes over all channels, and by count within one.
     While `oldest` is held, everything of the channel after it is held too. Before `oldest` there can only be something

@@ -2,8 +2,8 @@
 
 Rules:
 
-- Reading is one request with many replies (direct get with `batch`), then one that asks the leader what the oldest
-  message is **now**. Whatever was evicted in between cannot be missed unseen: everything after a message that is still
+- Reading is one request with many replies (direct get with `batch`), then one to the leader for the oldest
+  message **now**. Whatever was evicted in between cannot be missed unseen: everything after a message that is still
   held is held too.
 - The stream's first sequence is requested only when the channel's messages do not prove enough, and after they were
   read.
@@ -204,7 +204,7 @@ class StreamLog:
         return reply.state or StreamState(0, 0)
 
     async def _top(self, wire: Wire, wanted: Wanted, reading: Reading, served: list[Stored], *, last_seq: int) -> int:
-        """The offset up to which the page tells everything, as far as it was read."""
+        """The offset up to which the page is complete, as far as it was read."""
         if served:
             return served[-1].seq
         if reading.newest is not None:
@@ -250,7 +250,7 @@ class StreamLog:
 
     async def _one(self, wire: Wire, request: DirectGet) -> Stored | None:
         """One message as the leader has it, which is never behind the replica that was read; None for none."""
-        msg = await wire.ask(
+        msg = await wire.request(
             f"$JS.API.STREAM.MSG.GET.{self.name}", msgspec.json.encode(request), timeout_s=self._timeout_s
         )
         if msg.headers is not None and "Status" in msg.headers:
@@ -272,7 +272,7 @@ class StreamLog:
             raise BusUnavailable(f"stream {self.name} cannot be read: status {status}")
 
     async def _api(self, wire: Wire, verb: str, request: bytes) -> StreamReply:
-        msg = await wire.ask(f"$JS.API.STREAM.{verb}.{self.name}", request, timeout_s=self._timeout_s)
+        msg = await wire.request(f"$JS.API.STREAM.{verb}.{self.name}", request, timeout_s=self._timeout_s)
         if msg.headers is not None and "Status" in msg.headers:
             raise BusUnavailable("NATS runs without JetStream, or it is not ready; channels with history need it")
         return msgspec.json.decode(msg.data, type=StreamReply)

@@ -73,7 +73,7 @@ class Reading(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, stored=[], pending=0, newest=too_old, too_old=too_old)
 
     def seen(self, oldest: Stored | None) -> Seen:
-        """What it says about the channel, with the oldest message that is held after it."""
+        """What it shows about the channel, with the oldest message that is held after it."""
         return Seen(self.first, self.held, oldest.seq if oldest is not None else None)
 
     def served(self, wanted: Wanted, floor: int) -> tuple[list[Stored], bool]:

@@ -3,8 +3,8 @@
 Rules:
 
 - A wire that is lost stays lost; a new one is made (`nats/link.py`). The client library's own reconnecting is off,
-  because it keeps what was published while the server was away and sends it later, after the caller was told that it
-  failed.
+  because it keeps what was published while the server was away and sends it later, after its failure was
+  reported.
 - Every way of being lost ends in `lost` being set, every open call failing at once, and no further delivery.
 - Messages are delivered from the parser, without a queue, a task or a switch of tasks per message: a subscriber that is
   slow slows the reading of the socket, and nothing is dropped on this side.
@@ -72,7 +72,7 @@ class WireSubscription:
         self._sinks = sinks
 
     async def close(self) -> None:
-        """End delivery at once and tell the server when it can be told."""
+        """End delivery at once, and unsubscribe at the server when it can be reached."""
         self._sink.on_message = None
         self._sinks.discard(self._sink)
         with contextlib.suppress(nats_errors.Error, OSError):
@@ -180,7 +180,7 @@ class Wire:
         await self._send_call(future, subject, data, reply=f"{self._inbox}.{token}", headers=headers)
         return future
 
-    async def ask(self, subject: str, data: bytes, *, timeout_s: float) -> Msg:
+    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Msg:
         """Send a request and return its one reply; raises BusUnavailable after `timeout_s` seconds."""
         return (await (await self.call(subject, data, timeout_s=timeout_s)))[0]
 
@@ -210,7 +210,7 @@ class Wire:
         return WireSubscription(subscription, sink, self._sinks)
 
     async def close(self, reason: str) -> None:
-        """Silence every subscription, fail every call, and let go of the socket; `lost` is set with `reason`."""
+        """Silence every subscription, fail every call, and close the socket; `lost` is set with `reason`."""
         self.fail(reason)
         self._on_lost(self.lost)
         await self._connection.close()
@@ -228,7 +228,7 @@ class Wire:
             raise BusUnavailable(f"the connection to NATS is lost: {self.lost.result()}")
 
     async def _send_echo(self, timeout_s: float) -> None:
-        # The others of this moment join while this yields; whoever comes after it needs a round trip of its own.
+        # The others of this moment join while this yields; a later caller needs a round trip of its own.
         await asyncio.sleep(0)
         self._echo = None
         # A message to our own inbox: it travels behind everything sent before, and back.
