@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from trunkline import App
 from trunkline.errors import Refused, SettingsError
-from trunkline.server.http import tokens
+from trunkline.server.http import jwks
 from trunkline.server.http.identity import find_token
-from trunkline.server.http.tokens import Verifier, parse_jwks
+from trunkline.server.http.jwks import parse_jwks
+from trunkline.server.http.tokens import Verifier
 from trunkline.server.node.node import Node
 from trunkline.settings.sections import AuthSettings, Secret, Settings
 
@@ -310,7 +311,7 @@ async def test_rotation_and_made_up_key_ids() -> None:
         server.keys = [jwk(RSA_OTHER, "two")]
         await refusal(verifier, rotated)
         assert server.asked == 1
-        clock.now += tokens.JWKS_UNKNOWN_KEY_S
+        clock.now += jwks.JWKS_UNKNOWN_KEY_S
         assert (await verifier.verify(rotated)).subject == "alice"
         assert server.asked == 2
         for number in range(50):
@@ -325,7 +326,7 @@ async def test_old_keys_stay_when_the_fetch_fails() -> None:
         verifier = remote(server, clock)
         await verifier.start()
         server.status = 500
-        clock.now += tokens.JWKS_MAX_AGE_S + 1
+        clock.now += jwks.JWKS_MAX_AGE_S + 1
         token = signed(key=RSA, algorithm="RS256", kid="one")
         assert (await verifier.verify(token)).subject == "alice"
         assert verifier._remote is not None
@@ -351,7 +352,7 @@ async def test_keys_that_cannot_be_had(status: int, body: bytes) -> None:
             assert error.retry_after_s
         assert server.asked == 1
         server.status, server.body, server.keys = 200, None, [jwk(RSA, "one")]
-        clock.now += tokens.JWKS_RETRY_S
+        clock.now += jwks.JWKS_RETRY_S
         assert (await verifier.verify(token)).subject == "alice"
 
 

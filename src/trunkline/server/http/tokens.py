@@ -1,52 +1,34 @@
 """Tokens (JWT, RFC 7519): whether one is genuine.
 
-PyJWT, cryptography and aiohttp come with this module, so only nodes that read tokens import it.
+PyJWT and cryptography come with this module, so only nodes that read tokens import it.
 
 Rules, after RFC 8725 (best current practices for JWT):
 
 - Which algorithms count is said by the settings, never by the token. `none` is not among them.
 - A key is bound to one algorithm when it is loaded. A secret is never tried where a public key belongs, nor the other
   way round, so a token cannot make the server take a public key for a secret.
-- What the client hears is one of a few fixed sentences; the details go to the log, the token goes nowhere.
-- Keys from a JWKS address are kept. A failed fetch leaves the old ones in use; an unknown key id asks again, but not
-  more often than every half minute, so made-up ids cannot turn this node into a flood on the address.
+- A client gets one of a few fixed sentences; the details go to the log, the token goes nowhere.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import jwt
-import msgspec
-import structlog
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from trunkline.errors import Refused, SettingsError
+from trunkline.logs.logger import get_logger
 from trunkline.server.http.identity import Identity
+from trunkline.server.http.jwks import JWKS_RETRY_S, MIN_RSA_BITS, PublicKey, RemoteKeys, algorithm_of
 from trunkline.settings.sections import AuthSettings
 
 MAX_TOKEN_BYTES = 8192
-MAX_JWKS_BYTES = 256 * 1024
-JWKS_TIMEOUT_S = 5.0
-JWKS_MAX_AGE_S = 600.0
-JWKS_UNKNOWN_KEY_S = 30.0
-"""Least time between two fetches that unknown key ids cause."""
-JWKS_RETRY_S = 5.0
-"""Least time between two fetches when the last one failed."""
 _MIN_SECRET_BYTES = 32
-_MIN_RSA_BITS = 2048
 
-PublicKey = RSAPublicKey | EllipticCurvePublicKey
-
-_log = structlog.get_logger("trunkline.tokens")
+_log = get_logger("trunkline.tokens")
 
 
 class _UnknownKey(Exception):
@@ -72,7 +54,7 @@ class Verifier:
         if auth.public_key_file is not None:
             algorithm, key = _load_public_key(auth.public_key_file, self._algorithms)
             self._public[algorithm] = key
-        self._remote = _RemoteKeys(auth.jwks_url, self._algorithms, now) if auth.jwks_url is not None else None
+        self._remote = RemoteKeys(auth.jwks_url, self._algorithms, now) if auth.jwks_url is not None else None
 
     async def start(self) -> None:
         """Fetch remote keys ahead of the first token; a failure is logged and tried again when a token comes."""
@@ -197,13 +179,13 @@ def _load_public_key(path: Path, algorithms: frozenset[str]) -> tuple[str, Publi
         raise SettingsError(
             "auth.public_key_file", value=str(path), allowed="allowed: a PEM file that begins with BEGIN PUBLIC KEY"
         ) from None
-    algorithm = _algorithm_of(key)
+    algorithm = algorithm_of(key)
     if algorithm is None or algorithm not in algorithms or not isinstance(key, PublicKey):
         wanted = ", ".join(sorted(algorithms - {"HS256"}))
         raise SettingsError(
             "auth.public_key_file",
             value=str(path),
-            allowed=f"its key fits none of auth.algorithms ({wanted}): RS256 takes RSA of {_MIN_RSA_BITS} bits or "
+            allowed=f"its key fits none of auth.algorithms ({wanted}): RS256 takes RSA of {MIN_RSA_BITS} bits or "
             "more, ES256 takes P-256",
         )
     return algorithm, key
@@ -216,129 +198,3 @@ def _read(setting: str, path: Path) -> str:
         raise SettingsError(setting, value=str(path), allowed="the file is not text") from None
     except OSError as error:
         raise SettingsError(setting, value=str(path), allowed=f"the file cannot be read: {error.strerror}") from None
-
-
-def _algorithm_of(key: object) -> str | None:
-    if isinstance(key, RSAPublicKey):
-        return "RS256" if key.key_size >= _MIN_RSA_BITS else None
-    if isinstance(key, EllipticCurvePublicKey):
-        return "ES256" if isinstance(key.curve, SECP256R1) else None
-    return None
-
-
-# --- keys from an address ---------------------------------------------------------------------------------------------
-
-
-class _JwkSet(msgspec.Struct):
-    keys: list[dict[str, Any]]
-
-
-def parse_jwks(document: bytes, algorithms: frozenset[str]) -> dict[tuple[str, str | None], PublicKey]:
-    """The usable public keys of a JSON Web Key Set (RFC 7517), by algorithm and key id.
-
-    Keys of other kinds, secrets among them, keys for encryption and keys that do not parse are left out.
-
-    Raises:
-        ValueError: the document is no key set.
-    """
-    found: dict[tuple[str, str | None], PublicKey] = {}
-    for entry in msgspec.json.decode(document, type=_JwkSet).keys:
-        if entry.get("kty") not in ("RSA", "EC") or entry.get("use", "sig") != "sig":
-            continue
-        try:
-            key = jwt.PyJWK.from_dict(entry).key
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
-            continue
-        algorithm = _algorithm_of(key)
-        if algorithm is None or algorithm not in algorithms or entry.get("alg", algorithm) != algorithm:
-            continue
-        kid = entry.get("kid")
-        if isinstance(key, PublicKey):
-            found[algorithm, kid if isinstance(kid, str) else None] = key
-    return found
-
-
-class _RemoteKeys:
-    """The keys of one JWKS address, kept and refreshed; all fetches at a time are one."""
-
-    def __init__(self, url: str, algorithms: frozenset[str], now: Callable[[], float]) -> None:
-        self._url = url
-        self._algorithms = algorithms
-        self._now = now
-        self._keys: dict[tuple[str, str | None], PublicKey] = {}
-        self._fetched_at: float | None = None
-        self._tried_at: float | None = None
-        self._failed = False
-        self._fetching: asyncio.Task[None] | None = None
-
-    @property
-    def fetched(self) -> bool:
-        """Whether a key set was ever had."""
-        return self._fetched_at is not None
-
-    def find(self, algorithm: str, kid: object) -> PublicKey | None:
-        """The key of this id; a token without an id may mean the only key of its algorithm."""
-        if isinstance(kid, str):
-            return self._keys.get((algorithm, kid))
-        candidates = [key for (name, _), key in self._keys.items() if name == algorithm]
-        return candidates[0] if len(candidates) == 1 else None
-
-    def may_ask_again(self) -> bool:
-        """Whether a fetch is under way or allowed now."""
-        if self._fetching is not None or self._tried_at is None:
-            return True
-        return self._now() - self._tried_at >= (JWKS_RETRY_S if self._failed else JWKS_UNKNOWN_KEY_S)
-
-    def refresh_if_old(self) -> None:
-        """Begin a fetch in the background when the keys are old; nobody waits for it."""
-        if self._fetched_at is not None and self._now() - self._fetched_at > JWKS_MAX_AGE_S and self.may_ask_again():
-            self._begin()
-
-    async def refresh(self) -> None:
-        """Fetch the keys, or wait for the fetch that is under way. Never raises because of the other side."""
-        # Shielded: many handshakes may wait for this one fetch, and one client going away must not end it for all.
-        await asyncio.shield(self._begin())
-
-    async def close(self) -> None:
-        """End a fetch that is under way."""
-        if self._fetching is not None:
-            self._fetching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._fetching
-
-    def _begin(self) -> asyncio.Task[None]:
-        if self._fetching is None:
-            self._fetching = asyncio.get_running_loop().create_task(self._fetch())
-        return self._fetching
-
-    async def _fetch(self) -> None:
-        try:
-            keys = parse_jwks(await self._download(), self._algorithms)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            self._failed = True
-            _log.warning("token keys could not be fetched", url=self._url, error=str(error) or type(error).__name__)
-        else:
-            self._failed = False
-            self._keys = keys
-            self._fetched_at = self._now()
-            if not keys:
-                _log.warning("the key set holds no key for auth.algorithms", url=self._url)
-        finally:
-            self._tried_at = self._now()
-            self._fetching = None
-
-    async def _download(self) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=JWKS_TIMEOUT_S)
-        # A session a fetch: they are minutes apart. No redirects: one could lead from https to http.
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(self._url, allow_redirects=False, headers={"Accept": "application/json"}) as response,
-        ):
-            if response.status != 200:
-                raise ValueError(f"HTTP status {response.status}")
-            body = bytearray()
-            async for chunk in response.content.iter_chunked(65_536):
-                body += chunk
-                if len(body) > MAX_JWKS_BYTES:
-                    raise ValueError(f"the key set is longer than {MAX_JWKS_BYTES} bytes")
-            return bytes(body)
