@@ -78,7 +78,7 @@ async def test_a_draining_node_moves_nobody(scene: Scene) -> None:
     ear = await scene.ear()
     node = await scene.node("n1")
     await scene.call(node)
-    node.begin_drain(60_000)
+    node.draining.begin(60_000)
     assert (await ear.talk.move(node.name, MoveOrder(1))).moving == 0
 
 

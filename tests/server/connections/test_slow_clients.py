@@ -291,13 +291,13 @@ async def test_a_client_of_pages_that_never_reads_is_cut(start_node: StartNode) 
     """Requests are not read while answers wait, and the connection ends though its answers were never taken."""
     node = await start_node(server__handshake_timeout_ms=300, server__close_timeout_ms=200)
     peer = await RawPeer.connect(node.port, receive_buffer=4096)
-    await until(lambda: bool(node._doors))
-    (door,) = node._doors
+    await until(lambda: bool(node.data_port.pending._deadlines))
+    (door,) = node.data_port.pending._deadlines
     highest = 0
     for _ in range(4):
         await peer.send(b"GET /trunkline.js HTTP/1.1\r\nHost: x\r\n\r\n" * 60)
         await asyncio.sleep(0.02)
-        highest = max(highest, door._transport.get_write_buffer_size())
+        highest = max(highest, door.transport.get_write_buffer_size())
     assert 0 < highest < 4 << 20
-    await until(lambda: not node._doors, timeout=3)
+    await until(lambda: not node.data_port.pending._deadlines, timeout=3)
     peer.close()

@@ -165,7 +165,7 @@ async def test_readiness_while_draining(start_node: StartNode, open_peer: OpenPe
     """A draining node is alive and not ready, says so in its report, and is ready again after the drain's end."""
     node = await start_node()
     peer = await open_peer(node)
-    node.begin_drain(60_000)
+    node.draining.begin(60_000)
     for path in ["/ready", "/readyz"]:
         answer = await http(node.port, path)
         assert (answer.status, answer.body) == (503, b"draining\n")
@@ -174,7 +174,7 @@ async def test_readiness_while_draining(start_node: StartNode, open_peer: OpenPe
     assert (await http(node.port, "/metric")).json()["state"] == "draining"
     assert "ws_draining 1.0" in (await http(node.port, "/metrics")).body.decode()
     await peer.ask({"type": "heartbeat"}, "pong")
-    node.end_drain()
+    node.draining.end()
     assert (await http(node.port, "/ready")).status == 200
     assert (await http(node.port, "/metric")).json()["state"] == "up"
 
@@ -280,7 +280,7 @@ async def test_raw_bytes_never_harm_the_node(start_node: StartNode, open_peer: O
     good = await open_peer(node)
     await good.ask({"type": "heartbeat"}, "pong")
     async with asyncio.timeout(patient(5)):
-        while node._doors or len(node.registry.connections) > 1:
+        while node.data_port.pending._deadlines or len(node.registry.connections) > 1:
             await asyncio.sleep(0.02)
 
 

@@ -1,20 +1,25 @@
-"""The admin port: publish, look at channels and connections, disconnect, drain. HTTP by aiohttp, on loopback.
+"""The admin port: publish, look at channels and connections, disconnect, drain. On loopback by default.
 
-Rules: every request needs the bearer token, compared in constant time. Nothing here is reachable through the data
-port, so an edge cannot expose it by mistake. Answers never contain message bodies.
+Rules: every request needs the bearer token, compared in constant time; the body of a request without it is read and
+thrown away. Nothing here is reachable through the data port, so an edge cannot expose it by mistake. Answers never
+contain message bodies. What an operator ordered is carried out even if the answer finds no client any more.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Final, TypeVar
+from urllib.parse import unquote
 
 import msgspec
-import structlog
-from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from trunkline.bus import BusUnavailable
 from trunkline.errors import StartError
+from trunkline.http1.requests import Request, RequestReader, Response, json_response
+from trunkline.logs.logger import get_logger
+from trunkline.net.addresses import Network
 from trunkline.net.admin_token import AdminToken
 from trunkline.protocol import close_codes
 from trunkline.protocol.control import (
@@ -28,57 +33,101 @@ from trunkline.protocol.control import (
     PublishOrder,
     PublishReceipt,
 )
-from trunkline.server.channels.rules import check_channel_name
+from trunkline.server.channels.hub import Hub
+from trunkline.server.channels.rules import RuleSet, check_channel_name
+from trunkline.server.connections.clock import Clock
+from trunkline.server.connections.registry import Registry
 from trunkline.server.connections.states import OPEN
+from trunkline.server.http.http_connection import HttpConnection
+from trunkline.server.http.pending import Pending
+from trunkline.server.http.ports import Drains, Moves
+from trunkline.settings.sections import Settings
 
-if TYPE_CHECKING:
-    from trunkline.server.node.node import Node
-
-log = structlog.get_logger("trunkline.admin")
+log = get_logger("trunkline.admin")
 T = TypeVar("T")
+Handler = Callable[[Request], Coroutine[object, object, Response]]
 
-LISTED = 1000
+_DISCONNECT = re.compile("/api/connections/[^/]+/disconnect")
+
+LISTED: Final = 1000
 """Connections that one answer lists at most."""
+
+HEAD_BYTES: Final = 16_384
+BODY_BYTES: Final = 2 << 20
+MAX_PENDING: Final = 256
+TIMEOUT_S: Final = 75.0
+"""For a request to be complete, or the next one to begin: tools keep connections open between two orders."""
+
+STOP_S: Final = 2.0
+"""How long a stop waits for orders under way."""
 
 
 class Admin:
     """The admin server of a node.
 
     Args:
-        node: the node it speaks for.
+        settings: of the node.
+        clock: the node's clock.
+        hub: where orders to publish go.
+        rules: what channel names may be.
+        registry: the node's connections.
+        draining: moves all clients away.
+        mover: moves some clients away.
     """
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._runner: web.AppRunner | None = None
-        self._token: AdminToken | None = None
-        self.port = 0
+    lingers = True
+    trusted_proxies: tuple[Network, ...] = ()
 
-    async def start(self) -> None:
-        """Listen, unless the settings switch the port off; raises StartError."""
-        settings = self._node.settings.admin
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        hub: Hub,
+        rules: RuleSet,
+        registry: Registry,
+        draining: Drains,
+        mover: Moves,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._hub = hub
+        self._rules = rules
+        self._registry = registry
+        self._draining = draining
+        self._mover = mover
+        self.pending = Pending(MAX_PENDING, TIMEOUT_S, clock)
+        self.port = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._token: AdminToken | None = None
+        self._handlers: dict[str, dict[str, Handler]] = {
+            "/api/publish": {"POST": self._publish},
+            "/api/channels": {"GET": self._channels},
+            "/api/connections": {"GET": self._connections},
+            "/api/drain": {"POST": self._drain, "DELETE": self._end_drain},
+            "/api/move": {"POST": self._move},
+            "/api/keys": {"GET": self._keys},
+        }
+
+    async def start(self, data_port: int) -> None:
+        """Listen, unless the settings switch the port off.
+
+        Args:
+            data_port: the node's data port; the admin port is the next one unless the settings name another.
+
+        Raises:
+            StartError: the port is taken, or the token can be neither read nor kept.
+        """
+        settings = self._settings.admin
         if settings.port == 0:
             return
-        port = settings.port if settings.port is not None else self._node.port + 1
-        app = web.Application(middlewares=[self._guard], client_max_size=2 << 20)
-        app.add_routes(
-            [
-                web.post("/api/publish", self._publish),
-                web.get("/api/channels", self._channels),
-                web.get("/api/connections", self._connections),
-                web.post("/api/connections/{id}/disconnect", self._disconnect),
-                web.post("/api/drain", self._drain),
-                web.delete("/api/drain", self._end_drain),
-                web.post("/api/move", self._move),
-                web.get("/api/keys", self._keys),
-            ]
-        )
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
+        port = settings.port if settings.port is not None else data_port + 1
+        loop = asyncio.get_running_loop()
         try:
-            await web.TCPSite(self._runner, settings.host, port).start()
+            self._server = await loop.create_server(
+                lambda: HttpConnection(self), settings.host, port, reuse_address=True
+            )
         except OSError as error:
-            await self.stop()
             raise StartError(
                 f"cannot listen on the admin port {settings.host}:{port}: {error.strerror or error}",
                 "Choose another with admin.port (TRUNKLINE_ADMIN_PORT), or 0 to switch it off.",
@@ -87,10 +136,13 @@ class Admin:
         self._token = AdminToken(port, settings.token, settings.token_file)
 
     async def stop(self) -> None:
-        """Close the port and forget the token that was made for it."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        """Close the port once orders under way are answered, and forget the token that was made for it."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_S)
+        self.pending.close()
         if self._token is not None:
             self._token.forget()
             self._token = None
@@ -104,26 +156,65 @@ class Admin:
         """Whether an Authorization header carries the admin token."""
         return self._token is not None and self._token.allows(authorization)
 
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not self.allows(request.headers.get("Authorization")):
-            return _json(Problem("unauthorized", "the admin token is missing or wrong"), status=401)
-        return await handler(request)
+    # --- the port of its connections ----------------------------------------------------------------------------------
 
-    async def _publish(self, request: web.Request) -> web.Response:
-        order = await _read(request, PublishOrder)
-        problem = check_channel_name(order.channel, self._node.rules.max_name_bytes)
-        if problem is not None:
-            raise _bad(problem)
+    def new_reader(self) -> RequestReader:
+        """A reader with the bounds of this port."""
+        return RequestReader(HEAD_BYTES, BODY_BYTES, lambda head: self.allows(head.headers.get("authorization")))
+
+    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Run `work` as a task that a stop waits for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def failed(self, reason: str) -> None:
+        """Series count the connections of clients, not these."""
+
+    def serve(
+        self, connection: HttpConnection, request: Request, untrusted: bool, upgrade: bool
+    ) -> Response | Awaitable[Response]:
+        """Carry out one order."""
+        if not self.allows(request.headers.get("authorization")):
+            return json_response(Problem("unauthorized", "the admin token is missing or wrong"), 401)
+        path = request.target.partition("?")[0]
+        handlers = self._handlers.get(path)
+        if handlers is None:
+            if not _DISCONNECT.fullmatch(path):
+                return Response(404, b"404: Not Found")
+            handlers = {"POST": self._disconnect}
+        handler = handlers.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = ",".join(sorted({*handlers, "HEAD"} if "GET" in handlers else handlers))
+            return Response(405, b"405: Method Not Allowed", headers=[("Allow", allowed)])
+        return self._carry_out(handler, request)
+
+    async def _carry_out(self, handler: Handler, request: Request) -> Response:
         try:
-            position = await self._node.hub.publish(order.channel, bytes(order.data))
-        except BusUnavailable:
-            return _json(Problem("unavailable", "the bus is not reachable now; try again", 1.0), status=503)
-        epoch, offset = (position.epoch, position.offset) if position is not None else (None, None)
-        return _json(PublishReceipt(order.channel, epoch, offset))
+            return await handler(request)
+        except (_BadOrder, msgspec.MsgspecError) as error:
+            return json_response(Problem("bad_request", str(error)), 400)
+        except Exception:
+            log.exception("order_failed", path=request.path)
+            return json_response(Problem("internal", "the node could not carry out this order"), 500)
 
-    async def _channels(self, request: web.Request) -> web.Response:
-        return _json(
+    # --- orders -------------------------------------------------------------------------------------------------------
+
+    async def _publish(self, request: Request) -> Response:
+        order = msgspec.json.decode(request.body, type=PublishOrder)
+        problem = check_channel_name(order.channel, self._rules.max_name_bytes)
+        if problem is not None:
+            raise _BadOrder(problem)
+        try:
+            position = await self._hub.publish(order.channel, bytes(order.data))
+        except BusUnavailable:
+            return json_response(Problem("unavailable", "the bus is not reachable now; try again", 1.0), 503)
+        epoch, offset = (position.epoch, position.offset) if position is not None else (None, None)
+        return json_response(PublishReceipt(order.channel, epoch, offset))
+
+    async def _channels(self, request: Request) -> Response:
+        return json_response(
             [
                 ChannelInfo(
                     name=channel.name,
@@ -131,14 +222,14 @@ class Admin:
                     epoch=channel.epoch,
                     offset=channel.last if channel.epoch is not None else None,
                 )
-                for channel in self._node.hub.channels.values()
+                for channel in self._hub.channels.values()
             ]
         )
 
-    async def _connections(self, request: web.Request) -> web.Response:
-        now = self._node.runtime.clock.now
+    async def _connections(self, request: Request) -> Response:
+        now = self._clock.now
         found = []
-        for connection in list(self._node.registry.connections)[:LISTED]:
+        for connection in list(self._registry.connections)[:LISTED]:
             client = connection.identity
             found.append(
                 ConnectionInfo(
@@ -155,56 +246,41 @@ class Admin:
                     waiting_bytes=connection.waiting_bytes,
                 )
             )
-        return _json(found)
+        return json_response(found)
 
-    async def _disconnect(self, request: web.Request) -> web.Response:
-        wanted = request.match_info["id"]
+    async def _disconnect(self, request: Request) -> Response:
+        wanted = unquote(request.target.partition("?")[0].split("/")[3])
         ended = 0
-        for connection in list(self._node.registry.connections):
+        for connection in list(self._registry.connections):
             if connection.identity.id == wanted and connection.state == OPEN:
                 connection.end(close_codes.NORMAL.code, "disconnected by an operator")
                 ended += 1
         if not ended:
-            return _json(Problem("not_found", f"no connection {wanted[:100]!r} on this node"), status=404)
-        return _json(Disconnected(ended))
+            return json_response(Problem("not_found", f"no connection {wanted[:100]!r} on this node"), 404)
+        return json_response(Disconnected(ended))
 
-    async def _drain(self, request: web.Request) -> web.Response:
-        order = await _read(request, DrainOrder) if request.can_read_body else DrainOrder()
-        over_ms = order.over_ms if order.over_ms is not None else self._node.settings.server.drain_ms
-        asked = self._node.begin_drain(over_ms)
-        return _json(DrainState("draining", asked, over_ms))
+    async def _drain(self, request: Request) -> Response:
+        order = msgspec.json.decode(request.body, type=DrainOrder) if request.body else DrainOrder()
+        over_ms = order.over_ms if order.over_ms is not None else self._settings.server.drain_ms
+        return json_response(DrainState("draining", self._draining.begin(over_ms), over_ms))
 
-    async def _end_drain(self, request: web.Request) -> web.Response:
-        self._node.end_drain()
-        return _json(DrainState("up", len(self._node.registry.connections)))
+    async def _end_drain(self, request: Request) -> Response:
+        self._draining.end()
+        return json_response(DrainState("up", len(self._registry.connections)))
 
-    async def _move(self, request: web.Request) -> web.Response:
-        order = await _read(request, MoveOrder)
+    async def _move(self, request: Request) -> Response:
+        order = msgspec.json.decode(request.body, type=MoveOrder)
         try:
-            moved = await self._node.mover.move(order)
+            return json_response(await self._mover.move(order))
         except ValueError as error:
-            raise _bad(str(error)) from None
-        return _json(moved)
+            raise _BadOrder(str(error)) from None
 
-    async def _keys(self, request: web.Request) -> web.Response:
+    async def _keys(self, request: Request) -> Response:
         try:
-            return _json(await self._node.mover.count_keys(request.query.get("by", "")))
+            return json_response(await self._mover.count_keys(request.query.get("by", "")))
         except ValueError as error:
-            raise _bad(str(error)) from None
+            raise _BadOrder(str(error)) from None
 
 
-async def _read(request: web.Request, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(await request.read(), type=kind)
-    except msgspec.MsgspecError as error:
-        raise _bad(str(error)) from None
-
-
-def _bad(text: str) -> web.HTTPBadRequest:
-    return web.HTTPBadRequest(
-        text=msgspec.json.encode(Problem("bad_request", text)).decode(), content_type="application/json"
-    )
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+class _BadOrder(Exception):
+    """An order that makes no sense; the text says why."""

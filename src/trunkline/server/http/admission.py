@@ -19,6 +19,7 @@ from trunkline.http1.requests import Request
 from trunkline.metrics.exposition import Meter
 from trunkline.net.limits import AddressLimiter
 from trunkline.server.app.route import Route
+from trunkline.server.connections.clock import Clock
 from trunkline.server.http.identity import Identity, find_token
 from trunkline.settings.sections import Settings
 from trunkline.websocket import handshake
@@ -60,7 +61,7 @@ class Admission:
         limiter: handshakes by address.
         shed: raises Refused while the node takes no more connections.
         meter: where refusals are counted.
-        now: the node's clock.
+        clock: the node's clock.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Admission:
         limiter: AddressLimiter,
         shed: Callable[[], None],
         meter: Meter,
-        now: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self.routes = routes
@@ -79,7 +80,7 @@ class Admission:
         self._limiter = limiter
         self._shed = shed
         self._meter = meter
-        self._now = now
+        self._clock = clock
         self._subprotocols = (*settings.server.subprotocols, PROTOCOL_NAME)
 
     def route(self, path: str) -> tuple[Route, Mapping[str, str]] | None:
@@ -100,7 +101,7 @@ class Admission:
         if name is not None and not (len(name) <= 128 and name.isascii() and name.isprintable()):
             raise Refused(400, "the connection id in the path must be 1 to 128 printable ASCII characters")
         self._shed()
-        wait_s = self._limiter.take(request.address, self._now())
+        wait_s = self._limiter.take(request.address, self._clock.now)
         if wait_s:
             raise Refused(429, "too many handshakes from this address", retry_after_s=wait_s, label="address_rate")
         server = self._settings.server

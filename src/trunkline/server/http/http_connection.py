@@ -1,8 +1,8 @@
-"""A connection before it is a WebSocket: plain HTTP requests, then perhaps the upgrade; a thin Protocol.
+"""One TCP connection of a node's port, as long as it speaks HTTP: requests read, answered in order; a thin Protocol.
 
-Rules: requests of one connection are answered in order. A head that is not complete within the handshake time-out ends
-the connection with 408, whatever arrives meanwhile. After the upgrade nothing of this object is kept: the transport
-gets a `Connection` for its protocol.
+Rules: a request that is not complete within the port's time-out ends the connection with 408, whatever arrives
+meanwhile. Nothing is read while an answer is being worked out or waits for the client. After an upgrade nothing of
+this object is kept: the transport gets a `Connection` for its protocol.
 """
 
 from __future__ import annotations
@@ -10,70 +10,114 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Awaitable
-from functools import partial
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Awaitable, Coroutine
+from typing import Final, Protocol, cast
 
-import structlog
-
-from trunkline.errors import Refused
 from trunkline.http1.heads import BadHead
 from trunkline.http1.requests import Request, RequestReader, Response, render, text_response
-from trunkline.net.addresses import origin_of
-from trunkline.server.app.serving import serve
-from trunkline.server.connections.connection import Connection
-from trunkline.server.connections.identity import ClientIdentity
-from trunkline.server.http.admission import Admitted, request_id, retry_after_header
-from trunkline.websocket.frames import FrameReader
-
-if TYPE_CHECKING:
-    from trunkline.server.node.node import Node
-
-log = structlog.get_logger("trunkline.http")
+from trunkline.net.addresses import Network, origin_of
+from trunkline.server.http.admission import request_id
+from trunkline.server.http.pending import Pending
 
 PIPELINE_LIMIT: Final = 64
 EARLY_FRAMES_LIMIT: Final = 1 << 16
 """Bytes a client may send behind its handshake before it was answered."""
 
 
-class HttpConnection(asyncio.Protocol):
-    """One TCP connection of the data port, until it is upgraded.
+class Port(Protocol):
+    """What a connection asks of the port it came to.
 
-    Args:
-        node: the node it came to.
+    Attributes:
+        pending: where it is registered.
+        trusted_proxies: whose forwarding headers count.
+        lingers: after an early refusal what the client still sends is read and thrown away, because closing at once
+            would reset the connection, and the answer would be lost to a client that is sending a body.
     """
 
-    __slots__ = ("_blocked", "_early", "_node", "_peer", "_queue", "_reader", "_task", "_transport")
+    pending: Pending
+    trusted_proxies: tuple[Network, ...]
+    lingers: bool
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def new_reader(self) -> RequestReader:
+        """A reader with the bounds of this port."""
+
+    def serve(
+        self, connection: HttpConnection, request: Request, untrusted: bool, upgrade: bool
+    ) -> Response | Awaitable[Response] | None:
+        """Serve one request.
+
+        Args:
+            connection: where it came from.
+            request: the request, with the client's address.
+            untrusted: forwarding headers came from a proxy that is not trusted.
+            upgrade: it asks to leave HTTP.
+
+        Returns:
+            The answer, or None when the port sees to it.
+        """
+
+    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Run `work` as a task that the node waits for when it stops."""
+
+    def failed(self, reason: str) -> None:
+        """The connection ends without a request that could be served."""
+
+
+class HttpConnection(asyncio.Protocol):
+    """One TCP connection, until it is upgraded.
+
+    Args:
+        port: the port it came to.
+
+    Attributes:
+        transport: its TCP or TLS connection.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_early",
+        "_ending",
+        "_peer",
+        "_port",
+        "_queue",
+        "_reader",
+        "_reading",
+        "_task",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
         self._reader: RequestReader | None = None
         self._queue: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
         self._early: bytes | None = None
         self._blocked = False
+        self._reading = True
+        self._ending = False
         self._peer = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=0)
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=0)
         peername = transport.get_extra_info("peername")
         self._peer = peername[0] if peername else ""
-        node = self._node
-        if not node.open_door(self):
-            self._transport.abort()
+        if not self._port.pending.open(self):
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection has ended before an upgrade."""
-        self._node.close_door(self)
-        if self._task is not None:
+        self._port.pending.remove(self)
+        if self._task is not None and self._early is not None:
+            # Nobody is left to be let in. Other work is finished: an operator's order holds without its answer.
             self._task.cancel()
 
     def abort(self) -> None:
         """Cut the TCP connection."""
-        self._transport.abort()
+        self.transport.abort()
 
     def eof_received(self) -> bool:
         """The client sends no more; close when everything is written."""
@@ -81,70 +125,96 @@ class HttpConnection(asyncio.Protocol):
 
     def on_time_out(self) -> None:
         """The time for a request, or for taking its answer, is over."""
-        if self._transport.is_closing():
-            # It does not take its last answer.
-            self._transport.abort()
+        if self._ending or self.transport.is_closing():
+            # It does not take its last answer, or does not close after it.
+            self.transport.abort()
         elif self._task is not None:
-            self._node.keep_door(self)
+            self._port.pending.keep(self)
         else:
             if self._reader is not None and self._reader.mid_request:
-                self._node.runtime.meter.connections_failed.add("handshake_timeout")
-                self._close_with(text_response(408, "the request was not complete in time"))
+                self._port.failed("handshake_timeout")
+                self._end_with(text_response(408, "the request was not complete in time"))
             else:
-                self._transport.close()
+                self.transport.close()
             # Once more, should it not take what is still to be written.
-            self._node.keep_door(self)
+            self._port.pending.keep(self)
 
     def pause_writing(self) -> None:
         """Answers wait for the client: serve no more requests until it has taken them."""
         self._blocked = True
-        self._transport.pause_reading()
+        self._read(False)
 
     def resume_writing(self) -> None:
         """The client has taken them all."""
         self._blocked = False
-        self._transport.resume_reading()
-        self._work()
+        self._go_on()
 
     def data_received(self, data: bytes) -> None:
         """Handle one read."""
-        if self._transport.is_closing():
+        if self._ending or self.transport.is_closing():
             return
         if self._early is not None:
             self._early += data
             if len(self._early) > EARLY_FRAMES_LIMIT:
-                self._transport.abort()
+                self.transport.abort()
             return
-        if self._reader is None:
-            self._reader = RequestReader(self._node.settings.server.header_bytes)
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = self._port.new_reader()
         try:
-            requests, tail = self._reader.feed(data)
+            requests, self._early = reader.feed(data)
         except BadHead as bad:
-            self._node.runtime.meter.connections_failed.add("bad_request")
-            self._close_with(text_response(bad.status, bad.text))
+            self._port.failed("bad_request")
+            self._end_with(text_response(bad.status, bad.text))
             return
-        if tail is not None:
-            self._early = tail
         self._queue.extend(requests)
         if len(self._queue) > PIPELINE_LIMIT:
-            self._close_with(text_response(429, f"more than {PIPELINE_LIMIT} requests wait on one connection"))
+            self._end_with(text_response(429, f"more than {PIPELINE_LIMIT} requests wait on one connection"))
             return
+        if not requests and reader.awaits_continue and not self._queue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._work()
 
     def _work(self) -> None:
-        while self._queue and self._task is None and not self._blocked and not self._transport.is_closing():
+        port = self._port
+        while self._queue and self._task is None and not self._blocked and not self.transport.is_closing():
             request = self._queue.popleft()
-            origin = origin_of(self._peer, request.headers, self._node.trusted_proxies)
+            origin = origin_of(self._peer, request.headers, port.trusted_proxies)
             request.peer, request.address, request.secure = self._peer, origin.address, origin.secure
             upgrade = self._early is not None and not self._queue
-            if upgrade and request.wants_websocket:
-                self._admit(request)
-                return
-            self._answer(request, self._node.answer(request, origin.stranger), close=upgrade)
+            answer = port.serve(self, request, origin.stranger, upgrade)
+            if isinstance(answer, Response):
+                self.answer(request, answer, close=upgrade)
+            elif answer is not None:
+                self._read(False)
+                self.work_on(self._await_answer(request, answer, upgrade))
 
-    def _answer(self, request: Request, response: Response, *, close: bool = False) -> None:
+    async def _await_answer(self, request: Request, answer: Awaitable[Response], close: bool) -> None:
+        response = await answer
+        self._task = None
+        if not self.transport.is_closing():
+            self.answer(request, response, close=close)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._work()
+        if self._task is None and not self._blocked:
+            self._read(True)
+
+    def _read(self, reading: bool) -> None:
+        if reading != self._reading and not self.transport.is_closing():
+            self._reading = reading
+            if reading:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
+
+    # --- what those who serve a request may do ------------------------------------------------------------------------
+
+    def answer(self, request: Request, response: Response, *, close: bool = False) -> None:
+        """Answer a request; `close` ends the connection after it."""
         keep_alive = request.keep_alive and not close
-        self._transport.write(
+        self.transport.write(
             render(
                 response,
                 head_only=request.method == "HEAD",
@@ -153,113 +223,31 @@ class HttpConnection(asyncio.Protocol):
             )
         )
         if keep_alive:
-            self._node.keep_door(self)
+            self._port.pending.keep(self)
         else:
-            self._transport.close()
+            self.transport.close()
 
-    def _close_with(self, response: Response) -> None:
-        self._transport.write(render(response, keep_alive=False, request_id=secrets.token_hex(8)))
-        self._transport.close()
+    def work_on(self, work: Coroutine[object, object, None]) -> None:
+        """Serve no other request until `work` is done."""
+        self._task = self._port.spawn(work)
 
-    # --- the upgrade --------------------------------------------------------------------------------------------------
+    def work_done(self) -> None:
+        """The work is done, and answers its request next."""
+        self._task = None
 
-    def _admit(self, request: Request) -> None:
-        started = perf_counter()
-        try:
-            decided = self._node.admission.decide(request)
-        except Exception as error:
-            self._refuse(request, error)
-            return
-        if isinstance(decided, Admitted):
-            self._upgrade(request, decided, started)
-        else:
-            self._task = self._node.registry.spawn(self._decide(request, decided, started))
-
-    async def _decide(self, request: Request, decided: Awaitable[Admitted], started: float) -> None:
-        try:
-            async with asyncio.timeout(self._node.handshake_timeout_s):
-                admitted = await decided
-        except TimeoutError:
-            self._refuse(request, Refused(503, "the decision took too long", retry_after_s=5.0, label="admit_timeout"))
-            return
-        except Exception as error:
-            self._refuse(request, error)
-            return
-        finally:
-            self._task = None
-        if not self._transport.is_closing():
-            self._upgrade(request, admitted, started)
-
-    def _refuse(self, request: Request, error: Exception) -> None:
-        if self._transport.is_closing():
-            return
-        if not isinstance(error, Refused):
-            log.error("admission_failed", path=request.path, exc_info=error)
-            error = Refused(500, "the server could not decide on this handshake", label="internal")
-        self._node.runtime.meter.connections_failed.add(error.label)
-        log.info(
-            "handshake_refused", path=request.path, address=request.address, status=error.status, reason=error.label
-        )
-        headers: list[tuple[str, str]] = retry_after_header(error.retry_after_s)
-        if error.status == 426:
-            headers.append(("Sec-WebSocket-Version", "13"))
-        if error.status == 401:
-            headers.append(("WWW-Authenticate", "Bearer"))
-        self._answer(request, text_response(error.status, error.reason, headers), close=True)
-
-    def _upgrade(self, request: Request, admitted: Admitted, started: float) -> None:
-        node = self._node
-        runtime = node.runtime
-        route = admitted.route
-        reader = FrameReader(route.limits.message_bytes, admitted.deflate is not None)
-        bits = admitted.deflate.server_bits if admitted.deflate is not None else 0
-        session = _session(request)
-        drawn = node.names.draw()
-        connection = Connection(
-            runtime,
-            node.registry,
-            self._transport,
-            reader,
-            identity=ClientIdentity(
-                id=admitted.params.get("connection_id") or drawn[:12],
-                session=session or drawn[12:],
-                resumed=session is not None,
-                target=_without_token(request.target),
-                params=admitted.params,
-                claims=admitted.claims,
-                address=request.address,
-            ),
-            serve=partial(serve, route),
-            deflate_bits=bits,
-            outbox_bytes=route.limits.outbox_bytes,
-            expires_at=node.monotonic(admitted.expires_at),
-        )
-        node.close_door(self)
-        self._transport.set_protocol(connection)
-        node.registry.opened(connection)
-        node.arrivals.add(request.headers["sec-websocket-key"])
-        connection.open(admitted.response)
-        node.on_opened(connection)
+    def upgraded(self) -> bytes:
+        """The transport has another protocol from now on; returns what the client sent behind its handshake."""
+        self._port.pending.remove(self)
         self._reader = None
-        runtime.meter.handshake.observe(perf_counter() - started)
         early, self._early = self._early, None
-        if early:
-            connection.data_received(early)
+        return early or b""
 
-
-def _session(request: Request) -> str | None:
-    """The session that a reconnecting client brings along, if it is well formed."""
-    if "session=" not in request.target:
-        return None
-    given: Any = request.query.get("session")
-    if given and 16 <= len(given) <= 64 and given.replace("-", "").replace("_", "").isalnum() and given.isascii():
-        return str(given)
-    return None
-
-
-def _without_token(target: str) -> str:
-    """The target as it is kept: a token in it has done its work, and must reach neither logs nor memory dumps."""
-    path, mark, query = target.partition("?")
-    if "token=" not in query:
-        return target
-    return path + mark + "&".join(part for part in query.split("&") if not part.startswith("token="))
+    def _end_with(self, response: Response) -> None:
+        self.transport.write(render(response, keep_alive=False, request_id=secrets.token_hex(8)))
+        if self._port.lingers and self.transport.can_write_eof():
+            self._ending = True
+            self._port.pending.keep(self)
+            self.transport.write_eof()
+            self._read(True)
+        else:
+            self.transport.close()

@@ -1,4 +1,4 @@
-"""A node tells all balancers of itself, over the NATS that is its bus.
+"""A node announces itself to all balancers, over the NATS that is its bus.
 
 Rules:
 
@@ -7,8 +7,8 @@ Rules:
 - A burst of connections is one message: it waits a moment for what else is coming, and leaves at least 100 ms after the
   message before it.
 - Each report carries the keys opened since the last one that was sent. After a loss of NATS, and after a hello, it
-  carries all that are kept, for nobody knows what the listeners have missed.
-- Nothing is queued while NATS is away: what is true then is said when it is back.
+  carries all that are kept, because what the listeners have missed is unknown.
+- Nothing is queued while NATS is away: the state at its return is reported then.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
 from trunkline.errors import BusError, BusUnavailable
+from trunkline.logs.logger import get_logger
 from trunkline.protocol.control import NodeReport
 from trunkline.protocol.subjects import hello_subject, report_subject
-from trunkline.server.node.load import load_report
+from trunkline.server.node.reports import NodeReports
+from trunkline.server.node.state import NodeState
+from trunkline.settings.sections import ServerSettings
 
 if TYPE_CHECKING:
     from trunkline.bus.base import FleetLink, Subscription
-    from trunkline.server.node.node import Node
 
-log = structlog.get_logger("trunkline.node")
+log = get_logger("trunkline.node")
 
 EVERY_S = 2.0
 BURST_S = 0.1
@@ -39,18 +40,22 @@ ANY_HOST = ("", "0.0.0.0", "::", "*")
 
 
 class Announcer:
-    """The voice of a node.
+    """Announces one node.
 
     Args:
-        node: the node it speaks for; it listens already.
-        link: over which it speaks.
+        settings: which address to announce.
+        state: of the node.
+        reports: of the node.
+        link: the NATS link to the balancers.
     """
 
-    def __init__(self, node: Node, link: FleetLink) -> None:
-        self._node = node
+    def __init__(self, settings: ServerSettings, state: NodeState, reports: NodeReports, link: FleetLink) -> None:
+        self._settings = settings
+        self._state = state
+        self._reports = reports
         self._link = link
         self._url: str | None = None
-        self._told = 0
+        self._reported = 0
         self._all = True
         self._sent_at = float("-inf")
         self._due = 0.0
@@ -61,7 +66,7 @@ class Announcer:
         self._hello: Subscription | None = None
 
     async def start(self) -> None:
-        """Report, and go on reporting."""
+        """Report, and go on reporting; the node listens by now."""
         self._hello = await self._link.listen(hello_subject(self._link.prefix), self._on_hello)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -73,7 +78,7 @@ class Announcer:
             self._report_at(max(now + GATHER_S, self._sent_at + BURST_S))
 
     def state_changed(self) -> None:
-        """The node drains, or does so no more: say it at once."""
+        """The node drains, or does so no more: report at once."""
         self._report_at(0.0)
 
     def bus_state(self, connected: bool) -> None:
@@ -85,7 +90,7 @@ class Announcer:
             self._report_at(0.0)
 
     async def leave(self) -> None:
-        """Say goodbye, as far as NATS can be reached, and be silent from then on."""
+        """Report for the last time, as far as NATS can be reached."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -129,35 +134,33 @@ class Announcer:
             except BusUnavailable:
                 self._all = True
             except BusError as error:
-                log.warning("report_not_sent", node=self._node.name, why=str(error))
+                log.warning("report_not_sent", node=self._state.name, why=str(error))
             except Exception:
-                # A node that nobody hears of gets no connections: the next report has to be tried all the same.
-                log.exception("report_failed", node=self._node.name)
+                # A node that is not announced gets no connections: the next report has to be tried all the same.
+                log.exception("report_failed", node=self._state.name)
 
     async def _report(self, *, leaving: bool = False) -> None:
-        node = self._node
         if self._url is None:
             self._url = await self._find_url()
             if self._url is None:
                 return
-        arrivals = node.arrivals
-        opened = arrivals.opened
+        opened = self._state.arrivals.opened
         everything, self._all = self._all, False
-        report = load_report(node, arrivals.behind(-1 if everything else self._told))
-        message = NodeReport(node.name, self._url, report, leaving)
+        report = self._reports.load_after(-1 if everything else self._reported)
+        message = NodeReport(self._state.name, self._url, report, leaving)
         subject = report_subject(self._link.prefix)
         try:
             await self._link.send(subject, msgspec.json.encode(message))
         except BusUnavailable:
             raise
         except BusError:
-            # Larger than NATS takes: the count says enough, and balancers ask /metric for the keys.
+            # Larger than NATS takes: the count is enough, and balancers fetch the keys from /metric.
             bare = msgspec.structs.replace(report, keys=msgspec.UNSET)
             await self._link.send(subject, msgspec.json.encode(msgspec.structs.replace(message, report=bare)))
-        self._told = opened
+        self._reported = opened
 
     async def _find_url(self) -> str | None:
-        server = self._node.settings.server
+        server = self._settings
         if server.advertise is not None:
             return server.advertise
         host = server.pod_ip or (server.host if server.host not in ANY_HOST else await _address_facing(self._link))
@@ -166,15 +169,15 @@ class Announcer:
                 self._complained = True
                 log.warning(
                     "address_unknown",
-                    node=self._node.name,
+                    node=self._state.name,
                     text="balancers are not told of this node: set server.advertise to the URL that reaches it",
                 )
             return None
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._node.port}"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._state.port}"
 
 
 async def _address_facing(link: FleetLink) -> str | None:
-    """The address of this machine from which the NATS server is reached; nothing is sent for it."""
+    """The address of this machine from which the NATS server is reached; nothing is sent to find it."""
     server = link.server
     if server is None:
         return None

@@ -1,7 +1,7 @@
-"""When each client of a draining node is asked to move: spread evenly, in random order, each with its own hint. Pure.
+"""When each client of a draining node is asked to move: spread evenly, in random order, each with a hint. Pure.
 
-A thousand clients told at once reconnect at once, and the next node sheds them. So a drain gives every client a slot
-of its own, and a hint `reconnect_after_ms` that spreads those of neighbouring slots once more.
+A thousand clients asked at once reconnect at once, and the next node sheds them. So a drain gives every client a slot,
+and a hint `reconnect_after_ms` that spreads those of neighbouring slots once more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Slot(NamedTuple):
-    """When to tell client number `client`, seconds from the drain's start, and its hint in ms."""
+    """When to ask client number `client`, seconds from the drain's start, and its hint in ms."""
 
     at_s: float
     client: int
@@ -24,7 +24,7 @@ def plan(count: int, over_s: float, rng: random.Random) -> list[Slot]:
 
     Args:
         count: how many clients there are.
-        over_s: the time to spread them over; 0 tells all at once.
+        over_s: the time to spread them over; 0 asks all at once.
         rng: source of order and jitter.
     """
     order = list(range(count))
@@ -36,15 +36,15 @@ def plan(count: int, over_s: float, rng: random.Random) -> list[Slot]:
     ]
 
 
-def due(slots: Sequence[Slot], told: int, elapsed_s: float) -> Sequence[Slot]:
-    """The slots whose time has come, of those not told yet.
+def due(slots: Sequence[Slot], done: int, elapsed_s: float) -> Sequence[Slot]:
+    """The slots whose time has come, of those not yet carried out.
 
     Args:
         slots: the plan.
-        told: how many were told already.
+        done: how many were carried out already.
         elapsed_s: seconds since the drain's start.
     """
-    end = told
+    end = done
     while end < len(slots) and slots[end].at_s <= elapsed_s:
         end += 1
-    return slots[told:end]
+    return slots[done:end]

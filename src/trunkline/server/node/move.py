@@ -1,11 +1,11 @@
-"""Asks some clients to reconnect, so that a balancer can place them anew (`MoveOrder`).
+"""Asks some clients to reconnect, so that a balancer can place them again (`MoveOrder`).
 
 Rules:
 
-- Idle ones first: the longer a client was not heard, the sooner it is asked. (Its answer to a heartbeat counts as
-  being heard; what it is sent does not.)
+- Idle ones first: the longer a client has sent nothing, the sooner it is asked. (Its answer to a heartbeat counts;
+  what it is sent does not.)
 - Clients that something keeps together are moved together or not at all.
-- Each is told like in a drain: `goodbye` 1012 with a slot of its own. One that waits for it is not chosen again.
+- Each is asked as in a drain: `goodbye` 1012 in a slot of its own. One that waits for it is not chosen again.
 - A node that drains moves everybody anyway, and takes no such orders.
 """
 
@@ -13,28 +13,31 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 
 from trunkline.errors import BusError
+from trunkline.logs.logger import get_logger
 from trunkline.protocol import close_codes
 from trunkline.protocol.control import KeyCounts, KeysAsked, Moved, MoveOrder, Problem
 from trunkline.protocol.subjects import MAX_MESSAGE_BYTES, keys_subject, move_subject
 from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.registry import Registry
 from trunkline.server.connections.states import OPEN
 from trunkline.server.node import drain
 from trunkline.server.node.affinity import reader_of
+from trunkline.server.node.draining import carry_out
+from trunkline.server.node.state import NodeState
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from trunkline.bus.base import FleetLink, Subscription
-    from trunkline.server.node.node import Node
 
-log = structlog.get_logger("trunkline.node")
+log = get_logger("trunkline.node")
 
 KEYS_LISTED = 10_000
 KEYS_BYTES = 512 * 1024
@@ -53,11 +56,15 @@ class Mover:
     """Executes move orders of one node.
 
     Args:
-        node: the node.
+        state: of the node.
+        registry: its connections.
+        rng: source of order and jitter.
     """
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, state: NodeState, registry: Registry, rng: random.Random) -> None:
+        self._state = state
+        self._registry = registry
+        self._rng = rng
         self._asked: set[Connection] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._link: FleetLink | None = None
@@ -66,14 +73,14 @@ class Mover:
     async def listen(self, link: FleetLink) -> None:
         """Take orders over NATS too."""
         self._link = link
-        name = self._node.name
+        name = self._state.name
         self._listening = [
             await link.listen(move_subject(link.prefix, name), self._on_order),
             await link.listen(keys_subject(link.prefix, name), self._on_keys),
         ]
 
     async def stop(self) -> None:
-        """Take no more orders; who was not asked yet stays unasked."""
+        """Take no more orders; clients not asked yet stay unasked."""
         for subscription in self._listening:
             await subscription.close()
         for task in list(self._tasks):
@@ -89,9 +96,9 @@ class Mover:
         chosen = await self._choose(order)
         if chosen:
             self._asked.update(chosen)
-            slots = drain.plan(len(chosen), order.over_ms / 1000, self._node.rng)
-            log.info("moving", node=self._node.name, clients=len(chosen), over_ms=order.over_ms)
-            self._spawn(self._tell(chosen, slots))
+            slots = drain.plan(len(chosen), order.over_ms / 1000, self._rng)
+            log.info("moving", node=self._state.name, clients=len(chosen), over_ms=order.over_ms)
+            self._spawn(self._ask(chosen, slots))
         return Moved(len(chosen))
 
     async def count_keys(self, by: str) -> KeyCounts:
@@ -122,7 +129,7 @@ class Mover:
 
     async def _choose(self, order: MoveOrder) -> list[Connection]:
         if order.affinity is None:
-            return self._idlest(self._free(self._node.registry.connections), order.count)
+            return self._idlest(self._free(self._registry.connections), order.count)
         read = reader_of(order.affinity)
         if read is None:
             return []
@@ -142,11 +149,11 @@ class Mover:
         return free if wanted else self._idlest(free, order.count)
 
     def _slices(self) -> list[tuple[int, list[Connection]]]:
-        connections = list(self._node.registry.connections)
+        connections = list(self._registry.connections)
         return [(begin, connections[begin : begin + SLICE]) for begin in range(0, len(connections), SLICE)]
 
     def _free(self, connections: set[Connection] | list[Connection]) -> list[Connection]:
-        if self._node.condition != "up":
+        if self._state.condition != "up":
             return []
         return [each for each in connections if each.state == OPEN and each not in self._asked]
 
@@ -154,19 +161,14 @@ class Mover:
     def _idlest(connections: list[Connection], count: int) -> list[Connection]:
         return heapq.nsmallest(count, connections, key=lambda connection: connection.last_seen)
 
-    async def _tell(self, chosen: list[Connection], slots: list[drain.Slot]) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        told = 0
+    async def _ask(self, chosen: list[Connection], slots: list[drain.Slot]) -> None:
+        def ask(slot: drain.Slot) -> None:
+            connection = chosen[slot.client]
+            self._asked.discard(connection)
+            connection.end(close_codes.DRAINING.code, REASON, slot.reconnect_after_ms % LONGEST_HINT_MS)
+
         try:
-            while told < len(slots):
-                for slot in drain.due(slots, told, loop.time() - began):
-                    connection = chosen[slot.client]
-                    self._asked.discard(connection)
-                    connection.end(close_codes.DRAINING.code, REASON, slot.reconnect_after_ms % LONGEST_HINT_MS)
-                    told += 1
-                if told < len(slots):
-                    await asyncio.sleep(max(slots[told].at_s - (loop.time() - began), 0.005))
+            await carry_out(slots, ask)
         finally:
             self._asked.difference_update(chosen)
 
@@ -186,15 +188,15 @@ class Mover:
             order = msgspec.json.decode(data, type=kind)
             answer = await self.move(order) if isinstance(order, MoveOrder) else await self.count_keys(order.by)
         except ValueError as error:  # msgspec's errors are ValueErrors too
-            log.warning("order_refused", node=self._node.name, why=str(error))
+            log.warning("order_refused", node=self._state.name, why=str(error))
             answer = Problem("bad_request", str(error))
         if not reply or self._link is None:
             return
         try:
             await self._link.send(reply, msgspec.json.encode(answer))
         except BusError as error:
-            # Who asked hears nothing, and counts the order as failed; its clients are on their way all the same.
-            log.warning("answer_not_sent", node=self._node.name, why=str(error))
+            # The sender gets no answer, and counts the order as failed; the clients move all the same.
+            log.warning("answer_not_sent", node=self._state.name, why=str(error))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

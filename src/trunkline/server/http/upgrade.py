@@ -1,0 +1,195 @@
+"""The data port: plain HTTP is answered by the pages, a handshake that is let in becomes a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from time import perf_counter
+from typing import Final
+
+from trunkline.errors import Refused
+from trunkline.http1.requests import Request, RequestReader, Response, text_response
+from trunkline.logs.logger import get_logger
+from trunkline.net.addresses import networks
+from trunkline.server.app.serving import serve
+from trunkline.server.connections.arrivals import Arrivals
+from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.identity import ClientIdentity
+from trunkline.server.connections.names import Names
+from trunkline.server.connections.registry import Registry
+from trunkline.server.connections.runtime import Runtime
+from trunkline.server.http.admission import Admission, Admitted, retry_after_header
+from trunkline.server.http.http_connection import HttpConnection
+from trunkline.server.http.pages import Pages
+from trunkline.server.http.pending import Pending
+from trunkline.settings.sections import ServerSettings
+from trunkline.websocket.frames import FrameReader
+
+log = get_logger("trunkline.http")
+
+MAX_PENDING: Final = 2048
+"""TCP connections that may be in their handshake, or speak plain HTTP, at the same time."""
+
+
+class DataPort:
+    """Serves the HTTP connections of the data port.
+
+    Args:
+        settings: bounds, time-outs and trusted proxies.
+        runtime: what all connections of the node share.
+        registry: where open connections are registered.
+        arrivals: where the keys of new connections are kept.
+        admission: decides on handshakes.
+        pages: answers plain HTTP.
+        on_opened: called with each connection that was opened.
+    """
+
+    lingers = False
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        runtime: Runtime,
+        registry: Registry,
+        arrivals: Arrivals,
+        admission: Admission,
+        pages: Pages,
+        on_opened: Callable[[Connection], None],
+    ) -> None:
+        self.pending = Pending(MAX_PENDING, settings.handshake_timeout_ms / 1000, runtime.clock)
+        self.trusted_proxies = networks(settings.trusted_proxies)
+        self._header_bytes = settings.header_bytes
+        self._runtime = runtime
+        self._registry = registry
+        self._arrivals = arrivals
+        self._admission = admission
+        self._pages = pages
+        self._on_opened = on_opened
+        self._names = Names()
+
+    def new_connection(self) -> HttpConnection:
+        """The protocol of a TCP connection that has come."""
+        return HttpConnection(self)
+
+    def new_reader(self) -> RequestReader:
+        """A reader with the bounds of this port; no request here has a body."""
+        return RequestReader(self._header_bytes)
+
+    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Run `work` as a task that the node waits for when it stops."""
+        return self._registry.spawn(work)
+
+    def failed(self, reason: str) -> None:
+        """Count a connection that ends without a request that could be served."""
+        self._runtime.meter.connections_failed.add(reason)
+
+    def serve(self, connection: HttpConnection, request: Request, untrusted: bool, upgrade: bool) -> Response | None:
+        """Answer plain HTTP, or decide on a handshake."""
+        if not (upgrade and request.wants_websocket):
+            return self._pages.answer(request, untrusted)
+        started = perf_counter()
+        try:
+            decided = self._admission.decide(request)
+        except Exception as error:
+            return self._refuse(connection, request, error)
+        if isinstance(decided, Admitted):
+            self._upgrade(connection, request, decided, started)
+        else:
+            connection.work_on(self._decide(connection, request, decided, started))
+        return None
+
+    async def _decide(
+        self, connection: HttpConnection, request: Request, decided: Awaitable[Admitted], started: float
+    ) -> None:
+        refusal: Response | None = None
+        try:
+            async with asyncio.timeout(self.pending.timeout_s):
+                admitted = await decided
+        except TimeoutError:
+            slow = Refused(503, "the decision took too long", retry_after_s=5.0, label="admit_timeout")
+            refusal = self._refuse(connection, request, slow)
+        except Exception as error:
+            refusal = self._refuse(connection, request, error)
+        finally:
+            connection.work_done()
+        if connection.transport.is_closing():
+            return
+        if refusal is not None:
+            connection.answer(request, refusal, close=True)
+        else:
+            self._upgrade(connection, request, admitted, started)
+
+    def _refuse(self, connection: HttpConnection, request: Request, error: Exception) -> Response | None:
+        """The answer that refuses a handshake; None when the client has left."""
+        if connection.transport.is_closing():
+            return None
+        if not isinstance(error, Refused):
+            log.error("admission_failed", path=request.path, exc_info=error)
+            error = Refused(500, "the server could not decide on this handshake", label="internal")
+        self.failed(error.label)
+        log.info(
+            "handshake_refused", path=request.path, address=request.address, status=error.status, reason=error.label
+        )
+        headers = retry_after_header(error.retry_after_s)
+        if error.status == 426:
+            headers.append(("Sec-WebSocket-Version", "13"))
+        if error.status == 401:
+            headers.append(("WWW-Authenticate", "Bearer"))
+        return text_response(error.status, error.reason, headers)
+
+    def _upgrade(self, http: HttpConnection, request: Request, admitted: Admitted, started: float) -> None:
+        runtime = self._runtime
+        route = admitted.route
+        reader = FrameReader(route.limits.message_bytes, admitted.deflate is not None)
+        bits = admitted.deflate.server_bits if admitted.deflate is not None else 0
+        session = _session(request)
+        drawn = self._names.draw()
+        expires_at = admitted.expires_at
+        connection = Connection(
+            runtime,
+            self._registry,
+            http.transport,
+            reader,
+            identity=ClientIdentity(
+                id=admitted.params.get("connection_id") or drawn[:12],
+                session=session or drawn[12:],
+                resumed=session is not None,
+                target=_without_token(request.target),
+                params=admitted.params,
+                claims=admitted.claims,
+                address=request.address,
+            ),
+            serve=partial(serve, route),
+            deflate_bits=bits,
+            outbox_bytes=route.limits.outbox_bytes,
+            expires_at=None if expires_at is None else runtime.clock.now + (expires_at - time.time()),
+        )
+        early = http.upgraded()
+        http.transport.set_protocol(connection)
+        self._registry.opened(connection)
+        self._arrivals.add(request.headers["sec-websocket-key"])
+        connection.open(admitted.response)
+        self._on_opened(connection)
+        runtime.meter.handshake.observe(perf_counter() - started)
+        if early:
+            connection.data_received(early)
+
+
+def _session(request: Request) -> str | None:
+    """The session that a reconnecting client brings along, if it is well formed."""
+    if "session=" not in request.target:
+        return None
+    given = request.query.get("session")
+    if given and 16 <= len(given) <= 64 and given.replace("-", "").replace("_", "").isalnum() and given.isascii():
+        return given
+    return None
+
+
+def _without_token(target: str) -> str:
+    """The target as it is kept: a token in it has done its work, and must reach neither logs nor memory dumps."""
+    path, mark, query = target.partition("?")
+    if "token=" not in query:
+        return target
+    return path + mark + "&".join(part for part in query.split("&") if not part.startswith("token="))

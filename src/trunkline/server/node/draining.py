@@ -1,0 +1,107 @@
+"""Draining: no new connections, and every client asked to move in a slot of its own (the plan is in `drain.py`)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from trunkline.logs.logger import get_logger
+from trunkline.protocol import close_codes
+from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.registry import Registry
+from trunkline.server.connections.states import OPEN
+from trunkline.server.node import drain
+from trunkline.server.node.state import NodeState
+from trunkline.server.node.states import Event, State
+
+log = get_logger("trunkline.node")
+
+
+class Draining:
+    """The draining of one node.
+
+    Args:
+        state: of the node.
+        registry: its connections.
+        rng: source of order and jitter.
+        on_change: called when the node begins or ends to drain.
+    """
+
+    def __init__(self, state: NodeState, registry: Registry, rng: random.Random, on_change: Callable[[], None]) -> None:
+        self._state = state
+        self._registry = registry
+        self._rng = rng
+        self._on_change = on_change
+        self._task: asyncio.Task[None] | None = None
+        self._gone = asyncio.Event()
+
+    def begin(self, over_ms: int, close: close_codes.Close = close_codes.DRAINING) -> int:
+        """Take no new connections and ask every client to move.
+
+        Args:
+            over_ms: time to spread the requests over.
+            close: what clients are closed with.
+
+        Returns:
+            How many clients will be asked.
+        """
+        self._state.on(Event.DRAIN)
+        self._on_change()
+        self.stop()
+        connections = [connection for connection in self._registry.connections if connection.state == OPEN]
+        slots = drain.plan(len(connections), over_ms / 1000, self._rng)
+        log.info("draining", node=self._state.name, connections=len(connections), over_ms=over_ms)
+
+        def ask(slot: drain.Slot) -> None:
+            connections[slot.client].end(close.code, close.reason, slot.reconnect_after_ms)
+
+        self._task = asyncio.get_running_loop().create_task(carry_out(slots, ask))
+        return len(connections)
+
+    def end(self) -> None:
+        """Take connections again; clients that were already asked to move stay asked."""
+        self.stop()
+        if self._state.on(Event.RESUME):
+            self._on_change()
+            log.info("drain_ended", node=self._state.name)
+
+    def stop(self) -> None:
+        """Ask no more clients."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def empty(self, over_ms: int, close: close_codes.Close) -> None:
+        """Drain, and wait until the last connection has ended."""
+        self.begin(over_ms, close)
+        if self._task is not None:
+            await self._task
+        while self._registry.connections:
+            # Woken by each connection that ends; the wheel ends those that do not answer.
+            self._gone.clear()
+            await self._gone.wait()
+
+    def opened(self, connection: Connection) -> None:
+        """Ask a client to move that was let in before the drain began, and decided after."""
+        if self._state.state is State.DRAINING:
+            asyncio.get_running_loop().call_soon(
+                connection.end, close_codes.DRAINING.code, close_codes.DRAINING.reason, int(self._rng.random() * 1000)
+            )
+
+    def closed(self) -> None:
+        """A connection has ended."""
+        self._gone.set()
+
+
+async def carry_out(slots: Sequence[drain.Slot], ask: Callable[[drain.Slot], None]) -> None:
+    """Call `ask` with each slot when its time has come."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    done = 0
+    while done < len(slots):
+        for slot in drain.due(slots, done, loop.time() - began):
+            ask(slot)
+            done += 1
+        if done < len(slots):
+            await asyncio.sleep(max(slots[done].at_s - (loop.time() - began), 0.005))

@@ -1,0 +1,91 @@
+"""What a node is: its name and state, how many connections it takes, and whether it takes another one now."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import socket
+import time
+
+from trunkline.errors import Refused
+from trunkline.server.connections.arrivals import Arrivals
+from trunkline.server.connections.registry import Registry
+from trunkline.server.connections.runtime import Runtime
+from trunkline.server.http.ports import Condition
+from trunkline.server.node import capacity
+from trunkline.server.node.resources import Resources
+from trunkline.server.node.states import TRANSITIONS, Event, State
+from trunkline.settings.sections import Settings
+
+
+class NodeState:
+    """The state of one node.
+
+    Args:
+        settings: of the node.
+        runtime: what its connections share.
+        registry: its connections.
+        rng: source of jitter.
+
+    Attributes:
+        name: of the node.
+        port: its data port; the one of the settings until it listens.
+        started_at: seconds since 1970.
+        capacity: most connections it takes.
+        loop_lag_s: how late its event loop was at the last tick, in seconds.
+        arrivals: keys of the newest connections.
+        resources: what the process may use and uses.
+        state: what it is doing; changed by `on` alone.
+    """
+
+    def __init__(self, settings: Settings, runtime: Runtime, registry: Registry, rng: random.Random) -> None:
+        server, limits = settings.server, settings.limits
+        self.name = server.name or f"{socket.gethostname()}-{os.getpid()}"
+        self.port = server.port
+        self.started_at = time.time()
+        self.state = State.STARTING
+        self.loop_lag_s = 0.0
+        self.arrivals = Arrivals(secrets.token_hex(8))
+        self.resources = Resources(memory_limit_override=server.memory_limit_bytes)
+        self.capacity = server.max_connections or capacity.max_connections(
+            self.resources.memory_limit, server.memory_base_bytes, server.memory_per_connection_bytes
+        )
+        self._shedder = capacity.Shedder(limits.accept_per_s, limits.loop_lag_shed_ms / 1000, rng)
+        self._runtime = runtime
+        self._registry = registry
+
+    def on(self, event: Event) -> bool:
+        """Something happened to the node; returns whether its state changed."""
+        before, self.state = self.state, TRANSITIONS[self.state, event]
+        return self.state is not before
+
+    @property
+    def condition(self) -> Condition:
+        """The state as others see it; a node that stops is draining to them."""
+        if self.state is State.STARTING:
+            return "starting"
+        return "up" if self.state is State.UP else "draining"
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the node was made."""
+        return time.time() - self.started_at
+
+    @property
+    def accept_headroom(self) -> float:
+        """Handshakes a second this node will take now."""
+        return self._shedder.headroom(self.loop_lag_s)
+
+    def shed(self) -> None:
+        """Raise Refused while the node takes no more connections."""
+        shed = self._shedder.decide(
+            self._runtime.clock.now,
+            connections=len(self._registry.connections),
+            capacity=self.capacity,
+            state=self.condition,
+            loop_lag_s=self.loop_lag_s,
+        )
+        if shed is not None:
+            self._runtime.meter.capacity_rejections.add(shed.reason)
+            raise Refused(503, shed.text, retry_after_s=shed.retry_after_s, label=shed.reason)

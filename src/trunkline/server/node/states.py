@@ -1,0 +1,57 @@
+"""The states of a node, and what moves it from one to another: one table, complete. Pure.
+
+A node is starting, then up, perhaps draining and up again; it can be stopped at any time.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Final
+
+
+class State(enum.Enum):
+    """What a node is doing."""
+
+    STARTING = "starting"
+    UP = "up"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Event(enum.Enum):
+    """What happens to a node.
+
+    Attributes:
+        LISTENING: its ports are open, and everything behind them is ready.
+        DRAIN: it takes no new connections, and asks its clients to move.
+        RESUME: the drain is called off.
+        STOP: it ends.
+    """
+
+    LISTENING = "listening"
+    DRAIN = "drain"
+    RESUME = "resume"
+    STOP = "stop"
+
+
+TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
+    (State.STARTING, Event.LISTENING): State.UP,
+    (State.STARTING, Event.DRAIN): State.DRAINING,
+    (State.STARTING, Event.RESUME): State.STARTING,
+    (State.STARTING, Event.STOP): State.STOPPED,
+    (State.UP, Event.LISTENING): State.UP,
+    (State.UP, Event.DRAIN): State.DRAINING,
+    (State.UP, Event.RESUME): State.UP,
+    (State.UP, Event.STOP): State.STOPPED,
+    # A drain that was ordered during the start outlasts it.
+    (State.DRAINING, Event.LISTENING): State.DRAINING,
+    (State.DRAINING, Event.DRAIN): State.DRAINING,
+    (State.DRAINING, Event.RESUME): State.UP,
+    (State.DRAINING, Event.STOP): State.STOPPED,
+    # Nothing leads out of the end.
+    (State.STOPPED, Event.LISTENING): State.STOPPED,
+    (State.STOPPED, Event.DRAIN): State.STOPPED,
+    (State.STOPPED, Event.RESUME): State.STOPPED,
+    (State.STOPPED, Event.STOP): State.STOPPED,
+}
