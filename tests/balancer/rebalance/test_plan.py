@@ -9,19 +9,18 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trunkline.balancer.rebalance.group import SPARE_MOVES
 from trunkline.balancer.rebalance.plan import (
     KEY_REST_S,
     SPAN_S,
-    SPARE_MOVES,
-    Move,
     RebalanceState,
-    Row,
     affinities_of,
     keys_done,
     keys_wanted,
     plan,
     plan_keys,
 )
+from trunkline.balancer.rebalance.rows import Move, Row
 from trunkline.settings.balancer import BalancerSettings, RouteEntry
 
 SETTINGS = BalancerSettings()

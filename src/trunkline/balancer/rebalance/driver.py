@@ -17,7 +17,8 @@ from typing import Final
 import structlog
 
 from trunkline.balancer.rebalance import plan
-from trunkline.balancer.rebalance.plan import GroupKey, Move, RebalanceState, Row
+from trunkline.balancer.rebalance.plan import RebalanceState
+from trunkline.balancer.rebalance.rows import GroupKey, Move, Row
 from trunkline.balancer.talk import FleetTalk
 from trunkline.errors import BusError
 from trunkline.metrics.exposition import Labelled
