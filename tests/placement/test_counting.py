@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from trunkline.placement.counting.ledger import CLOSES_KEPT, LATE_S, SEEN_KEPT, SETTLE_S, Ledger
+from trunkline.placement.counting.evidence import CLOSES_KEPT, LATE_S
+from trunkline.placement.counting.ledger import SEEN_KEPT, SETTLE_S, Ledger
 from trunkline.protocol.control import LoadReport
 
 URL = "http://10.0.0.1:3001"
@@ -235,7 +236,7 @@ def test_what_is_remembered_is_bounded() -> None:
     for _ in range(CLOSES_KEPT + 500):
         count.heard_close("x" * 5000, 2.0)
     assert len(count._seen) <= SEEN_KEPT
-    assert len(count._closes) <= CLOSES_KEPT
+    assert count._closes.since(0.0) <= CLOSES_KEPT
     assert count.estimate == 0
 
 

@@ -14,7 +14,7 @@ from trunkline.balancer.relay.meter import EdgeMeter
 from trunkline.metrics import exposition
 from trunkline.metrics.series import BALANCER_SERIES, DURATION_BUCKETS, LATENCY_BUCKETS
 from trunkline.metrics.text import Family
-from trunkline.placement.condition import OUT
+from trunkline.placement.states import OUT
 from trunkline.version import __version__
 
 if TYPE_CHECKING:

@@ -1,35 +1,11 @@
 """Whether a backend may be given connections, as checks and the outcome of its connections say. Pure.
 
-Two things are known of a backend, and each has a column of its own: what the active checks say, and what became of the
-connections that were sent to it.
-
-    checks          event                                         then
-    --------------  --------------------------------------------  ---------------------------------------------------
-    good            `health_fall` bad checks in a row             bad
-    bad             `health_rise` good checks in a row            good; and see the last three lines below
-
-    connections     event                                         then
-    --------------  --------------------------------------------  ---------------------------------------------------
-    up              `eject_after` failures in a row               ejected
-    up              `breaker_ratio` of `breaker_volume` failures  open
-                    or more within `breaker_window_ms`
-    ejected, open   success, failure                              stays: it is of a connection begun before
-    ejected, open   its time is over, a pick took the trial       half_open, the trial is out
-    half_open       success                                       up
-    half_open       failure while the trial is out                ejected or open as before, for longer
-    half_open       failure with no trial out                     stays: it is of a connection begun before
-    half_open       the trial was dropped, or never answered      half_open, the next trial may go out
-    any             checks good again                             ejected ("flapping") when they turned bad less than
-                                                                  `eject_max_ms` after they had last turned good
-    ejected, open   checks good again                             half_open: something new may be running there
-    up, half_open   checks good again                             as it was
-
-`state` is "down" while the checks are bad, else the second column. Rules:
+`states.CONNECTIONS` has the transitions; `state` is "down" while the checks are bad. Rules:
 
 * A backend is usable from `until` on: 0 while it is up, infinity while it is down, the end of the back-off while it is
   ejected or open, the time limit of the trial while one is out. So `usable` is one comparison.
-* The back-off begins at `eject_ms`, doubles each time up to `eject_max_ms`, and begins anew after the backend was up
-  for `eject_max_ms`. Each one is shortened by up to a fifth at random, so that several balancers do not try at once.
+* The back-off begins at `eject_ms`, doubles each time up to `eject_max_ms`, and begins again after the backend was
+  up for `eject_max_ms`. Each one is shortened by up to a fifth at random, so that several balancers do not try at once.
 * One count of the back-off serves ejection, breaker and flapping: a backend that is up and down each second gets longer
   and longer pauses, whichever of them notices.
 * Nothing is stored per event: outcomes are counted in ten slots of the window.
@@ -39,21 +15,17 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
+from trunkline.placement.states import AS_BEFORE, CONNECTIONS, Closed, Connections, Event, State
 from trunkline.settings.balancer import BalancerSettings
 
-State = Literal["up", "down", "ejected", "open", "half_open"]
-
-OUT: Final[tuple[State, ...]] = ("down", "ejected", "open")
-"""The states that a backend which was in use is taken out by."""
-
-SHORTEST = 0.8
+SHORTEST: Final = 0.8
 """The least share of a back-off that chance leaves."""
 
 
 class Change(NamedTuple):
-    """A state left, the one entered, and why, in words for the log."""
+    """A state left, the one entered, and why, for the log."""
 
     before: State
     after: State
@@ -70,25 +42,10 @@ class Condition:
     """
 
     __slots__ = (
-        "_back_off_s",
-        "_bad_checks",
-        "_checks_good",
-        "_checks_rose_at",
-        "_closed_as",
-        "_column",
-        "_failures",
-        "_fell_soon",
-        "_good_checks",
-        "_opened_until",
-        "_outcomes",
-        "_rng",
-        "_settings",
-        "_trial_s",
-        "_up_since",
-        "state",
-        "until",
-        "why",
-    )
+        "_back_off_s", "_bad_checks", "_checks_good", "_checks_rose_at", "_closed_as", "_connections", "_failures",
+        "_fell_soon", "_good_checks", "_opened_until", "_outcomes", "_rng", "_settings", "_trial_s", "_up_since",
+        "state", "until", "why",
+    )  # fmt: skip
 
     def __init__(self, settings: BalancerSettings, rng: random.Random) -> None:
         """Start as `up`: a new backend is trusted until something is known.
@@ -107,9 +64,9 @@ class Condition:
         self._good_checks = 0
         self._checks_rose_at = -math.inf
         self._fell_soon = False
-        self._column: State = "up"
+        self._connections: Connections = "up"
         self._opened_until = 0.0
-        self._closed_as: Literal["ejected", "open"] = "ejected"
+        self._closed_as: Closed = "ejected"
         self._failures = 0
         self._outcomes = _Outcomes(settings.breaker_window_ms / 1000)
         self._back_off_s = 0.0
@@ -153,54 +110,51 @@ class Condition:
 
     def success(self, now: float) -> Change | None:
         """A connection was opened on the backend."""
-        if self._column == "up":
+        if self._connections == "up":
             self._failures = 0
             self._outcomes.good(now)
             return None
-        return self._close("a trial connection was opened", now) if self._column == "half_open" else None
+        return self._on("trial_opened", "a trial connection was opened", now)
 
     def failure(self, why: str, now: float) -> Change | None:
         """A connection failed through the backend's fault.
 
         Args:
-            why: a fixed word of `placing.Placer.failed`.
+            why: a fixed label of `placing.Placer.failed`.
             now: seconds.
         """
-        if self._column == "half_open":
-            trial_out = now < self._opened_until
-            return self._open(self._closed_as, f"the trial connection failed: {why}", now) if trial_out else None
-        if self._column != "up":
-            return None
+        if self._connections != "up":
+            if now >= self._opened_until:
+                return None
+            return self._on("trial_failed", f"the trial connection failed: {why}", now)
         self._failures += 1
         self._outcomes.bad(now)
         if self._failures >= self._settings.eject_after:
-            return self._open("ejected", f"{self._failures} failures in a row, the last one: {why}", now)
+            return self._on("failed_in_a_row", f"{self._failures} failures in a row, the last one: {why}", now)
         good, bad = self._outcomes.counts(now)
         total = good + bad
         if total >= self._settings.breaker_volume and bad >= self._settings.breaker_ratio * total:
-            return self._open("open", f"{bad} of {total} connections failed, the last one: {why}", now)
+            return self._on("failed_often", f"{bad} of {total} connections failed, the last one: {why}", now)
         return None
 
     def took_trial(self, now: float) -> Change | None:
         """A pick took this backend; call it after `usable` was true. Does nothing while it is up."""
-        if self._column == "up":
-            return None
-        return self._half_open(now + self._trial_s, "a trial connection is out")
+        return self._on("trial", "a trial connection is out", now)
 
     def dropped_trial(self, now: float) -> None:
         """The trial came to nothing through no fault of the backend (its client left): the next one may go out.
 
-        Call it for the pick of `took_trial` alone; any other pick that is dropped says nothing of the trial. A trial
-        that nobody answers for ends by itself when no dial and no handshake can still be under way.
+        Call it for the pick of `took_trial` alone; any other pick that is dropped proves nothing about the trial. A
+        trial whose outcome nobody reports ends by itself when no dial and no handshake can still be under way.
         """
-        if self._column == "half_open" and now < self._opened_until:
-            self._half_open(0.0, self.why)
+        if now < self._opened_until:
+            self._on("trial_dropped", self.why, now)
 
     def passed(self, now: float) -> Change | None:
         """Name the end of a back-off, for logs and pages; placement does not need it."""
-        if self._column in ("ejected", "open") and self._checks_good and now >= self._opened_until:
-            return self._half_open(0.0, "its back-off is over")
-        return None
+        if not self._checks_good or now < self._opened_until:
+            return None
+        return self._on("rested", "its back-off is over", now)
 
     def _fall(self, why: str, now: float) -> Change | None:
         self._checks_good = False
@@ -212,40 +166,42 @@ class Condition:
         self._good_checks = 0
         self._checks_rose_at = now
         if self._fell_soon:
-            return self._open("ejected", "flapping: its checks turned bad soon after they had been good again", now)
-        if self._column in ("ejected", "open"):
-            return self._half_open(0.0, "checks are good again")
-        return self._show("checks are good again")
+            return self._on("flapped", "flapping: its checks turned bad soon after they had been good again", now)
+        why = "checks are good again"
+        return self._on("recovered", why, now) or self._show(why)
 
-    def _open(self, state: Literal["ejected", "open"], why: str, now: float) -> Change | None:
+    def _on(self, event: Event, why: str, now: float) -> Change | None:
+        """Do what the table says; nothing for an event that it does not have here."""
+        after = CONNECTIONS[self._connections].get(event)
+        if after is None:
+            return None
+        if after == "half_open":
+            self._opened_until = now + self._trial_s if event == "trial" else 0.0
+        elif after == "up":
+            self._opened_until = 0.0
+            self._up_since = now
+            self._failures = 0
+            self._outcomes.clear()
+        else:
+            after = self._closed_as = self._closed_as if after == AS_BEFORE else after
+            self._back_off(now)
+        self._connections = after
+        return self._show(why)
+
+    def _back_off(self, now: float) -> None:
         longest = self._settings.eject_max_ms / 1000
         first = min(self._settings.eject_ms / 1000, longest)
-        rested = self._column == "up" and now - self._up_since >= self._good_time_s()
+        rested = self._connections == "up" and now - self._up_since >= self._good_time_s()
         self._back_off_s = first if rested or not self._back_off_s else min(self._back_off_s * 2, longest)
-        self._column = self._closed_as = state
         self._opened_until = now + self._back_off_s * self._rng.uniform(SHORTEST, 1.0)
-        return self._show(why)
-
-    def _half_open(self, until: float, why: str) -> Change | None:
-        self._column = "half_open"
-        self._opened_until = until
-        return self._show(why)
-
-    def _close(self, why: str, now: float) -> Change | None:
-        self._column = "up"
-        self._opened_until = 0.0
-        self._up_since = now
-        self._failures = 0
-        self._outcomes.clear()
-        return self._show(why)
 
     def _good_time_s(self) -> float:
         return self._settings.eject_max_ms / 1000
 
     def _show(self, why: str) -> Change | None:
-        """Make the two columns the one state that others see."""
+        """Make what checks and connections prove the one state that others see."""
         before = self.state
-        self.state = self._column if self._checks_good else "down"
+        self.state = self._connections if self._checks_good else "down"
         self.until = self._opened_until if self._checks_good else math.inf
         if self.state == before == "down":
             return None
@@ -253,7 +209,7 @@ class Condition:
         return Change(before, self.state, why) if self.state != before else None
 
 
-SLOTS = 10
+SLOTS: Final = 10
 """Parts of the window; an outcome counts for at least nine tenths of it and never longer than all of it."""
 
 

@@ -20,16 +20,16 @@ from trunkline.placement.condition import Change, Condition
 from trunkline.placement.counting.ledger import MOST_REPORTED, Ledger, Reservation
 from trunkline.placement.groups import GroupTurns
 from trunkline.placement.homes import Homes
-from trunkline.placement.pool import FULL, Backend, Pool
-from trunkline.placement.rows import BackendRow
+from trunkline.placement.pool import Backend, Pool
+from trunkline.placement.rows import BackendRow, imbalance, row_of
 from trunkline.protocol.control import LoadReport, PickNotice
 from trunkline.settings.balancer import BalancerSettings
 
 RESERVATIONS_KEPT: Final = 200_000
 LATE_KEPT: Final = 10_000
 NEWS_KEPT: Final = 1_000
-WORDS_CHARS: Final = 256
-"""Of a name that a report gives no more is kept: pages show it for as long as the backend is there."""
+NAME_CHARS: Final = 256
+"""Most characters kept of a name that a report gives."""
 
 STARTING_S: Final = 5.0
 """Backends named within this time of the first one belong to the start: they were there before and only the balancer is
@@ -159,23 +159,23 @@ class Fleet:
     # --- reports ------------------------------------------------------------------------------------------------------
 
     def take_report(self, url: str, report: LoadReport, *, asked_at: float, now: float) -> bool:
-        """Count with what a backend says; false when that was out of date, unbelievable, or of no backend of ours.
+        """Count with a backend's report; false when that was out of date, implausible, or of no backend of ours.
 
         Args:
             url: the backend.
-            report: what it says.
-            asked_at: when it was asked for, in seconds; of a report that came unasked, when it arrived.
+            report: its report.
+            asked_at: when it was requested, in seconds; of a report that came without a request, when it arrived.
             now: seconds.
         """
         backend = self.backends.get(url)
         if backend is None:
             return False
         if not 0 <= report.agentsConnections <= MOST_REPORTED:
-            self.report_failed(url, f"{report.agentsConnections} connections are beyond belief", now)
+            self.report_failed(url, f"implausible connection count: {report.agentsConnections}", now)
             return False
         if report.capacity is not None and report.capacity > MOST_REPORTED:
-            # Load is reckoned by capacity: whoever claimed so much would get everybody.
-            self.report_failed(url, f"a capacity of {report.capacity} is beyond belief", now)
+            # Load is reckoned by capacity: a backend that claimed so much would get every client.
+            self.report_failed(url, f"implausible capacity: {report.capacity}", now)
             return False
         was_doubted = backend.ledger.doubted
         if not backend.ledger.report(report, min(asked_at, now), now):
@@ -195,8 +195,10 @@ class Fleet:
                     self.news.append(News(url, "up", change.why))
         doubted = backend.ledger.doubted
         if doubted != was_doubted:
-            said = report.agentsConnections
-            why = f"its reports stay at {said} although picks go there" if doubted else f"its report changed to {said}"
+            count = report.agentsConnections
+            why = (
+                f"its reports stay at {count} although picks go there" if doubted else f"its report changed to {count}"
+            )
             self.news.append(News(url, "doubted" if doubted else "trusted", why))
         if doubted != was_doubted or before != (backend.group, backend.capacity, backend.takes):
             self._arrange(now)
@@ -298,7 +300,7 @@ class Fleet:
         """Count an event of another balancer; one of a backend that is not known here is passed over.
 
         Args:
-            balancer_id: who says so; its own notices a balancer must not take.
+            balancer_id: whose event it is; its own notices a balancer must not take.
             notice: the event.
             now: when it was heard, in seconds.
         """
@@ -360,75 +362,19 @@ class Fleet:
 
     # --- what it shows ------------------------------------------------------------------------------------------------
 
-    @property
-    def total(self) -> int:
-        """Connections of all backends."""
-        return sum(backend.estimate for backend in self.backends.values())
-
     def imbalance(self) -> dict[tuple[str, str], float]:
-        """By pool and group the load of the fullest backend beside the mean, 1 when even.
-
-        Of backends that take more and work: nobody can even out what is down, and a pool owes another nothing.
-        """
-        counts: dict[tuple[str, str], list[tuple[int, float]]] = {}
-        for backend in self.backends.values():
-            if backend.takes and backend.condition.state in ("up", "half_open"):
-                counts.setdefault((backend.pool, backend.group), []).append((backend.estimate, backend.full_share))
-        found = {}
-        for group, each in counts.items():
-            total = sum(count for count, _ in each)
-            mean = total / sum(share for _, share in each)
-            found[group] = max(count / share for count, share in each) / mean if total else 1.0
-        return found
+        """By pool and group the load of the fullest backend beside the mean, 1 when even."""
+        return imbalance(self.backends.values())
 
     def rows(self, now: float) -> list[BackendRow]:
         """All backends for pages, in the order in which they joined."""
-        return [_row(backend, now) for backend in self.backends.values()]
+        return [row_of(backend, now) for backend in self.backends.values()]
 
 
 def _to_keep(report: LoadReport) -> LoadReport:
-    """What is needed of a report until the next one, in words that fit on a page; it may come with a megabyte."""
+    """What is needed of a report until the next one, in names that fit on a page; it may come with a megabyte."""
     pod, address, machine, colour = (
-        None if words is None else words[:WORDS_CHARS]
-        for words in (report.podName, report.podIP, report.nodeName, report.colour)
+        None if name is None else name[:NAME_CHARS]
+        for name in (report.podName, report.podIP, report.nodeName, report.colour)
     )
     return LoadReport(report.agentsConnections, pod, address, machine, report.state, colour, report.capacity)
-
-
-def _row(backend: Backend, now: float) -> BackendRow:
-    spec, report = backend.spec, backend.report
-    state, why = _state(backend)
-    return BackendRow(
-        url=backend.url,
-        name=spec.name,
-        group=backend.group,
-        pool=spec.pool,
-        source=spec.source,
-        connections=backend.estimate,
-        reported=None if report is None else report.agentsConnections,
-        report_age_s=None if report is None else max(0.0, now - backend.reported_at),
-        relayed=backend.relayed,
-        reserved=backend.reserved,
-        state=state,
-        why=why,
-        weight=spec.weight,
-        capacity=backend.capacity,
-        pod=(None, None, None) if report is None else (report.podName, report.podIP, report.nodeName),
-    )
-
-
-def _state(backend: Backend) -> tuple[str, str]:
-    condition = backend.condition
-    if condition.state in ("down", "ejected", "open"):
-        return condition.state, condition.why
-    if backend.draining:
-        return "draining", "its source takes it out" if backend.spec.draining else "it says so"
-    if backend.load == FULL:
-        return "full", f"{backend.estimate} of {backend.capacity} connections"
-    if condition.state != "up":
-        return condition.state, condition.why
-    if backend.doubted:
-        return "up", "its reports never change although picks go there"
-    if backend.spec.weight <= 0:
-        return "up", "weight 0: no new connections"
-    return "up", backend.report_failure and f"no load report: {backend.report_failure}"

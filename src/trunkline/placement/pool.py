@@ -2,8 +2,8 @@
 
 Rules:
 
-- A lane holds only backends that take connections as far as their own words go (weight above 0, not draining), so that
-  a pick looks at what changes fast alone: load, condition, what was tried.
+- A lane holds only backends that take connections by source and report (weight above 0, not draining), so that a pick
+  looks at what changes fast alone: load, condition, what was tried.
 - `Backend.load` is kept with each event, so that a pick compares plain numbers. What depends on time or on the others
   (slow start, doubt) is reckoned at the pick, for the few backends it concerns.
 """
@@ -26,7 +26,7 @@ FULL: Final = float("inf")
 """Load of a backend that is at its capacity."""
 
 COLOUR_CHARS: Final = 64
-"""Of a reported colour no more counts; it is a label of series."""
+"""Most characters of a reported colour, which is a label of series."""
 
 SLOW_START_FROM: Final = 0.1
 """The part of its share with which a new backend begins."""
@@ -36,7 +36,7 @@ class Backend:
     """One backend and all that is known of it.
 
     Attributes:
-        spec: what its source says.
+        spec: what its source gives.
         url: its name.
         id: its id in sticky cookies.
         seed: what affinity hashes it by.
@@ -46,7 +46,7 @@ class Backend:
         reported_at: when that arrived.
         report_failure: why the newest report could not be had, empty when it could.
         group: its canary group, the colour that it reports if its source names none.
-        capacity: connections it takes, None when nobody says.
+        capacity: connections it takes, None when unknown.
         share: weight x capacity, by which loads are compared; grows during slow start.
         full_share: the same when slow start is over.
         load: (estimate + 1) / share, or `FULL`.
@@ -56,24 +56,9 @@ class Backend:
     """
 
     __slots__ = (
-        "capacity",
-        "condition",
-        "floor",
-        "full_share",
-        "group",
-        "id",
-        "ledger",
-        "load",
-        "report",
-        "report_failure",
-        "reported_at",
-        "seed",
-        "share",
-        "spec",
-        "turn",
-        "url",
-        "warm_at",
-    )
+        "capacity", "condition", "floor", "full_share", "group", "id", "ledger", "load", "report", "report_failure",
+        "reported_at", "seed", "share", "spec", "turn", "url", "warm_at",
+    )  # fmt: skip
 
     def __init__(self, spec: BackendSpec, ledger: Ledger, condition: Condition) -> None:
         self.spec = spec
@@ -95,24 +80,9 @@ class Backend:
 
     @property
     def estimate(self) -> int:
-        """Connections it is believed to have."""
+        """Its estimated connections."""
         counted = self.ledger.estimate
         return self.floor if self.ledger.doubted and self.floor > counted else counted
-
-    @property
-    def relayed(self) -> int:
-        """Connections that this balancer relays to it."""
-        return self.ledger.relayed
-
-    @property
-    def reserved(self) -> int:
-        """Picks that were not seen there yet."""
-        return len(self.ledger.pending)
-
-    @property
-    def doubted(self) -> bool:
-        """Whether its reports stay the same although picks go there."""
-        return self.ledger.doubted
 
     @property
     def pool(self) -> str:
@@ -121,7 +91,7 @@ class Backend:
 
     @property
     def draining(self) -> bool:
-        """Whether it, or its source, says that it takes no more connections."""
+        """Whether its report or its source says that it takes no more connections."""
         return self.spec.draining or (self.report is not None and self.report.state == "draining")
 
     @property

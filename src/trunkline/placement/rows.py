@@ -1,8 +1,13 @@
-"""One backend as pages and metrics show it. Pure."""
+"""Backends as pages and metrics show them. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
+
+from trunkline.placement.pool import FULL, Backend
+from trunkline.placement.states import OUT, SHOWN, Shown
 
 
 class BackendRow(msgspec.Struct, frozen=True):
@@ -14,12 +19,12 @@ class BackendRow(msgspec.Struct, frozen=True):
         group: its canary group or colour, empty for none.
         pool: the pool that routes name, empty for the common one.
         source: where it was found.
-        connections: connections it is believed to have.
-        reported: what its last report said, None without one.
+        connections: its estimated connections.
+        reported: connections in its last report, None without one.
         report_age_s: age of that report in seconds.
         relayed: connections this balancer relays to it.
         reserved: picks that were not seen there yet.
-        state: what may happen to it now: up, draining, down, ejected, open, half_open, full.
+        state: the first of `states.SHOWN` that applies.
         why: why it is not up.
         weight: its share.
         capacity: connections it takes, None when unknown.
@@ -36,8 +41,69 @@ class BackendRow(msgspec.Struct, frozen=True):
     report_age_s: float | None
     relayed: int
     reserved: int
-    state: str
+    state: Shown
     why: str
     weight: float
     capacity: int | None
     pod: tuple[str | None, str | None, str | None] = (None, None, None)
+
+
+def row_of(backend: Backend, now: float) -> BackendRow:
+    """One backend as it is at `now`, seconds."""
+    spec, report = backend.spec, backend.report
+    state, why = shown(backend)
+    return BackendRow(
+        url=backend.url,
+        name=spec.name,
+        group=backend.group,
+        pool=spec.pool,
+        source=spec.source,
+        connections=backend.estimate,
+        reported=None if report is None else report.agentsConnections,
+        report_age_s=None if report is None else max(0.0, now - backend.reported_at),
+        relayed=backend.ledger.relayed,
+        reserved=len(backend.ledger.pending),
+        state=state,
+        why=why,
+        weight=spec.weight,
+        capacity=backend.capacity,
+        pod=(None, None, None) if report is None else (report.podName, report.podIP, report.nodeName),
+    )
+
+
+def shown(backend: Backend) -> tuple[Shown, str]:
+    """The state that is shown of a backend, and why it is in it."""
+    condition = backend.condition
+    reasons: dict[Shown, str] = {condition.state: condition.why}
+    if backend.draining:
+        reasons["draining"] = "its source takes it out" if backend.spec.draining else "its report says so"
+    if backend.load == FULL:
+        reasons["full"] = f"{backend.estimate} of {backend.capacity} connections"
+    state = next(state for state in SHOWN if state in reasons)
+    return state, _note(backend) if state == "up" else reasons[state]
+
+
+def _note(backend: Backend) -> str:
+    """What an operator should know of a backend that is up."""
+    if backend.ledger.doubted:
+        return "its reports never change although picks go there"
+    if backend.spec.weight <= 0:
+        return "weight 0: no new connections"
+    return backend.report_failure and f"no load report: {backend.report_failure}"
+
+
+def imbalance(backends: Iterable[Backend]) -> dict[tuple[str, str], float]:
+    """By pool and group the load of the fullest backend beside the mean, 1 when even.
+
+    Of backends that take more and work: nobody can even out what is down, and a pool owes another nothing.
+    """
+    counts: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for backend in backends:
+        if backend.takes and backend.condition.state not in OUT:
+            counts.setdefault((backend.pool, backend.group), []).append((backend.estimate, backend.full_share))
+    found = {}
+    for group, each in counts.items():
+        total = sum(count for count, _ in each)
+        mean = total / sum(share for _, share in each)
+        found[group] = max(count / share for count, share in each) / mean if total else 1.0
+    return found

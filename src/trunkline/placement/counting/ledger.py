@@ -1,4 +1,4 @@
-"""How many connections one backend has, as far as one can know. Pure; the heart of even placement. Pure.
+"""How many connections one backend has, as far as can be known: the heart of even placement. Pure.
 
     estimate = the newest report + what the report cannot contain yet - what has ended since
 
@@ -6,21 +6,21 @@ The rules by which each event is counted once:
 
 - The count runs with what is seen: a pick adds one at once, its failure, its expiry and the end of its connection take
   one off. A report does not replace the count, it bounds it. Of each event around the time of a report it is known
-  that the report contains it, that it does not, or neither; so the truth lies between two numbers, and a count between
+  that the report contains it, that it does not, or neither; so the real number lies between two, and a count between
   them is left alone. Where our own events explain a report fully, no timing of reports can disturb the count; where
   they do not (clients that came or went unseen), the count moves to the nearer end.
 - A pick is **pending** while a report may not contain it.
-- A node of ours says how many connections it ever opened (`opened`) and the keys of the newest: a key settles its pick
+- A node of ours reports how many connections it ever opened (`opened`) and the newest keys: a key settles its pick
   exactly, and without its key a pick stays pending however new the report is. Of two reports of one run the one with
   more `opened` is the newer, whenever they arrive. When keys are missing, time decides about as many picks as miss.
-- Of a foreign backend time decides. What was opened (101 seen) before the report was asked for is in it. A pick of
+- Of a foreign backend time decides. What was opened (101 seen) before the report was requested is in it. A pick of
   which no opening is ever seen (steering, other balancers) is in it, or has failed, when it is `SETTLE_S` older.
-- Another balancer's events arrive late. A key that a report showed before its pick was heard of settles it when it is,
-  and a report that fell or rose without a reason is the reason for late events within `LATE_S` of it.
+- Another balancer's events arrive late. A key that a report showed before its pick was heard of settles it when it is;
+  for what else is late see `LateEvents`.
 - A new run means that all connections of the one before are gone, whatever relays still believe.
 - What we relay or have pending ourselves is the least it can be.
 
-A backend that reports the same number for ever while picks go there is doubted; see `Ledger.doubted`.
+A foreign backend that reports the same number for ever while picks go there is doubted.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from collections import deque
 from itertools import islice
 from typing import Final
 
+from trunkline.placement.counting.evidence import Closes, Doubt, LateEvents
 from trunkline.placement.counting.keys import KEY_CHARS, KeyTable, SeenKeys
 from trunkline.protocol.control import LoadReport
 
@@ -36,30 +37,19 @@ SETTLE_S: Final = 1.0
 """From a pick to its connection being in the backend's count, at most: redirect or dial, handshake, accept. A dial that
 loses its first SYN takes this long; whoever takes longer is counted as failed until the next report."""
 
-LATE_S: Final = 0.5
-"""How much later than a report an event may be heard that the report already contains (NATS on the way, a close that
-the backend noticed before its relay did)."""
-
-CLOSE_LAG_S: Final = 0.25
-"""From the end of a connection at the relay to its end in the backend's count, at most."""
-
 MOST_REPORTED: Final = 10_000_000
-"""A report above this is no report; no machine holds so many connections."""
+"""A report above this is not taken; no machine holds so many connections."""
 
-CLOSES_KEPT: Final = 8192
 SEEN_KEPT: Final = 20_000
 KEYS_READ: Final = 100_000
 RUNS_KEPT: Final = 4
-
-DOUBT_REPORTS: Final = 3
-DOUBT_PICKS: Final = 10
 
 
 class Reservation:
     """A pick, from its making until its connection ends.
 
     Attributes:
-        number: its own.
+        number: its number.
         ledger: of the backend.
         key: Sec-WebSocket-Key.
         at: when it was made, in seconds.
@@ -103,7 +93,7 @@ class Ledger:
         relayed: own connections, those of a run that is over included.
         pending: picks that the newest report may not contain, oldest first.
         reported: connections in the newest report, None without one.
-        asked_at: when that was asked for.
+        asked_at: when that was requested.
         run: of the node, None of a foreign backend.
         opened: what the node had ever opened in this run.
         run_number: counts runs.
@@ -111,33 +101,10 @@ class Ledger:
     """
 
     __slots__ = (
-        "_closes",
-        "_dropped",
-        "_dropped_until",
-        "_gone",
-        "_keep_s",
-        "_old_runs",
-        "_others_keys",
-        "_own_keys",
-        "_relaying",
-        "_rose",
-        "_rose_until",
-        "_same_picks",
-        "_same_reports",
-        "_seen",
-        "_taken_at",
-        "asked_at",
-        "count",
-        "doubted",
-        "held",
-        "opened",
-        "pending",
-        "relayed",
-        "reported",
-        "run",
-        "run_number",
-        "url",
-    )
+        "_closes", "_doubt", "_gone", "_keep_s", "_late", "_old_runs", "_others_keys", "_own_keys", "_relaying",
+        "_seen", "_taken_at", "asked_at", "count", "doubted", "held", "opened", "pending", "relayed", "reported", "run",
+        "run_number", "url",
+    )  # fmt: skip
 
     def __init__(self, url: str, relaying: bool, keep_s: float, hold_s: float) -> None:
         self.url = url
@@ -157,19 +124,15 @@ class Ledger:
         self._others_keys: KeyTable[Reservation] = KeyTable()
         self._seen = SeenKeys(keep_s, SEEN_KEPT)
         self._gone = SeenKeys(hold_s, SEEN_KEPT)
-        self._closes: deque[float] = deque(maxlen=CLOSES_KEPT)
+        self._closes = Closes()
+        self._late = LateEvents()
+        self._doubt = Doubt()
         self._old_runs: deque[str] = deque(maxlen=RUNS_KEPT)
-        self._dropped = 0
-        self._dropped_until = float("-inf")
-        self._rose = 0
-        self._rose_until = float("-inf")
-        self._same_reports = 0
-        self._same_picks = 0
         self._taken_at = float("-inf")
 
     @property
     def estimate(self) -> int:
-        """Connections it is believed to have."""
+        """Its estimated connections."""
         return self.count if self.count > self.held else self.held
 
     # --- own picks ----------------------------------------------------------------------------------------------------
@@ -228,7 +191,7 @@ class Ledger:
             return
         # A pick that a foreign report was taken to contain and that came to nothing: the report may have risen for
         # another reason, or the backend may have counted it for a moment. The next report knows.
-        self._closes.append(now)
+        self._closes.add(now)
 
     def expire(self, made: Reservation) -> None:
         """Forget a pick that never showed up; a connection that was opened never expires."""
@@ -250,8 +213,7 @@ class Ledger:
         key = key[:KEY_CHARS]
         if self._seen.take(key, now):
             return None
-        if self._rose > 0 and now <= self._rose_until:
-            self._rose -= 1
+        if self._late.take_pick(now):
             return None
         made = Reservation(number, self, key, now, False)
         self.pending[number] = made
@@ -278,16 +240,16 @@ class Ledger:
         made.over = True
         self._settle(made)
         self.count -= 1
-        self._closes.append(now)
+        self._closes.add(now)
 
     # --- reports ------------------------------------------------------------------------------------------------------
 
     def report(self, report: LoadReport, asked_at: float, now: float) -> bool:
-        """Take what the backend says; false for a report that is older than what is known.
+        """Take a backend's report; false for a report that is older than what is known.
 
         Args:
             report: of a number within 0 and `MOST_REPORTED`.
-            asked_at: when it was asked for, or arrived unasked; it is no older than that.
+            asked_at: when it was requested, or arrived without a request; it is no older than that.
             now: seconds, not before `asked_at`.
         """
         self._seen.forget(now)
@@ -295,23 +257,29 @@ class Ledger:
         if isinstance(report.run, str) and isinstance(report.opened, int):
             return self._report_of_node(report, report.run[:KEY_CHARS], report.opened, asked_at, now)
         if asked_at < self._taken_at:
-            # Asked for before the one before it had come: nobody knows which was made first.
+            # Requested before the one before it had come: which was made first is unknown.
             return False
         self._taken_at = now
-        self._report_of_stranger(report.agentsConnections, asked_at, now)
+        self._report_of_foreign(report.agentsConnections, asked_at, now)
         return True
 
-    def _report_of_stranger(self, said: int, asked_at: float, now: float) -> None:
+    def _report_of_foreign(self, reported: int, asked_at: float, now: float) -> None:
         certain = [made for made in self.pending.values() if self._contained(made, asked_at)]
         for made in certain:
             self._settle(made)
-        self._doubt(said, len(certain))
-        most = said + len(self.pending)
-        closed = self._closed_since(asked_at)
-        self._move(said - closed, most, first=self.reported is None, now=now, know_keys=False)
+        # Where we see openings ourselves, they are the proof already.
+        if not self._relaying:
+            if reported != self.reported:
+                self._doubt.changed()
+                self.doubted = False
+            elif self._doubt.same(reported, len(certain)):
+                self.doubted = True
+        most = reported + len(self.pending)
+        closed = self._closes.since(asked_at)
+        self._move(reported - closed, most, first=self.reported is None, now=now, know_keys=False)
         # A count below the most says that so many events are in the report; closes explain it as well as picks do.
         self._settle_oldest(most - self.count - closed)
-        self.reported = said
+        self.reported = reported
         self.asked_at = asked_at
         self.run = None
 
@@ -328,8 +296,8 @@ class Ledger:
         elif opened < self.opened or (opened == self.opened and asked_at < self.asked_at):
             return False
         fresh = opened - self.opened
-        said = report.keys if isinstance(report.keys, tuple) else ()
-        keys = said[-min(fresh, KEYS_READ) :] if fresh else ()
+        newest = report.keys if isinstance(report.keys, tuple) else ()
+        keys = newest[-min(fresh, KEYS_READ) :] if fresh else ()
         self.opened = opened
         for key in keys:
             self._show(key[:KEY_CHARS], now)
@@ -345,7 +313,7 @@ class Ledger:
         self._forget_overdue(asked_at)
         pending = len(self.pending)
         most = report.agentsConnections + pending
-        least = most - min(unnamed, pending) - self._closed_since(asked_at)
+        least = most - min(unnamed, pending) - self._closes.since(asked_at)
         self._move(least, most, first=first, now=now, know_keys=know_keys)
         if unnamed:
             self._settle_oldest(min(most - self.count, unnamed))
@@ -355,19 +323,10 @@ class Ledger:
         return True
 
     def _contained(self, made: Reservation, asked_at: float) -> bool:
-        """Whether a report asked for at `asked_at` contains the pick, or nothing came of it."""
+        """Whether a report requested at `asked_at` contains the pick, or nothing came of it."""
         if made.opened_at is not None:
             return made.opened_at <= asked_at
         return made.at + SETTLE_S < asked_at and not (made.own and self._relaying)
-
-    def _closed_since(self, asked_at: float) -> int:
-        since = asked_at - CLOSE_LAG_S
-        count = 0
-        for at in reversed(self._closes):
-            if at < since:
-                break
-            count += 1
-        return count
 
     def _move(self, least: int, most: int, *, first: bool, now: float, know_keys: bool) -> None:
         """Bring the count within what the report allows."""
@@ -376,16 +335,7 @@ class Ledger:
             self.count = most
         elif before < least:
             self.count = least
-        if now > self._dropped_until:
-            self._dropped = 0
-        if now > self._rose_until:
-            self._rose = 0
-        if self.count < before:
-            self._dropped = before - self.count
-            self._dropped_until = max(self._dropped_until, now + LATE_S)
-        elif self.count > before and not know_keys and not first:
-            self._rose = self.count - before
-            self._rose_until = now + LATE_S
+        self._late.moved(self.count - before, now, rise_explained=know_keys or first)
 
     def _settle_oldest(self, count: int) -> None:
         """Take so many pending picks as contained: those whose opening was seen first, then the oldest."""
@@ -426,10 +376,8 @@ class Ledger:
 
     def _ended(self, now: float) -> None:
         """A connection that reports contained has ended."""
-        self._closes.append(now)
-        if self._dropped > 0 and now <= self._dropped_until:
-            self._dropped -= 1
-        elif self.count > len(self.pending):
+        self._closes.add(now)
+        if not self._late.take_close(now) and self.count > len(self.pending):
             self.count -= 1
 
     def _new_run(self, asked_at: float) -> None:
@@ -442,8 +390,8 @@ class Ledger:
             if made.opened_at is None or made.opened_at > asked_at:
                 made.run = self.run_number
                 self.held += made.own
-        # Relays of other balancers will tell of each connection that is gone now.
-        self._dropped_until = asked_at + self._keep_s
+        # Relays of other balancers will report each connection that is gone now.
+        self._late.expect_closes(asked_at + self._keep_s)
 
     def _end_run(self) -> None:
         for made in [made for made in self.pending.values() if made.run != self.run_number]:
@@ -460,17 +408,3 @@ class Ledger:
                 self.expire(made)
             else:
                 self._settle(made)
-
-    def _doubt(self, said: int, picks: int) -> None:
-        """Watch whether the report ever changes; where we see openings ourselves, they are the proof already."""
-        if self._relaying:
-            return
-        if said != self.reported:
-            self._same_reports = self._same_picks = 0
-            self.doubted = False
-            return
-        self._same_reports += 1
-        self._same_picks += picks
-        # Above 0 clients may come and go evenly by chance; it takes a full change of them to doubt.
-        if self._same_reports >= DOUBT_REPORTS and self._same_picks >= max(DOUBT_PICKS, said):
-            self.doubted = True
