@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 from textwrap import dedent
 
@@ -11,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from tests.support import ROOT
 from trunkline.cli.traefik import app
-from trunkline.traefik.check.corpus import Finding
 from trunkline.traefik.check.documents import MAX_BYTES
+from trunkline.traefik.check.findings import Finding
 from trunkline.traefik.check.report import check_texts
 
 ENTRY_POINTS = "entryPoints: {web: {address: ':80'}}\n"
@@ -483,3 +486,14 @@ def test_file_content_cannot_steer_the_terminal(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["check", str(file)])
     assert answer.exit_code == 1
     assert "\x1b" not in answer.stdout
+
+
+def test_every_rule_has_its_texts() -> None:
+    """No rule in the code lacks texts, and no texts lack a rule."""
+    folder = ROOT / "src/trunkline/traefik/check"
+    code = "".join(path.read_text() for path in folder.glob("*.py"))
+    named = set(re.findall(r"finding\(\s*\"([a-z-]+)\"", code))
+    texts = set(tomllib.loads((folder / "findings.toml").read_text()))
+    undefined = {name for name in texts if name.startswith("undefined-") and name != "undefined-entry-point"}
+    assert named == texts - undefined
+    assert undefined == {"undefined-middleware", "undefined-resolver", "undefined-service"}

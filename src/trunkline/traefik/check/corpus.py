@@ -11,35 +11,15 @@ Rules:
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import shlex
 from dataclasses import dataclass, field
 from typing import Literal
 
-import msgspec
-
 from trunkline.traefik.check.documents import Assignments, Node, Snippet, pairs, trees
+from trunkline.traefik.check.findings import Finding, Severity, finding
 from trunkline.traefik.check.known_fields import Field, canonical, known
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """A mistake.
-
-    Attributes:
-        file: the file as it was named.
-        line: its line, from 1; 0 for the file as a whole.
-        rule: a fixed word.
-        message: what is wrong.
-        instead: what to write in its place.
-        severity: `error`: it does not work or is unsafe; `warning`: it may be meant so.
-    """
-
-    file: str
-    line: int
-    rule: str
-    message: str
-    instead: str
-    severity: Literal["error", "warning"] = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +39,25 @@ class Piece:
     node: Node
     fenced: bool
     group: int
+
+    @property
+    def middlewares(self) -> dict[str, Node]:
+        """Its HTTP middlewares by name."""
+        return self.node.below("http", "middlewares")
+
+    @property
+    def services(self) -> dict[str, Node]:
+        """Its HTTP services by name."""
+        return self.node.below("http", "services")
+
+    @property
+    def routers(self) -> dict[str, Node]:
+        """Its HTTP routers by name."""
+        return self.node.below("http", "routers")
+
+    def finding(self, rule: str, at: Node, severity: Severity | None = None, **values: object) -> Finding:
+        """A mistake at one of its nodes; see `findings.finding`."""
+        return finding(rule, self.file, at.line, severity, **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +105,9 @@ class Corpus:
         return [piece for piece in self.pieces if piece.provider in providers]
 
     def _sort(self, file: str, tree: Node, fenced: bool) -> None:
-        static_field, dynamic_field = known()["static"], known()["dynamic"]
         static: dict[str, Node] = {}
         dynamic: dict[str, Node] = {}
-        strange: dict[str, Node] = {}
+        unknown: dict[str, Node] = {}
         if "scrape_configs" in tree.parts:
             self.scrapes.append((file, tree))
             return
@@ -122,50 +120,38 @@ class Corpus:
                 continue
             elif name == "labels":
                 self._labels(file, child, fenced)
-            elif static_field.find(name, "file"):
+            elif known()["static"].find(name, "file"):
                 static[name] = child
-            elif dynamic_field.find(name, "file"):
+            elif known()["dynamic"].find(name, "file"):
                 dynamic[name] = child
             elif child.parts.keys() & {"image", "labels", "build"}:
                 self._compose_service(ComposeService(file, name, child), fenced)
             else:
-                strange[name] = child
-        if static:
-            self._piece(file, "static", static_field, Node(tree.line, static), fenced)
-        if dynamic:
-            self._piece(file, "file", dynamic_field, Node(tree.line, dynamic), fenced)
-        if static and dynamic and not fenced:
-            first = next(iter(dynamic.values()))
-            self.findings.append(
-                Finding(
-                    file,
-                    first.line,
-                    "mixed-file",
-                    f"{next(iter(dynamic))} is dynamic configuration, which Traefik does not read from its static file",
-                    "move it to a file of its own and name that in providers.file.filename",
-                    "warning",
-                )
-            )
+                unknown[name] = child
+        self._sorted(file, tree.line, static, dynamic, fenced)
         if not compose:
-            self._strange(file, strange, bool(static or dynamic))
+            self._unknown_sections(file, unknown, bool(static or dynamic))
 
-    def _strange(self, file: str, strange: dict[str, Node], ours: bool) -> None:
+    def _sorted(self, file: str, line: int, static: dict[str, Node], dynamic: dict[str, Node], fenced: bool) -> None:
+        if static:
+            self._piece(file, "static", known()["static"], Node(line, static), fenced)
+        if dynamic:
+            self._piece(file, "file", known()["dynamic"], Node(line, dynamic), fenced)
+        if static and dynamic and not fenced:
+            section, first = next(iter(dynamic.items()))
+            self.findings.append(finding("mixed-file", file, first.line, section=section))
+
+    def _unknown_sections(self, file: str, unknown: dict[str, Node], ours: bool) -> None:
         tops = {part.name for kind in known().values() for part in (kind.parts or {}).values()}
-        for name, child in strange.items():
+        for name, child in unknown.items():
             near = difflib.get_close_matches(name, sorted(tops), n=1, cutoff=0.6 if ours else 0.85)
             if ours or near:
-                self.findings.append(
-                    Finding(
-                        file,
-                        child.line,
-                        "unknown-field",
-                        f"Traefik 3.7 has no section {name} and ignores it silently",
-                        f"write {near[0]}" if near else f"there are: {', '.join(sorted(tops, key=str.lower))}",
-                    )
-                )
+                what = f"Traefik 3.7 has no section {name} and ignores it silently"
+                instead = f"write {near[0]}" if near else f"there are: {', '.join(sorted(tops, key=str.lower))}"
+                self.findings.append(finding("unknown-field", file, child.line, what=what, instead=instead))
 
-    def _unknown(self, file: str, line: int, message: str, instead: str) -> None:
-        self.findings.append(Finding(file, line, "unknown-field", message + _VOID, instead))
+    def _unknown(self, file: str, line: int, what: str, instead: str) -> None:
+        self.findings.append(finding("unknown-field", file, line, what=what + _VOID, instead=instead))
 
     def _piece(
         self, file: str, provider: Literal["static", "file", "docker"], kind: Field, tree: Node, fenced: bool
@@ -174,7 +160,7 @@ class Corpus:
             tree,
             kind,
             "label" if provider == "docker" else "file",
-            lambda line, message, instead: self._unknown(file, line, message, instead),
+            functools.partial(self._unknown, file),
         )
         self.pieces.append(Piece(file, provider, node, fenced, len(self.texts)))
 
@@ -203,11 +189,8 @@ class Corpus:
         given = Assignments()
         for line, name, value in pairs(labels):
             first, *path = name.split(".")
-            if first.lower() != "traefik" or not path:
-                continue
-            if path[0].lower() in _LABEL_ROOTS:
-                continue
-            given.set(path, value, line)
+            if first.lower() == "traefik" and path and path[0].lower() not in _LABEL_ROOTS:
+                given.set(path, value, line)
         tree = given.tree()
         if tree.parts:
             self._piece(file, "docker", known()["dynamic"], tree, fenced)
@@ -237,7 +220,7 @@ def _flags(command: Node | None) -> list[tuple[int, str, str]]:
 
 
 def _variable(words: list[str], part: Field) -> list[str] | None:
-    """The option that a variable's words mean; names of one's own may hold further underscores."""
+    """The option that the words of a variable's name mean; names of one's own may hold further underscores."""
     if not words:
         return [] if part.parts is None or part.alone else None
     for child in (part.parts or {}).values():

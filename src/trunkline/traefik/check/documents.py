@@ -74,6 +74,16 @@ class Node:
             found = found.parts.get(name) if found is not None else None
         return found
 
+    def below(self, *path: str) -> dict[str, Node]:
+        """The parts by name of what stands below it under these names."""
+        found = self.at(*path)
+        return found.parts if found is not None else {}
+
+    def entries(self, *path: str) -> list[Node]:
+        """The entries of the list that stands below it under these names."""
+        found = self.at(*path)
+        return found.items if found is not None else []
+
     def word(self, *path: str) -> str:
         """The text below it under these names; empty when there is none."""
         found = self.at(*path)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trunkline.traefik.check import neighbours, pieces, sets
-from trunkline.traefik.check.corpus import Corpus, Finding
+from trunkline.traefik.check.corpus import Corpus
 from trunkline.traefik.check.documents import UnreadableError, read, snippets
+from trunkline.traefik.check.findings import Finding, Severity, finding
 
 _RULES = (*pieces.RULES, *sets.RULES, *neighbours.RULES)
 
@@ -55,7 +56,9 @@ def check_texts(named: Sequence[tuple[str, Path | str]]) -> Report:
             text = read(source) if isinstance(source, Path) else source
         except UnreadableError as error:
             unreadable = True
-            found.append(Finding(name, error.line, "unreadable", f"the file {error.why}", "give a text file"))
+            found.append(
+                finding("unreadable", name, error.line, what="file", why=error.why, instead="give a text file")
+            )
             continue
         for snippet in snippets(Path(name), text):
             try:
@@ -65,18 +68,13 @@ def check_texts(named: Sequence[tuple[str, Path | str]]) -> Report:
                     continue  # an answer with comments or left-out parts; Traefik is not configured in JSON
                 # A fence may be a sketch; a file that cannot be parsed is refused by Traefik too.
                 unreadable = unreadable or not snippet.fenced
+                severity: Severity = "warning" if snippet.fenced else "error"
+                instead = "correct it; nothing of it was checked"
                 found.append(
-                    Finding(
-                        name,
-                        error.line,
-                        "unreadable",
-                        f"the text {error.why}",
-                        "correct it; nothing of it was checked",
-                        "warning" if snippet.fenced else "error",
-                    )
+                    finding("unreadable", name, error.line, severity, what="text", why=error.why, instead=instead)
                 )
     for rule in _RULES:
         found += rule(corpus)
-    # Labels repeated over replicas would tell the same of each; each line still has its own.
+    # Labels repeated over replicas have the same mistake each; each line is still named once.
     unique = dict.fromkeys([*corpus.findings, *found])
     return Report(tuple(sorted(unique, key=lambda finding: (finding.file, finding.line, finding.rule))), unreadable)
