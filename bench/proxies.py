@@ -26,8 +26,7 @@ import yaml
 from bench.errors import BenchError
 from bench.servers import READY_TIMEOUT_S, Contender, Server, find_program, free_port
 from trunkline.settings.sections import Settings
-from trunkline.traefik.render import static_model
-from trunkline.traefik.render.static import static, to_yaml
+from trunkline.traefik.render.static import static_text
 
 RELAY, STEERED = "relay", "Traefik with steering"
 HAPROXY, NGINX, TRAEFIK = "HAProxy", "nginx", "Traefik"
@@ -244,11 +243,9 @@ def steered(
                 balancer_url=f"http://127.0.0.1:{balancer_port}", poll_interval_ms=200, grace_timeout_ms=0,
                 log_level="ERROR",
             )  # fmt: skip
-            made = static(msgspec.structs.replace(settings, traefik=section), file)
-            providers = msgspec.structs.replace(
-                made.providers, file=static_model.FileProvider(filename=str(file), watch=True)
-            )
-            (directory / "traefik.yml").write_text(to_yaml(msgspec.structs.replace(made, providers=providers)))
+            made = yaml.safe_load(static_text(msgspec.structs.replace(settings, traefik=section), file))
+            made["providers"]["file"] = {"filename": str(file), "watch": True}
+            (directory / "traefik.yml").write_text(yaml.safe_dump(made))
             return [_program(TRAEFIK), f"--configFile={directory / 'traefik.yml'}"]
 
         with Steered(Contender(STEERED, command, ready_path="/healthz"), _rewrite(directory, routes)) as running:

@@ -36,23 +36,23 @@ def render(
 ) -> None:
     """Write the static and the dynamic configuration; without files both are printed as two YAML documents."""
     from trunkline.settings.load import load
-    from trunkline.traefik.render import static as render_static
     from trunkline.traefik.render.dynamic import file_dynamic
     from trunkline.traefik.render.dynamic_model import Dynamic
+    from trunkline.traefik.render.static import dynamic_text, static_text
 
     try:
         settings = load(config_file, os.environ, {}).settings
         dynamic_model = file_dynamic(settings)
         # Traefik looks for it from its own directory, so the name in the static file is absolute when we know it.
         named = dynamic.absolute() if dynamic is not None else Path("dynamic.yml")
-        static_text = render_static.to_yaml(render_static.static(settings, named), _STATIC_COMMENT)
+        rendered = static_text(settings, named, _STATIC_COMMENT)
         comments = [_DYNAMIC_COMMENT]
         if settings.traefik.steer:
             comments.append(_STEERED_COMMENT)
         if dynamic_model == Dynamic():
             comments.append(_EMPTY_COMMENT)
-        dynamic_text = render_static.to_yaml(dynamic_model, *comments)
-        for path, text in ((static, static_text), (dynamic, dynamic_text)):
+        routing = dynamic_text(dynamic_model, *comments)
+        for path, text in ((static, rendered), (dynamic, routing)):
             if path is not None:
                 _write(path, text)
                 typer.echo(f"wrote {path}", err=True)
@@ -60,7 +60,7 @@ def render(
         typer.echo(f"trunkline: {error}", err=True)
         raise typer.Exit(2) from None
     if stdout or (static is None and dynamic is None):
-        typer.echo(f"{static_text}---\n{dynamic_text}", nl=False)
+        typer.echo(f"{rendered}---\n{routing}", nl=False)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from trunkline.settings.load import load
 from trunkline.settings.sections import Settings
 from trunkline.traefik.process import find_binary
 from trunkline.traefik.render.dynamic import file_dynamic
-from trunkline.traefik.render.static import static, to_yaml
+from trunkline.traefik.render.static import dynamic_text, static_text
 
 
 def prepare(plan: FleetPlan, environ: Mapping[str, str]) -> FleetPlan:
@@ -37,8 +37,8 @@ def prepare(plan: FleetPlan, environ: Mapping[str, str]) -> FleetPlan:
     settings = placed(plan, environ)
     static_file, dynamic_file = (plan.data_dir.absolute() / "traefik" / name for name in ("traefik.yml", "dynamic.yml"))
     files = (
-        (dynamic_file, to_yaml(file_dynamic(settings))),
-        (static_file, to_yaml(static(settings, dynamic_file))),
+        (dynamic_file, dynamic_text(file_dynamic(settings))),
+        (static_file, static_text(settings, dynamic_file)),
     )
     command = (str(program), f"--configFile={static_file}")
     return msgspec.structs.replace(plan, traefik=msgspec.structs.replace(plan.traefik, command=command, files=files))

@@ -22,7 +22,7 @@ from trunkline.placement.backend import short_id
 from trunkline.placement.placing import Ask, Pick, Refusal
 from trunkline.settings.sections import Settings
 from trunkline.traefik.process import TraefikProcess
-from trunkline.traefik.render.static import static, to_yaml
+from trunkline.traefik.render.static import static_text
 from trunkline.traefik.steer.handlers import Steering
 from trunkline.traefik.steer.published import Candidate
 
@@ -236,7 +236,7 @@ class SteeredFleet:
             await self._traefik.stop()
         traefik = self.settings.traefik
         self._traefik = await TraefikProcess.start(
-            with_api(to_yaml(static(self.settings, self._directory / "dynamic.yml")), self._api_port),
+            with_api(static_text(self.settings, self._directory / "dynamic.yml"), self._api_port),
             self._directory / "traefik",
             ping_port=traefik.ping_port,
             ports=[("", traefik.http_port), ("127.0.0.1", traefik.fail_open_port), ("127.0.0.1", traefik.ping_port)],

@@ -17,8 +17,8 @@ from trunkline.settings.balancer import BackendEntry, BasicUser, GroupEntry, Rou
 from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import BalancerSettings, Settings, TraefikSettings
 from trunkline.traefik.render import dynamic as render
-from trunkline.traefik.render import static as render_static
 from trunkline.traefik.render.dynamic import ServerView, dynamic, file_dynamic, rule_of
+from trunkline.traefik.render.static import dynamic_text, static_text
 
 BACKENDS = (BackendEntry("http://10.0.0.1:3001"), BackendEntry("ws://10.0.0.2:3001"))
 
@@ -31,11 +31,11 @@ def settings_of(balancer: dict[str, Any] | None = None, **traefik: Any) -> Setti
 
 
 def static_of(settings: Settings) -> Any:
-    return yaml.safe_load(render_static.to_yaml(render_static.static(settings, Path("/etc/traefik/d.yml"))))
+    return yaml.safe_load(static_text(settings, Path("/etc/traefik/d.yml")))
 
 
 def file_of(settings: Settings) -> Any:
-    return yaml.safe_load(render_static.to_yaml(file_dynamic(settings), "one", "two"))
+    return yaml.safe_load(dynamic_text(file_dynamic(settings), "one", "two"))
 
 
 def test_only_what_is_asked_for_is_written() -> None:

@@ -27,7 +27,7 @@ from trunkline.settings.balancer import BackendEntry, BasicUser, GroupEntry, Rou
 from trunkline.settings.sections import BalancerSettings, Settings, TraefikSettings
 from trunkline.traefik.check.report import check_texts
 from trunkline.traefik.render import dynamic as render
-from trunkline.traefik.render import static as render_static
+from trunkline.traefik.render.static import dynamic_text, static_text
 from trunkline.traefik.steer.layers import layered
 from trunkline.traefik.steer.published import Candidate, chosen
 
@@ -127,8 +127,8 @@ def edge(directory: Path, settings: Settings) -> Iterator[LiveTraefik]:
                 settings.traefik, balancer_url=f"http://127.0.0.1:{balancer}", poll_interval_ms=100
             )
             settings = msgspec.structs.replace(settings, traefik=traefik_settings)
-        static = render_static.to_yaml(render_static.static(settings, file), "static")
-        dynamic = render_static.to_yaml(render.file_dynamic(settings), "dynamic")
+        static = static_text(settings, file, "static")
+        dynamic = dynamic_text(render.file_dynamic(settings), "dynamic")
         file.write_text(dynamic)
         named = {found.rule for found in check_texts([("s.yml", static), ("d.yml", dynamic)]).findings}
         assert named <= (set() if settings.balancer.tls_verify else {"insecure-skip-verify"})

@@ -1,4 +1,7 @@
-"""Traefik's static configuration from our settings, and both configurations as text. Pure."""
+"""Traefik's static configuration from our settings, and both configurations as text. Pure.
+
+Names are Traefik's own, checked against Traefik 3.7; what is None is not written, so that Traefik's default holds.
+"""
 
 from __future__ import annotations
 
@@ -11,131 +14,120 @@ from trunkline.errors import SettingsError
 from trunkline.settings.balancer import TraefikSettings
 from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import Settings
-from trunkline.traefik.render import dynamic as render
-from trunkline.traefik.render import dynamic_model
-from trunkline.traefik.render import static_model as model
-from trunkline.traefik.render.dynamic import FAIL_OPEN, WEB, WEBSECURE
+from trunkline.traefik.render.dynamic import FAIL_OPEN, WEB, WEBSECURE, balancer_url, file_dynamic
+from trunkline.traefik.render.dynamic_model import Dynamic
 
 RESOLVER = "trunkline"
 DYNAMIC_PATH = "/traefik/dynamic"
-_LOOPBACK = ("127.0.0.1/32", "::1/128")
+_LOOPBACK = ["127.0.0.1/32", "::1/128"]
+
+_Tree = dict[str, object]
 
 
-def static(settings: Settings, dynamic_file: Path) -> model.Static:
-    """The static configuration.
+def static_text(settings: Settings, dynamic_file: Path, *comment: str) -> str:
+    """The static configuration as YAML.
 
     Args:
         settings: all settings.
-        dynamic_file: where `render.file_dynamic` is written, if it holds anything.
+        dynamic_file: where `dynamic.file_dynamic` is written, if it holds anything.
+        *comment: lines above it.
 
     Raises:
         SettingsError: settings that exclude each other.
     """
-    traefik = settings.traefik
     _check(settings)
-    has_file = render.file_dynamic(settings) != dynamic_model.Dynamic()
-    return model.Static(
-        global_=model.Global(check_new_version=False, send_anonymous_usage=False),
-        entry_points=_entry_points(traefik),
-        providers=model.Providers(
+    traefik = settings.traefik
+    http = {
+        "endpoint": balancer_url(settings) + DYNAMIC_PATH,
+        "pollInterval": go_duration(traefik.poll_interval_ms),
+        "pollTimeout": "2s",
+    }
+    has_file = file_dynamic(settings) != Dynamic()
+    # The stand-in for the balancer is the internal ping service, which exists only with a ping section.
+    ping = "ping" if traefik.ping_port else FAIL_OPEN if traefik.steer else None
+    tree = _present(
+        entryPoints=_entry_points(traefik),
+        providers=_present(
             # The balancer publishes only what changed, so there is nothing to wait for.
-            providers_throttle_duration="0s" if traefik.steer else None,
-            file=model.FileProvider(filename=str(dynamic_file), watch=True) if has_file else None,
-            http=(
-                model.HttpProvider(
-                    endpoint=render.balancer_url(settings) + DYNAMIC_PATH,
-                    poll_interval=go_duration(traefik.poll_interval_ms),
-                    poll_timeout="2s",
-                )
-                if traefik.steer
-                else None
-            ),
+            providersThrottleDuration="0s" if traefik.steer else None,
+            file={"filename": str(dynamic_file), "watch": True} if has_file else None,
+            http=http if traefik.steer else None,
         ),
-        certificates_resolvers={RESOLVER: _resolver(traefik)} if traefik.acme_email else None,
-        api=model.Api(dashboard=True) if traefik.dashboard_host else None,
-        log=model.Log(level=traefik.log_level),
-        access_log=_access_log(traefik),
-        metrics=model.Metrics(prometheus=model.Prometheus(entry_point="metrics")) if traefik.metrics_port else None,
-        # The stand-in for the balancer is the internal ping service, which exists only with a ping section.
-        ping=model.Ping(entry_point="ping" if traefik.ping_port else FAIL_OPEN) if _needs_ping(traefik) else None,
+        **{"global": {"checkNewVersion": False, "sendAnonymousUsage": False}},
+        log={"level": traefik.log_level},
+        certificatesResolvers={RESOLVER: {"acme": _acme(traefik)}} if traefik.acme_email else None,
+        api={"dashboard": True} if traefik.dashboard_host else None,
+        accessLog=_access_log(traefik) if traefik.access_log else None,
+        metrics={"prometheus": {"entryPoint": "metrics"}} if traefik.metrics_port else None,
+        ping={"entryPoint": ping} if ping else None,
     )
+    return _yaml(tree, comment)
 
 
-def to_yaml(configuration: model.Static | dynamic_model.Dynamic, *comment: str) -> str:
-    """YAML text with `comment` lines above it."""
-    body = yaml.safe_dump(msgspec.to_builtins(configuration), sort_keys=False, width=110, allow_unicode=True)
+def dynamic_text(configuration: Dynamic, *comment: str) -> str:
+    """A dynamic configuration as YAML, with `comment` lines above it."""
+    return _yaml(msgspec.to_builtins(configuration), comment)
+
+
+def _yaml(tree: object, comment: tuple[str, ...]) -> str:
+    body = yaml.safe_dump(tree, sort_keys=False, width=110, allow_unicode=True)
     return "".join(f"# {line}\n" for line in comment) + body
 
 
-def _needs_ping(traefik: TraefikSettings) -> bool:
-    return bool(traefik.ping_port) or traefik.steer
+def _present(**options: object) -> _Tree:
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def _entry_points(traefik: TraefikSettings) -> dict[str, model.EntryPoint]:
-    transport = model.Transport(life_cycle=model.LifeCycle(grace_time_out=go_duration(traefik.grace_timeout_ms)))
-    forwarded = model.ForwardedHeaders(trusted_ips=traefik.trusted_proxies) if traefik.trusted_proxies else None
-    redirections = None
-    if traefik.https_port and traefik.redirect:
-        redirections = model.Redirections(entry_point=model.RedirectTo(to=WEBSECURE, scheme="https"))
-    found = {
-        WEB: model.EntryPoint(
-            address=_address(traefik.host, traefik.http_port),
-            http=_http(redirections=redirections),
-            transport=transport,
-            forwarded_headers=forwarded,
-        )
-    }
+def _entry_points(traefik: TraefikSettings) -> _Tree:
+    redirect = {"entryPoint": {"to": WEBSECURE, "scheme": "https"}} if traefik.https_port and traefik.redirect else None
+    found: _Tree = {WEB: _for_clients(traefik, traefik.http_port, redirections=redirect)}
     if traefik.https_port:
-        found[WEBSECURE] = model.EntryPoint(
-            address=_address(traefik.host, traefik.https_port),
-            http=_http(tls=dynamic_model.Tls(cert_resolver=RESOLVER if traefik.acme_email else None)),
-            transport=transport,
-            forwarded_headers=forwarded,
-        )
+        tls = {"certResolver": RESOLVER} if traefik.acme_email else {}
+        found[WEBSECURE] = _for_clients(traefik, traefik.https_port, tls=tls)
     if traefik.steer:
-        # Traefik asks itself here, so the forwarding headers are its own.
-        found[FAIL_OPEN] = model.EntryPoint(
-            address=f"127.0.0.1:{traefik.fail_open_port}",
-            http=_http(),
-            forwarded_headers=model.ForwardedHeaders(trusted_ips=_LOOPBACK),
-        )
+        # Traefik requests picks from itself here, so the forwarding headers are its own.
+        found[FAIL_OPEN] = {**_on_loopback(traefik.fail_open_port), "forwardedHeaders": {"trustedIPs": _LOOPBACK}}
     if traefik.metrics_port:
-        found["metrics"] = model.EntryPoint(address=f"127.0.0.1:{traefik.metrics_port}", http=_http())
+        found["metrics"] = _on_loopback(traefik.metrics_port)
     if traefik.ping_port:
-        found["ping"] = model.EntryPoint(address=f"127.0.0.1:{traefik.ping_port}", http=_http())
+        found["ping"] = _on_loopback(traefik.ping_port)
     return found
 
 
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _http(
-    *, redirections: model.Redirections | None = None, tls: dynamic_model.Tls | None = None
-) -> model.EntryPointHttp:
-    # A client's X_Forwarded_For would look like X-Forwarded-For to servers that take names from either spelling.
-    return model.EntryPointHttp(redirections=redirections, tls=tls, alias_headers_strategy="delete")
-
-
-def _resolver(traefik: TraefikSettings) -> model.CertificatesResolver:
-    return model.CertificatesResolver(
-        acme=model.Acme(
-            email=traefik.acme_email,
-            storage=traefik.acme_storage,
-            http_challenge=model.HttpChallenge(entry_point=WEB),
-            ca_server=traefik.acme_ca_server or None,
-        )
+def _for_clients(traefik: TraefikSettings, port: int, **http: object) -> _Tree:
+    host = f"[{traefik.host}]" if ":" in traefik.host else traefik.host
+    return _present(
+        address=f"{host}:{port}",
+        http=_http(**http),
+        transport={"lifeCycle": {"graceTimeOut": go_duration(traefik.grace_timeout_ms)}},
+        forwardedHeaders={"trustedIPs": list(traefik.trusted_proxies)} if traefik.trusted_proxies else None,
     )
 
 
-def _access_log(traefik: TraefikSettings) -> model.AccessLog | None:
-    if not traefik.access_log:
-        return None
-    return model.AccessLog(
+def _on_loopback(port: int) -> _Tree:
+    return {"address": f"127.0.0.1:{port}", "http": _http()}
+
+
+def _http(**options: object) -> _Tree:
+    # A client's X_Forwarded_For would look like X-Forwarded-For to servers that take names from either spelling.
+    return _present(**options, aliasHeadersStrategy="delete")
+
+
+def _acme(traefik: TraefikSettings) -> _Tree:
+    return _present(
+        email=traefik.acme_email,
+        storage=traefik.acme_storage,
+        httpChallenge={"entryPoint": WEB},
+        caServer=traefik.acme_ca_server or None,
+    )
+
+
+def _access_log(traefik: TraefikSettings) -> _Tree:
+    return _present(
         format="json",
-        file_path=None if traefik.access_log == "-" else traefik.access_log,
+        filePath=None if traefik.access_log == "-" else traefik.access_log,
         # Browsers can send a token to a WebSocket only in the query.
-        fields=model.AccessLogFields(query_parameters=model.FieldMode(default_mode="drop")),
+        fields={"queryParameters": {"defaultMode": "drop"}},
     )
 
 
