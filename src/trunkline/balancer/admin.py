@@ -9,7 +9,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from trunkline.balancer.core import Balancer
-from trunkline.balancer.pages import CONTENT_SECURITY, BalancerPages
+from trunkline.balancer.overview import CONTENT_SECURITY
+from trunkline.balancer.pages import BalancerPages
 from trunkline.errors import StartError
 from trunkline.net.addresses import networks, within
 from trunkline.net.admin_token import AdminToken

@@ -4,7 +4,7 @@ Rules:
 
 - The names of the JSON are a contract: timestamp, services, podMetrics, totalConnections, agentsConnections. What we
   add stands beside them in the entries of `services`.
-- The page is one document with no script: a browser fetches it anew by itself, as often as its reader chose.
+- The page is one document with no script: a browser fetches it again by itself, as often as its reader chose.
 - Whatever comes from a backend (its name, its pod) is text to be escaped.
 """
 
@@ -22,6 +22,8 @@ REFRESH_CHOICES: Final = (0, 1, 2, 5, 10, 30)
 """Seconds between two fetches that a reader can choose; 0: none."""
 
 DEFAULT_REFRESH_S: Final = 5
+CONTENT_SECURITY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+"""Of the page: no script at all; its one style sheet stands in it."""
 
 
 class Service(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from trunkline.balancer.pages import CONTENT_SECURITY
+from trunkline.balancer.overview import CONTENT_SECURITY
 from trunkline.http1.heads import Page, PageRequest
 from trunkline.net.addresses import networks, within
 from trunkline.settings.balancer import BalancerSettings

@@ -7,7 +7,6 @@ behind one rule of access is enough on the data port, on the admin port and in a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 from urllib.parse import parse_qs
 
 import msgspec
@@ -16,9 +15,6 @@ from trunkline.balancer.core import Balancer
 from trunkline.balancer.measures import EdgeCounts, families
 from trunkline.balancer.overview import page, refresh_of, shape_wanted
 from trunkline.metrics import text as prometheus_text
-
-CONTENT_SECURITY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-"""Of the page: no script at all; its one style sheet stands in it."""
 
 
 class BalancerPages:

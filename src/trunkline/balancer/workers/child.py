@@ -20,7 +20,7 @@ from trunkline.balancer.measures import counts_of
 from trunkline.balancer.own_pages import OwnPages
 from trunkline.balancer.relay.edge import Edge
 from trunkline.balancer.workers.link import LinkLost, RemotePlacer
-from trunkline.balancer.workers.supervisor import decode_settings
+from trunkline.balancer.workers.worker_settings import decode_settings
 from trunkline.errors import SettingsError, StartError
 from trunkline.logs import configure as log_setup
 from trunkline.process import lifecycle

@@ -15,7 +15,6 @@ import contextlib
 import os
 import socket
 import sys
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -25,13 +24,14 @@ from trunkline.balancer.core import Balancer
 from trunkline.balancer.measures import EdgeCounts, added
 from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.workers.link import Counts, Welcome, WorkerSeat
+from trunkline.balancer.workers.worker_settings import WorkerSettings, encode_settings
 from trunkline.errors import StartError
 from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
 from trunkline.process.looks import LOOK_EVERY_S, look
 from trunkline.process.progress import Silence, chance_s
 from trunkline.settings.balancer import BalancerSettings
-from trunkline.settings.sections import LogSettings, Settings
+from trunkline.settings.sections import Settings
 
 log = structlog.get_logger("trunkline.balancer")
 
@@ -43,24 +43,6 @@ SILENT_S: Final = 10.0
 """A worker reports its counts every second; one that was silent this long, though it had a processor, hangs, while the
 kernel hands it clients."""
 READY_S: Final = 20.0
-
-
-class WorkerSettings(msgspec.Struct, frozen=True):
-    """What a worker needs to know; it holds no secret."""
-
-    number: int
-    balancer: BalancerSettings
-    log: LogSettings
-
-
-def encode_settings(settings: WorkerSettings) -> bytes:
-    """Settings for the way to a worker."""
-    return msgspec.json.encode(settings, enc_hook=str)
-
-
-def decode_settings(data: bytes) -> WorkerSettings:
-    """Settings as a worker takes them."""
-    return msgspec.json.decode(data, type=WorkerSettings, dec_hook=lambda kind, value: Path(value))
 
 
 class Workers:
