@@ -234,6 +234,33 @@ def test_the_limit_counts_one_request() -> None:
     assert len(read(*[one] * 10)[0]) == 10
 
 
+@pytest.mark.parametrize(
+    "framing",
+    [b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x\r\nllo\r\n0\r\n\r\n"],
+)
+def test_bodies_where_the_port_takes_them(framing: bytes) -> None:
+    """A body is read however the reads fall, what follows it is the next request, and a longer one is 413."""
+    stream = b"POST /a HTTP/1.1\r\nHost: a\r\n" + framing + HEAD + b"\r\n"
+    for parts in ([stream], bytewise(stream)):
+        reader = RequestReader(MAX_HEAD, 5)
+        requests = [request for part in parts for request in reader.feed(part)[0]]
+        assert [(request.method, request.body) for request in requests] == [("POST", b"hello"), ("GET", b"")]
+        assert not reader.mid_request
+    with pytest.raises(BadHead) as caught:
+        RequestReader(MAX_HEAD, 4).feed(stream)
+    assert caught.value.status == 413
+
+
+def test_bodies_that_are_not_kept() -> None:
+    """A body that the port does not want is read to its end all the same."""
+    reader = RequestReader(MAX_HEAD, 5, lambda head: "x-keep" in head.headers)
+    (dropped, kept), _ = reader.feed(
+        b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+        b"POST /b HTTP/1.1\r\nHost: a\r\nX-Keep: 1\r\nContent-Length: 5\r\n\r\nhello"
+    )
+    assert (dropped.body, kept.body) == (b"", b"hello")
+
+
 def test_mid_request() -> None:
     """`mid_request` is true while a request has begun and not ended, also right behind a whole one."""
     reader = RequestReader(MAX_HEAD)

@@ -15,7 +15,6 @@ import secrets
 import time
 
 import msgspec
-import structlog
 
 from trunkline.bus.base import (
     Deliver,
@@ -28,8 +27,9 @@ from trunkline.bus.base import (
 )
 from trunkline.bus.history import History
 from trunkline.errors import BusUnavailable
+from trunkline.logs.logger import get_logger
 
-log = structlog.get_logger("trunkline.bus")
+log = get_logger("trunkline.bus")
 
 FORGET_ABOVE = 10_000
 """Channels a bus holds before it looks for ones to forget."""

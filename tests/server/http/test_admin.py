@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import stat
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.support.server.live_node import OpenPeer, StartNode
 from tests.support.server.raw_peer import RawPeer, http, upgrade
 from trunkline.errors import StartError
 from trunkline.net.admin_token import token_path
+from trunkline.server.http import admin
 from trunkline.server.node.node import Node
 from trunkline.settings.secret import Secret
 
@@ -249,3 +251,92 @@ async def test_move_and_keys(start_node: StartNode, open_peer: OpenPeer, unused_
     for by in ("", "?by=", "?by=path:0"):
         status, found = await ask(node, "GET", f"/api/keys{by}")
         assert (status, found["error"]) == (400, "bad_request")
+
+
+def order(node: Node, method: str, path: str, headers: str = "", token: str | None = None) -> bytes:
+    """The head of a request with the admin token, or another one."""
+    return (
+        f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token or node.admin.token}\r\n{headers}\r\n"
+    ).encode()
+
+
+async def test_bodies_in_any_framing(start_node: StartNode, unused_tcp_port: int) -> None:
+    """Content-Length, chunks in any pieces and `Expect: 100-continue`, one after the other on one connection."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peer = await RawPeer.connect(unused_tcp_port)
+    body = b'{"channel":"public.a","data":1}'
+    sized = order(node, "POST", "/api/publish", f"Content-Length: {len(body)}\r\n") + body
+    await peer.send(sized + sized)
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\nX-Trailer: t\r\n\r\n"
+    for piece in (order(node, "POST", "/api/publish", "Transfer-Encoding: chunked\r\n"), chunks[:50], chunks[50:]):
+        await peer.send(piece)
+        await asyncio.sleep(0.01)
+    assert [(await peer.answer()).json()["offset"] for _ in range(3)] == [1, 2, 3]
+    await peer.send(order(node, "POST", "/api/publish", f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n"))
+    assert (await peer.answer()).status == 100
+    await peer.send(body)
+    assert (await peer.answer()).json()["offset"] == 4
+    await peer.send(order(node, "HEAD", "/api/channels", "Connection: close\r\n"))
+    assert (await peer.answer(head=True)).status == 200
+    assert await peer.ended() == b""
+
+
+async def test_sizes_are_bounded(start_node: StartNode, unused_tcp_port: int) -> None:
+    """A body above 2 MiB is 413 whether its length was announced or not, a long head 431; each answer arrives whole."""
+    node = await start_node(admin__port=unused_tcp_port)
+    big = 3 << 20
+    chunks = (b"fffff\r\n" + b"x" * 0xFFFFF + b"\r\n") * 3
+    for head, rest, status in [
+        (order(node, "POST", "/api/publish", f"Content-Length: {big}\r\n"), b"x" * big, 413),
+        (order(node, "POST", "/api/publish", "Transfer-Encoding: chunked\r\n"), chunks, 413),
+        (order(node, "GET", "/api/channels", "X: " + "x" * 20_000 + "\r\n"), b"", 431),
+        (order(node, "POST", "/api/publish", "Content-Length: 1\r\nContent-Length: 1\r\n"), b"x", 400),
+    ]:  # fmt: skip
+        peer = await RawPeer.connect(unused_tcp_port)
+        with contextlib.suppress(ConnectionError):
+            await peer.send(head + rest)
+        assert (await peer.answer()).status == status
+        peer.close()
+
+
+async def test_a_body_without_the_token_is_thrown_away(start_node: StartNode, unused_tcp_port: int) -> None:
+    """A megabyte behind a wrong token is read and not kept; the answer is 401, and the connection goes on."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peer = await RawPeer.connect(unused_tcp_port)
+    await peer.send(order(node, "POST", "/api/publish", "Content-Length: 1000000\r\n", token="wrong"))
+    await peer.send(b"x" * 1_000_000)
+    assert (await peer.answer()).status == 401
+    await peer.send(order(node, "GET", "/api/channels"))
+    assert (await peer.answer()).status == 200
+    peer.close()
+
+
+async def test_slow_and_many_clients_of_the_admin_port(
+    start_node: StartNode, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that is not complete in time is 408, an idle connection is closed, and one too many is cut."""
+    monkeypatch.setattr(admin, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(admin, "MAX_PENDING", 2)
+    node = await start_node(admin__port=unused_tcp_port)
+    slow, idle = await RawPeer.connect(unused_tcp_port), await RawPeer.connect(unused_tcp_port)
+    await slow.send(order(node, "POST", "/api/publish", "Content-Length: 10\r\n") + b"{")
+    many = await RawPeer.connect(unused_tcp_port)
+    assert await many.ended() == b""
+    assert (await slow.answer()).status == 408
+    assert await slow.ended() == b""
+    assert await idle.ended() == b""
+
+
+async def test_what_is_not_served(start_node: StartNode, unused_tcp_port: int) -> None:
+    """With the token: 404 for other paths, 405 with Allow for other methods, 400 for what is no HTTP."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peer = await RawPeer.connect(unused_tcp_port)
+    for path in ("/nothing", "/api/connections/x", "/api/connections//disconnect", "/api/connections/a/b/disconnect"):
+        await peer.send(order(node, "GET", path))
+        assert (await peer.answer()).status == 404, path
+    await peer.send(order(node, "GET", "/api/publish"))
+    answer = await peer.answer()
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    await peer.send(b"nonsense\r\n\r\n")
+    assert (await peer.answer()).status == 400
+    assert await peer.ended() == b""

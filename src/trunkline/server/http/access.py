@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trunkline.logs import configure
-
 if TYPE_CHECKING:
     from trunkline.server.connections.connection import Connection
 
@@ -73,6 +71,8 @@ class AccessLog:
     def flush(self) -> None:
         """Write what was collected."""
         if self._lines:
+            from trunkline.logs import configure  # loads structlog
+
             lines, self._lines = self._lines, []
             configure.write_lines(LOGGER, b"\n".join(lines).decode())
 
@@ -85,5 +85,7 @@ def _iso(wall_ms: int) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _safe(text: str) -> str:
-    """What a client chose, with anything that looks like a secret masked; paths and reasons repeat."""
-    return configure.redact_text(text)
+    """Text that a client chose, with anything that looks like a secret masked; paths and reasons repeat."""
+    from trunkline.logs.configure import redact_text  # loads structlog
+
+    return redact_text(text)
