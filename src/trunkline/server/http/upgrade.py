@@ -156,7 +156,8 @@ class DataPort:
                 id=admitted.params.get("connection_id") or drawn[:12],
                 session=session or drawn[12:],
                 resumed=session is not None,
-                target=_without_token(request.target),
+                # Without a query it is the same for all: they share one text.
+                target=route.path if request.target == route.path else _without_token(request.target),
                 params=admitted.params,
                 claims=admitted.claims,
                 address=request.address,
