@@ -7,10 +7,8 @@ from typing import TypeAlias
 
 import msgspec
 
-JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
-"""What JSON text can hold."""
-
-Claims: TypeAlias = Mapping[str, JsonValue]
+Claims: TypeAlias = Mapping[str, object]
+"""The claims of a token: JSON values by their names."""
 
 
 class ClientIdentity(msgspec.Struct, frozen=True, gc=False):
