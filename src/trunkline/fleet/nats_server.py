@@ -25,6 +25,7 @@ from trunkline.process.locks import take_lock
 from trunkline.process.looks import started
 from trunkline.process.printed import Printed
 from trunkline.process.programs import find_program
+from trunkline.process.whole_files import replace_file
 
 log = get_logger("trunkline.bus")
 
@@ -229,10 +230,7 @@ def _write_config(store_dir: Path, host: str, port: int, token: str | None, max_
     if token is not None:
         lines.append(f"authorization {{ token: {_quoted(token)} }}")
     path = store_dir / "nats.conf"
-    # Removed first: an existing file would keep the rights it has.
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
+    replace_file(path, ("\n".join(lines) + "\n").encode())
     return path
 
 

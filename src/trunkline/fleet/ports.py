@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import random
-import socket
 from typing import Final
 
 from trunkline.errors import StartError
 from trunkline.fleet.plan import FleetPlan, TakenPort, taken_text
+from trunkline.process.ports import why_unusable
 
 NEVER_CLIENTS: Final = (15_000, 32_000)
 """Ports below those that Linux (from 32,768), macOS and Windows (from 49,152) give to clients."""
@@ -23,7 +22,7 @@ def check_ports(plan: FleetPlan) -> None:
     taken = []
     for part in plan.parts:
         for host, port in part.ports:
-            why = _why_unusable(host, port) if port else None
+            why = why_unusable(host, port) if port else None
             if why is not None:
                 taken.append(TakenPort(host, port, why))
     if taken:
@@ -36,25 +35,6 @@ def free_first_port(span: int) -> int:
         # Not from where the system takes ports for clients: between two of a thousand connections there is no room, and
         # what is free now would be a client's in a moment.
         first = random.randrange(*NEVER_CLIENTS)  # noqa: S311 - a port is no secret
-        if all(_why_unusable("127.0.0.1", port) is None for port in range(first, first + span)):
+        if all(why_unusable("127.0.0.1", port) is None for port in range(first, first + span)):
             return first
     raise StartError(f"there are no {span} free ports in a row", "Choose the first one with --port.")
-
-
-def _why_unusable(host: str, port: int) -> str | None:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        return f"the address is unknown ({error.strerror})"
-    with socket.socket(family, kind, protocol) as probe:
-        # As a node does: a port whose last connections are still fading away is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except PermissionError:
-            return "this user may not use it"
-        except OSError as error:
-            return "it is taken" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
-    return None

@@ -13,6 +13,7 @@ import secrets
 from pathlib import Path
 
 from trunkline.errors import StartError
+from trunkline.process.whole_files import replace_file
 from trunkline.settings.secret import Secret
 
 
@@ -75,10 +76,7 @@ def keep_token(port: int) -> tuple[str, Path]:
     token = secrets.token_urlsafe(24)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token)
+        replace_file(path, token.encode())
     except OSError as error:
         raise StartError(
             f"cannot keep the admin token in {path}: {error.strerror}",

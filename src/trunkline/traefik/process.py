@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -24,8 +23,10 @@ import structlog
 
 from trunkline.errors import StartError
 from trunkline.process.lifecycle import Child
+from trunkline.process.ports import why_unusable
 from trunkline.process.printed import Printed
 from trunkline.process.programs import find_program
+from trunkline.process.whole_files import replace_file
 
 log = structlog.get_logger("trunkline.traefik")
 
@@ -182,21 +183,13 @@ async def _pings(port: int) -> bool:
 
 
 def _check_free(host: str, port: int) -> None:
-    where = f"port {port} on {host or 'all addresses'}"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except PermissionError:
-            raise StartError(
-                f"this user may not listen on {where}",
-                "Choose a port from 1024 on (traefik.http_port, traefik.https_port), or give the right to do so.",
-            ) from None
-        except OSError as error:
-            raise StartError(
-                f"{where} cannot be used: {error.strerror}", "Stop what uses it, or choose another port."
-            ) from None
+    why = why_unusable(host, port)
+    if why is not None:
+        raise StartError(
+            f"port {port} on {host or 'all addresses'} cannot be used: {why}",
+            "Stop what uses it, or choose another port (traefik.http_port, traefik.https_port); below 1024 it takes a "
+            "right of its own.",
+        )
 
 
 def write_static(directory: Path, static: str) -> Path:
@@ -210,10 +203,7 @@ def write_private(path: Path, text: str) -> None:
     """Write a file of Traefik's, and its directory, so that this user alone can read it; raises StartError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Removed first: an existing file would keep the rights it has.
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
+        replace_file(path, text.encode())
     except OSError as error:
         raise StartError(
             f"Traefik's configuration cannot be written to {path}: {error.strerror}",

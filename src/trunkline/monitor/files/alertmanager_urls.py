@@ -10,7 +10,7 @@ from pathlib import Path
 from trunkline.errors import StartError
 from trunkline.monitor.files.alertmanager import alertmanager_yaml, url_files
 from trunkline.monitor.files.secret_paths import SecretFile
-from trunkline.monitor.text.whole_files import read_stripped
+from trunkline.process.whole_files import read_stripped
 from trunkline.settings.monitor import MonitorSettings
 
 

@@ -20,7 +20,7 @@ from trunkline.monitor.files.grafana import provisioning
 from trunkline.monitor.files.postgres import queries_yaml
 from trunkline.monitor.files.prometheus import prometheus_yaml, service_defaults
 from trunkline.monitor.rules import load, render
-from trunkline.monitor.text.whole_files import replace_file
+from trunkline.process.whole_files import replace_file
 from trunkline.settings.sections import Settings
 
 

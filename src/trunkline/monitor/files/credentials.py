@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.monitor.text.whole_files import read_stripped, replace_file
+from trunkline.process.whole_files import read_stripped, replace_file
 from trunkline.settings.monitor import MonitorSettings
 from trunkline.settings.secret import Secret, mask_url
 

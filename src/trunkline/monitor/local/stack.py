@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -31,11 +30,12 @@ from trunkline.monitor.files.alertmanager_urls import with_urls
 from trunkline.monitor.files.prometheus import arguments
 from trunkline.monitor.local.ports import ALERTMANAGER_STEP, NODE_EXPORTER_STEP
 from trunkline.monitor.local.targets import Overview, targets_json, targets_of
-from trunkline.monitor.text.whole_files import replace_file
 from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
 from trunkline.process.locks import take_lock
+from trunkline.process.ports import why_unusable
 from trunkline.process.printed import Printed
+from trunkline.process.whole_files import replace_file
 from trunkline.settings.sections import Settings
 
 HOST: Final = "127.0.0.1"
@@ -342,12 +342,8 @@ def _locked(directory: Path) -> int:
 
 
 def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            why = (getattr(error, "strerror", None) or str(error)).rstrip(".")
-            raise StartError(
-                f"port {port} on {HOST} cannot be used: {why}", "Stop what uses it, or choose others with --port."
-            ) from None
+    why = why_unusable(HOST, port)
+    if why is not None:
+        raise StartError(
+            f"port {port} on {HOST} cannot be used: {why}", "Stop what uses it, or choose others with --port."
+        )

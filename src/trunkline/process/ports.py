@@ -1,0 +1,31 @@
+"""Whether a port can be listened on, tried before the program that wants it is started."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+
+def why_unusable(host: str, port: int) -> str | None:
+    """Why nothing can listen there; None when it can.
+
+    Args:
+        host: the address; empty for all.
+        port: the port.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, OverflowError) as error:
+        return f"the address is unknown ({getattr(error, 'strerror', None) or error})"
+    with socket.socket(family, kind, protocol) as probe:
+        # As servers do: a port whose last connections are still fading away is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except PermissionError:
+            return "this user may not use it"
+        except OSError as error:
+            return "it is taken" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+    return None
