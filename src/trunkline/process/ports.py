@@ -13,12 +13,14 @@ def why_unusable(host: str, port: int) -> str | None:
         host: the address; empty for all.
         port: the port.
     """
+    if port > 65_535:
+        return "ports end at 65535"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (OSError, OverflowError) as error:
-        return f"the address is unknown ({getattr(error, 'strerror', None) or error})"
+    except OSError as error:
+        return f"the address is unknown ({error.strerror})"
     with socket.socket(family, kind, protocol) as probe:
         # As servers do: a port whose last connections are still fading away is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
