@@ -4,7 +4,7 @@ Rules:
 
 - Ready means that Traefik answers /ping, never that some time has passed. Its routes come with the first fetch of the
   dynamic configuration, a moment later.
-- Its ports are tried before it starts: it names a taken port only in its log, and whoever holds the port might answer
+- Its ports are tried before it starts: it names a taken port only in its log, and what holds the port might answer
   the ping in its place.
 - The static file may hold an ACME address and paths, and is readable by its user only.
 - It dies with its parent on Linux, even when the parent is killed.
