@@ -11,8 +11,9 @@ import pytest
 from tests.support import ROOT
 from trunkline.metrics import exposition
 from trunkline.metrics.series import BALANCER_SERIES, BY_NAME, SERIES, Series
-from trunkline.placement.condition import OUT, State
+from trunkline.placement.states import OUT, State
 from trunkline.protocol import close_codes, wire
+from trunkline.server.channels import recovery
 from trunkline.server.node.capacity import ShedReason
 
 SOURCES = ROOT / "src" / "trunkline"
@@ -59,10 +60,10 @@ def test_gaps_and_replays() -> None:
     """The reasons of a gap and the results of a replay."""
     said = counted("publications_dropped", "server")
     for name, call in calls("server"):
-        if name.endswith("._tell_gap"):
+        if name.endswith("._announce_gap"):
             said |= texts(call.args[-1])
     assert said == words("ws_publications_dropped_total")
-    assert words("ws_replay_requests_total") == counted("replay_requests", "server") | set(get_args(wire.RecoverReason))
+    assert words("ws_replay_requests_total") == counted("replay_requests", "server") | set(get_args(recovery.Outcome))
 
 
 def test_error_codes() -> None:

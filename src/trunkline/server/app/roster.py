@@ -1,7 +1,7 @@
 """Who is in a match when its players sit on several nodes. Pure.
 
-Each node knows its own players for certain and says so to the others: at every change, when another node asks, and
-every few seconds. A node that has not been heard for `SILENCE_S` is taken for dead, and its players have left.
+Each node knows its own players and announces them to the others: at every change, on request, and every few seconds. A
+node that has been silent for `SILENCE_S` is taken for dead, and its players have left.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Roster:
         return True
 
     def hear(self, node: str, players: list[str], now: float) -> Change:
-        """Another node says who is there.
+        """Another node has announced its players.
 
         Args:
             node: its name.

@@ -65,7 +65,7 @@ class ChatSeat(msgspec.Struct):
 
 
 class Chat(Endpoint):
-    """Everyone in a room hears what one of them says."""
+    """A line that one client sends reaches everyone in its room."""
 
     def admit(self, request: Request) -> None:
         """The room's name has to make a channel's name."""
@@ -78,7 +78,7 @@ class Chat(Endpoint):
         await client.join(f"chat.{seat.room}", _position(client))
 
     async def on_message(self, client: Client, message: ChatMessage) -> None:
-        """Say it to the room, then answer."""
+        """Publish it to the room, then answer."""
         seat = client.state
         assert isinstance(seat, ChatSeat)  # noqa: S101 - on_connect set it
         await client.publish(f"chat.{seat.room}", Line(client.id, message.text))
@@ -87,7 +87,7 @@ class Chat(Endpoint):
 
 
 class Presence(msgspec.Struct):
-    """What nodes tell each other about a match: who plays it there. With `ask`, everyone answers with their own."""
+    """A node's players of a match, as it announces them to the others. With `ask`, each answers with its own."""
 
     node: str
     players: list[Annotated[str, msgspec.Meta(max_length=80)]]
@@ -117,7 +117,7 @@ class Move(msgspec.Struct):
 
 
 class Match(Endpoint):
-    """What one player sends reaches the others of the match; everyone hears who comes and goes, on whatever node."""
+    """What one player sends reaches the others of the match, and so does who comes and goes, on whatever node."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -135,14 +135,14 @@ class Match(Endpoint):
             raise Refused(503, f"match {match} has its {seats} players", retry_after_s=5, label="match_full")
 
     async def on_connect(self, client: Client) -> None:
-        """Take a seat, tell those here, ask the other nodes who is there."""
+        """Take a seat, announce it here, and learn from the other nodes who is there."""
         match = client.query["matchId"]
         await client.join(f"match.{match}", _position(client))
         if match not in self._tables:
-            # The table is there when the node listens: a bus that fails here must leave no deaf one behind.
-            await self._app.listen(f"presence.match.{match}", self._hear)
+            # The table is made when the node listens: a bus that fails here must leave none that never learns.
+            await self._app.listen(f"presence.match.{match}", self._learn)
             if match in self._tables:
-                self._app.unlisten(f"presence.match.{match}", self._hear)
+                self._app.unlisten(f"presence.match.{match}", self._learn)
             else:
                 self._tables[match] = Table()
         table = self._tables[match]
@@ -157,8 +157,8 @@ class Match(Endpoint):
         player = table.roster.enter(client.query.get("player", client.id), client.id[:4])
         client.state = Seat(match, player)
         table.clients.add(client)
-        self._tell(table, PlayerJoined(match, player, table.roster.players, _now_ms()))
-        await self._say(match, table, ask=len(table.clients) == 1)
+        self._send(table, PlayerJoined(match, player, table.roster.players, _now_ms()))
+        await self._announce(match, table, ask=len(table.clients) == 1)
 
     async def on_message(self, client: Client, message: msgspec.Raw) -> None:
         """Pass a player's message to the others."""
@@ -175,22 +175,22 @@ class Match(Endpoint):
             return
         table.clients.discard(client)
         table.roster.leave(seat.player)
-        self._tell(table, PlayerLeft(seat.match, seat.player, table.roster.players, _now_ms()))
+        self._send(table, PlayerLeft(seat.match, seat.player, table.roster.players, _now_ms()))
         await self._leave_table(seat.match, table)
 
     async def refresh(self) -> None:
-        """Tell the other nodes again who is here, and give up those that fell silent."""
+        """Announce again who is here, and give up nodes that fell silent."""
         for match, table in list(self._tables.items()):
             self._show(match, table, table.roster.expire(time.monotonic()))
-            await self._say(match, table)
+            await self._announce(match, table)
 
     async def _leave_table(self, match: str, table: Table) -> None:
-        await self._say(match, table)
+        await self._announce(match, table)
         if not table.clients and self._tables.get(match) is table:
             del self._tables[match]
-            self._app.unlisten(f"presence.match.{match}", self._hear)
+            self._app.unlisten(f"presence.match.{match}", self._learn)
 
-    def _hear(self, publication: Publication) -> None:
+    def _learn(self, publication: Publication) -> None:
         presence = self._decode(publication.data)
         match = publication.channel.removeprefix("presence.match.")
         table = self._tables.get(match)
@@ -198,26 +198,26 @@ class Match(Endpoint):
             return
         self._show(match, table, table.roster.hear(presence.node, presence.players, time.monotonic()))
         if presence.ask:
-            self._app.spawn(self._say(match, table))
+            self._app.spawn(self._announce(match, table))
 
     def _show(self, match: str, table: Table, change: tuple[list[str], list[str]]) -> None:
         joined, left = change
         players = table.roster.players
         for player in joined:
-            self._tell(table, PlayerJoined(match, player, players, _now_ms()))
+            self._send(table, PlayerJoined(match, player, players, _now_ms()))
         for player in left:
-            self._tell(table, PlayerLeft(match, player, players, _now_ms()))
+            self._send(table, PlayerLeft(match, player, players, _now_ms()))
 
-    def _tell(self, table: Table, message: PlayerJoined | PlayerLeft) -> None:
+    def _send(self, table: Table, message: PlayerJoined | PlayerLeft) -> None:
         for client in table.clients:
             if client.connected:
                 client.send(message)
 
-    async def _say(self, match: str, table: Table, *, ask: bool = False) -> None:
+    async def _announce(self, match: str, table: Table, *, ask: bool = False) -> None:
         try:
             await self._app.publish(f"presence.match.{match}", Presence(self._node, table.roster.local, ask))
         except BusUnavailable:
-            # The next refresh says it again; until then each node shows its own players.
+            # The next refresh announces it again; until then each node shows its own players.
             return
 
 

@@ -66,7 +66,7 @@ class Channel:
         pending: this tick's publications.
         waiting: live publications that cannot go out before history was read.
         recording: what went out while a window is being read, else None.
-        suspect: the node may have missed something and could not ask the bus yet.
+        suspect: the node may have missed something and could not read from the bus yet.
         idle_since: when the last follower left, None while there is one.
     """
 

@@ -7,7 +7,7 @@ Rules:
 - History is read once a channel, however many clients recover: reads of the same channel share one request, and its
   answer stays as a window that live publications extend.
 - After the bus was away, every channel is compared with history before it goes on; subscribers get what was missed, in
-  order, or one `gap` that says what they will not get.
+  order, or one `gap` that names what they will not get.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Hub:
         self._clock = clock
         self._deflate_min_bytes = deflate_min_bytes
         self._dirty: list[Channel] = []
-        self.senders = Senders(clock, self._flush_one)
+        self.senders = Senders(clock, self.flush_one)
         self._tasks = Tasks("hub_task_failed", expected=(BusUnavailable,))
         self._attaching: dict[str, asyncio.Task[None]] = {}
         self._windows: dict[str, asyncio.Task[Window]] = {}
@@ -124,17 +124,12 @@ class Hub:
     def add(self, channel: Channel, connection: Subscriber) -> None:
         """Make `connection` a subscriber from here on; what is waiting in this tick goes out to the others first."""
         if connection.state != OPEN or connection in channel.subscribers:
-            # One that has ended was dropped from its channels already: nothing would ever take it out again.
+            # One that has ended was dropped from its channels already: nothing would take it out again.
             return
-        if channel.pending:
-            self._flush_one(channel)
+        self.flush_one(channel)
         channel.subscribers.add(connection)
         channel.idle_since = None
         connection.channels = (*connection.channels, channel)
-
-    def flush_now(self, channel: Channel) -> None:
-        """Write what waits in this tick, so that its subscribers stand at `last`."""
-        self._flush_one(channel)
 
     def hold(self, channel: Channel) -> None:
         """Keep the channel attached for a client that will join when it has read what it missed."""
@@ -172,9 +167,9 @@ class Hub:
             channel.note_idle(self._clock.now)
 
     async def reach(self, channel: Channel, offset: int) -> bool:
-        """Bring the channel up to `offset` when a client has seen more than this node; False when nobody has it.
+        """Bring the channel up to `offset` when a client has seen more than this node; False when the bus has no more.
 
-        Raises BusUnavailable: whether somebody has it cannot be known now.
+        Raises BusUnavailable: what the bus has cannot be known now.
         """
         if channel.top < offset and channel.epoch is not None:
             await asyncio.shield(self._catch_up(channel))
@@ -191,7 +186,7 @@ class Hub:
         found.expire(self._clock.wall_ms - int(channel.retention.age_s * 1000))
         return found
 
-    # --- what the bus says --------------------------------------------------------------------------------------------
+    # --- fan-out ------------------------------------------------------------------------------------------------------
 
     def deliver(self, publication: Publication) -> None:
         """Take a publication from the bus."""
@@ -212,7 +207,7 @@ class Hub:
             return
         origin = publication.origin
         if len(channel.pending) == before:
-            # History was faster: whoever published this had it like everybody else.
+            # History was faster: its sender had it like everybody else.
             self.senders.settle(origin, channel)
             return
         if before == 0:
@@ -234,12 +229,13 @@ class Hub:
         dirty, self._dirty = self._dirty, []
         for channel in dirty:
             try:
-                self._flush_one(channel)
+                self.flush_one(channel)
             except Exception:
-                # The other channels of this tick would not be looked at again.
+                # The other channels of this tick have to go out all the same.
                 log.exception("flush_failed", channel=channel.name)
 
-    def _flush_one(self, channel: Channel) -> None:
+    def flush_one(self, channel: Channel) -> None:
+        """Write what waits in this tick, so that the channel's subscribers stand at `last`."""
         if not channel.pending:
             return
         oldest = channel.pending[0].publication.ts
@@ -305,15 +301,13 @@ class Hub:
                     page = await self._history.read(channel.name, channel.last, PAGE)
                     self._apply(channel, page)
                     if page.more and stood == (channel.epoch, channel.last):
-                        raise BusUnavailable(
-                            f"the bus says that {channel.name} has more after {channel.last}, and gives none"
-                        )
+                        raise BusUnavailable(f"the bus has more of {channel.name} after {channel.last}, and gives none")
                     if page.more:
                         continue
                 if self._take_waiting(channel, seen):
                     break
         except Exception as error:
-            # What waits stands in history too; `tick` tries again.
+            # What waits is in history too; `tick` tries again.
             if isinstance(error, BusUnavailable):
                 log.info("catch_up_postponed", channel=channel.name)
             else:
@@ -324,17 +318,17 @@ class Hub:
             channel.moved(Event.CAUGHT_UP)
 
     def _apply(self, channel: Channel, page: HistoryPage) -> None:
-        """Put history that the subscribers missed into their stream, or tell them what they will not get."""
+        """Put history that the subscribers missed into their stream, or announce what they will not get."""
         if page.epoch != channel.epoch:
-            self._tell_gap(channel, page.epoch, None, max(page.top, page.floor) + 1, "epoch_changed")
+            self._announce_gap(channel, page.epoch, None, max(page.top, page.floor) + 1, "epoch_changed")
             return
         if page.floor > channel.last:
-            self._tell_gap(channel, channel.epoch, channel.last, page.floor + 1, "expired")
+            self._announce_gap(channel, channel.epoch, channel.last, page.floor + 1, "expired")
         for publication in merge(channel.last, page.publications, ()).publications:
             # History is without holes by contract, but its `prev` may name an offset that this chain never had.
             self._accept(channel, msgspec.structs.replace(publication, prev=channel.last))
         if not page.more:
-            # Not `last`: subscribers were told of nothing beyond it, and the next publication has to link to that.
+            # Not `last`: subscribers have nothing beyond it, and the next publication has to link to that.
             channel.clear_to = max(channel.clear_to, page.top)
 
     def _take_waiting(self, channel: Channel, seen: int) -> bool:
@@ -342,15 +336,15 @@ class Hub:
 
         Args:
             channel: theirs.
-            seen: how many of them had come when the reading began.
+            seen: how many of them had come when the read began.
 
         Returns:
-            False when history has to be read again: one that came later shows a hole, which that reading cannot fill.
+            False when history has to be read again: one that came later shows a hole, which that read cannot fill.
         """
         waiting, channel.waiting = channel.waiting, []
         for index, publication in enumerate(waiting):
             if publication.epoch != channel.epoch:
-                # Left over from a history that ended, or the first of one that began after the reading: `tick` asks.
+                # Left over from a history that ended, or the first of one that began after the read: `tick` reads.
                 channel.suspect = True
                 continue
             prev = publication.prev or 0
@@ -359,13 +353,13 @@ class Hub:
                     channel.waiting = waiting[index:]
                     return False
                 # History was read after it came and does not have what is before it: that will not come any more.
-                self._tell_gap(channel, channel.epoch, channel.last, prev + 1, "missed")
+                self._announce_gap(channel, channel.epoch, channel.last, prev + 1, "missed")
             self._accept(channel, publication)
         return True
 
-    def _tell_gap(self, channel: Channel, epoch: str | None, after: int | None, before: int, reason: str) -> None:
-        """Tell subscribers what they will not get; the channel goes on behind it."""
-        self._flush_one(channel)
+    def _announce_gap(self, channel: Channel, epoch: str | None, after: int | None, before: int, reason: str) -> None:
+        """Announce to subscribers what they will not get; the channel goes on behind it."""
+        self.flush_one(channel)
         if epoch != channel.epoch:
             channel.clear_to = 0
         channel.epoch, channel.last = epoch, before - 1
@@ -395,7 +389,7 @@ class Hub:
             if (page.epoch != channel.epoch or newest > channel.last) and channel.suspect:
                 raise BusUnavailable(f"channel {channel.name} could not be brought up to its history")
             if not whole or page.epoch != channel.epoch or newest > channel.last:
-                # Something was lost for good, or the history began anew, while this one was read.
+                # Something was lost for good, or the history began again, while this one was read.
                 continue
             window = Window(page, channel.retention.count, self._clock.now)
             for outgoing in recording:

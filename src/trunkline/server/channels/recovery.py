@@ -6,12 +6,14 @@ decided before the acknowledgement is written, by what the node holds at that mo
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from trunkline.protocol import wire
 from trunkline.server.channels.channel import Channel
 from trunkline.server.channels.publications import Outgoing
 from trunkline.server.channels.window import Window
+
+Outcome: TypeAlias = Literal["recovered", wire.RecoverReason]
 
 
 class Missed(NamedTuple):
@@ -34,7 +36,7 @@ class Verdict(NamedTuple):
 
     channel: Channel
     position: wire.AckPosition
-    outcome: Literal["recovered"] | wire.RecoverReason | None = None
+    outcome: Outcome | None = None
     missed: Missed | None = None
 
 

@@ -6,7 +6,7 @@ the client's token.
 
 Rules:
 
-- The first rule that matches decides; what no rule says is denied.
+- The first rule that matches decides; what no rule allows is denied.
 - A claim's value is compared with one whole token. A value with dots or stars in it therefore equals no token and can
   never widen a match; neither can a missing claim.
 - Claims that are empty or missing mean an anonymous client.
@@ -47,7 +47,7 @@ def check_channel_name(name: str, max_bytes: int = MAX_NAME_BYTES) -> str | None
 
 
 class _Rule:
-    """A rule ready to be asked: tokens, whether `**` ends them, who may, and what is kept."""
+    """A compiled rule: tokens, whether `**` ends them, who may, and what is kept."""
 
     __slots__ = ("may_publish", "may_subscribe", "open_end", "retention", "tokens")
 
@@ -105,13 +105,13 @@ class RuleSet:
         """Make a rule set.
 
         Args:
-            rules: the operator's or the application's rules, asked first.
-            defaults: asked after them.
-            retention: for rules that do not say what is kept.
+            rules: the operator's or the application's rules, tried first.
+            defaults: tried after them.
+            retention: for rules that leave open what is kept.
             max_name_bytes: longest channel name.
 
         Raises:
-            SettingsError: a pattern or an access word that cannot be used.
+            SettingsError: a pattern or an access that cannot be used.
         """
         return cls([_Rule(rule, retention) for rule in (*rules, *defaults)], retention, max_name_bytes)
 
@@ -175,22 +175,22 @@ def _nobody(_: Claims) -> bool:
     return False
 
 
-_WORDS: dict[str, _May] = {"anyone": _anyone, "nobody": _nobody, "authenticated": bool}
+_NAMED: dict[str, _May] = {"anyone": _anyone, "nobody": _nobody, "authenticated": bool}
 
 
 def _access(key: str, access: str | tuple[str, ...]) -> _May:
     if isinstance(access, str):
         return _one(key, access)
-    choices = tuple(_one(key, word) for word in access)
+    choices = tuple(_one(key, one) for one in access)
     return lambda claims: any(may(claims) for may in choices)
 
 
-def _one(key: str, word: str) -> _May:
-    if word in _WORDS:
-        return _WORDS[word]
-    claim, equals, wanted = word.partition("=")
+def _one(key: str, access: str) -> _May:
+    if access in _NAMED:
+        return _NAMED[access]
+    claim, equals, wanted = access.partition("=")
     if not (claim and equals and wanted):
-        raise SettingsError(key, value=word, allowed=f"allowed: {', '.join(_WORDS)}, or a claim such as role=admin")
+        raise SettingsError(key, value=access, allowed=f"allowed: {', '.join(_NAMED)}, or a claim such as role=admin")
     return lambda claims: _holds(claims, claim, wanted)
 
 

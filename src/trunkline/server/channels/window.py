@@ -35,7 +35,7 @@ def merge(after: int, history: Sequence[Publication], live: Sequence[Publication
     """Join history with publications that arrived while it was read.
 
     A live publication continues the run when the offset before it is not beyond what the run has: then nothing can be
-    between them. `prev` below the run's end is fine, for older publications may have expired from the bus.
+    between them. `prev` below the run's end is fine, because older publications may have expired from the bus.
 
     Args:
         after: the offset the run starts behind.
@@ -89,7 +89,7 @@ class Window:
         self._items.append(outgoing)
         self._offsets.append(offset)
         self.top = offset
-        # Cut in slabs: a list is cheap to index and dear to shorten at its front.
+        # Cut in slabs: a list is cheap to index and expensive to shorten at its front.
         excess = len(self._items) - self._capacity
         if excess > self._capacity // 4:
             self.floor = self._offsets[excess - 1]

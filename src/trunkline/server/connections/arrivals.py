@@ -1,7 +1,7 @@
-"""Which WebSockets a node has opened, as far as a balancer may still want to know: a bounded ring of their keys. Pure.
+"""Which WebSockets a node has opened lately: a bounded ring of their keys. Pure.
 
-A balancer counts each of its picks at a node until it sees the connection there. The Sec-WebSocket-Key, which both saw,
-says that it has arrived. Adding one costs a connection no more than an append.
+A balancer counts each of its picks at a node until it sees the connection there: it knows it by the Sec-WebSocket-Key
+that both saw. Adding one costs a connection no more than an append.
 
 Rule: `opened` counts from 0 in each `run`; with another run, numbers of an earlier one mean nothing.
 """

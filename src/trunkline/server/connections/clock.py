@@ -1,7 +1,7 @@
-"""The node's time: read once a tick, so that the hot path asks no clock.
+"""The node's time: read once a tick, so that the hot path reads no clock.
 
 `now` is monotonic seconds for time-outs and rates, `wall_ms` is ms since 1970 for messages. Both lag by at most one
-tick of the node (see `server/ticker.py`). What needs better asks `precise_wall_ms`.
+tick of the node. What needs better reads `precise_wall_ms`.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ Rules of this hot path:
 
 - No task, no timer, no future and no `await` belongs to a connection. Time-outs stand in the node's wheel.
 - While the kernel takes our bytes, a frame goes straight to it with one `os.write`. The transport's buffer is used
-  only for what the kernel left over; behind that waits the bounded outbox, and `blocked` says so.
+  only for what the kernel left over; `blocked` means that it holds some, and what follows waits in the bounded outbox.
 - Writes made while a read is being handled are joined and written once, after it.
 - The file descriptor is ours to write to until `connection_lost` or our own close, whichever is first; it is set to -1
-  there, for the kernel gives the same number to the next connection.
+  there, because the kernel gives the same number to the next connection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trunkline.server.connections.states import CLOSED, OPEN, TRANSITIONS, Event
 from trunkline.websocket import frames
 
 READ_PAUSE_BYTES: Final = 1 << 20
-"""A client that has more than this waiting for it is not read from, so what it asks for cannot pile up."""
+"""A client that has more than this waiting for it is not read from, so that answers cannot pile up."""
 
 FLUSH_BYTES: Final = 1 << 18
 _encode = msgspec.json.encode
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         self.bytes_in += size
         meter.bytes_received += size
         meter.reads += 1
-        # Asking the clock twice a read would cost more than the reading: one read in eight stands for all.
+        # Two clock readings would cost more than the read itself: one read in eight stands for all.
         started = 0.0 if meter.reads & 7 else perf_counter()
         cork: list[bytes] = []
         self.corked = cork
@@ -256,7 +256,7 @@ class Connection(asyncio.Protocol):
         if self.state != OPEN:
             return False
         if self.corked:
-            # Sent while this client's own read is handled: what it was answered so far goes first.
+            # Its own read is being handled: the answers so far go first.
             cork, self.corked = self.corked, []
             self._put(b"".join(cork))
         if not self.blocked:

@@ -12,7 +12,7 @@ Claims: TypeAlias = Mapping[str, object]
 
 
 class ClientIdentity(msgspec.Struct, frozen=True, gc=False):
-    """What a handshake said about its client.
+    """What is known of a client from its handshake.
 
     Attributes:
         id: the connection's id.

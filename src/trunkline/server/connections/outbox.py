@@ -7,8 +7,8 @@ An outbox exists only while the kernel does not take a client's bytes; most conn
     drained to half of it    the gaps are queued, publications flow again
     above it for the grace   the client is closed: "client too slow"
 
-Control messages are never dropped. Should they alone reach `HARD_FACTOR` times the bound, the client is closed at
-once, for memory has to end somewhere.
+Control messages are never dropped. When they alone reach `HARD_FACTOR` times the bound, the client is closed at once,
+because memory has to be bounded somewhere.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class Outbox:
         return False
 
     def widen(self, channel: str, epoch: str | None, last: int | None) -> bool:
-        """Let the gap that is to be told in `channel` reach over offset `last`; False when there is none.
+        """Let the gap that is to be announced in `channel` reach over offset `last`; False when there is none.
 
-        One of an epoch that has ended is forgotten: what is told of the new epoch says more.
+        A gap of an epoch that has ended is forgotten: the gap between the epochs covers it.
         """
         earlier = self._dropped.get(channel)
         if earlier is None:
@@ -120,7 +120,7 @@ class Outbox:
         return True
 
     def forget(self, channel: str) -> Dropped | None:
-        """Let go of the gap that is to be told in `channel`: the client left it, or is told in another way."""
+        """Let go of the gap that is to be announced in `channel`, and return it."""
         return self._dropped.pop(channel, None)
 
     def take(self, most: int) -> bytes:
@@ -154,7 +154,7 @@ class Outbox:
         return self.over_since is not None and now - self.over_since >= self.grace_s
 
     def clear(self) -> None:
-        """Drop everything, before the last words to a client that is being closed."""
+        """Drop everything, to make room for the goodbye to a client that is being closed."""
         self._frames.clear()
         self._dropped.clear()
         self.size = 0

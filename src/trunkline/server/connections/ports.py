@@ -1,4 +1,4 @@
-"""What connections, channels and endpoints ask of each other, so that none of them needs to know the others' classes.
+"""What connections, channels and endpoints need of each other, so that none of them knows the others' classes.
 
 - A connection reports to its `Owner`, which knows all connections of the node.
 - A connection hands what its client sends to its `Handler`, which serves the endpoint.
@@ -17,7 +17,7 @@ C = TypeVar("C", contravariant=True)
 
 
 class Owner(Protocol[C]):
-    """What a connection asks of its owner."""
+    """What a connection reports to."""
 
     def fell_behind(self, connection: C) -> None:
         """The kernel does not take the client's bytes any more."""
@@ -33,7 +33,7 @@ class Owner(Protocol[C]):
 
 
 class Handler(Protocol):
-    """What a connection asks of the side that serves its client."""
+    """What serves the client of a connection."""
 
     @property
     def held_back(self) -> bool:

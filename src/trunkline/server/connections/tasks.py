@@ -17,7 +17,7 @@ class Tasks:
 
     Args:
         fault: the event under which a fault is logged.
-        expected: faults that are somebody else's to tell of, and not logged.
+        expected: exceptions that are handled elsewhere, and not logged here.
     """
 
     def __init__(self, fault: str, expected: tuple[type[BaseException], ...] = ()) -> None:
