@@ -26,6 +26,8 @@ _NETWORK_LISTS = (
     "traefik.networks",
 )
 _MIN_SECRET_BYTES = 32
+_ACCESS = ("anyone", "authenticated", "nobody")
+_CLAIM = re.compile(r"[A-Za-z0-9_.:/-]+=.+")
 
 
 def check(settings: Settings) -> None:
@@ -44,17 +46,21 @@ def check(settings: Settings) -> None:
     server, admin = settings.server, settings.admin
     if server.app and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", server.app):
         raise SettingsError("server.app", value=server.app, allowed="allowed: module:attribute, e.g. shop.live:app")
-    if admin.port and admin.port == server.port:
-        allowed = "it must differ from server.port (0 switches the admin port off)"
-        raise SettingsError("admin.port", value=str(admin.port), allowed=allowed)
-    if admin.port is None and server.port == 65_535:
-        raise SettingsError("admin.port", allowed="server.port + 1 is no port; set admin.port, or 0 to switch it off")
+    _check_admin_port("server.port", server.port, "admin.port", admin.port)
     if admin.token is not None and admin.token_file is not None:
         raise SettingsError("admin.token_file", value=str(admin.token_file), allowed="admin.token is set too; keep one")
     if admin.token is not None and len(admin.token.reveal()) < 16:
         raise SettingsError("admin.token", allowed="it needs at least 16 characters")
     _check_auth(settings.auth)
     _check_balancer(settings)
+
+
+def _check_admin_port(key: str, port: int, admin_key: str, admin_port: int | None) -> None:
+    if admin_port and admin_port == port:
+        allowed = f"it must differ from {key} (0 switches the admin port off)"
+        raise SettingsError(admin_key, value=str(admin_port), allowed=allowed)
+    if admin_port is None and port == 65_535:
+        raise SettingsError(admin_key, allowed=f"{key} + 1 is no port; set {admin_key}, or 0 to switch it off")
 
 
 def _check_balancer(settings: Settings) -> None:
@@ -70,12 +76,7 @@ def _check_balancer(settings: Settings) -> None:
         raise SettingsError("balancer.eject_ms", value=str(balancer.eject_ms), allowed=allowed)
     if balancer.tls_key_file is not None and balancer.tls_cert_file is None:
         raise SettingsError("balancer.tls_key_file", allowed="balancer.tls_cert_file is missing; set both")
-    if balancer.admin_port and balancer.admin_port == balancer.port:
-        allowed = "it must differ from balancer.port (0 switches the admin port off)"
-        raise SettingsError("balancer.admin_port", value=str(balancer.admin_port), allowed=allowed)
-    if balancer.admin_port is None and balancer.port == 65_535:
-        allowed = "balancer.port + 1 is no port; set balancer.admin_port, or 0 to switch it off"
-        raise SettingsError("balancer.admin_port", allowed=allowed)
+    _check_admin_port("balancer.port", balancer.port, "balancer.admin_port", balancer.admin_port)
     names = [group.name for group in balancer.groups]
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -95,49 +96,39 @@ def _check_network(key: str, text: str) -> None:
     try:
         ipaddress.ip_network(text)
     except ValueError as error:
-        raise SettingsError(
-            key, value=text, allowed=f'allowed: addresses and networks such as "10.0.0.0/8" ({error})'
-        ) from None
-
-
-_CLAIM = re.compile(r"[A-Za-z0-9_.:/-]+=.+")
+        allowed = f'allowed: addresses and networks such as "10.0.0.0/8" ({error})'
+        raise SettingsError(key, value=text, allowed=allowed) from None
 
 
 def _check_access(key: str, access: Access) -> None:
     for word in (access,) if isinstance(access, str) else access:
-        if word not in ("anyone", "authenticated", "nobody") and not _CLAIM.fullmatch(word):
+        if word not in _ACCESS and not _CLAIM.fullmatch(word):
             allowed = (
                 'allowed: "anyone", "authenticated", "nobody", or claims such as "role=admin" ("role=*": any value)'
             )
-            near = nearest(word, ("anyone", "authenticated", "nobody"))
-            raise SettingsError(key, value=word, allowed=allowed, nearest=near)
+            raise SettingsError(key, value=word, allowed=allowed, nearest=nearest(word, _ACCESS))
 
 
 def _check_auth(auth: AuthSettings) -> None:
-    keyed = {
-        "auth.secret": auth.secret,
-        "auth.secret_file": auth.secret_file,
-        "auth.public_key_file": auth.public_key_file,
-        "auth.jwks_url": auth.jwks_url,
-    }
+    keyed = [key for key in ("secret", "secret_file", "public_key_file", "jwks_url") if getattr(auth, key) is not None]
     if not auth.algorithms:
-        given = next((key for key, value in keyed.items() if value is not None), None)
-        if given is not None:
-            raise SettingsError("auth.algorithms", value="[]", allowed=f"{given} is set, so name the algorithms")
+        if keyed:
+            allowed = f"auth.{keyed[0]} is set, so name the algorithms"
+            raise SettingsError("auth.algorithms", value="[]", allowed=allowed)
         if auth.required:
             raise SettingsError("auth.required", value="true", allowed="auth.algorithms must name at least one")
         return
     if auth.secret is not None and auth.secret_file is not None:
         raise SettingsError("auth.secret_file", value=str(auth.secret_file), allowed="auth.secret is set too; keep one")
     if auth.public_key_file is not None and auth.jwks_url is not None:
-        raise SettingsError("auth.jwks_url", value=auth.jwks_url, allowed="auth.public_key_file is set too; keep one")
-    shared = "HS256" in auth.algorithms
-    if shared and auth.secret is None and auth.secret_file is None:
-        raise SettingsError("auth.algorithms", value="HS256", allowed="it needs auth.secret or auth.secret_file")
-    public = [name for name in auth.algorithms if name != "HS256"]
-    if public and auth.public_key_file is None and auth.jwks_url is None:
-        allowed = "it needs auth.public_key_file or auth.jwks_url"
-        raise SettingsError("auth.algorithms", value=public[0], allowed=allowed)
+        shown = mask_url(auth.jwks_url)
+        raise SettingsError("auth.jwks_url", value=shown, allowed="auth.public_key_file is set too; keep one")
+    for name in auth.algorithms:
+        shared = name == "HS256"
+        needed = ("secret", "secret_file") if shared else ("public_key_file", "jwks_url")
+        if not set(needed) & set(keyed):
+            allowed = f"it needs auth.{needed[0]} or auth.{needed[1]}"
+            raise SettingsError("auth.algorithms", value=name, allowed=allowed)
     if auth.secret is not None and len(auth.secret.reveal().encode()) < _MIN_SECRET_BYTES:
         # RFC 7518 section 3.2: a key of the same size as the hash output or larger must be used.
         raise SettingsError("auth.secret", allowed=f"HS256 needs at least {_MIN_SECRET_BYTES} bytes")
@@ -145,8 +136,5 @@ def _check_auth(auth: AuthSettings) -> None:
         parts = urlsplit(auth.jwks_url)
         local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
         if not (parts.hostname and (parts.scheme == "https" or local)):
-            raise SettingsError(
-                "auth.jwks_url",
-                value=mask_url(auth.jwks_url),
-                allowed="allowed: an https:// address (http:// only on this machine)",
-            )
+            allowed = "allowed: an https:// address (http:// only on this machine)"
+            raise SettingsError("auth.jwks_url", value=mask_url(auth.jwks_url), allowed=allowed)
