@@ -35,7 +35,6 @@ class WebSocket(picows.WSListener):
     """The connection of a session, which it hands its messages.
 
     Args:
-        session: whose it is.
         up: called when the 101 was read.
         down: called once at the end with code and reason (RFC 6455 section 7.1.5); 1006 without a close frame.
         slow_bytes_per_s: how much it may read; 0: as much as comes.

@@ -48,10 +48,7 @@ class Shared:
     """What the sessions of one worker have in common.
 
     Args:
-        job: this worker's part of the run.
-        tally: where it counts.
         clock: this machine's monotonic time in seconds.
-        rng: the worker's own random numbers, seeded by the job.
         on_ready: called when a session may be given messages to send, each time it connects.
 
     Attributes:
@@ -106,7 +103,6 @@ class Session:
 
     Args:
         number: its number in the whole run, over all workers.
-        shared: of its worker.
 
     Attributes:
         link: its connection while that is open.

@@ -24,7 +24,6 @@ def count(holes: Sequence[Hole], offsets: Mapping[ChannelEpoch, Sequence[int]]) 
     """How many publications were lost, each once for every subscriber that missed it.
 
     Args:
-        holes: of all subscribers.
         offsets: of the acknowledged publications of each epoch of a channel, growing.
     """
     total = 0
@@ -39,9 +38,7 @@ def findings(holes: Sequence[Hole], offsets: Mapping[ChannelEpoch, Sequence[int]
     """Name what was lost: a finding a publication, and one for the rest of a hole that has more than `EACH`.
 
     Args:
-        holes: of all subscribers.
         offsets: as for `count`.
-        at_s: when it is told, from the start of the run.
 
     Returns:
         At most `MAX_FINDINGS`.

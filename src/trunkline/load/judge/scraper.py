@@ -37,12 +37,7 @@ _decode_overview = msgspec.json.Decoder(_Overview).decode
 
 @asynccontextmanager
 async def scraper(token: str = "", tls: ssl.SSLContext | bool = True) -> AsyncIterator[Scraper]:
-    """A scraper with an HTTP client of its own.
-
-    Args:
-        token: sent to every server as a bearer token, unless empty.
-        tls: verifies certificates; True: with the system's authorities.
-    """
+    """A scraper with an HTTP client of its own."""
     # A connection for each request: one that a server closes just then would look like a server that is away, and
     # behind a balancer all would reach the same server. Proxies of the environment are for the way out.
     connector = aiohttp.TCPConnector(ssl=tls, force_close=True, limit=0)

@@ -31,9 +31,7 @@ async def watching(
     """Ask every server at an interval, for as long as the context is open.
 
     Args:
-        urls: of the servers' `/metrics`.
         token: sent to each of them as a bearer token, unless empty.
-        tls: verifies certificates.
         interval_s: seconds between two rounds.
     """
     async with scraper(token, tls) as fetching:
@@ -60,11 +58,7 @@ class ServerWatch:
         self._round = asyncio.Lock()
 
     def sample(self, at_s: float) -> ServerSample | None:
-        """How the servers are, by their newest answers; None when none has answered lately.
-
-        Args:
-            at_s: the moment of the run, in seconds, for the sample.
-        """
+        """How the servers are, by their newest answers; None when none has answered lately."""
         now = asyncio.get_running_loop().time()
         fresh: list[Scrape] = [
             course.newest

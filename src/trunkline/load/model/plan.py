@@ -101,17 +101,10 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A run as it is written down; built-in ones are in `scenarios.py`, own ones come from a file.
 
     Attributes:
-        name: one word for reports.
-        stages: the number of connections over time, one after another; it begins at 0.
-        protocol: how clients talk.
-        traffic: which messages are sent.
-        disturbances: connections ended on purpose.
-        steps: for protocol steps.
         flow: for protocol python: the file of the function.
         thresholds: what must hold, as `delivery_p99<50ms`; added to the default ones.
         expected_errors: error codes of the server that are wanted and do not count as errors.
         reconnect: whether a connection that the server ended comes back.
-        description: one sentence.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=40)]
@@ -148,8 +141,6 @@ class Target(msgspec.Struct, frozen=True):
     Attributes:
         url: ws:// or wss://, with path and query.
         headers: further request headers (they may be secret and are shown nowhere).
-        subprotocols: to offer.
-        verify_tls: False takes any certificate.
         ca_file: certificates to trust instead of the system's.
         connect_timeout_s: for connect, TLS and handshake together.
         sources: how many addresses 127.x.y.z to connect from, on loopback; 0: the system's choice.

@@ -63,10 +63,8 @@ class Change(msgspec.Struct, frozen=True):
     """One number of both runs.
 
     Attributes:
-        what: its name: `delivery_p99`, `error_rate`.
         unit: share: from 0 to 1, of one core where it is CPU.
         a: of the first run; None when it was not measured there.
-        b: of the second run.
         ratio: b/a; None when one is missing or a is 0.
         outcome: whether that is worse.
     """
@@ -83,15 +81,10 @@ class Comparison(msgspec.Struct, frozen=True):
     """Two runs beside each other.
 
     Attributes:
-        a: the first run: scenario, name of the run and start.
-        b: the second.
         comparable: whether both are the same experiment.
         differences: why they are not, each a sentence.
         cautions: what else to know before believing the numbers.
         ratio: growth that is taken for noise.
-        latencies: quantiles in milliseconds.
-        numbers: everything else.
-        regressed: whether anything is worse.
     """
 
     a: str

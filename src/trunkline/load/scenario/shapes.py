@@ -43,7 +43,6 @@ class ConnectionPlan:
     The distances are even, and the count never differs from the line by more than 1/2.
 
     Args:
-        stages: of the scenario.
         worker: whose share this is, from 0.
         workers: how many there are.
     """
@@ -189,10 +188,8 @@ class MessagePlan:
     (j + 1/2) / r, and the j-th is worker j % workers' own.
 
     Args:
-        traffic: of the scenario.
         worker: whose share this is, from 0.
         workers: how many there are.
-        rng: this worker's random numbers, for poisson.
     """
 
     def __init__(self, traffic: Traffic, worker: int, workers: int, rng: random.Random) -> None:
@@ -211,7 +208,6 @@ class MessagePlan:
         """When the next message is meant to be sent, if the count stays; it may have passed. None: there is none.
 
         Args:
-            now_s: the present moment.
             open_count: this worker's open connections from now on; before now it was what the last call said.
         """
         self._beats.pace(now_s, self._own_per_s + self._each_per_s * open_count)
@@ -223,7 +219,6 @@ class MessagePlan:
         None is skipped, however late the call is; those for which nobody is there to send are the caller's to drop.
 
         Args:
-            now_s: the present moment.
             open_count: as for `next`.
         """
         self._beats.pace(now_s, self._own_per_s + self._each_per_s * open_count)
@@ -255,11 +250,6 @@ def spread(disturbance: Disturbance, numbers: Sequence[int], rng: random.Random)
     """Which sessions a disturbance cuts, and when each, in order of time.
 
     A fraction of a session is rounded at random, so that over many workers with few sessions each the share is right.
-
-    Args:
-        disturbance: what is to happen.
-        numbers: of this worker's sessions that are open now.
-        rng: source of choice, order and jitter.
     """
     count = min(len(numbers), math.floor(len(numbers) * disturbance.share + rng.random()))
     step_s = disturbance.spread_s / count if count else 0.0

@@ -61,12 +61,8 @@ class Threshold(msgspec.Struct, frozen=True):
     """One of them, understood.
 
     Attributes:
-        text: as written.
-        metric: its name, in the one way it is spelt.
-        comparison: of the measured value with `number`.
         number: in `unit`.
         unit: empty for counts and rates.
-        default: whether it is built in.
     """
 
     text: str
@@ -81,7 +77,6 @@ class Facts(msgspec.Struct, frozen=True):
     """What a run measured.
 
     Attributes:
-        totals: of the whole run.
         latencies: sparse counts of microseconds by name, `message` among them.
         peak_open: the most connections open at once.
         lasted_s: how long it took.
@@ -95,9 +90,6 @@ class Facts(msgspec.Struct, frozen=True):
 
 def parse(text: str) -> Threshold:
     """Understand a threshold.
-
-    Args:
-        text: as in the module's description.
 
     Raises:
         SettingsError: it is none, or names nothing that is measured.
@@ -129,10 +121,6 @@ def with_defaults(own: Iterable[Threshold]) -> list[Threshold]:
 
 def judge(own: Iterable[Threshold], facts: Facts) -> list[Judged]:
     """Judge a run by the default thresholds and the user's own.
-
-    Args:
-        own: the user's.
-        facts: what came out.
 
     Returns:
         One for each threshold, default ones first.

@@ -141,11 +141,6 @@ class Agent:
     """Answers coordinators over one connection to NATS.
 
     Args:
-        client: connected.
-        subjects: of the agent.
-        allowed: targets.
-        command: starts a worker process.
-        max_workers: processes at once.
         gone_s: silence after which a coordinator counts as gone, in seconds.
     """
 
@@ -261,10 +256,8 @@ async def run_agent(
 
     Args:
         bus_url: where NATS is, as nats://….
-        prefix: of the subjects, as in the nodes' settings.
         name: by which coordinators ask for it.
         allow: targets as `host` or `host:port`; at least one.
-        command: starts a worker process.
         gone_s: silence after which a coordinator counts as gone, in seconds.
 
     Raises:

@@ -43,13 +43,7 @@ _REPLAYED: Final = frozenset(("replay_complete", "replay_incomplete"))
 
 
 class Dialogue(Subscriber):
-    """A session whose messages are the user's; subclasses define when they are sent.
-
-    Args:
-        number: of the session.
-        shared: of its worker.
-        moments: of the same worker.
-    """
+    """A session whose messages are the user's; subclasses define when they are sent."""
 
     __slots__ = ("_live", "_moments", "_replays")
 
