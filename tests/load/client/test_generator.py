@@ -39,7 +39,7 @@ async def generate(
     *stages: Stage,
     traffic: Traffic | None = None,
     disturbances: tuple[Disturbance, ...] = (),
-    settle_s: float = 1.0,
+    settle_s: float = patient(1.0),
     expected_errors: tuple[str, ...] = (),
 ) -> Ran:
     """One worker does a whole run in this process."""

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.load.faulty_server import Faults, FaultyServer
+from tests.support.patience import patient
 from trunkline.load.client.generator import Generator
 from trunkline.load.client.protocols.templates import Template
 from trunkline.load.model.expectations import Expectation, message_type
@@ -152,9 +153,10 @@ async def test_a_lost_publication_is_found_in_a_flow_of_steps() -> None:
 async def test_duplicates_and_late_ones_are_named() -> None:
     """Findings carry channel and offset, as the server noted them."""
     subscribe_once = Step(send=SUBSCRIBE, expect="subscription_ack", pause_s=0)
-    publish = [Step(send=PUBLISH, pause_s=0.01) for _ in range(200)]
+    # Awaited, so that the server does nothing more after the end.
+    publish = [Step(send=PUBLISH, expect="publish_ack", pause_s=0.01, timeout_s=patient(5)) for _ in range(200)]
     async with FaultyServer(Faults(duplicate=10, reorder=13)) as server:
-        total, done = await run(server.url(), subscribe_once, *publish, lasts=0.8)
+        total, done = await run(server.url(), subscribe_once, *publish, lasts=0.8, timeout_s=patient(5))
         expected = sorted(("duplicate" if did.kind == "duplicate" else "reordered", did.offset) for did in server.did)
     assert sorted((finding.kind, finding.offset) for finding in total.findings) == expected
     assert len({kind for kind, _ in expected}) == 2
@@ -163,14 +165,16 @@ async def test_duplicates_and_late_ones_are_named() -> None:
 
 async def test_errors_of_the_server_are_counted_by_their_code() -> None:
     """A code that the scenario expects is no error."""
-    beats = [Step(send='{"type":"heartbeat"}', pause_s=0.01) for _ in range(300)]
+    # Each answer is awaited, the last one too: an error that is still under way at the end would not be counted.
+    beat = Step(send='{"type":"heartbeat"}', expect="/pong|RATE_LIMIT/", pause_s=0.01, timeout_s=patient(5))
     async with FaultyServer(Faults(rate=20)) as server:
-        total, _ = await run(server.url(), *beats, lasts=0.8)
+        total, _ = await run(server.url(), beat, lasts=0.8, timeout_s=patient(5))
         refused = len(server.done("rate"))
         assert refused > 10
         assert total.reasons["server: RATE_LIMIT_EXCEEDED"] == total.totals.errors == refused
         server.did.clear()
-        total, _ = await run(server.url(), *beats, lasts=0.5, expected_errors=("RATE_LIMIT_EXCEEDED",))
+        codes = ("RATE_LIMIT_EXCEEDED",)
+        total, _ = await run(server.url(), beat, lasts=0.5, expected_errors=codes, timeout_s=patient(5))
         assert total.totals.errors == 0
         assert total.totals.expected_errors == len(server.done("rate")) > 0
 
