@@ -56,13 +56,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be done.
 
     Attributes:
-        target: what to load.
-        loaded: how; the scenario's protocol may be `auto`.
+        loaded: the scenario, whose protocol may be `auto`.
         thresholds: of the user.
         processes: on each machine; None: as many as the connections need.
         agents: machines that generate instead of this one.
         watch: None: the servers are not watched.
-        seed: of random choices.
     """
 
     target: Target
@@ -86,13 +84,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 async def run_load(todo: Run, live: LiveView) -> Report:
     """Do a run until its end or the first Ctrl-C, after which it settles; a second one ends it at once.
 
-    Args:
-        todo: what to do.
-        live: shows the run while it goes on.
-
-    Raises:
-        StartError: the target or an agent cannot be used.
-        SettingsError: the parts of the run do not fit together.
+    Raises StartError when the target or an agent cannot be used, SettingsError when the parts of the run do not fit
+    together.
     """
     signals = Signals()
     shown, agents = shown_url(todo.target.url), todo.agents
@@ -108,7 +101,13 @@ async def run_load(todo: Run, live: LiveView) -> Report:
     async with AsyncExitStack() as stack:
         watch = await _watch(todo, stack, warnings)
         before = await watch.snapshot(_SETTLE_PROBE_S) if watch else None
-        outcome = await _generate(Coordinator(plan, _Shown(live, watch)), signals, live)
+
+        def show(second: Second, so_far: Sum) -> None:
+            if watch is not None:
+                second.server = watch.sample(second.at_s)
+            live.second(second, so_far)
+
+        outcome = await _generate(Coordinator(plan, show), signals, live)
         balances: list[Balance] = []
         if watch and before is not None:
             live.phase("asking the servers what they counted")
@@ -142,19 +141,6 @@ def _too_fast(scenario: Scenario, limits: wire.ClientLimits | None) -> list[str]
     if traffic.message_bytes > limits.message_bytes:
         return [f"messages of {traffic.message_bytes} bytes are longer than the server takes ({limits.message_bytes})"]
     return []
-
-
-class _Shown:
-    """Passes each second on to the view, with a sample of the servers at that time."""
-
-    def __init__(self, live: LiveView, watch: ServerWatch | None) -> None:
-        self._live = live
-        self._watch = watch
-
-    def second(self, second: Second, so_far: Sum, /) -> None:
-        if self._watch is not None:
-            second.server = self._watch.sample(second.at_s)
-        self._live.second(second, so_far)
 
 
 async def _watch(todo: Run, stack: AsyncExitStack, warnings: list[str]) -> ServerWatch | None:

@@ -59,7 +59,7 @@ from tests.load.workers.test_agents import Coordinator, Seen, plan
 class Said(Seen):
     def second(self, second, so_far, /):
         print("second", flush=True)
-asyncio.run(Coordinator(plan(sys.argv[1], ("one",), seconds=60), Said()).run())
+asyncio.run(Coordinator(plan(sys.argv[1], ("one",), seconds=60), Said().second).run())
 """
 
 
@@ -130,7 +130,7 @@ class Scene:
     async def run(self, *agents: str, faults: str = "", seconds: float = 1.3, workers: int = 0) -> Outcome:
         a_plan = plan(self.server.url, agents, faults, seconds=seconds, workers=workers)
         async with asyncio.timeout(patient(40)):
-            return await Coordinator(a_plan, Seen(), worker_command=COMMAND).run()
+            return await Coordinator(a_plan, Seen().second, worker_command=COMMAND).run()
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ async def test_real_workers_on_an_agent(scene: Scene) -> None:
             scenario=scenario,
             agents=AgentGroup(("one",), scene.server.url, PREFIX),
         )
-        outcome = await asyncio.wait_for(Coordinator(a_plan, Seen()).run(), patient(30))
+        outcome = await asyncio.wait_for(Coordinator(a_plan, Seen().second).run(), patient(30))
     assert not outcome.failures
     totals = outcome.sum.totals
     assert totals.opened == 8
@@ -214,7 +214,7 @@ async def test_unreachable_nats_is_an_error() -> None:
     """Without NATS neither side starts."""
     url = "nats://127.0.0.1:1"
     with pytest.raises(StartError, match=r"NATS at nats://127\.0\.0\.1:1 cannot be reached"):
-        await Coordinator(plan(url, ("one",)), Seen()).run()
+        await Coordinator(plan(url, ("one",)), Seen().second).run()
     agent = await AgentProcess.start(url, "one", "127.0.0.1")
     assert await agent.end() == 1
     assert "StartError: NATS at nats://127.0.0.1:1 cannot be reached" in agent.said
@@ -247,21 +247,21 @@ async def test_one_run_at_a_time(scene: Scene) -> None:
     """An agent that works for one run declines another, and too many workers."""
     await scene.agent("one")
     seen = Seen()
-    running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=30), seen).run())
+    running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=30), seen.second).run())
     await asyncio.wait_for(seen.first.wait(), patient(20))
     with pytest.raises(StartError, match=r"agent one declined: it is busy with another run"):
         await scene.run("one")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     with pytest.raises(StartError, match="500 workers are asked for"):
-        await Coordinator(plan(scene.server.url, ("one",), each=500), seen).run()
+        await Coordinator(plan(scene.server.url, ("one",), each=500), seen.second).run()
 
 
 async def test_stop_reaches_the_agents(scene: Scene) -> None:
     """The first Ctrl-C ends the stages on all machines, in order."""
     await scene.agent("one")
     seen = Seen()
-    coordinator = Coordinator(plan(scene.server.url, ("one",), seconds=60), seen)
+    coordinator = Coordinator(plan(scene.server.url, ("one",), seconds=60), seen.second)
     running = asyncio.create_task(coordinator.run())
     await asyncio.wait_for(seen.first.wait(), patient(20))
     coordinator.stop()
@@ -276,7 +276,7 @@ async def test_hanging_worker_is_ended_on_its_agent(scene: Scene) -> None:
     a_plan = plan(scene.server.url, ("one",), "freeze:1", workers=1, seconds=4)
     a_plan = msgspec.structs.replace(a_plan, patience=Patience(silent_s=1.5))
     seen = Seen()
-    running = asyncio.create_task(Coordinator(a_plan, seen, worker_command=COMMAND).run())
+    running = asyncio.create_task(Coordinator(a_plan, seen.second, worker_command=COMMAND).run())
     await asyncio.wait_for(seen.first.wait(), patient(20))
     assert await all_end(agent.workers(), 3)
     assert not running.done()
@@ -289,7 +289,7 @@ async def test_killed_agent_is_told(scene: Scene) -> None:
     first = await scene.agent("one")
     await scene.agent("two")
     seen = Seen()
-    running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one", "two"), seconds=7), seen).run())
+    running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one", "two"), seconds=7), seen.second).run())
     await asyncio.wait_for(seen.first.wait(), patient(20))
     workers = first.workers()
     first.process.kill()
@@ -304,7 +304,7 @@ async def test_stopped_agent_ends_in_order(scene: Scene) -> None:
     """An agent that is told to stop ends its workers and says so to the coordinator; its exit code is 0."""
     agent = await scene.agent("one")
     seen = Seen()
-    running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=60), seen).run())
+    running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=60), seen.second).run())
     await asyncio.wait_for(seen.first.wait(), patient(20))
     workers = agent.workers()
     agent.process.send_signal(signal.SIGINT)
@@ -343,7 +343,7 @@ async def test_nats_gone_mid_run(scene: Scene) -> None:
     """When NATS is lost the run ends with that as its fault, the agent ends the workers and comes back by itself."""
     agent = await scene.agent("one")
     seen = Seen()
-    running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=60), seen).run())
+    running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=60), seen.second).run())
     await asyncio.wait_for(seen.first.wait(), patient(20))
     workers = agent.workers()
     port, store = scene.server.port, scene.server.store_dir
@@ -363,7 +363,7 @@ async def test_lost_messages_fail_the_run(scene: Scene) -> None:
     """A message that NATS lost is noticed by the number of the next one, and the worker's part ends with that."""
     await scene.agent("one")
     seen = Seen()
-    running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=60), seen).run())
+    running = asyncio.create_task(Coordinator(plan(scene.server.url, ("one",), seconds=60), seen.second).run())
     await asyncio.wait_for(seen.first.wait(), patient(20))
     stranger = await nats.connect(scene.server.url)
     ahead = msgspec.msgpack.encode(Parcel(1000, b""))

@@ -45,7 +45,7 @@ async def run(a_plan: RunPlan) -> tuple[Outcome, Seen]:
     """Do a run to its end; no child is left behind."""
     seen = Seen()
     async with asyncio.timeout(patient(60)):
-        outcome = await Coordinator(a_plan, seen, worker_command=COMMAND).run()
+        outcome = await Coordinator(a_plan, seen.second, worker_command=COMMAND).run()
     assert not workers()
     return outcome, seen
 
@@ -111,7 +111,7 @@ async def test_dead_worker_is_told_and_the_others_go_on() -> None:
 async def test_killed_worker_is_told() -> None:
     """A worker that the system kills is named with the signal."""
     seen = Seen()
-    running = asyncio.create_task(Coordinator(plan(seconds=2.3), seen, worker_command=COMMAND).run())
+    running = asyncio.create_task(Coordinator(plan(seconds=2.3), seen.second, worker_command=COMMAND).run())
     await asyncio.wait_for(seen.first.wait(), patient(20))
     victim = min(workers(), key=lambda child: child.pid)
     os.kill(victim.pid, signal.SIGKILL)
@@ -171,14 +171,14 @@ async def test_worker_that_is_never_ready() -> None:
 async def test_program_that_cannot_be_run() -> None:
     """A missing program is an error of one line."""
     with pytest.raises(StartError, match="cannot be started"):
-        await Coordinator(plan(), Seen(), worker_command=("/nowhere/python",)).run()
+        await Coordinator(plan(), Seen().second, worker_command=("/nowhere/python",)).run()
 
 
 async def test_program_that_is_no_worker() -> None:
     """What the process said before it ended is in the error."""
     command = (sys.executable, "-c", "import sys; sys.exit('what is this?')")
     with pytest.raises(StartError, match=r"ended with exit code 1; its last words: what is this\?"):
-        await Coordinator(plan(), Seen(), worker_command=command).run()
+        await Coordinator(plan(), Seen().second, worker_command=command).run()
 
 
 async def test_stop_ends_in_order() -> None:
@@ -201,7 +201,7 @@ async def test_kill_ends_at_once() -> None:
 
 async def _while_running(action: Callable[[Coordinator], object]) -> Outcome:
     seen = Seen()
-    coordinator = Coordinator(plan(seconds=60), seen, worker_command=COMMAND)
+    coordinator = Coordinator(plan(seconds=60), seen.second, worker_command=COMMAND)
     running = asyncio.create_task(coordinator.run())
     await asyncio.wait_for(seen.first.wait(), patient(20))
     action(coordinator)
@@ -212,7 +212,7 @@ async def _while_running(action: Callable[[Coordinator], object]) -> Outcome:
 
 async def test_stop_before_the_start() -> None:
     """Ctrl-C while workers get ready ends the run at once, with an empty outcome."""
-    coordinator = Coordinator(plan("never-ready"), Seen(), worker_command=COMMAND)
+    coordinator = Coordinator(plan("never-ready"), Seen().second, worker_command=COMMAND)
     running = asyncio.create_task(coordinator.run())
     await asyncio.sleep(0.2)
     coordinator.stop()
@@ -233,7 +233,7 @@ async def test_workers_end_with_their_coordinator(tmp_path: Path) -> None:
         "    def second(self, second, so_far, /):\n"
         "        print('second', flush=True)\n"
         "async def main():\n"
-        "    await Coordinator(plan(seconds=60), Said(), worker_command=COMMAND).run()\n"
+        "    await Coordinator(plan(seconds=60), Said().second, worker_command=COMMAND).run()\n"
         "asyncio.run(main())\n"
     )
     process = await asyncio.create_subprocess_exec(
@@ -255,7 +255,7 @@ async def test_real_workers_find_every_loss() -> None:
     async with FaultyServer(Faults(drop=100)) as server:
         scenario = Scenario("test", stages, "feed", Traffic(rate=200, channels=2))
         a_plan = RunPlan(run="abcd1234", target=Target(server.url()), scenario=scenario, workers=2, settle_s=1.0)
-        outcome = await asyncio.wait_for(Coordinator(a_plan, Seen()).run(), patient(30))
+        outcome = await asyncio.wait_for(Coordinator(a_plan, Seen().second).run(), patient(30))
         dropped = sorted((each.channel, each.offset) for each in server.did)
     assert not outcome.failures
     assert outcome.seconds[1].open == 8
@@ -272,7 +272,7 @@ async def test_python_flow_goes_to_no_agent() -> None:
         agents=AgentGroup(("one",), "nats://127.0.0.1:9"),
     )  # fmt: skip
     with pytest.raises(SettingsError, match="this machine alone"):
-        await Coordinator(a_plan, Seen()).run()
+        await Coordinator(a_plan, Seen().second).run()
 
 
 @pytest.fixture(autouse=True)

@@ -47,10 +47,8 @@ class Moments:
     """One alarm for all sessions of a worker: `join` before `call_at`, `leave` when the connection ends.
 
     A callback cannot be withdrawn: the session that is called checks whether the moment is still one of its own. The
-    alarm is a file, so it is open only while a session is connected.
-
-    Args:
-        clock_offset_s: the coordinator's clock minus this machine's; moments are the coordinator's.
+    alarm is a file, so it is open only while a session is connected. Moments are on the coordinator's clock, which is
+    `clock_offset_s` ahead of this machine's.
     """
 
     def __init__(self, clock_offset_s: float = 0.0) -> None:

@@ -42,9 +42,8 @@ logging.getLogger("picows").setLevel(logging.CRITICAL)
 class DialError(Exception):
     """A connection could not be opened.
 
-    Attributes:
-        reason: a few words that are the same for the same kind of failure, for counting.
-        retry_after_s: what the server asked for, in seconds, if it did.
+    The reason is a few words, the same for the same kind of failure, for counting; `retry_after_s` is what the server
+    requested, in seconds.
     """
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
@@ -54,11 +53,7 @@ class DialError(Exception):
 
 
 def split_url(url: str) -> SplitResult:
-    """The parts of a target's URL.
-
-    Raises:
-        SettingsError: it is no URL of a WebSocket.
-    """
+    """The parts of a target's URL; raises SettingsError when it is no URL of a WebSocket."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -102,11 +97,7 @@ class Dialer:
 
     @classmethod
     async def prepare(cls, target: Target) -> Dialer:
-        """Look up the address and read the certificates.
-
-        Raises:
-            StartError: the name is unknown, or the CA file cannot be used.
-        """
+        """Look up the address and read the certificates; raises StartError when that fails."""
         parts = split_url(target.url)
         host = parts.hostname or ""
         port = parts.port or (443 if parts.scheme == "wss" else 80)
@@ -121,14 +112,10 @@ class Dialer:
         return cls(target, addresses, tls_context(target) if parts.scheme == "wss" else None)
 
     async def open(self, make: Callable[[], picows.WSListener], dialled: Callable[[float], None]) -> None:
-        """Open one connection; the listener is called as soon as the 101 is read.
+        """Open one connection; raises DialError.
 
-        Args:
-            make: makes the listener.
-            dialled: gets how long TCP took, in seconds.
-
-        Raises:
-            DialError: it could not be opened.
+        `make` makes the listener, which is called as soon as the 101 is read; `dialled` gets how long TCP took, in
+        seconds.
         """
         try:
             async with asyncio.timeout(self._target.connect_timeout_s):

@@ -54,12 +54,7 @@ _LONGEST_SETTLE: Final = 12
 
 
 class Generator:
-    """One worker's part of a run.
-
-    Args:
-        job: what to do.
-        report: gets what was counted, once a second.
-    """
+    """One worker's part of a run; `report` gets what was counted, once a second."""
 
     def __init__(self, job: Job, report: Callable[[Beat], None]) -> None:
         self.job = job
@@ -90,8 +85,7 @@ class Generator:
     async def prepare(self) -> int:
         """Look up the target and check the limit of open files; returns how many connections it allows.
 
-        Raises:
-            StartError: the job cannot be done here.
+        Raises StartError when the job cannot be done here.
         """
         peak, limit = self.job.scenario.peak, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         share, allowed = ceil(peak / self.job.workers), limit - SPARE_FILES

@@ -32,12 +32,10 @@ _SLOW_BUFFER: Final = 32_768
 
 
 class WebSocket(picows.WSListener):
-    """The connection of a session, which it hands its messages.
+    """The connection of a session, to which it hands messages.
 
-    Args:
-        up: called when the 101 was read.
-        down: called once at the end with code and reason (RFC 6455 section 7.1.5); 1006 without a close frame.
-        slow_bytes_per_s: how much it may read; 0: as much as comes.
+    `up` is called when the 101 was read, `down` once at the end with code and reason (RFC 6455 section 7.1.5), the code
+    being 1006 without a close frame. It reads at most `slow_bytes_per_s`; 0: as much as comes.
     """
 
     def __init__(

@@ -241,7 +241,6 @@ class Unechoed(NamedTuple):
     Attributes:
         lost: messages that later ones overtook for good.
         outstanding: messages after the last echo: abandoned if the connection was lost, else unanswered.
-        findings: a range of lost ones each.
     """
 
     lost: int
@@ -252,17 +251,7 @@ class Unechoed(NamedTuple):
 class EchoOrder:
     """The echoes of one session, whose messages are numbered from 0 on each connection.
 
-    The straight path is the caller's:
-
-        if number == order.expected:
-            order.expected = number + 1
-        else:
-            taken = order.odd(number, at_s)
-
-    Attributes:
-        connection: number of the session, for findings.
-        expected: the number that the next echo should have.
-        count: how many were sent over this connection.
+    The straight path is the caller's: `if number == order.expected: order.expected = number + 1`, else `odd` judges it.
     """
 
     __slots__ = ("_ranges", "connection", "count", "expected")

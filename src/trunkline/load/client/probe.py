@@ -68,12 +68,8 @@ class _Closed(Exception):
 async def probe(target: Target, protocol: Protocol) -> Probed:
     """Open one connection and find out how to talk on it.
 
-    Args:
-        target: what to connect to.
-        protocol: of the user; `auto` is found out, anything else is verified as far as it can be.
-
-    Raises:
-        StartError: the target cannot be loaded like this; says what is wrong and what to do.
+    A protocol other than `auto` is verified as far as it can be. Raises StartError when the target cannot be loaded
+    like this, with what is wrong and what to do.
     """
     shown = shown_url(target.url)
     dialer = await Dialer.prepare(target)

@@ -152,11 +152,10 @@ class Session:
         self.ready = False
 
     def comes_back_after(self, code: int, attempt: int) -> float | None:
-        """Seconds until it connects again after the other side ended its connection; None: never.
+        """Seconds until it reconnects after the other side ended its connection; None: never.
 
-        Args:
-            code: the close code; 1006 for none, and for a connection that could not be opened.
-            attempt: how often it has failed in a row, from 0.
+        The code is 1006 for none, and for a connection that could not be opened; `attempt` is how often it has failed
+        in a row, from 0.
         """
         return seconds_away(code, None, attempt, self.shared.rng)
 

@@ -47,6 +47,7 @@ async def discover(target_url: str, given: Sequence[str] = (), tls: ssl.SSLConte
     Args:
         target_url: ws:// or wss://.
         given: URLs that the user named; one without a path gets `/metrics`.
+        tls: verifies certificates.
 
     Raises:
         SettingsError: one of `given` is no URL for HTTP.

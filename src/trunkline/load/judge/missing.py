@@ -1,7 +1,7 @@
 """Which publications lie in the holes that subscribers were left with. Pure.
 
-Rules: pure. A hole's bounds say where publications are missing, the offsets of acknowledged ones say how many those
-are, for offsets are not dense. The one at a hole's end exists in any case (a later one's `prev` named it, or it was
+A hole's bounds say where publications are missing, the offsets of acknowledged ones say how many those
+are, because offsets are not dense. The one at a hole's end exists in any case (a later one's `prev` named it, or it was
 acknowledged itself), so a hole is never empty, even if its publications are somebody else's or their
 acknowledgements were lost with a connection.
 """
@@ -20,30 +20,27 @@ EACH: Final = 100
 """Publications of one hole that are named one by one; the rest of it is one finding."""
 
 
-def count(holes: Sequence[Hole], offsets: Mapping[ChannelEpoch, Sequence[int]]) -> int:
-    """How many publications were lost, each once for every subscriber that missed it.
+Offsets = Mapping[ChannelEpoch, Sequence[int]]
+"""Offsets of the acknowledged publications of each epoch of a channel, growing."""
 
-    Args:
-        offsets: of the acknowledged publications of each epoch of a channel, growing.
-    """
+
+def count(holes: Sequence[Hole], offsets: Offsets) -> int:
+    """How many publications were lost, each once for every subscriber that missed it."""
     total = 0
     for hole in holes:
         known = offsets.get(hole.of, ())
         first, end = _within(hole, known)
-        total += end - first + (not _ends_known(hole, known, end))
+        ends_known = end > 0 and known[end - 1] == hole.upto
+        total += end - first + (not ends_known)
     return total
 
 
-def findings(holes: Sequence[Hole], offsets: Mapping[ChannelEpoch, Sequence[int]], at_s: float) -> list[Finding]:
-    """Name what was lost: a finding a publication, and one for the rest of a hole that has more than `EACH`.
+def findings(holes: Sequence[Hole], offsets: Offsets, at_s: float) -> list[Finding]:
+    """Name what was lost, at most `MAX_FINDINGS`, as noticed `at_s` seconds after the start.
 
-    Args:
-        offsets: as for `count`.
-
-    Returns:
-        At most `MAX_FINDINGS`.
+    A finding is one publication; those beyond `EACH` of a hole are one together.
     """
-    told: list[Finding] = []
+    found: list[Finding] = []
     for hole in holes:
         known = offsets.get(hole.of, ())
         first, end = _within(hole, known)
@@ -51,16 +48,12 @@ def findings(holes: Sequence[Hole], offsets: Mapping[ChannelEpoch, Sequence[int]
         if named[-1] != hole.upto:
             named.append(hole.upto)
         for after, offset in pairwise(named):
-            if len(told) == MAX_FINDINGS:
-                return told
-            told.append(Finding("lost", hole.channel, hole.connection, offset, after, hole.epoch, at_s))
-    return told
+            if len(found) == MAX_FINDINGS:
+                return found
+            found.append(Finding("lost", hole.channel, hole.connection, offset, after, hole.epoch, at_s))
+    return found
 
 
 def _within(hole: Hole, known: Sequence[int]) -> tuple[int, int]:
     """The slice of `known` that lies in the hole."""
     return bisect_right(known, hole.after), bisect_right(known, hole.upto)
-
-
-def _ends_known(hole: Hole, known: Sequence[int], end: int) -> bool:
-    return end > 0 and known[end - 1] == hole.upto

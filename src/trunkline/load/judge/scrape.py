@@ -178,9 +178,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 class Course:
     """What one URL has answered so far: its counts over restarts.
 
-    Attributes:
-        mixed: several servers answer there in turn, so its counts mean nothing.
-        restarted: names of those whose process ended.
+    It is `mixed` when several servers answer there in turn, so that its counts mean nothing.
     """
 
     def __init__(self) -> None:

@@ -27,15 +27,7 @@ _MOST_LINES: Final = 10
 
 
 class Seen(msgspec.Struct, kw_only=True):
-    """What a report needs beside the plan and its outcome.
-
-    Attributes:
-        url: of the target, without anything secret.
-        started: when, in UTC.
-        machine: where the generator ran.
-        balances: lines of the reconciliation.
-        warnings: what was noticed before and during the run.
-    """
+    """What a report needs beside the plan and its outcome; the URL is without anything secret."""
 
     url: str
     started: str

@@ -28,12 +28,7 @@ _QUIET_S: Final = 0.2
 async def watching(
     urls: Sequence[str], token: str = "", *, tls: ssl.SSLContext | bool = True, interval_s: float = INTERVAL_S
 ) -> AsyncIterator[ServerWatch]:
-    """Ask every server at an interval, for as long as the context is open.
-
-    Args:
-        token: sent to each of them as a bearer token, unless empty.
-        interval_s: seconds between two rounds.
-    """
+    """Ask the `/metrics` of every server at an interval in seconds, for as long as the context is open."""
     async with scraper(token, tls) as fetching:
         watch = ServerWatch(urls, fetching)
         polling = asyncio.create_task(watch.poll(interval_s)) if watch.urls else None

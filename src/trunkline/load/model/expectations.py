@@ -24,13 +24,9 @@ def message_type(payload: bytes) -> str | None:
 
 
 class Expectation:
-    """Knows the answer when it comes.
+    """Recognizes an answer by its `type`, or by a regular expression between slashes.
 
-    Args:
-        text: the value of `type`, or a regular expression between slashes.
-
-    Raises:
-        ValueError: the regular expression is none; says where.
+    Raises ValueError when the expression is malformed, with the place.
     """
 
     __slots__ = ("_pattern", "text")

@@ -117,11 +117,7 @@ class Tell(msgspec.Struct, tag="tell", frozen=True):
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """The job was understood and can be done.
-
-    Attributes:
-        max_open: how many connections its files allow.
-    """
+    """The job was understood and can be done, with at most `max_open` connections."""
 
     worker: int
     max_open: int

@@ -136,7 +136,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Whom the load goes to.
+    """What the load goes to.
 
     Attributes:
         url: ws:// or wss://, with path and query.

@@ -67,12 +67,9 @@ class Second(msgspec.Struct):
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """A threshold and what came out.
+    """A threshold and what came out: the value in the threshold's unit, None when nothing was measured, and as text.
 
-    Attributes:
-        threshold: as written, e.g. `delivery_p99<50ms`.
-        value: what was measured, in the threshold's unit; None when nothing was.
-        shown: the same as text with its unit.
+    `default` ones are built in.
     """
 
     threshold: str
@@ -85,11 +82,7 @@ class Judged(msgspec.Struct, frozen=True):
 class Balance(msgspec.Struct, frozen=True):
     """One line of the reconciliation: what this side counted beside what the servers counted.
 
-    Attributes:
-        what: e.g. `messages to the servers`.
-        theirs: counted there; None when they did not say.
-        explained: how much of the difference is accounted for (drops, others' connections seen).
-        note: the difference in words.
+    `theirs` is None when they did not count it; `explained` is how much of the difference is accounted for.
     """
 
     what: str

@@ -20,7 +20,6 @@ class Patience(msgspec.Struct, frozen=True):
         silent_s: between two messages of a worker while the run goes on.
         sent_s: from the end of the stages, or from Stop, until its Sent.
         done_s: for Done, beyond the longest settling.
-        offsets_s: for the offsets.
     """
 
     ready_s: float = 60.0
@@ -31,12 +30,9 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 class AgentGroup(msgspec.Struct, frozen=True):
-    """Agents on other machines.
+    """Agents on other machines; without names this machine generates.
 
-    Attributes:
-        names: of the agents; none: this machine generates.
-        bus_url: where they are, as nats://….
-        prefix: of their subjects.
+    They are reached over the NATS server at `bus_url`, on subjects that begin with the prefix.
     """
 
     names: tuple[str, ...] = ()
@@ -45,15 +41,9 @@ class AgentGroup(msgspec.Struct, frozen=True):
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A run, and what generates it.
+    """A run, and what generates it: workers on this machine, or `workers_each` on each agent.
 
-    Attributes:
-        run: eight letters and digits.
-        scenario: its protocol is not `auto`.
-        workers: processes on this machine.
-        workers_each: processes on each agent.
-        settle_s: as in `Job`.
-        flow_source: as in `Job`.
+    Other fields are as in `Job`.
     """
 
     run: str

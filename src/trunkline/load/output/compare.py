@@ -60,13 +60,9 @@ Unit = Literal["ms", "share", "per_s", "bytes", "count"]
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One number of both runs.
+    """One number of both runs; None where it was not measured.
 
-    Attributes:
-        unit: share: from 0 to 1, of one core where it is CPU.
-        a: of the first run; None when it was not measured there.
-        ratio: b/a; None when one is missing or a is 0.
-        outcome: whether that is worse.
+    A share is from 0 to 1, of one core where it is CPU; the ratio is b/a, None when one is missing or a is 0.
     """
 
     what: str
@@ -99,15 +95,9 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(a: Report, b: Report, ratio: float = RATIO) -> Comparison:
-    """Compare two runs.
+    """Judge run b by run a; a ratio of 1.1 takes a growth of 10 % for noise.
 
-    Args:
-        a: the run to compare with.
-        b: the run to judge.
-        ratio: growth that is taken for noise: 1.1 is 10 %.
-
-    Raises:
-        SettingsError: a histogram in one of the reports cannot be read.
+    Raises SettingsError when a histogram in one of the reports cannot be read.
     """
     latencies = tuple(_latencies(a, b, ratio))
     numbers = tuple(_numbers(a, b, ratio))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TextIO, cast
+from typing import TYPE_CHECKING, Final, TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -51,32 +51,8 @@ _SHORT: Final = 23
 """A longer phase has a line of its own, because the bar needs the room."""
 
 
-class LiveView(Protocol):
-    """What a run shows while it goes on."""
-
-    def begin(self, scenario: Scenario, target_shown: str, workers: int, agents: Sequence[str]) -> None:
-        """The run begins; `target_shown` is the URL without anything secret."""
-
-    def second(self, second: Second, so_far: Sum, /) -> None:
-        """A second has passed; `so_far` holds it already, and goes on growing."""
-
-    def phase(self, text: str) -> None:
-        """What is done now, shown in place of the stage; empty: the stage again."""
-
-    def note(self, text: str) -> None:
-        """A warning that cannot wait for the end."""
-
-    def close(self) -> None:
-        """The run is over."""
-
-
-def make_live(as_json: bool, out: TextIO | None = None) -> LiveView:
-    """The view that fits the output.
-
-    Args:
-        as_json: a machine reads the result: lines even on a terminal.
-        out: where to write, standard error by default.
-    """
+def make_live(as_json: bool, out: TextIO | None = None) -> PlainLive | TerminalLive:
+    """The view that fits the output, by default standard error; lines when a machine reads the result."""
     stream = cast(TextIO, _PatientStream(out or sys.stderr))
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     if console.is_terminal and not console.is_dumb_terminal and not as_json:
@@ -114,10 +90,12 @@ class PlainLive:
         self._connect: Counts = {}
         self._message: Counts = {}
 
-    def begin(self, scenario: Scenario, target_shown: str, workers: int, agents: Sequence[str]) -> None:  # noqa: D102
+    def begin(self, scenario: Scenario, target_shown: str, workers: int, agents: Sequence[str]) -> None:
+        """The run begins; `target_shown` is the URL without anything secret."""
         self._print(f"{headline(scenario, target_shown, workers, agents)}, {seconds(scenario.duration_s)}")
 
-    def second(self, second: Second, so_far: Sum, /) -> None:  # noqa: D102
+    def second(self, second: Second, so_far: Sum, /) -> None:
+        """A second has passed; `so_far` holds it already, and goes on growing."""
         self._since.add(second.totals)
         if second.stage == self._stage and second.at_s < self._shown_s + PLAIN_EVERY_S:
             return
@@ -142,15 +120,17 @@ class PlainLive:
         self._connect, self._message = dict(connect), message
         self._print("  ".join(parts))
 
-    def phase(self, text: str) -> None:  # noqa: D102
+    def phase(self, text: str) -> None:
+        """What is done now, shown in place of the stage; empty: the stage again."""
         if text:
             self._print(plain(text))
 
-    def note(self, text: str) -> None:  # noqa: D102
+    def note(self, text: str) -> None:
+        """A warning that cannot wait for the end."""
         self._print(f"WARNING: {plain(text)}")
 
-    def close(self) -> None:  # noqa: D102
-        return
+    def close(self) -> None:
+        """The run is over."""
 
     def _print(self, text: str) -> None:
         self._console.print(fit(text, self._console.encoding), soft_wrap=True)
@@ -277,6 +257,9 @@ class TerminalLive:
             f"CPU {significant(server.cpu_percent)} %, {octets(server.memory_bytes)}"
         )
         return self._text(text + (f", {count(server.draining)} draining" if server.draining else ""))
+
+
+LiveView = PlainLive | TerminalLive
 
 
 def headline(scenario: Scenario, target_shown: str, workers: int, agents: Sequence[str]) -> str:

@@ -48,9 +48,7 @@ MAX_CODES: Final = 6
 def summary(report: Report, encoding: str = "utf-8") -> str:
     """The run as lines of at most 100 columns.
 
-    Args:
-        report: of the run.
-        encoding: of the output; what it has no characters for is written in others (`ok` and `FAIL` for marks).
+    What the encoding of the output has no characters for is written in others (`ok` and `FAIL` for marks).
     """
     held, failed = _marks(encoding)
     lines: list[str] = [*_title(report)]

@@ -121,11 +121,7 @@ AS_IT_IS: Final = Size()
 
 
 def builtin(name: str, size: Size = AS_IT_IS) -> Scenario:
-    """A built-in scenario at the wanted size.
-
-    Raises:
-        SettingsError: there is none of that name, or a size cannot be used.
-    """
+    """A built-in scenario at the wanted size; raises SettingsError for an unknown name or a bad size."""
     scenario = _BUILT_IN.get(name)
     if scenario is None:
         allowed, near = f"one of {', '.join(NAMES)}", nearest(name.lower(), NAMES)
@@ -140,15 +136,9 @@ def describe() -> list[tuple[str, str]]:
 
 
 def scaled(scenario: Scenario, size: Size, sudden: Collection[str] = ()) -> Scenario:
-    """A scenario at another size.
+    """A scenario at another size; raises SettingsError when that is out of range.
 
-    Args:
-        scenario: what to change.
-        size: what it becomes.
-        sudden: names of stages that become shorter with the whole but never longer.
-
-    Raises:
-        SettingsError: a size is out of range.
+    Stages whose names are in `sudden` become shorter with the whole but never longer.
     """
     for field, (least, most) in _BOUNDS.items():
         value: float | None = getattr(size, field)

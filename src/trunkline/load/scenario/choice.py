@@ -14,15 +14,9 @@ from trunkline.load.scenario.file import LoadedScenario, load_scenario
 
 
 def choose(name: str, size: Size, protocol: str = "auto") -> LoadedScenario:
-    """Find a scenario and lay options over it.
+    """Find a built-in scenario or a file by its name, and lay options over it.
 
-    Args:
-        name: of a built-in scenario, or of a file.
-        size: what changes of it.
-        protocol: auto, echo or feed.
-
-    Raises:
-        SettingsError: there is no such scenario, or an option does not fit it.
+    Raises SettingsError when there is no such scenario, or an option does not fit it.
     """
     if name in NAMES:
         loaded = LoadedScenario(builtin(name, size), "")

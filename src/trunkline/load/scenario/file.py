@@ -51,8 +51,7 @@ class LoadedScenario(NamedTuple):
 def load_scenario(path: Path) -> LoadedScenario:
     """Read a scenario from a file that ends in `.toml` or `.py`; a Python file is not run.
 
-    Raises:
-        SettingsError: the file cannot be read, or says something that cannot be used.
+    Raises SettingsError when the file cannot be read, or holds something that cannot be used.
     """
     file = str(path)
     kind = path.suffix.lower()
@@ -211,14 +210,10 @@ class _Reader:
         self, kind: type[_S], raw: object, place: Place = (), *, defaults: Mapping[str, object] | None = None,
         without: Collection[str] = (),
     ) -> _S:  # fmt: skip
-        """A struct of a table.
+        """A struct of the table at a place.
 
-        Args:
-            kind: the struct.
-            raw: the table as the file has it.
-            place: where it is.
-            defaults: values of fields that the file need not give, on top of the struct's own.
-            without: fields that this kind of file cannot give.
+        `defaults` are values of fields that the file need not give, on top of the struct's own; `without` are fields
+        that this kind of file cannot give.
         """
         if not isinstance(raw, Mapping):
             raise self.error(place, raw, "it must be a table")

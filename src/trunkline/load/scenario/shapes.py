@@ -36,15 +36,11 @@ class Change(NamedTuple):
 
 
 class ConnectionPlan:
-    """Which session opens and closes when.
+    """Which session opens and closes when; the share of one worker (from 0) of several.
 
     Within a stage the count goes in a straight line. Session k opens when the line rises through k + 1/2 and closes
     when it falls through k + 1/2, so the highest numbers close first, and a later rise opens the same numbers again.
     The distances are even, and the count never differs from the line by more than 1/2.
-
-    Args:
-        worker: whose share this is, from 0.
-        workers: how many there are.
     """
 
     def __init__(self, stages: Sequence[Stage], worker: int = 0, workers: int = 1) -> None:
@@ -115,13 +111,10 @@ class ConnectionPlan:
 class Beats:
     """The moments at which a rate that changes from time to time has added up to one more.
 
-    What adds up is the integral of the rate, so that a change of it neither skips a beat nor doubles one, and how often
-    it is asked moves nothing. With marks at equal distances the beats are even; with marks that are exponentially
-    distributed distances apart they are a Poisson process of that rate (the time change of an inhomogeneous process).
-
-    Args:
-        phase: how much has to add up until the first beat, for even ones.
-        rng: where the distances come from; None: even.
+    What adds up is the integral of the rate, so that a change of it neither skips a beat nor doubles one, however often
+    it is queried. With marks at equal distances, the first at `phase`, the beats are even; with marks that `rng` draws
+    at exponentially distributed distances they are a Poisson process of that rate (the time change of an inhomogeneous
+    process).
     """
 
     def __init__(self, phase: float = 1.0, rng: random.Random | None = None) -> None:
@@ -184,12 +177,8 @@ class Beats:
 class MessagePlan:
     """When this worker's messages are to be sent: its part of `rate`, and `rate_each` for each open connection.
 
-    `rate` runs from the start of the run, whether or not a connection is open. Even ones of a total rate r are at
-    (j + 1/2) / r, and the j-th is worker j % workers' own.
-
-    Args:
-        worker: whose share this is, from 0.
-        workers: how many there are.
+    `rate` runs from the start of the run, whether or not a connection is open. Even ones of a total rate r are at (j +
+    1/2) / r, and the j-th is worker j % workers' own.
     """
 
     def __init__(self, traffic: Traffic, worker: int, workers: int, rng: random.Random) -> None:
@@ -207,8 +196,7 @@ class MessagePlan:
     def next(self, now_s: float, open_count: int) -> float | None:
         """When the next message is meant to be sent, if the count stays; it may have passed. None: there is none.
 
-        Args:
-            open_count: this worker's open connections from now on; before now it was what the last call said.
+        `open_count` are this worker's open connections from now on; before now the last call's count held.
         """
         self._beats.pace(now_s, self._own_per_s + self._each_per_s * open_count)
         return self._beats.next()
@@ -216,10 +204,7 @@ class MessagePlan:
     def due(self, now_s: float, open_count: int) -> list[float]:
         """The intended moments up to now that no earlier call has handed out, in order, `MAX_DUE` at most.
 
-        None is skipped, however late the call is; those for which nobody is there to send are the caller's to drop.
-
-        Args:
-            open_count: as for `next`.
+        None is skipped, however late the call is; those for which no connection is open are the caller's to drop.
         """
         self._beats.pace(now_s, self._own_per_s + self._each_per_s * open_count)
         return self._beats.due(now_s)

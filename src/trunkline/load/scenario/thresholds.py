@@ -58,12 +58,7 @@ _PERCENTILE: Final = re.compile(r"p(\d{1,8}(?:\.\d{1,6})?)", re.ASCII)
 
 
 class Threshold(msgspec.Struct, frozen=True):
-    """One of them, understood.
-
-    Attributes:
-        number: in `unit`.
-        unit: empty for counts and rates.
-    """
+    """A parsed threshold; `number` is in `unit`, which is empty for counts and rates."""
 
     text: str
     metric: str
@@ -74,13 +69,7 @@ class Threshold(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What a run measured.
-
-    Attributes:
-        latencies: sparse counts of microseconds by name, `message` among them.
-        peak_open: the most connections open at once.
-        lasted_s: how long it took.
-    """
+    """What a run measured; latencies, `message` among them, are sparse counts of microseconds by name."""
 
     totals: Totals
     latencies: Mapping[str, Counts]
@@ -89,11 +78,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 def parse(text: str) -> Threshold:
-    """Understand a threshold.
-
-    Raises:
-        SettingsError: it is none, or names nothing that is measured.
-    """
+    """Parse a threshold; raises SettingsError when it is malformed, or names nothing that is measured."""
     text = " ".join(text.split())
     form = _FORM.fullmatch(text) if len(text) <= MAX_LENGTH else None
     if form is None:
@@ -120,11 +105,7 @@ def with_defaults(own: Iterable[Threshold]) -> list[Threshold]:
 
 
 def judge(own: Iterable[Threshold], facts: Facts) -> list[Judged]:
-    """Judge a run by the default thresholds and the user's own.
-
-    Returns:
-        One for each threshold, default ones first.
-    """
+    """Judge a run by the default thresholds and the user's own; one result for each, default ones first."""
     return [_judged(threshold, facts) for threshold in with_defaults(own)]
 
 

@@ -140,8 +140,7 @@ class _Assignment:
 class Agent:
     """Answers coordinators over one connection to NATS.
 
-    Args:
-        gone_s: silence after which a coordinator counts as gone, in seconds.
+    A coordinator that is silent for `gone_s` seconds counts as gone.
     """
 
     def __init__(
@@ -256,8 +255,10 @@ async def run_agent(
 
     Args:
         bus_url: where NATS is, as nats://….
-        name: by which coordinators ask for it.
+        prefix: of the subjects, as in the nodes' settings.
+        name: of the agent, for coordinators.
         allow: targets as `host` or `host:port`; at least one.
+        command: starts a worker process.
         gone_s: silence after which a coordinator counts as gone, in seconds.
 
     Raises:
@@ -311,11 +312,7 @@ async def run_agent(
 
 
 class _Presence:
-    """An agent on one connection.
-
-    Attributes:
-        gone: set when both are closed.
-    """
+    """An agent on one connection; `gone` is set when both are closed."""
 
     def __init__(self, connection: Connection, agent: Agent) -> None:
         self._connection = connection

@@ -32,12 +32,7 @@ def _place(text: str) -> Place:
 
 
 def is_allowed(url: str, allowed: Sequence[Place]) -> bool:
-    """Whether a run may go to this URL.
-
-    Args:
-        url: ws:// or wss://.
-        allowed: as `parse_allowed` gives them.
-    """
+    """Whether a run may go to this URL."""
     try:
         parts = urlsplit(url)
     except ValueError:

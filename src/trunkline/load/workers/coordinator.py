@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -40,11 +40,8 @@ _TICK_S: Final = 0.2
 _SEND_S: Final = 10.0
 
 
-class Listener(Protocol):
-    """Shows the run while it goes on."""
-
-    def second(self, second: Second, sum_: Sum, /) -> None:
-        """A second is complete; `sum_` is the run so far, and goes on growing."""
+Listener = Callable[[Second, Sum], None]
+"""Gets a second when it is complete, and the run so far, which goes on growing."""
 
 
 class _Killed(Exception):
@@ -54,13 +51,8 @@ class _Killed(Exception):
 class Coordinator:
     """One run; use it once.
 
-    Args:
-        plan: what to do.
-        listener: gets each second.
-        worker_command: starts a worker process on this machine.
-
-    Attributes:
-        began_at: when the stages begin, in seconds of `time.monotonic()`; None before that is known.
+    `worker_command` starts a worker process on this machine; `began_at` is when the stages begin, in seconds of
+    `time.monotonic()`, None before that is known.
     """
 
     def __init__(self, plan: RunPlan, listener: Listener, *, worker_command: Sequence[str] = local.COMMAND) -> None:
@@ -100,9 +92,8 @@ class Coordinator:
     async def run(self) -> Outcome:
         """Do the run.
 
-        Raises:
-            StartError: a worker could not begin, or an agent is not there.
-            SettingsError: the plan cannot be done.
+        Raises StartError when a worker could not begin or an agent is not there, SettingsError when the plan cannot be
+        done.
         """
         plan = self._plan
         if plan.workers_in_all < 1:
@@ -350,4 +341,4 @@ class Coordinator:
 
     def _show(self, seconds: Iterable[Second]) -> None:
         for second in seconds:
-            self._listener.second(second, self._timeline.sum)
+            self._listener(second, self._timeline.sum)

@@ -48,13 +48,7 @@ class Dismiss(msgspec.Struct, tag="dismiss", frozen=True):
 
 
 class Here(msgspec.Struct, tag="here", frozen=True):
-    """The agent is there.
-
-    Attributes:
-        clock: the agent's monotonic time in seconds.
-        version: its version.
-        run: the run that it works for; empty for none.
-    """
+    """The agent is there: its monotonic time in seconds, its version, and the run that it works for, if any."""
 
     clock: float
     version: str

@@ -4,34 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Protocol
 
-import msgspec
+from trunkline.load.model.messages import Done, Position
+from trunkline.load.workers.local import LocalWorker
+from trunkline.load.workers.remote import RemoteWorker
 
-from trunkline.load.model.messages import Done, FromWorker, Position
-
-
-class Worker(Protocol):
-    """A worker process, wherever it is; `clock_offset_s` is this machine's clock minus the worker's."""
-
-    number: int
-    name: str
-    clock_offset_s: float
-
-    async def send(self, message: msgspec.Struct) -> None:
-        """Send it a message; raises BadMessage when it is too long, ChannelClosed when the worker is gone."""
-
-    async def receive(self) -> FromWorker | None:
-        """Its next message, None at the end; raises BadMessage, and ChannelClosed when messages were lost."""
-
-    async def fate(self) -> str:
-        """How it ended; to be called after its last message."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
-    async def close(self) -> None:
-        """Let it end in order, if it can."""
+Worker = LocalWorker | RemoteWorker
 
 
 @dataclass(eq=False)
@@ -44,9 +22,7 @@ class Member:
         told: it has sent what it published.
         may_end: its end is no fault any more.
         lost: it has failed, or was given up.
-        next_step: what the user can do about that, if it is known.
         heard_at: when its last message came, in seconds of `time.monotonic()`.
-        reader: takes its messages.
     """
 
     worker: Worker

@@ -19,8 +19,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -29,7 +29,6 @@ from trunkline.load.client.generator import Generator
 from trunkline.load.model.messages import (
     MAX_OFFSETS,
     Begin,
-    Done,
     Failed,
     Job,
     Offsets,
@@ -43,7 +42,7 @@ from trunkline.load.model.messages import (
 )
 from trunkline.load.model.positions import in_pieces
 from trunkline.load.model.tally import Beat
-from trunkline.load.workers.pipe import TO_WORKER, BadMessage, Channel, ChannelClosed, Pipe
+from trunkline.load.workers.pipe import TO_WORKER, BadMessage, ChannelClosed, Pipe
 from trunkline.logs import configure as log_setup
 from trunkline.process import lifecycle
 from trunkline.settings.sections import LogSettings
@@ -59,23 +58,8 @@ _FILES: Final = 1 << 20
 """What a worker requests where the limit is infinite, which the kernel does not grant."""
 
 
-class Generates(Protocol):
-    """What a worker needs of a generator."""
-
-    async def prepare(self) -> int:
-        """Get ready; returns how many connections the open files allow. Raises StartError."""
-
-    async def run(self, begin: Begin) -> Sent:
-        """Go through all stages; returns with the connections still open."""
-
-    def stop(self) -> None:
-        """End the stages now."""
-
-    async def settle(self, settle: Settle) -> Done:
-        """Wait for what is still to come, close all connections and send the last beat."""
-
-    def offsets(self, channel: str) -> Mapping[str, Sequence[int]]:
-        """Offsets of acknowledged publications in a channel, growing, by epoch."""
+MakeGenerator = Callable[[Job, Callable[[Beat], None]], Generator]
+"""Makes the generator of a job; the second argument takes beats."""
 
 
 class _Gone(Exception):
@@ -85,7 +69,7 @@ class _Gone(Exception):
 class _Conversation:
     """Both directions of the channel: Stop is taken out of what comes, and messages go out in order."""
 
-    def __init__(self, channel: Channel[ToWorker]) -> None:
+    def __init__(self, channel: Pipe[ToWorker]) -> None:
         self._channel = channel
         self._come: asyncio.Queue[ToWorker] = asyncio.Queue()
         self._out: asyncio.Queue[msgspec.Struct] = asyncio.Queue()
@@ -155,16 +139,8 @@ class _Conversation:
             self._over.set_result(why)
 
 
-async def serve(channel: Channel[ToWorker], make_generator: Callable[[Job, Callable[[Beat], None]], Generates]) -> int:
-    """Do one run as a worker.
-
-    Args:
-        channel: to the coordinator.
-        make_generator: makes the generator of a job; its second argument takes beats.
-
-    Returns:
-        The exit code: 0 when the run was done, 1 when it failed, `GONE` when the coordinator went away.
-    """
+async def serve(channel: Pipe[ToWorker], make_generator: MakeGenerator) -> int:
+    """Do one run as a worker; returns the exit code: 0 when it was done, 1 when it failed, or `GONE`."""
     talk = _Conversation(channel)
     number = -1
     try:
@@ -196,9 +172,7 @@ def _failed(number: int, error: TrunklineError) -> Failed:
     return Failed(number, str(error)[:1000], "")
 
 
-async def _run(
-    job: Job, talk: _Conversation, make_generator: Callable[[Job, Callable[[Beat], None]], Generates]
-) -> None:
+async def _run(job: Job, talk: _Conversation, make_generator: MakeGenerator) -> None:
     generator = make_generator(job, talk.send)
     max_open = await talk.unless_over(generator.prepare())
     lifecycle.spare_collector()
@@ -220,7 +194,7 @@ async def _run(
     await _send_offsets(job, talk, generator)
 
 
-async def _send_offsets(job: Job, talk: _Conversation, generator: Generates) -> None:
+async def _send_offsets(job: Job, talk: _Conversation, generator: Generator) -> None:
     wanted: list[str] = []
     more = True
     while more:
@@ -247,13 +221,8 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def run_worker(descriptor: int, make_generator: Callable[[Job, Callable[[Beat], None]], Generates] = Generator) -> int:
-    """The whole life of a worker process.
-
-    Args:
-        descriptor: of its socket.
-        make_generator: as for `serve`.
-    """
+def run_worker(descriptor: int, make_generator: MakeGenerator = Generator) -> int:
+    """The whole life of a worker process; `descriptor` is its socket's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_file_limit()
     log_setup.configure(LogSettings(level="warning", format="console"), stream=sys.stderr)

@@ -39,10 +39,9 @@ GONE_S: Final = 10.0
 
 
 def clock_offset(asked: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
-    """How far this clock is ahead of another, and how wrong that may be, in seconds.
+    """How far this clock is ahead of another, and the greatest error of that, in seconds.
 
-    Args:
-        asked: for each request when it was sent and answered by this clock, and the other's time in the answer.
+    `asked` has for each request when it was sent and answered by this clock, and the other's time in the answer.
     """
     begun, answered, theirs = min(asked, key=lambda each: each[1] - each[0])
     half = (answered - begun) / 2
@@ -94,11 +93,7 @@ class RemoteWorker:
 
 
 class Agents:
-    """The agents of a run; made by `Agents.connect`.
-
-    Attributes:
-        clock_error_s: the greatest error of a clock difference.
-    """
+    """The agents of a run; made by `Agents.connect`. `clock_error_s` is the greatest error of a clock difference."""
 
     def __init__(self, address: NatsAddress, prefix: str) -> None:
         self._address = address

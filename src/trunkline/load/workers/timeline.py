@@ -40,16 +40,9 @@ class _Gathered:
 
 
 class Timeline:
-    """The seconds of a run.
+    """The seconds of a run with workers numbered from 0, and the sum of everything that came.
 
-    Args:
-        workers: how many there are, numbered from 0.
-        stage: name of the stage at a moment, in seconds from the start.
-        target: connections wanted then.
-
-    Attributes:
-        sum: everything that came.
-        seconds: those completed, in order.
+    `stage` and `target` give the stage's name and the wanted connections at a moment of the run.
     """
 
     def __init__(self, workers: int, stage: Callable[[float], str], target: Callable[[float], int]) -> None:

@@ -262,14 +262,9 @@ class Flow:
 
 @lru_cache(maxsize=4)
 def load_flow(source: str, file: str) -> Flow:
-    """Compile and execute the file of a flow.
+    """Compile and execute the text of a flow's file, whose name is for traces.
 
-    Args:
-        source: its text.
-        file: its name, for traces.
-
-    Raises:
-        StartError: it cannot be compiled or executed, or has no `async def flow(session)`.
+    Raises StartError when it cannot be compiled or executed, or has no `async def flow(session)`.
     """
     names: dict[str, object] = {"__name__": "flow", "__file__": file}
     try:

@@ -31,11 +31,7 @@ _expectation = lru_cache(maxsize=10_000)(Expectation)
 
 
 class StepsSession(Dialogue):
-    """Goes through the scenario's steps.
-
-    Raises:
-        ValueError: a step's text or expectation is malformed; the scenario was checked before the run.
-    """
+    """Goes through the scenario's steps, which were checked before the run."""
 
     __slots__ = ("_awaited", "_index", "_moment", "_over", "_round", "_steps", "_timer")
 

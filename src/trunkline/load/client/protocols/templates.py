@@ -16,13 +16,7 @@ _TOKEN: Final = re.compile(r"\{(\{(?:n|connection|run|stamp)\})\}|\{(n|connectio
 
 
 class Template:
-    """A text to send.
-
-    Args:
-        text: as written in the scenario.
-        connection: the number of the connection that sends it.
-        run: the run's name.
-    """
+    """A text to send, as written in the scenario, for the connection of this number in this run."""
 
     __slots__ = ("_places", "_rest")
 
@@ -46,12 +40,7 @@ class Template:
         self._rest = (before + text[end:]).encode()
 
     def fill(self, number: int, intended: float) -> bytes:
-        """The message.
-
-        Args:
-            number: of the round, from 0.
-            intended: when it was to be sent, in seconds of the coordinator's clock; `{stamp}` is that in microseconds.
-        """
+        """The message of a round; `{stamp}` is the intended moment, on the coordinator's clock, in microseconds."""
         if not self._places:
             return self._rest
         values: dict[Place, bytes] = {"n": b"%d" % number, "stamp": b"%d" % int(intended * 1e6)}
