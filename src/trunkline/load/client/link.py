@@ -61,8 +61,6 @@ class WebSocket(picows.WSListener):
         self._may_read_at = 0.0
         self.ended_by_us = False
 
-    # --- for the session ----------------------------------------------------------------------------------------------
-
     def send(self, payload: bytes, *, binary: bool = False) -> None:
         """Send one message; what the socket does not take now is buffered."""
         totals = self._tally.totals
@@ -83,8 +81,6 @@ class WebSocket(picows.WSListener):
         self.ended_by_us = True
         if self._transport is not None:
             self._transport.underlying_transport.abort()
-
-    # --- from picows --------------------------------------------------------------------------------------------------
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The 101 was read."""
@@ -112,8 +108,6 @@ class WebSocket(picows.WSListener):
         if not self.ended_by_us:
             asyncio.ensure_future(transport.wait_disconnected()).add_done_callback(self._count_cause)
         self._down(self, self._code, self._reason)
-
-    # --- inside -------------------------------------------------------------------------------------------------------
 
     def _deliver(self, payload: bytes, binary: bool) -> None:
         totals = self._tally.totals

@@ -110,15 +110,11 @@ def read(text: str) -> Scrape | None:
             for name in Counters.__struct_fields__
         }
         return Scrape(
-            node,
-            version,
-            Counters(**counters),
-            cpu_percent=numbers.get("cpu_percent", 0.0),
-            memory_bytes=int(numbers.get("memory_bytes", 0)),
-            outbox_bytes=int(numbers.get("outbox_bytes", 0)),
-            loop_lag_s=numbers.get("loop_lag_s", 0.0),
+            node, version, Counters(**counters),
+            cpu_percent=numbers.get("cpu_percent", 0.0), memory_bytes=int(numbers.get("memory_bytes", 0)),
+            outbox_bytes=int(numbers.get("outbox_bytes", 0)), loop_lag_s=numbers.get("loop_lag_s", 0.0),
             draining=int(numbers.get("draining", 0)),
-        )
+        )  # fmt: skip
     except (ValueError, KeyError, OverflowError):
         # A malformed line, or no number where one has to be.
         return None

@@ -59,9 +59,6 @@ class Hole(msgspec.Struct, frozen=True):
         return (self.channel, self.epoch)
 
 
-# --- coordinator to worker --------------------------------------------------------------------------------------------
-
-
 class Job(msgspec.Struct, tag="job", frozen=True):
     """What to do.
 
@@ -111,9 +108,6 @@ class Tell(msgspec.Struct, tag="tell", frozen=True):
 
     channels: tuple[str, ...]
     more: bool = False
-
-
-# --- worker to coordinator --------------------------------------------------------------------------------------------
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):

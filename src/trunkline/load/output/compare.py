@@ -103,16 +103,10 @@ def compare(a: Report, b: Report, ratio: float = RATIO) -> Comparison:
     numbers = tuple(_numbers(a, b, ratio))
     differences = tuple(_differences(a, b))
     return Comparison(
-        a=_title(a),
-        b=_title(b),
-        comparable=not differences,
-        differences=differences,
-        cautions=tuple(_cautions(a, b)),
-        ratio=ratio,
-        latencies=latencies,
-        numbers=numbers,
+        a=_title(a), b=_title(b), comparable=not differences, differences=differences, cautions=tuple(_cautions(a, b)),
+        ratio=ratio, latencies=latencies, numbers=numbers,
         regressed=any(each.outcome == "worse" for each in (*latencies, *numbers)),
-    )
+    )  # fmt: skip
 
 
 def comparison_text(comparison: Comparison, encoding: str = "utf-8") -> str:

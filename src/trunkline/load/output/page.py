@@ -78,9 +78,6 @@ def _embedded(data: msgspec.Struct) -> str:
     return text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"})
 
 
-# --- the parts of the page, from top to bottom ------------------------------------------------------------------------
-
-
 def _body(report: Report, drawn: Plots) -> str:
     parts = (
         _head(report), "<main>", _warnings(report), _thresholds(report), _tiles(report), _over_time(drawn),
@@ -258,9 +255,6 @@ def _counts(report: Report) -> str:
     totals = report.totals
     rows = [(_text(name.replace("_", " ")), count(getattr(totals, name))) for name in totals.__struct_fields__]
     return f"<details><summary>All counts</summary>{_table(('count', '#in all'), rows, '')}</details>"
-
-
-# --- elements ---------------------------------------------------------------------------------------------------------
 
 
 def _section(title: str, content: str) -> str:

@@ -8,7 +8,7 @@ seconds: of latencies, errors and lag it is the greatest, so that no peak is los
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -91,19 +91,10 @@ def plots(report: Report) -> Plots:
     seconds = sorted(report.seconds, key=lambda second: second.at_s)
     step = max(1, math.ceil(len(seconds) / MAX_POINTS))
     bins = [seconds[first : first + step] for first in range(0, len(seconds), step)]
-    return Plots(
-        times=[round(each[-1].at_s, 3) for each in bins],
-        step=step,
-        marks=_marks(seconds),
-        over_time=_over_time(bins) if bins else [],
-        curve=_curve(report),
-    )
-
-
-def _marks(seconds: Sequence[Second]) -> list[Mark]:
     marks = [Mark(0.0, seconds[0].stage)] if seconds else []
     marks += [Mark(round(a.at_s, 3), b.stage) for a, b in pairwise(seconds) if a.stage != b.stage]
-    return marks
+    times = [round(each[-1].at_s, 3) for each in bins]
+    return Plots(times, step, marks, over_time=_over_time(bins) if bins else [], curve=_curve(report))
 
 
 Bins = Sequence[Sequence[Second]]
@@ -191,11 +182,8 @@ def _latency_plot(title: str, bins: Bins, of: Callable[[Second], Quantiles], *, 
     ]  # fmt: skip
     if with_max:
         lines.append(line("max", "grey", lambda q: q.max))
-    return [Plot(title, "ms", lines, scale=_scale(lines))] if _any(lines) else []
-
-
-def _any(lines: Iterable[Line]) -> bool:
-    return any(value is not None for line in lines for value in line.values)
+    measured = any(value is not None for line in lines for value in line.values)
+    return [Plot(title, "ms", lines, scale=_scale(lines))] if measured else []
 
 
 def _scale(lines: Sequence[Line]) -> Literal["linear", "log"]:
@@ -206,17 +194,14 @@ def _scale(lines: Sequence[Line]) -> Literal["linear", "log"]:
 
 
 _CURVES: tuple[tuple[Latency, Look, bool], ...] = (
-    ("connect", "grey", False),
-    ("first_message", "purple", False),
-    ("round_trip", "blue", False),
-    ("delivery", "orange", False),
-    ("reconnect", "green", False),
-    ("lag", "amber", True),
-)
+    ("connect", "grey", False), ("first_message", "purple", False), ("round_trip", "blue", False),
+    ("delivery", "orange", False), ("reconnect", "green", False), ("lag", "amber", True),
+)  # fmt: skip
 
 
 def _curve(report: Report) -> Curve | None:
-    curves = [(name, look, dashed) for name, look, dashed in _CURVES if _measured(report, name)]
+    measured = {name for name, each in report.latencies.items() if each.quantiles.count and each.hdr}
+    curves = [(name, look, dashed) for name, look, dashed in _CURVES if name in measured]
     if not curves:
         return None
     most = max(report.latencies[name].quantiles.count for name, _, _ in curves)
@@ -228,11 +213,6 @@ def _curve(report: Report) -> Curve | None:
     ]
     note = "how long at most for that share of all"
     return Curve(nines, Plot("Latency by percentile", "ms", lines, note, _scale(lines)))
-
-
-def _measured(report: Report, name: Latency) -> bool:
-    measured = report.latencies.get(name)
-    return measured is not None and measured.quantiles.count > 0 and bool(measured.hdr)
 
 
 def _values(hdr: str, nines: Sequence[float]) -> list[float | None]:

@@ -83,9 +83,6 @@ def _read(path: Path) -> str:
         raise SettingsError("scenario", allowed="it must be UTF-8 text", source=f"{file} line {line}") from None
 
 
-# --- the two kinds of files -------------------------------------------------------------------------------------------
-
-
 def _of_toml(text: str, path: Path) -> Scenario:
     try:
         table = tomllib.loads(text)
@@ -184,9 +181,6 @@ def _python_places(node: ast.expr, place: Place, into: dict[Place, int]) -> None
     elif isinstance(node, (ast.List, ast.Tuple)):
         for index, item in enumerate(node.elts):
             _python_places(item, (*place, index), into)
-
-
-# --- from tables to the plan ------------------------------------------------------------------------------------------
 
 
 class _Reader:

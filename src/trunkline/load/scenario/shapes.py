@@ -24,8 +24,6 @@ MAX_DUE = 20_000
 """Messages that one call of `due` hands out; the rest comes with the next one, so that a caller far behind still gets
 to read its sockets."""
 
-# --- connections ------------------------------------------------------------------------------------------------------
-
 
 class Change(NamedTuple):
     """Session `number` is to open (`up`) or to close at `at_s`."""
@@ -103,9 +101,6 @@ class ConnectionPlan:
             else:
                 for number in reversed(range(first, high, workers)):
                     yield Change(start + (high - number - 0.5) * gap_s, number, False)
-
-
-# --- messages ---------------------------------------------------------------------------------------------------------
 
 
 class Beats:
@@ -208,9 +203,6 @@ class MessagePlan:
         """
         self._beats.pace(now_s, self._own_per_s + self._each_per_s * open_count)
         return self._beats.due(now_s)
-
-
-# --- cuts -------------------------------------------------------------------------------------------------------------
 
 
 class Cuts:

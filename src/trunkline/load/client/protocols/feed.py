@@ -53,16 +53,9 @@ class AnyMessage(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(
-    Publication
-    | wire.PublishAck
-    | wire.ConnectionEstablished
-    | wire.SubscriptionAck
-    | wire.ServerHeartbeat
-    | wire.Pong
-    | wire.Gap
-    | wire.ErrorMessage
-    | wire.Goodbye
-).decode
+    Publication | wire.PublishAck | wire.ConnectionEstablished | wire.SubscriptionAck | wire.ServerHeartbeat
+    | wire.Pong | wire.Gap | wire.ErrorMessage | wire.Goodbye
+).decode  # fmt: skip
 _decode_foreign: Final = msgspec.json.Decoder(ForeignPublication).decode
 _decode_any: Final = msgspec.json.Decoder(AnyMessage).decode
 _HEARTBEAT: Final = b'{"type":"heartbeat"}'
@@ -90,8 +83,6 @@ class FeedSession(Subscriber):
         self._ids = 0
         self._turn = number
         self._waiting: dict[int, float] = {}
-
-    # --- hot path -----------------------------------------------------------------------------------------------------
 
     def due(self, intended: float) -> None:
         """Publish to the next of its channels."""
@@ -134,8 +125,6 @@ class FeedSession(Subscriber):
             self._on_ack(message)
         else:
             self._on_control(message)
-
-    # --- everything else ----------------------------------------------------------------------------------------------
 
     def ended(self, code: int, reason: str) -> None:
         """What was not acknowledged may have been published or not; it is given up."""

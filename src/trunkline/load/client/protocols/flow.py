@@ -152,8 +152,6 @@ class FlowClient:
         """Count an error that the flow itself has found."""
         self._session.shared.tally.error(f"flow: {reason[:MAX_REASON]}")
 
-    # --- for the session ----------------------------------------------------------------------------------------------
-
     @property
     def awaits_answer(self) -> bool:
         """Whether it waits for a message, or measures something."""
