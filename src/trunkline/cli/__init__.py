@@ -1,58 +1,27 @@
 """The command line: one file a command. Each parses its flags, loads the settings and calls one room.
 
-Rule: a command imports its room, and whatever else it runs, within its function. So `--help` and the commands that do
-little start at once, and a server holds no other command in memory.
-
 Exit codes: 0 done, 1 failed what it was asked to prove, 2 bad usage or settings. Errors that Trunkline raises on
-purpose are one line on standard error; anything else is a fault of ours and shows its trace.
+purpose are one line on standard error; anything else is a bug and shows its trace.
 """
 
 from __future__ import annotations
 
 import sys
 
-import typer
-
-from trunkline.cli.balance import balance
-from trunkline.cli.config import app as config_app
-from trunkline.cli.load import app as load_app
-from trunkline.cli.monitor import app as monitor_app
-from trunkline.cli.publish import publish
-from trunkline.cli.serve import serve
-from trunkline.cli.traefik import app as traefik_app
-from trunkline.cli.up import up
+from trunkline.cli import node
 from trunkline.errors import SettingsError, StartError
-from trunkline.version import __version__
-
-app = typer.Typer(
-    name="trunkline",
-    help="Production WebSockets for Python.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command()(serve)
-app.command()(up)
-app.command()(balance)
-app.command()(publish)
-app.add_typer(load_app, name="load")
-app.add_typer(config_app, name="config")
-app.add_typer(traefik_app, name="traefik")
-app.add_typer(monitor_app, name="monitor")
-
-
-@app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
 
 
 def main() -> None:
     """Entry point of the `trunkline` command."""
     try:
+        if (arguments := node.read(sys.argv[1:])) is not None:
+            sys.exit(node.run(*arguments))
+        from trunkline.cli.commands import app
+
         app()
     except (SettingsError, StartError) as error:
         print(f"trunkline: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(1)

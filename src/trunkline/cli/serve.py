@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from trunkline.settings.sections import Settings
 
 
 def serve(
@@ -34,28 +30,10 @@ def serve(
         from trunkline.cli.reload import run_reloading
 
         raise typer.Exit(run_reloading(sys.argv))
-    from trunkline.logs import configure as log_setup
-    from trunkline.process import lifecycle
-    from trunkline.settings.load import load
+    from trunkline.cli import node
 
     flags = {
         "server.app": app, "server.host": host, "server.port": port, "server.name": name, "server.colour": colour,
         "bus.url": bus,
     }  # fmt: skip
-    settings = load(config_file, os.environ, flags).settings
-    log_setup.configure(settings.log, service="trunkline-node", node=settings.server.name or "")
-    raise typer.Exit(lifecycle.run(lambda: run_node(settings)))
-
-
-async def run_node(settings: Settings) -> int:
-    """Run a node in this process until it is told to stop."""
-    from trunkline.process import lifecycle
-    from trunkline.server.app.load_app import load_app
-    from trunkline.server.node.node import Node
-
-    signals = lifecycle.Signals()
-    node = Node(settings, load_app(settings.server.app))
-    await node.start()
-    lifecycle.spare_collector()
-    await lifecycle.serve_until_stopped(signals, node.stop)
-    return 0
+    raise typer.Exit(node.run(flags, config_file))

@@ -1,0 +1,91 @@
+"""What `trunkline serve` runs: one node, in a process that never loads typer.
+
+typer and pydantic would stay in the server's memory for its life, 10 MB of it. So the plain command lines of `serve`
+are read here; whatever is unusual about one (help, a mistake, `--reload`) is left to typer, which reads all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from trunkline.settings.sections import Settings
+
+OPTIONS: Final = {
+    "--host": "server.host",
+    "--port": "server.port",
+    "--name": "server.name",
+    "--colour": "server.colour",
+    "--bus": "bus.url",
+}
+"""Options with one value, by the setting that each overrides."""
+
+
+class Arguments(NamedTuple):
+    """Settings that the command line overrides, and its settings file."""
+
+    flags: Mapping[str, str | int | None]
+    config_file: Path | None
+
+
+def read(argv: Sequence[str]) -> Arguments | None:
+    """The arguments of `serve`, None for a command line that typer has to read.
+
+    Args:
+        argv: without the program's name.
+    """
+    if not argv or argv[0] != "serve":
+        return None
+    flags: dict[str, str | int | None] = {}
+    config_file = None
+    rest = iter(argv[1:])
+    for word in rest:
+        if not word.startswith("-"):
+            if "server.app" in flags:
+                return None
+            flags["server.app"] = word
+            continue
+        option, equals, value = word.partition("=")
+        if not equals:
+            value = next(rest, "-")
+            if value.startswith("-"):
+                return None
+        if option == "--config":
+            config_file = Path(value)
+        elif option not in OPTIONS or (option == "--port" and not (value.isascii() and value.isdigit())):
+            return None
+        else:
+            flags[OPTIONS[option]] = int(value) if option == "--port" else value
+    return Arguments(flags, config_file)
+
+
+def run(flags: Mapping[str, str | int | None], config_file: Path | None) -> int:
+    """Run a node until SIGTERM or Ctrl-C; returns the exit code.
+
+    Raises:
+        SettingsError: the settings cannot be used.
+        StartError: this machine lacks something.
+    """
+    from trunkline.logs import configure as log_setup
+    from trunkline.process import lifecycle
+    from trunkline.settings.load import load
+
+    settings = load(config_file, os.environ, flags).settings
+    log_setup.configure(settings.log, service="trunkline-node", node=settings.server.name or "")
+    return lifecycle.run(lambda: _serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    from trunkline.process import lifecycle
+    from trunkline.server.app.load_app import load_app
+    from trunkline.server.node.node import Node
+
+    signals = lifecycle.Signals()
+    node = Node(settings, load_app(settings.server.app))
+    await node.start()
+    lifecycle.spare_collector()
+    await lifecycle.serve_until_stopped(signals, node.stop)
+    return 0
