@@ -36,7 +36,7 @@ class OwnPages:
         """The page, a refusal for strangers, or None when it is no page of ours."""
         if request.path != self._path:
             return None
-        if request.stranger or not within(request.address, self._networks):
+        if request.untrusted or not within(request.address, self._networks):
             return FORBIDDEN
         return self._page(request.query, request.headers.get("accept", ""))
 

@@ -140,8 +140,8 @@ class PageRequest(msgspec.Struct, frozen=True):
         path: the path as sent, without the query.
         query: what stands behind the "?", as sent.
         headers: by name in lower case.
-        address: whose request it is, as far as that can be trusted.
-        stranger: forwarding headers came from a proxy that is not trusted, so the real client is unknown.
+        address: the client's, as far as it can be trusted.
+        untrusted: forwarding headers came from a proxy that is not trusted, so the real client is unknown.
     """
 
     method: str
@@ -149,7 +149,7 @@ class PageRequest(msgspec.Struct, frozen=True):
     query: str
     headers: Mapping[str, str]
     address: str
-    stranger: bool
+    untrusted: bool
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -95,7 +95,7 @@ def render(
         request_id: goes out as X-Request-ID, unless it holds what would end a header.
     """
     lines = [
-        f"HTTP/1.1 {response.status} {_phrase(response.status)}\r\nContent-Type: {response.content_type}\r\n"
+        f"HTTP/1.1 {response.status} {phrase(response.status)}\r\nContent-Type: {response.content_type}\r\n"
         f"Content-Length: {len(response.body)}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n"
     ]
     lines.extend(f"{name}: {value}\r\n" for name, value in response.headers)
@@ -105,7 +105,8 @@ def render(
     return head if head_only else head + response.body
 
 
-def _phrase(status: int) -> str:
+def phrase(status: int) -> str:
+    """The usual text of a status."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:

@@ -1,4 +1,4 @@
-"""Whose address a request comes from: forwarding headers count only from proxies the operator named. Pure."""
+"""The address a request comes from: forwarding headers count only from proxies that the operator named. Pure."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ FORWARDING_HEADERS = frozenset({"x-forwarded-for", "x-real-ip", "forwarded", "x-
 
 
 class Origin(NamedTuple):
-    """Who asks.
+    """Where a request comes from.
 
     Attributes:
         address: the client's address as far as it can be trusted.
         secure: whether a trusted proxy says that the client came over TLS.
-        stranger: forwarding headers came from a proxy that is not trusted, so the real client is unknown.
+        untrusted: forwarding headers came from a proxy that is not trusted, so the real client is unknown.
     """
 
     address: str
     secure: bool
-    stranger: bool
+    untrusted: bool
 
 
 def networks(texts: Sequence[str]) -> tuple[Network, ...]:
@@ -43,7 +43,7 @@ def is_loopback(host: str) -> bool:
     return host.lower() == "localhost" or (address is not None and address.is_loopback)
 
 
-# At an edge the same few peers are asked about at every request.
+# At an edge the same few peers come with every request.
 @functools.lru_cache(maxsize=4096)
 def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
@@ -58,8 +58,8 @@ def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
 def origin_of(peer: str, headers: Mapping[str, str], trusted: Sequence[Network]) -> Origin:
     """Find the client behind `peer`.
 
-    X-Forwarded-For is read from the right: each trusted proxy appended whom it saw, so the first address from the right
-    that is not itself a trusted proxy is the client; what stands left of it the client may have made up.
+    X-Forwarded-For is read from the right: each trusted proxy appended the address that it saw, so the first one from
+    the right that is not itself a trusted proxy is the client; what stands left of it the client may have made up.
 
     Args:
         peer: the other end of the TCP connection.

@@ -1,7 +1,6 @@
-"""The bearer token of an admin port: where it is kept, how it is made, read and compared.
+"""The bearer token of an admin port: the one of the settings, else one that is made at the start.
 
-A token that the settings name wins; else one is made at the start and kept in a file that only this user can read,
-where the commands on this machine find it by the port.
+That one is kept in a file that only this user can read, where the commands on this machine find it by the port.
 """
 
 from __future__ import annotations

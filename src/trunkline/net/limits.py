@@ -4,8 +4,8 @@ Rules:
 
 - A bucket never lets more than `burst + per_s * t` through in any stretch of `t` seconds.
 - Its whole state is one number, the time at which it will be full again; an idle bucket needs no timer.
-- Memory is bounded whatever addresses turn up: full buckets are forgotten as they say nothing, and above the cap the
-  one that was quiet longest goes.
+- Memory is bounded whatever addresses turn up: full buckets are forgotten, because a new one is full too, and above the
+  cap the one that was quiet longest goes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_ADDRESSES = 50_000
 _SWEEP = 2
 """Entries looked at for each one that may be added, so that forgetting outpaces remembering."""
 
-# Absorbs float rounding: after waiting exactly as long as it was told, a caller is let through.
+# Absorbs float rounding: after waiting exactly as long as returned, a caller is let through.
 _EPSILON = 1e-6
 
 
@@ -72,7 +72,7 @@ class AddressLimiter:
     Args:
         burst: how many an address can take at once.
         per_s: how many an address gets back each second; 0: no limit.
-        exempt: addresses and networks without a limit, as text.
+        exempt: addresses and networks without a limit.
         max_addresses: how many are remembered at most.
 
     Raises:
@@ -88,7 +88,7 @@ class AddressLimiter:
         self._per_s = per_s
         self._exempt = networks(exempt)
         self._max = max_addresses
-        # Least recently used first: a dict keeps insertion order, and each use inserts anew.
+        # Least recently used first: a dict keeps insertion order, and each use inserts again.
         self._full_at: dict[str, float] = {}
 
     def __len__(self) -> int:

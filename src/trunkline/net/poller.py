@@ -2,14 +2,13 @@
 
 Rules:
 
-- Level-triggered: what is not read in one turn is told again in the next, behind all others that are ready. So a turn
-  may be short (`BATCH` descriptors, one read of each) and nobody starves: no stream that never pauses, no timer, no
-  transport of the loop. Edge-triggered would save a little of the kernel's work, for a list of our own of whom to come
-  back to.
+- Level-triggered: what is not read in one turn is reported again in the next, behind all others that are ready. So a
+  turn may be short (`BATCH` descriptors, one read of each) and nothing starves: no stream, no timer, no transport of
+  the loop. Edge-triggered would save the kernel a little work, and need a list of descriptors to come back to.
 - All that is known of a descriptor stands in lists by its number: an object for each would be most of the memory.
-- The kernel gives the number of a closed descriptor to the next one. `forget` it before its close, for a registration
-  lives as long as anything holds the socket, not the number; what the same batch still tells of it finds nobody. The
-  number cannot have a new owner within that batch: descriptors are watched by tasks only, and none runs meanwhile.
+- The kernel gives the number of a closed descriptor to the next one. `forget` it before its close, because a
+  registration lives as long as anything holds the socket, not the number; later events of the same batch find no
+  watcher. The number cannot have a new owner within that batch: only tasks watch descriptors, and none runs meanwhile.
 """
 
 from __future__ import annotations
@@ -47,14 +46,14 @@ _write = os.write
 
 
 class Watcher(Protocol):
-    """Who a descriptor belongs to."""
+    """The owner of a descriptor."""
 
     def ready(self, fd: int, events: int) -> None:
         """Something happened to `fd`."""
 
 
 class Passing(Watcher, Protocol):
-    """Who a descriptor belongs to whose bytes go straight to another one."""
+    """The owner of a descriptor whose bytes go straight to another one."""
 
     def not_taken(self, fd: int, rest: bytes) -> None:
         """The socket of `fd` had no room for `rest`."""
@@ -70,7 +69,7 @@ class Poller:
         loop: which calls it when one is ready.
 
     Attributes:
-        straight: by descriptor the one that its bytes go to without further ado, or NOWHERE.
+        straight: by descriptor the one that its bytes are written to at once, or NOWHERE.
         spoke: by descriptor whether bytes came from it.
     """
 
@@ -84,7 +83,7 @@ class Poller:
         loop.add_reader(self._epoll.fileno(), self._on_ready)
 
     def watch(self, fd: int, watcher: Watcher, events: int) -> None:
-        """Tell `watcher` of `events` on `fd`, and of errors in any case. Another watcher of it is forgotten."""
+        """Report `events` on `fd`, and errors in any case, to `watcher`, which replaces any other."""
         if fd >= len(self._watchers):
             more = fd + 1 - len(self._watchers)
             self._watchers.extend([None] * more)
@@ -99,14 +98,14 @@ class Poller:
             self._epoll.register(fd, events)
 
     def change(self, fd: int, events: int) -> None:
-        """Tell of other events on `fd`."""
+        """Report other events on `fd`."""
         try:
             self._epoll.modify(fd, events)
         except FileNotFoundError:
             self._epoll.register(fd, events)
 
     def silence(self, fd: int) -> None:
-        """Tell nothing of `fd`, not even errors, until the next `change`."""
+        """Report nothing of `fd`, not even errors, until the next `change`."""
         self._epoll.unregister(fd)
 
     def forget(self, fd: int) -> None:
@@ -122,7 +121,7 @@ class Poller:
             return
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Watch nothing from now on."""
         if not self._epoll.closed:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
@@ -146,7 +145,7 @@ class Poller:
                             except BlockingIOError:
                                 sent = 0
                             except OSError:
-                                # What goes straight belongs to one who passes it.
+                                # What is passed straight on has an owner that passes it.
                                 cast(Passing, watchers[fd]).broken(to)
                                 continue
                             if sent != len(data):
@@ -156,5 +155,5 @@ class Poller:
                 if watcher is not None:
                     watcher.ready(fd, events)
             except Exception:
-                # The others in the batch have no part in it.
+                # A fault of one watcher must not stop the others of the batch.
                 log.exception("connection_failed")

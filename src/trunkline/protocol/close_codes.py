@@ -1,7 +1,7 @@
-"""Close codes as data: number, meaning, and whether the client should come back. Pure.
+"""Close codes as data: number, meaning, and whether the client should reconnect. Pure.
 
-The table is the contract of PROTOCOL's close codes; the server closes with nothing else, and the browser client
-decides by the same rows. Codes below 3000 are RFC 6455 section 7.4.1, 4000 and above are ours.
+The server closes with nothing else, and the browser client decides by the same rows. Codes below 3000 are those of
+RFC 6455 section 7.4.1, 4000 and above are ours.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _BY_CODE = {row.code: row for row in reversed(TABLE)}
 
 
 def may_reconnect(code: int) -> bool:
-    """Whether a client whose connection ended with `code` should try again; codes of an application: no."""
+    """Whether a client whose connection ended with `code` should reconnect; not with codes of an application."""
     row = _BY_CODE.get(code)
     return row.may_reconnect if row is not None else code == ABNORMAL
 
@@ -66,11 +66,11 @@ _LABELS = {
 }  # fmt: skip
 
 LABELS = (*_LABELS.values(), "too_slow", "other")
-"""Every word that `label` says."""
+"""All values of `label`."""
 
 
 def label(code: int, reason: str = "") -> str:
-    """The word under which series count a close; codes we do not know share one, slow clients have their own."""
+    """The label value under which series count a close; unknown codes share one, slow clients have one."""
     if code == TOO_SLOW.code and reason == TOO_SLOW.reason:
         return "too_slow"
     return _LABELS.get(code, "other")

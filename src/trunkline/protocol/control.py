@@ -1,8 +1,8 @@
 """Messages between our own processes and to operators: load report, health, stats, admin orders. Pure.
 
 Rules: field names on the wire are a contract (dashboards, balancer and foreign backends use them). Readers ignore
-unknown fields and need only those without a default, so that a backend which sends `agentsConnections` alone can be
-placed.
+unknown fields and need only those without a default, so that a backend which sends `agentsConnections` alone can take
+connections.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class LoadReport(msgspec.Struct, frozen=True):
 
 
 class NodeReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a node tells all balancers when it starts, changes, is asked, and every now and then.
+    """What a node sends to all balancers: at the start, on a change, on request, and every two seconds.
 
     Attributes:
         node: its name.
         url: where backends' connections go, e.g. http://10.0.0.7:3001.
-        report: its load, with the keys opened since its last message.
+        report: its load report, with the keys opened since its last message.
         leaving: its last message: it is about to end.
     """
 
@@ -68,7 +68,7 @@ class PickNotice(msgspec.Struct, frozen=True, array_like=True):
     """One event of a balancer that its peers count too.
 
     Attributes:
-        event: `p` picked, `f` came to nothing, `c` an opened connection has ended, `m` the clients of an affinity key
+        event: `p` picked, `f` the pick failed, `c` an opened connection has ended, `m` the clients of an affinity key
             were asked to move away.
         url: the backend.
         key: Sec-WebSocket-Key of the connection; of `m` the affinity key.
@@ -117,11 +117,11 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class KeysAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many clients has a node of each value of `by` (`GET /api/keys`, and over NATS).
+    """Request for the number of clients by value of `by` (`GET /api/keys`, and over NATS).
 
     Attributes:
-        by: what keeps clients together: `query:NAME` or `path:N` as the node sees them. Of headers and cookies a node
-            keeps nothing, so it has no values of them.
+        by: what keeps clients together: `query:NAME` or `path:N` as the node sees them. A node keeps no headers and
+            cookies, so it has no values of them.
     """
 
     by: str
@@ -272,13 +272,13 @@ class ConnectionInfo(msgspec.Struct, frozen=True):
         session: what it keeps over reconnects.
         path: the endpoint it came to, without the query.
         address: the client's address, as far as it can be trusted.
-        subject: who its token speaks for, None without a token.
+        subject: `sub` of its token, None without a token.
         age_s: seconds since it was opened.
-        idle_s: seconds since the client was last heard.
+        idle_s: seconds since the client last sent anything.
         channels: names of the channels it follows.
         bytes_in: received from it.
         bytes_out: sent to it.
-        waiting_bytes: waiting for it in its outbox.
+        waiting_bytes: waiting in its outbox.
     """
 
     id: str
@@ -310,7 +310,7 @@ class Disconnected(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Body of an admin answer that refuses: a fixed word for programs, a sentence for people."""
+    """Body of an admin answer that refuses: an error code for programs, a sentence for people."""
 
     error: str
     message: str

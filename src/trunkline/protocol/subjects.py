@@ -1,9 +1,9 @@
-"""Names of the NATS subjects on which nodes and balancers talk: core NATS, no stream, nothing is kept. Pure.
+"""Names of the NATS subjects between nodes and balancers: core NATS, no stream, nothing is kept. Pure.
 
-| subject | who sends | what |
+| subject | sender | message |
 |---|---|---|
 | `<prefix>.fleet.report` | nodes | `NodeReport` |
-| `<prefix>.fleet.hello` | a balancer | every node reports now; empty |
+| `<prefix>.fleet.hello` | a balancer | empty; every node reports at once |
 | `<prefix>.fleet.picks` | balancers | `PickNotices` |
 | `<prefix>.fleet.move.<node>` | a balancer, to one node | `MoveOrder`, answered with `Moved` |
 | `<prefix>.fleet.keys.<node>` | a balancer, to one node | `KeysAsked`, answered with `KeyCounts` |
@@ -17,7 +17,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 MAX_MESSAGE_BYTES = 1 << 20
-"""A longer message on one of these subjects is nobody's of ours and is not read."""
+"""A longer message on one of these subjects comes from no process of ours, and is not read."""
 
 
 def report_subject(prefix: str) -> str:
@@ -26,12 +26,12 @@ def report_subject(prefix: str) -> str:
 
 
 def hello_subject(prefix: str) -> str:
-    """Where a balancer asks all nodes to report."""
+    """Where a balancer requests a report of all nodes."""
     return f"{prefix}.fleet.hello"
 
 
 def picks_subject(prefix: str) -> str:
-    """Where balancers tell each other what they picked."""
+    """Where balancers announce what they picked."""
     return f"{prefix}.fleet.picks"
 
 
@@ -41,7 +41,7 @@ def move_subject(prefix: str, node: str) -> str:
 
 
 def keys_subject(prefix: str, node: str) -> str:
-    """Where a node is asked how many clients it has of each affinity value."""
+    """Where a node takes requests to count its clients by affinity value."""
     return f"{prefix}.fleet.keys.{_token(node)}"
 
 

@@ -1,8 +1,8 @@
 """Messages between client and server: one msgspec struct a message, `type` first. Pure.
 
 Rules: the structs are the contract, nothing is encoded by hand except `publication`, whose frame is spliced from
-bytes that the bus delivered (see `server/publications.py`). Unknown fields are ignored. Lengths and ranges that belong
-to the shape stand here; limits that an operator sets are checked by the server.
+bytes that the bus delivered (see `server/channels/publications.py`). Unknown fields are ignored. Lengths and ranges
+that belong to the shape stand here; limits that an operator sets are checked by the server.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Replay(msgspec.Struct, tag="replay"):
 
 
 class Heartbeat(msgspec.Struct, tag="heartbeat"):
-    """The client says that it is there; answered by `pong`. From the server it says the same."""
+    """The client is still there; answered by `pong`. The server sends one too."""
 
     id: MessageId = None
 
@@ -157,7 +157,7 @@ class PublishAck(msgspec.Struct, tag="publish_ack"):
 
 
 class ReplayComplete(msgspec.Struct, tag="replay_complete", rename={"start": "from"}):
-    """Everything asked for was sent."""
+    """All requested publications were sent."""
 
     id: MessageId
     channel: str
@@ -169,7 +169,7 @@ class ReplayComplete(msgspec.Struct, tag="replay_complete", rename={"start": "fr
 
 
 class ReplayIncomplete(msgspec.Struct, tag="replay_incomplete"):
-    """Some of what was asked for cannot be had: offsets `missing_from` to `missing_to`, both inclusive."""
+    """Some of the requested publications are not available: offsets `missing_from` to `missing_to`, both inclusive."""
 
     id: MessageId
     channel: str
@@ -183,7 +183,7 @@ class ReplayIncomplete(msgspec.Struct, tag="replay_incomplete"):
 
 
 class Gap(msgspec.Struct, tag="gap"):
-    """Publications with `after` < offset < `before` will not reach this client by themselves."""
+    """Publications with `after` < offset < `before` were dropped for this client; it can request them."""
 
     channel: str
     epoch: str | None
@@ -203,7 +203,7 @@ class MessageResponse(msgspec.Struct, tag="message_response"):
 
 
 class PlayerJoined(msgspec.Struct, tag="player_joined"):
-    """Match: `player` is here now; `players` are all who are."""
+    """Match: `player` is here now; `players` are all that are."""
 
     match: str
     player: str
@@ -212,7 +212,7 @@ class PlayerJoined(msgspec.Struct, tag="player_joined"):
 
 
 class PlayerLeft(msgspec.Struct, tag="player_left"):
-    """Match: `player` is gone; `players` are those who stay."""
+    """Match: `player` is gone; `players` are those that stay."""
 
     match: str
     player: str
@@ -257,4 +257,4 @@ ERROR_CODES = (
     INVALID_JSON, INVALID_MESSAGE, UNKNOWN_TYPE, FORBIDDEN, UNAUTHORIZED, RATE_LIMIT_EXCEEDED, CHANNEL_LIMIT,
     NOT_SUBSCRIBED, UNAVAILABLE, INTERNAL,
 )  # fmt: skip
-"""All of them; an application may send others of its own."""
+"""All of them; an application may send others."""

@@ -6,7 +6,7 @@ Rules:
   every subscriber, and no window stays in memory between messages.
 - Inflation stops at the message limit: a bomb costs the limit, not its size.
 - A message whose deflate data is cut short, or goes on behind its final block, is refused, never delivered in part.
-- An offer that asks for what we do not do is passed over for the client's next one; none left means no compression.
+- An offer of parameters that are not supported is passed over for the client's next one; none left: no compression.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _accept(params: list[str]) -> Negotiated | None:
 
 
 def _window_bits(value: str, lowest: int) -> bool:
-    # At most two digits, for int() refuses thousands of them with an exception of its own.
+    # At most two digits, because int() refuses thousands of them with another exception.
     return len(value) <= 2 and value.isascii() and value.isdigit() and value[0] != "0" and lowest <= int(value) <= 15
 
 
@@ -116,8 +116,7 @@ def inflate(payload: bytes, limit: int) -> bytes:
 
     Raises:
         ProtocolViolation: 1009 when the result would exceed `limit`, 1002 when the data is not deflate, is cut short,
-        or
-            goes on behind a final block.
+            or goes on behind a final block.
     """
     if not payload:
         # Section 7.2.3.6 wants one zero byte for an empty message; senders that leave it out are understood.

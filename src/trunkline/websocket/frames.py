@@ -2,7 +2,7 @@
 
 Rules:
 
-- It touches no socket and no clock. `server/connection.py` feeds it what one read returned.
+- It touches no socket and no clock. `server/connections/connection.py` feeds it what one read returned.
 - The fast path takes whole, masked, unfragmented, uncompressed data frames, which is nearly all traffic: an index moves
   over the buffer and each payload is sliced once. Everything else, from a split header to a fragmented compressed text,
   goes to the slow path, which streams. Whatever way a stream is split into reads, both give the same messages.
@@ -83,7 +83,7 @@ class FrameReader:
         self.violation: ProtocolViolation | None = None
         self._deflate = deflate
         self._ended = False
-        # Whether anything is unfinished or over: one question for the fast path instead of four.
+        # Whether anything is unfinished or over: one test on the fast path instead of four.
         self._busy = False
         self._tail = b""
         self._frame: _Frame | None = None

@@ -1,7 +1,7 @@
-"""The opening handshake of RFC 6455: is this request a valid one, may it come from there, and what do we answer. Pure.
+"""The opening handshake of RFC 6455: whether a request is valid, whether its origin may connect, the answer. Pure.
 
-Order matters to a user who debugs a refusal: shape first (400, 426), then origin (403). Routing, capacity,
-identity and the application's own word come in `server/admission.py`.
+Order matters to a user who debugs a refusal: shape first (400, 426), then origin (403). Routing, capacity, identity and
+the application's decision come in `server/http/admission.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,14 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 def accept_key(key: str) -> str:
     """Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
     return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
+
+
+def key_is_valid(key: str) -> bool:
+    """Whether a Sec-WebSocket-Key is 16 bytes in base64."""
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
 
 
 def check(request: Request) -> str:
@@ -46,11 +54,7 @@ def check(request: Request) -> str:
     if not headers.get("host"):
         raise Refused(400, "header Host is missing", label="bad_handshake")
     key = headers.get("sec-websocket-key", "")
-    try:
-        valid = len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        valid = False
-    if not valid:
+    if not key_is_valid(key):
         raise Refused(400, "header Sec-WebSocket-Key must be 16 bytes in base64", label="bad_handshake")
     return key
 
@@ -59,7 +63,7 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> boo
     """Whether a page from `origin` may connect.
 
     Args:
-        origin: the Origin header; None from clients that are no browsers, which a browser's user is not harmed by.
+        origin: the Origin header; None from clients that are no browsers, where there is no user to protect.
         host: the Host header.
         allowed: `"*"`, or origins such as `https://app.example.org` and `https://*.example.org` (subdomains only);
             empty means that only pages from `host` itself may.

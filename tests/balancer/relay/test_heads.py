@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.balancer.relay.forwarding import Caller, Forwarding, accept_key
+from trunkline.balancer.relay.forwarding import Caller, Forwarding
 from trunkline.balancer.routes import Route, Routes, cookie_value, host_name, query_value
 from trunkline.errors import SettingsError
 from trunkline.http1.bodies import BodyReader
@@ -21,11 +21,6 @@ TOKEN = st.text("abcXYZ019-_!~", min_size=1, max_size=12)
 VALUE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=20).filter(
     lambda text: not any(0x7F <= ord(char) < 0x80 for char in text)
 )
-
-
-def test_accept_key_of_the_rfc() -> None:
-    """RFC 6455 section 1.3 gives an example."""
-    assert accept_key("dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
 @given(st.lists(st.tuples(TOKEN, VALUE), max_size=8))

@@ -250,7 +250,7 @@ async def test_own_pages_come_first(start_edge: Any, http_backend: str) -> None:
     wire.send(b"GET /balancer-metrics?format=json HTTP/1.1\r\n" + HOST + b"X-Forwarded-For: 1.2.3.4\r\n\r\n")
     answer = await wire.answer()
     assert (answer.body, answer.headers["content-type"], answer.headers["x-page"]) == (b"{}", "application/json", "1")
-    assert (seen[0].query, seen[0].address, seen[0].stranger) == ("format=json", "127.0.0.1", True)
+    assert (seen[0].query, seen[0].address, seen[0].untrusted) == ("format=json", "127.0.0.1", True)
     wire.send(GET + b"\r\n")
     assert json.loads((await wire.answer()).body)["target"] == "/"
     wire.close()

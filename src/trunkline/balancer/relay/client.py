@@ -177,7 +177,7 @@ class ClientConnection(asyncio.Protocol):
         context = self._context
         peer = self._peer
         origin = origin_of(peer, head.headers, context.trusted_proxies)
-        return Caller(peer, origin.address, within(peer, context.trusted_proxies), self._tls, origin.stranger)
+        return Caller(peer, origin.address, within(peer, context.trusted_proxies), self._tls, origin.untrusted)
 
     async def _run(self, work: Upgrade | PassThrough) -> None:
         try:

@@ -10,22 +10,18 @@ Rules:
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from http import HTTPStatus
 from typing import Final
 
 import msgspec
 
 from trunkline.errors import SettingsError
 from trunkline.http1.heads import AnswerHead, Field, RequestHead, tokens_of
+from trunkline.http1.requests import phrase
 from trunkline.settings.balancer import BalancerSettings, HeaderEntry
-
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+from trunkline.websocket.handshake import accept_key
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -213,19 +209,6 @@ def text_answer(
     return forwarding.own_answer(status, (text + "\n").encode(), headers=given)
 
 
-def accept_key(key: str) -> str:
-    """Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
-
-
-def key_is_valid(key: str) -> bool:
-    """Whether a Sec-WebSocket-Key is 16 bytes in base64."""
-    try:
-        return len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return False
-
-
 def accepts(answer: AnswerHead, key: str) -> bool:
     """Whether a 101 opens the WebSocket that `key` asked for (RFC 6455 section 4.1)."""
     headers = answer.headers
@@ -234,14 +217,6 @@ def accepts(answer: AnswerHead, key: str) -> bool:
         and "upgrade" in tokens_of(headers.get("connection", ""))
         and headers.get("sec-websocket-accept") == accept_key(key)
     )
-
-
-def phrase(status: int) -> str:
-    """The usual text of a status."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Status"
 
 
 def _named(connection: str | None) -> frozenset[str]:

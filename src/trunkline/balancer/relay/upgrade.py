@@ -18,12 +18,13 @@ import msgspec
 from trunkline.balancer.relay.client_side import ClientSide
 from trunkline.balancer.relay.context import RelayContext
 from trunkline.balancer.relay.dial import Dialled
-from trunkline.balancer.relay.forwarding import Caller, accepts, key_is_valid, text_answer
+from trunkline.balancer.relay.forwarding import Caller, accepts, text_answer
 from trunkline.balancer.relay.handshake_answer import Accepted, Failure, Refused
 from trunkline.balancer.relay.meter import EdgeEvent, EventName
 from trunkline.balancer.routes import cookie_value
 from trunkline.http1.heads import RequestHead
 from trunkline.placement.placing import Ask, Pick, Refusal
+from trunkline.websocket.handshake import key_is_valid
 
 
 class Upgrade:

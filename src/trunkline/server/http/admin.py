@@ -63,17 +63,7 @@ STOP_S: Final = 2.0
 
 
 class Admin:
-    """The admin server of a node.
-
-    Args:
-        settings: of the node.
-        clock: the node's clock.
-        hub: where orders to publish go.
-        rules: what channel names may be.
-        registry: the node's connections.
-        draining: moves all clients away.
-        mover: moves some clients away.
-    """
+    """The admin server of a node."""
 
     lingers = True
     trusted_proxies: tuple[Network, ...] = ()

@@ -43,7 +43,7 @@ class Port(Protocol):
 
     def serve(
         self, connection: HttpConnection, request: Request, untrusted: bool, upgrade: bool
-    ) -> Response | Awaitable[Response] | None:
+    ) -> Response | Awaitable[Response | None] | None:
         """Serve one request.
 
         Args:
@@ -53,7 +53,7 @@ class Port(Protocol):
             upgrade: it asks to leave HTTP.
 
         Returns:
-            The answer, or None when the port sees to it.
+            The answer; None when the connection was upgraded.
         """
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
@@ -65,9 +65,6 @@ class Port(Protocol):
 
 class HttpConnection(asyncio.Protocol):
     """One TCP connection, until it is upgraded.
-
-    Args:
-        port: the port it came to.
 
     Attributes:
         transport: its TCP or TLS connection.
@@ -182,18 +179,19 @@ class HttpConnection(asyncio.Protocol):
             origin = origin_of(self._peer, request.headers, port.trusted_proxies)
             request.peer, request.address, request.secure = self._peer, origin.address, origin.secure
             upgrade = self._early is not None and not self._queue
-            answer = port.serve(self, request, origin.stranger, upgrade)
+            answer = port.serve(self, request, origin.untrusted, upgrade)
             if isinstance(answer, Response):
-                self.answer(request, answer, close=upgrade)
+                self._answer(request, answer, close=upgrade)
             elif answer is not None:
-                self._read(False)
-                self.work_on(self._await_answer(request, answer, upgrade))
+                if not upgrade:
+                    self._read(False)
+                self._task = port.spawn(self._await_answer(request, answer, upgrade))
 
-    async def _await_answer(self, request: Request, answer: Awaitable[Response], close: bool) -> None:
+    async def _await_answer(self, request: Request, answer: Awaitable[Response | None], close: bool) -> None:
         response = await answer
         self._task = None
-        if not self.transport.is_closing():
-            self.answer(request, response, close=close)
+        if response is not None and not self.transport.is_closing():
+            self._answer(request, response, close=close)
             self._go_on()
 
     def _go_on(self) -> None:
@@ -209,10 +207,7 @@ class HttpConnection(asyncio.Protocol):
             else:
                 self.transport.pause_reading()
 
-    # --- what those who serve a request may do ------------------------------------------------------------------------
-
-    def answer(self, request: Request, response: Response, *, close: bool = False) -> None:
-        """Answer a request; `close` ends the connection after it."""
+    def _answer(self, request: Request, response: Response, *, close: bool) -> None:
         keep_alive = request.keep_alive and not close
         self.transport.write(
             render(
@@ -226,14 +221,6 @@ class HttpConnection(asyncio.Protocol):
             self._port.pending.keep(self)
         else:
             self.transport.close()
-
-    def work_on(self, work: Coroutine[object, object, None]) -> None:
-        """Serve no other request until `work` is done."""
-        self._task = self._port.spawn(work)
-
-    def work_done(self) -> None:
-        """The work is done, and answers its request next."""
-        self._task = None
 
     def upgraded(self) -> bytes:
         """The transport has another protocol from now on; returns what the client sent behind its handshake."""

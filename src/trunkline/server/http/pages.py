@@ -35,16 +35,7 @@ SCRAPED: Final = ("/metric", "/metrics")
 
 
 class Pages:
-    """The HTTP endpoints of a node.
-
-    Args:
-        settings: who may look at the metrics.
-        reports: what the node reports of itself.
-        admission: knows the WebSocket endpoints.
-        allows: whether an Authorization header carries the admin token.
-        limiter: requests by address.
-        clock: the node's clock.
-    """
+    """The HTTP endpoints of a node. `allows`: whether an Authorization header carries the admin token."""
 
     def __init__(
         self,

@@ -34,17 +34,7 @@ MAX_PENDING: Final = 2048
 
 
 class DataPort:
-    """Serves the HTTP connections of the data port.
-
-    Args:
-        settings: bounds, time-outs and trusted proxies.
-        runtime: what all connections of the node share.
-        registry: where open connections are registered.
-        arrivals: where the keys of new connections are kept.
-        admission: decides on handshakes.
-        pages: answers plain HTTP.
-        on_opened: called with each connection that was opened.
-    """
+    """Serves the HTTP connections of the data port. `on_opened` is called with each WebSocket that was opened."""
 
     lingers = False
 
@@ -85,7 +75,9 @@ class DataPort:
         """Count a connection that ends without a request that could be served."""
         self._runtime.meter.connections_failed.add(reason)
 
-    def serve(self, connection: HttpConnection, request: Request, untrusted: bool, upgrade: bool) -> Response | None:
+    def serve(
+        self, connection: HttpConnection, request: Request, untrusted: bool, upgrade: bool
+    ) -> Response | Awaitable[Response | None] | None:
         """Answer plain HTTP, or decide on a handshake."""
         if not (upgrade and request.wants_websocket):
             return self._pages.answer(request, untrusted)
@@ -96,30 +88,23 @@ class DataPort:
             return self._refuse(connection, request, error)
         if isinstance(decided, Admitted):
             self._upgrade(connection, request, decided, started)
-        else:
-            connection.work_on(self._decide(connection, request, decided, started))
-        return None
+            return None
+        return self._decide(connection, request, decided, started)
 
     async def _decide(
         self, connection: HttpConnection, request: Request, decided: Awaitable[Admitted], started: float
-    ) -> None:
-        refusal: Response | None = None
+    ) -> Response | None:
         try:
             async with asyncio.timeout(self.pending.timeout_s):
                 admitted = await decided
         except TimeoutError:
             slow = Refused(503, "the decision took too long", retry_after_s=5.0, label="admit_timeout")
-            refusal = self._refuse(connection, request, slow)
+            return self._refuse(connection, request, slow)
         except Exception as error:
-            refusal = self._refuse(connection, request, error)
-        finally:
-            connection.work_done()
-        if connection.transport.is_closing():
-            return
-        if refusal is not None:
-            connection.answer(request, refusal, close=True)
-        else:
+            return self._refuse(connection, request, error)
+        if not connection.transport.is_closing():
             self._upgrade(connection, request, admitted, started)
+        return None
 
     def _refuse(self, connection: HttpConnection, request: Request, error: Exception) -> Response | None:
         """The answer that refuses a handshake; None when the client has left."""

@@ -40,14 +40,7 @@ ANY_HOST = ("", "0.0.0.0", "::", "*")
 
 
 class Announcer:
-    """Announces one node.
-
-    Args:
-        settings: which address to announce.
-        state: of the node.
-        reports: of the node.
-        link: the NATS link to the balancers.
-    """
+    """Announces one node."""
 
     def __init__(self, settings: ServerSettings, state: NodeState, reports: NodeReports, link: FleetLink) -> None:
         self._settings = settings

@@ -19,14 +19,7 @@ log = get_logger("trunkline.node")
 
 
 class Draining:
-    """The draining of one node.
-
-    Args:
-        state: of the node.
-        registry: its connections.
-        rng: source of order and jitter.
-        on_change: called when the node begins or ends to drain.
-    """
+    """The draining of one node. `on_change` is called when it begins and when it ends."""
 
     def __init__(self, state: NodeState, registry: Registry, rng: random.Random, on_change: Callable[[], None]) -> None:
         self._state = state

@@ -53,13 +53,7 @@ REASON = "rebalancing"
 
 
 class Mover:
-    """Executes move orders of one node.
-
-    Args:
-        state: of the node.
-        registry: its connections.
-        rng: source of order and jitter.
-    """
+    """Executes move orders of one node."""
 
     def __init__(self, state: NodeState, registry: Registry, rng: random.Random) -> None:
         self._state = state

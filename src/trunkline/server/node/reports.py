@@ -23,18 +23,7 @@ from trunkline.version import __version__
 
 
 class NodeReports:
-    """The reports of one node.
-
-    Args:
-        settings: of the node.
-        state: of the node.
-        runtime: what its connections share.
-        registry: its connections.
-        hub: its channels.
-        bus: its bus.
-        app: the application's name.
-        endpoints: paths of its WebSocket endpoints.
-    """
+    """The reports of one node."""
 
     def __init__(
         self,

@@ -22,12 +22,6 @@ from trunkline.settings.sections import Settings
 class NodeState:
     """The state of one node.
 
-    Args:
-        settings: of the node.
-        runtime: what its connections share.
-        registry: its connections.
-        rng: source of jitter.
-
     Attributes:
         name: of the node.
         port: its data port; the one of the settings until it listens.
