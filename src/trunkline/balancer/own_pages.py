@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from trunkline.balancer.overview import CONTENT_SECURITY
-from trunkline.http1.heads import Page, PageRequest
+from trunkline.http1.heads import PageRequest
+from trunkline.http1.requests import Response
 from trunkline.net.addresses import networks, within
 from trunkline.settings.balancer import BalancerSettings
 
 Render = Callable[[str, str], Awaitable[tuple[str, bytes]]]
 
-FORBIDDEN: Final = Page(403, b"this page is for allowed networks\n")
+FORBIDDEN: Final = Response(403, b"this page is for allowed networks\n")
 
 
 class OwnPages:
@@ -32,7 +33,7 @@ class OwnPages:
         self._networks = networks(settings.metrics_networks)
         self._render = render
 
-    def answer(self, request: PageRequest) -> Page | Awaitable[Page] | None:
+    def answer(self, request: PageRequest) -> Response | Awaitable[Response] | None:
         """The page, a refusal for strangers, or None when it is no page of ours."""
         if request.path != self._path:
             return None
@@ -40,10 +41,10 @@ class OwnPages:
             return FORBIDDEN
         return self._page(request.query, request.headers.get("accept", ""))
 
-    async def _page(self, query: str, accept: str) -> Page:
+    async def _page(self, query: str, accept: str) -> Response:
         content_type, body = await self._render(query, accept)
         headers: Sequence[tuple[str, str]] = (
             ("Cache-Control", "no-store"),
             ("Content-Security-Policy", CONTENT_SECURITY),
         )
-        return Page(200, body, content_type, headers)
+        return Response(200, body, content_type, headers)

@@ -1,7 +1,7 @@
 """Bodies of requests and answers: where one ends, read as strictly as the heads are. Pure.
 
-A chunked body is taken apart here and put together anew by whoever sends it on, so that no other reader's idea of
-chunk extensions, trailers or line ends matters.
+A chunked body is decoded here and encoded again by whatever sends it on, so that no other reader's idea of chunk
+extensions, trailers or line ends matters.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from typing import Final
 
 import msgspec
@@ -75,7 +75,7 @@ class RequestHead(msgspec.Struct):
         minor: 0 or 1, of HTTP/1.x.
         fields: the headers in their order.
         headers: the values by name in lower case; repeated ones joined by ", " (cookies by "; ").
-        length: bytes of the body that follows, CHUNKED when it tells its length itself.
+        length: bytes of the body that follows, or CHUNKED.
     """
 
     method: str
@@ -150,22 +150,6 @@ class PageRequest(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     address: str
     untrusted: bool
-
-
-class Page(msgspec.Struct, frozen=True):
-    """The balancer's own answer.
-
-    Attributes:
-        status: HTTP status.
-        body: its bytes.
-        content_type: of the body.
-        headers: more headers.
-    """
-
-    status: int
-    body: bytes = b""
-    content_type: str = "text/plain; charset=utf-8"
-    headers: Sequence[tuple[str, str]] = ()
 
 
 def find_end(data: bytes, limit: int, scanned: int = 0) -> int:

@@ -45,7 +45,7 @@ class Request(msgspec.Struct):
         headers: names in lower case; repeated list headers are joined by ", ".
         peer: address of the other end of the TCP connection.
         address: address of the client; differs from `peer` when a trusted proxy forwarded the request.
-        secure: whether the client came over TLS, as far as a trusted proxy says so.
+        secure: whether the client came over TLS, if a trusted proxy reports it.
         http_version: "1.1" or "1.0".
         keep_alive: whether the connection may serve another request.
         body: what came behind the head; always empty on the data port.
@@ -89,8 +89,8 @@ def render(
     """An HTTP/1.1 answer as bytes.
 
     Args:
-        response: what to say.
-        head_only: leave the body out, as HEAD wants it; its length is told all the same.
+        response: status, headers and body.
+        head_only: leave the body out, as the answer to HEAD; its length is still announced.
         keep_alive: whether the connection stays open.
         request_id: goes out as X-Request-ID, unless it holds what would end a header.
     """

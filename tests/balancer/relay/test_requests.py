@@ -14,7 +14,8 @@ from tests.support.balancer.relay_peers import FixedPlacer, Session, Wire, echo,
 from tests.support.free_ports import free_port
 from trunkline.balancer.relay.edge import Edge
 from trunkline.errors import StartError
-from trunkline.http1.heads import Page, PageRequest
+from trunkline.http1.heads import PageRequest
+from trunkline.http1.requests import Response
 from trunkline.placement.placing import Refusal
 
 HOST = b"Host: play.example.org\r\n"
@@ -241,9 +242,11 @@ async def test_own_pages_come_first(start_edge: Any, http_backend: str) -> None:
     """Pages answer before routing, know who asks, and leave the rest to the backends."""
     seen: list[PageRequest] = []
 
-    def pages(asked: PageRequest) -> Page | None:
+    def pages(asked: PageRequest) -> Response | None:
         seen.append(asked)
-        return Page(200, b"{}", "application/json", [("X-Page", "1")]) if asked.path == "/balancer-metrics" else None
+        return (
+            Response(200, b"{}", "application/json", [("X-Page", "1")]) if asked.path == "/balancer-metrics" else None
+        )
 
     edge = await start_edge(FixedPlacer(http_backend), pages=pages)
     wire = await Wire.connect(edge.port)

@@ -15,13 +15,14 @@ from trunkline.balancer.relay.meter import EdgeMeter, OnEvent
 from trunkline.balancer.relay.pending import PendingConnections
 from trunkline.balancer.relay.relays import Relays
 from trunkline.balancer.routes import Routes
-from trunkline.http1.heads import Page, PageRequest
+from trunkline.http1.heads import PageRequest
+from trunkline.http1.requests import Response
 from trunkline.net.addresses import Network
 from trunkline.net.limits import AddressLimiter
 from trunkline.placement.placing import Ask, Pick, Placer, Refusal
 from trunkline.settings.balancer import BalancerSettings
 
-Pages = Callable[[PageRequest], Page | Awaitable[Page | None] | None]
+Pages = Callable[[PageRequest], Response | Awaitable[Response | None] | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""The access line: one log line for each connection that ended, with what an operator asks about it later.
+"""The access line: one log line for each connection that ended.
 
 Connections end by the thousand when a node drains, so lines are encoded here and written together once a tick.
 """

@@ -1,8 +1,8 @@
-"""Who is let in: everything that is asked about a handshake between its last byte and the 101.
+"""Which handshakes are let in: every check between the last byte of a request and its 101.
 
-Cheap questions come first, so that a flood costs little, and nothing is asked of the application that could be refused
+Cheap checks come first, so that a flood costs little, and the application decides on nothing that can be refused
 without it: shape (400, 426), path (404), capacity (503), rate of the address (429), origin (403), token (401), the
-endpoint's own word.
+endpoint's `admit`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class AdmissionRequest(msgspec.Struct):
 
 
 class Admission:
-    """The door of a node.
+    """Decides on the handshakes of a node.
 
     Args:
         settings: origins, subprotocols, limits.

@@ -25,7 +25,7 @@ EARLY_FRAMES_LIMIT: Final = 1 << 16
 
 
 class Port(Protocol):
-    """What a connection asks of the port it came to.
+    """What a connection needs of the port it came to.
 
     Attributes:
         pending: where it is registered.
@@ -109,7 +109,7 @@ class HttpConnection(asyncio.Protocol):
         """The TCP connection has ended before an upgrade."""
         self._port.pending.remove(self)
         if self._task is not None and self._early is not None:
-            # Nobody is left to be let in. Other work is finished: an operator's order holds without its answer.
+            # There is no client left to admit. Other work goes on: an operator's order holds without its answer.
             self._task.cancel()
 
     def abort(self) -> None:

@@ -1,4 +1,4 @@
-"""Who a client is: where its handshake carries a token (JWT, RFC 7519), and what a genuine one says. Pure."""
+"""The identity of a client: where its handshake carries a token (JWT, RFC 7519), and what a genuine one holds. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 
 class Identity(NamedTuple):
-    """Who a genuine token speaks for.
+    """What a genuine token holds.
 
     Attributes:
         subject: its `sub`, None when it has none.
-        claims: everything it says.
+        claims: all of its claims.
         expires_at: seconds since 1970 after which it is no longer good, None for never.
     """
 

@@ -102,7 +102,7 @@ class RemoteKeys:
         return self._now() - self._tried_at >= (JWKS_RETRY_S if self._failed else JWKS_UNKNOWN_KEY_S)
 
     def refresh_if_old(self) -> None:
-        """Begin a fetch in the background when the keys are old; nobody waits for it."""
+        """Begin a fetch in the background when the keys are old."""
         if self._fetched_at is not None and self._now() - self._fetched_at > JWKS_MAX_AGE_S and self.may_ask_again():
             self._begin()
 

@@ -1,7 +1,7 @@
 """Plain HTTP on the data port: the page, health, readiness, load report, stats and metrics.
 
-Rules: everything answers GET and HEAD. `/healthz` says that the process is alive, `/ready` that it wants traffic,
-`/health` how it is. `/metrics` is for allowed networks or the admin token; the address that counts is the original
+Rules: everything answers GET and HEAD. `/healthz`: the process is alive; `/ready`: it takes connections; `/health`: a
+verdict over its checks. `/metrics` is for allowed networks or the admin token; the address that counts is the original
 client's, and a request that an untrusted proxy forwarded comes from no allowed network.
 """
 

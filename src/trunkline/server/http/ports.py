@@ -1,4 +1,4 @@
-"""What pages and the admin port ask of their node, so that they need not know its parts."""
+"""What pages and the admin port need of their node, so that they need not know its parts."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ PyJWT and cryptography come with this module, so only nodes that read tokens imp
 
 Rules, after RFC 8725 (best current practices for JWT):
 
-- Which algorithms count is said by the settings, never by the token. `none` is not among them.
+- The settings name the algorithms that count, never the token. `none` is not among them.
 - A key is bound to one algorithm when it is loaded. A secret is never tried where a public key belongs, nor the other
   way round, so a token cannot make the server take a public key for a secret.
 - A client gets one of a few fixed sentences; the details go to the log, the token goes nowhere.
@@ -75,7 +75,7 @@ class Verifier:
         try:
             return self._verify(token)
         except _UnknownKey:
-            # Before a key set was ever had nobody can tell whether the key is unknown.
+            # Before the first key set has come, any key id may be a known one.
             if self._remote is None or (self._remote.fetched and not self._remote.may_ask_again()):
                 raise _refused("unknown key") from None
             return None

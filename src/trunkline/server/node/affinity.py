@@ -1,7 +1,7 @@
 """What keeps clients together, read from the request that a node has kept of each. Pure.
 
-A node keeps the path and the query of a handshake, no header and no cookie; so only `query:NAME` and `path:N` say
-anything here. The path is the one the node was asked for: an edge that rewrites paths counts parts of another one.
+A node keeps the path and the query of a handshake, no header and no cookie; so only `query:NAME` and `path:N` have
+values here. The path is the one that the node received: an edge that rewrites paths counts parts of another one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ LOOKED_AT = 100
 """Query parameters that are looked at, as everywhere on a node."""
 
 LONGEST = 256
-"""Longer values keep nobody together, here as in the balancer."""
+"""Longer values keep no clients together, here as in the balancer."""
 
 
 def reader_of(affinity: str) -> ReadValue | None:

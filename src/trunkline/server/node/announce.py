@@ -3,7 +3,7 @@
 Rules:
 
 - A report goes out at the start, at once when the state changes, soon after connections were opened or closed, when a
-  balancer says hello, and every two seconds.
+  balancer sends a hello, and every two seconds.
 - A burst of connections is one message: it waits a moment for what else is coming, and leaves at least 100 ms after the
   message before it.
 - Each report carries the keys opened since the last one that was sent. After a loss of NATS, and after a hello, it
@@ -163,7 +163,7 @@ class Announcer:
                 log.warning(
                     "address_unknown",
                     node=self._state.name,
-                    text="balancers are not told of this node: set server.advertise to the URL that reaches it",
+                    text="this node is not announced to balancers: set server.advertise to the URL that reaches it",
                 )
             return None
         return f"http://{f'[{host}]' if ':' in host else host}:{self._state.port}"

@@ -15,7 +15,7 @@ from trunkline.net.limits import Bucket
 MIN_CONNECTIONS = 100
 MAX_CONNECTIONS = 50_000
 WITHOUT_LIMIT = 10_000
-"""Connections of a node whose memory nobody limits."""
+"""Connections of a node without a memory limit."""
 
 NOMINAL_ACCEPT_PER_S = 1000.0
 """Handshakes per second that a node without lag reports it can take, unless the settings fix a rate."""
@@ -72,7 +72,7 @@ class Shedder:
 
     Args:
         accept_per_s: handshakes per second, None for no fixed rate; then the event-loop lag is the brake.
-        lag_shed_s: event-loop lag in seconds above which nobody is let in.
+        lag_shed_s: event-loop lag in seconds above which handshakes are refused.
         rng: source of the jitter.
     """
 
@@ -105,7 +105,7 @@ class Shedder:
         return self._shed("accept_rate", wait_s) if wait_s > 0 else None
 
     def headroom(self, loop_lag_s: float) -> float:
-        """Handshakes per second the node says it can take now: its rate, less the share of the lag that would shed."""
+        """Handshakes per second that the node can take: its rate, less the share of the lag that would shed."""
         punctual = min(1.0, max(0.0, 1.0 - loop_lag_s / self._lag_shed_s))
         return round(self._accept_per_s * punctual, 1)
 

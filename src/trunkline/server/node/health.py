@@ -76,7 +76,7 @@ def assess(
     if not bus_connected:
         errors.append(f"bus {bus_name} is not connected")
     status: HealthStatus = "unhealthy" if errors else "degraded" if warnings else "healthy"
-    # What follows is said and does not count: slow readers are the clients' fault and no other node would be a better
+    # These warnings do not change the status: slow readers are the clients' fault and no other node would be a better
     # place for them, and a node that drains is well.
     slow = _percent(slow_clients, connections)
     if slow > SLOW_CLIENTS_PERCENT:

@@ -1,6 +1,6 @@
 """A node: one server process, put together and run.
 
-Start order: bus, hub, app's start-up hooks, then the listeners, so that nobody is let in before what they need is
+Start order: bus, hub, app's start-up hooks, then the listeners, so that no client comes in before what it needs is
 there. Stop order: not ready, drain, listeners, app, tasks under way (so that what was acknowledged is on the bus), bus.
 """
 
@@ -56,7 +56,7 @@ class Node:
     """One node.
 
     Args:
-        settings: everything an operator may say.
+        settings: of the operator.
         app: the endpoints it serves.
         bus: a bus to use instead of the one that the settings name; it is started and closed with the node.
         rng: source of jitter.

@@ -25,7 +25,7 @@ def memory_limit_bytes(root: Path = CGROUP_ROOT, self_cgroup: Path = SELF_CGROUP
 
     Args:
         root: where the cgroup file systems are mounted.
-        self_cgroup: the file that says which groups the process is in.
+        self_cgroup: the file that names the groups of the process.
     """
     for directories, file in (
         (_version2(root, self_cgroup), "memory.max"),
@@ -92,7 +92,7 @@ class Resources:
         self.cpu_percent = 0.0
 
     def sample(self) -> None:
-        """Measure anew. Within a twentieth of a second the CPU share stays: of almost no time it would be noise."""
+        """Measure again. Within 50 ms of the last sample the CPU share stays: over so little time it would be noise."""
         self.memory_bytes = int(self._process.memory_info().rss)
         wall, cpu = self._wall(), self._cpu()
         elapsed = wall - self._last_wall
