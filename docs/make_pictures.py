@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from trunkline.monitor.dashboards import fleet
+from trunkline.monitor.dashboards import read_board
 from trunkline.monitor.dashboards.panels import Panel
+from trunkline.monitor.rules.variables import variables
+from trunkline.monitor.text.data_files import data_file
 from trunkline.settings.monitor import MonitorSettings
 
 TITLES = (
@@ -136,7 +138,8 @@ def main() -> None:
         (colour, [at for _, points in lines(given.prometheus, expr, "", start, end, step) for at, _ in points])
         for expr, colour in BANDS
     ]
-    panels = {panel.title: panel for panel in fleet.board(MonitorSettings()).panels()}
+    fleet = read_board(data_file("dashboards/fleet.yml"), variables(MonitorSettings()))
+    panels = {panel.title: panel for panel in fleet.panels()}
     for panel in (panels[title] for title in TITLES):
         drawn = [
             line for query in panel.queries

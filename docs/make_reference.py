@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trunkline.monitor.rules.load import groups
-
 from trunkline.metrics.series import ALIASES, BALANCER_SERIES, SERIES
+from trunkline.monitor.rules.load import groups
 from trunkline.protocol import close_codes
 from trunkline.settings.load import describe
 from trunkline.settings.monitor import MonitorSettings

@@ -10,6 +10,7 @@ import re
 import sys
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,9 +20,10 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from trunkline.errors import StartError
 from trunkline.metrics.series import BY_NAME
-from trunkline.monitor.dashboards import all_dashboards
-from trunkline.monitor.dashboards.panels import Board, Panel, Query, Row
+from trunkline.monitor.dashboards import all_dashboards, read_board
 from trunkline.monitor.rules import foreign_series, load, promql
+from trunkline.monitor.rules.variables import variables
+from trunkline.monitor.text.data_files import DATA, DataError, DataFile
 from trunkline.settings.monitor import MonitorSettings
 
 SETTINGS = MonitorSettings(runbook_url="https://runbooks.example.org/ws/")
@@ -61,7 +63,7 @@ def every_query(drawn: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
 
 def test_the_dashboards_are_there_by_uid(drawn: dict[str, dict[str, Any]]) -> None:
     """Six dashboards, each under the uid that alerts name, with titles of their own."""
-    assert tuple(drawn) == UIDS
+    assert set(drawn) == set(UIDS)
     assert [board["uid"] for board in drawn.values()] == list(UIDS)
     assert len({board["title"] for board in drawn.values()}) == len(UIDS)
 
@@ -269,11 +271,23 @@ def test_objectives_follow_the_settings() -> None:
     assert "within 500 ms" in text
 
 
-def test_a_misspelt_series_does_not_load() -> None:
-    """A panel on a series that nobody exposes would stay empty for ever."""
-    panel = Panel(title="A", about="B.", unit="short", queries=(Query("sum(ws_conections_active)"),))
-    with pytest.raises(ValueError, match="panel 'A' of x names the series ws_conections_active"):
-        Board(uid="x", title="X", about="X.", tags=(), root="up", rows=(Row("R", (panel,)),))
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("- expr: sum(up{", "- expr: sum(upp{", "panel 'Nodes up' names the series upp, which is declared nowhere"),
+        ("shape: gauge", "shape: round", "Invalid enum value 'round'"),
+        ("[95.0, red]", "[95.0, pink]", "Invalid enum value 'pink'"),
+    ],
+)
+def test_a_wrong_panel_does_not_load(tmp_path: Path, old: str, new: str, why: str) -> None:
+    """A panel on a series that nobody exposes would stay empty for ever; the file and the line are named."""
+    text = (DATA / "dashboards" / "fleet.yml").read_text()
+    line = next(number for number, each in enumerate(text.splitlines(), 1) if old in each)
+    (tmp_path / "mine.yml").write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError) as raised:
+        read_board(DataFile(tmp_path / "mine.yml"), variables(SETTINGS))
+    assert str(raised.value).startswith(f"{tmp_path}/mine.yml:{line}: ")
+    assert why in str(raised.value)
 
 
 def test_without_grafanas_package(monkeypatch: pytest.MonkeyPatch) -> None:

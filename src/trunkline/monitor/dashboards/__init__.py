@@ -1,14 +1,18 @@
 """Grafana dashboards, made from the same declarations as the metrics and the alerts.
 
-Where things are: `panels.py` says what a dashboard is made of, `drawing.py` makes Grafana's JSON, and each other module
-is one dashboard as plain data.
+Each file in `data/dashboards/` is one dashboard, `panels.py` says what it is made of, and `drawing.py` turns it into
+Grafana's JSON.
 
-Rule: nothing here names an instance, a job or a data source; variables do, so a dashboard fits any Prometheus.
+Rule: nothing there names an instance, a job or a data source; variables do, so a dashboard fits any Prometheus.
 """
 
 from __future__ import annotations
 
 from trunkline.errors import StartError
+from trunkline.monitor.dashboards.panels import Board
+from trunkline.monitor.rules import load, promql
+from trunkline.monitor.rules.variables import variables
+from trunkline.monitor.text.data_files import DATA, DataFile, Variables, data_file
 from trunkline.settings.monitor import MonitorSettings
 
 
@@ -16,13 +20,14 @@ def all_dashboards(settings: MonitorSettings) -> dict[str, str]:
     """Every dashboard.
 
     Args:
-        settings: for links to runbooks.
+        settings: objectives, and links to runbooks.
 
     Returns:
         JSON text by uid.
 
     Raises:
         StartError: the package that makes them is not installed.
+        DataError: a file is wrong, with the place.
     """
     try:
         from trunkline.monitor.dashboards import drawing
@@ -33,14 +38,36 @@ def all_dashboards(settings: MonitorSettings) -> dict[str, str]:
                 "Install it with: pip install 'trunkline[monitor]'.",
             ) from error
         raise
-    from trunkline.monitor.dashboards import containers, edge, fleet, nats, postgres, system
-    from trunkline.monitor.rules import load
-
     groups = load.groups(settings)
     alerts = [alert for group in groups for alert in group.alerts]
     recorded = {rule.name: rule.expr for group in groups for rule in group.recordings}
-    boards = (fleet.board(settings), edge.BOARD, system.BOARD, postgres.BOARD, containers.BOARD, nats.BOARD)
+    known = variables(settings)
+    boards = (
+        read_board(data_file(f"dashboards/{path.name}"), known) for path in sorted((DATA / "dashboards").iterdir())
+    )
     return {
         board.uid: drawing.draw(board, settings, alerts, lambda expr: drawing.resolved(expr, recorded))
         for board in boards
     }
+
+
+def read_board(file: DataFile, known: Variables) -> Board:
+    """The dashboard of a file.
+
+    Args:
+        file: of `data/dashboards/`.
+        known: what its variables stand for.
+
+    Raises:
+        DataError: the file is wrong, or a query names a series that is declared nowhere.
+    """
+    found = file.decode(file.completed(known), Board, strict=False)
+    for row_number, row in enumerate(found.rows):
+        for number, panel in enumerate(row.panels):
+            for query_number, query in enumerate(panel.queries):
+                unknown = promql.undeclared(query.expr, load.is_declared)
+                if unknown:
+                    place = ("rows", row_number, "panels", number, "queries", query_number, "expr")
+                    why = f"panel {panel.title!r} names the series {unknown}, which is declared nowhere"
+                    raise file.error(why, *place, word=unknown)
+    return found

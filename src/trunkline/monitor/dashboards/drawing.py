@@ -19,7 +19,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from trunkline.monitor.dashboards.panels import Board, Limits, Panel, Row
+from trunkline.monitor.dashboards.panels import Board, Colour, Limits, Panel, Row
 from trunkline.monitor.rules import promql
 from trunkline.monitor.rules.load import is_declared
 from trunkline.monitor.rules.rule import Alert
@@ -27,6 +27,8 @@ from trunkline.settings.monitor import MonitorSettings
 
 SOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 ANY: Final = ".+"
+COLOURS: Final[dict[Colour, str]] = {"green": "green", "yellow": "#EAB839", "red": "red", "blue": "blue"}
+"""Grafana's names; its own yellow is hard to read."""
 CONTEXT: Final = frozenset(
     (
         "up", "ws_build_info", "ws_balancer_build_info", "ws_connections_active", "ws_connections_max",
@@ -142,7 +144,7 @@ def _panel(panel: Panel, settings: MonitorSettings, alerts: Sequence[Alert]) -> 
     made.description(about)
     if panel.words:
         results = {
-            f"{value:g}": model.ValueMappingResult(text=text, color=colour, index=index)
+            f"{value:g}": model.ValueMappingResult(text=text, color=COLOURS[colour], index=index)
             for index, (value, text, colour) in enumerate(panel.words)
         }
         made.mappings([model.ValueMap(options=results)])
@@ -165,7 +167,7 @@ def _runbook(alert: str, url: str) -> dashboard.DashboardLink:
 
 def _limits(limits: Limits) -> dashboard.ThresholdsConfig:
     # Grafana wants a first step without a value, which stands for all that is below the second.
-    steps = [model.Threshold(None if index == 0 else value, colour) for index, (value, colour) in enumerate(limits)]
+    steps = [model.Threshold(value, COLOURS[colour]) for value, colour in limits]
     config = dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE)
     return config.steps(steps or [model.Threshold(None, "green")])
 

@@ -1,4 +1,4 @@
-"""What `${name}` stands for in rules and their cases: limits of the settings, and pieces that several share. Pure."""
+"""What `${name}` stands for in rules, cases and dashboards: limits that settings set, and shared pieces. Pure."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def variables(settings: MonitorSettings) -> dict[str, str]:
     expected = bool(settings.nodes or settings.nodes_file or settings.nodes_dns or settings.nodes_docker)
     return {
         **shared.decode(shared.document, dict[str, str]),
+        "chosen": 'job=~"$job",instance=~"$instance"',
         "runbooks": settings.runbook_url.rstrip("/") or "docs/runbooks",
         "grafana": settings.grafana_url.rstrip("/"),
         "idle_colour": idle,
@@ -66,6 +67,9 @@ def variables(settings: MonitorSettings) -> dict[str, str]:
 def _of_objective(name: str, target: float) -> Iterator[tuple[str, str]]:
     """What an objective allows, its limits, and samples that come close to them without reaching them."""
     budget = 1 - target
+    yield f"{name}_objective", f"{100 * target:g}"
+    yield f"{name}_kept", repr(100 * target)
+    yield f"{name}_budget", f"{budget:.6g}"
     yield f"{name}_allowed", f"{100 * budget:.4g}"
     for burn in _BURNS:
         yield f"{name}_{burn.speed}", f"{min(burn.factor * budget, MOST):.6g}"

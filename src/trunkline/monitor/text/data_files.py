@@ -70,19 +70,20 @@ class DataFile:
         """
         return _completed(self.document, lambda found: self._value(found[1], variables))
 
-    def decode(self, value: object, type_: type[T], *keys: Key) -> T:
+    def decode(self, value: object, type_: type[T], *keys: Key, strict: bool = True) -> T:
         """A part of the document as a struct.
 
         Args:
             value: the part, completed.
             type_: the struct.
             keys: where the part stands.
+            strict: whether a text is no number; False where a variable stands for one.
 
         Raises:
             DataError: the part is none.
         """
         try:
-            return msgspec.convert(value, type_)
+            return msgspec.convert(value, type_, strict=strict)
         except msgspec.ValidationError as error:
             why, _, path = str(error).partition(" - at `$")
             steps = (int(step[2]) if step[2] else step[1] for step in _STEP.finditer(path))
