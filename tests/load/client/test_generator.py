@@ -124,7 +124,7 @@ async def test_lost_publications_are_named() -> None:
 
 
 async def test_losses_on_both_sides_of_a_new_epoch() -> None:
-    """A channel that began anew in the run: what was lost before and after it is counted and named apart."""
+    """A channel that started again in the run: what was lost before and after it is counted and named apart."""
 
     async def reached(offset: int) -> Channel:
         async with asyncio.timeout(patient(20)):

@@ -111,7 +111,7 @@ def test_what_a_gap_announced_and_yet_comes_is_late_and_not_double() -> None:
 
 
 def test_a_gap_into_another_epoch_begins_anew_without_a_finding() -> None:
-    """The server said that the history began anew; holes of the old epoch stay."""
+    """The server said that the history started again; holes of the old epoch stay."""
     order = started(10)
     order.odd("e", 30, 20, 0.0)
     assert order.gap("f", None, 6) == 1

@@ -27,7 +27,7 @@ def test_the_end_of_a_hole_exists_even_if_nobody_was_told() -> None:
 
 
 def test_each_epoch_has_offsets_of_its_own() -> None:
-    """A channel that began anew in the run: holes before and after it, at the same numbers, are counted apart."""
+    """A channel that started again in the run: holes before and after it, at the same numbers, are counted apart."""
     old, new = Hole("a", "old", 2, 6, 3), Hole("a", "new", 2, 6, 3)
     offsets = {old.of: [3, 4, 5, 6, 7], new.of: [1, 2, 6, 9]}
     assert (missing.count([old], offsets), missing.count([new], offsets)) == (4, 1)

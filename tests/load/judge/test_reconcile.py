@@ -153,7 +153,7 @@ def test_drops_that_were_told_meet_and_others_need_a_reason() -> None:
     assert not lines(msgspec.structs.replace(QUIET, dropped=15), BEFORE, dropped)["publications dropped"].holds
     told = lines(msgspec.structs.replace(QUIET, dropped=15, cut=1), BEFORE, dropped)["publications dropped"]
     assert (told.holds, told.explained) == (True, 5)
-    assert told.note.endswith("the servers say: slow_client 20")
+    assert told.note.endswith("reasons of the servers: slow_client 20")
 
 
 def test_a_server_that_ended_or_went_silent_is_the_reason() -> None:

@@ -25,7 +25,7 @@ def test_greatest_offset_of_one_epoch() -> None:
 
 
 def test_newest_of_two_epochs() -> None:
-    """A channel that began anew ends where it was acknowledged last, though the offset is smaller."""
+    """A channel that started again ends where it was acknowledged last, though the offset is smaller."""
     old, new = {"a": Position("e", 900, 1.0)}, {"a": Position("f", 3, 2.0)}
     assert merge_ends([old, new]) == merge_ends([new, old]) == new
 
@@ -74,10 +74,10 @@ def test_offsets_within_holes(some: list[Hole], offsets: set[int]) -> None:
 def test_holes_are_asked_for_and_answered() -> None:
     """Questions name each channel once, in pieces; of the answers only what lies in a hole is kept, in order."""
     holes = Holes()
-    assert holes.questions() == []
+    assert holes.requests() == []
     holes.add(Done(0, (Hole("a", "e", 2, 5, 1), Hole("a", "e", 4, 6, 2), Hole("a", "f", 4, 5, 2)), more_holes=3))
     holes.add(Done(1, tuple(Hole(f"c{n}", "e", 0, 1, 1) for n in range(CHANNELS_AT_ONCE)), more_holes=4))
-    first, last = holes.questions()
+    first, last = holes.requests()
     assert (first.more, last.more, len(first.channels), len(last.channels)) == (True, False, CHANNELS_AT_ONCE, 1)
     holes.answered(Offsets(0, "a", "e", (1, 2, 6, 9)))
     holes.answered(Offsets(1, "a", "e", (3, 6)))

@@ -281,7 +281,7 @@ async def test_hanging_worker_is_ended_on_its_agent(scene: Scene) -> None:
     assert await all_end(agent.workers(), 3)
     assert not running.done()
     outcome = await asyncio.wait_for(running, patient(20))
-    assert outcome.failures == ["worker 1 on one has said nothing for 1.5 s"]
+    assert outcome.failures == ["worker 1 on one has sent nothing for 1.5 s"]
 
 
 async def test_killed_agent_is_told(scene: Scene) -> None:

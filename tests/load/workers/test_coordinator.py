@@ -132,7 +132,7 @@ async def test_all_workers_dead_ends_the_run() -> None:
 @pytest.mark.parametrize(
     ("fault", "patience", "says"),
     [
-        ("freeze:0", Patience(silent_s=1.5), "worker 0 has said nothing for 1.5 s"),
+        ("freeze:0", Patience(silent_s=1.5), "worker 0 has sent nothing for 1.5 s"),
         ("no-sent:0", Patience(sent_s=0.5, silent_s=20), "worker 0 did not come to the end of its stages"),
         ("hang:0", Patience(done_s=0.1, silent_s=20), "worker 0 did not settle in time"),
     ],

@@ -191,10 +191,10 @@ def named(error: BaseException) -> DialError:
     if isinstance(error, picows.WSHandshakeError):
         response = error.response
         if response is not None and int(response.status) != 101:
-            asked = response.headers.get("Retry-After", "")
+            wanted = response.headers.get("Retry-After", "")
             phrase = getattr(response.status, "phrase", "")
             text = f"handshake: answered {int(response.status)} {phrase}".rstrip()
-            return DialError(text, float(asked) if asked.isdecimal() and len(asked) < 6 else None)
+            return DialError(text, float(wanted) if wanted.isdecimal() and len(wanted) < 6 else None)
         return DialError("handshake: the answer is no valid WebSocket upgrade")
     if isinstance(error, OSError) and error.errno:
         return DialError(f"connect: {_ERRNO.get(error.errno) or os.strerror(error.errno).lower()}")

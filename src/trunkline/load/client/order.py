@@ -10,7 +10,7 @@ The straight path is the caller's and costs one comparison of numbers and one of
 Rules:
 
 - Offsets of a channel grow and are not dense; `prev` names the one before. A `prev` beyond what was seen leaves a hole;
-  what comes behind its time closes its hole or splits it (its own `prev` tells where), and is late. Anything else at or
+  what comes behind its time closes its hole or splits it (its own `prev` shows where), and is late. Anything else at or
   below `last` is a duplicate.
 - Hence each publication is judged once and rightly in whatever order they come: unseen ones below `last` are in a hole.
 - What a `gap` announced is excused, before its time or after; should it come after all, it is late and not double.
@@ -125,7 +125,7 @@ class ChannelOrder:
         return Taken(False, (self._finding("duplicate", epoch, offset, at_s),))
 
     def gap(self, epoch: str | None, after: int | None, before: int | None) -> int:
-        """Excuse what a `gap` says will not come.
+        """Excuse what a `gap` announces as not coming.
 
         What is missing before the gap becomes a hole; holes within it are excused. A gap of another epoch announces
         that the channel started again, and is no finding.

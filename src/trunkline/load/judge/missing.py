@@ -1,8 +1,8 @@
 """Which publications lie in the holes that subscribers were left with. Pure.
 
-A hole's bounds say where publications are missing, the offsets of acknowledged ones say how many those
+A hole's bounds give where publications are missing, the offsets of acknowledged ones how many those
 are, because offsets are not dense. The one at a hole's end exists in any case (a later one's `prev` named it, or it was
-acknowledged itself), so a hole is never empty, even if its publications are somebody else's or their
+acknowledged itself), so a hole is never empty, even if its publications are another client's or their
 acknowledgements were lost with a connection.
 """
 

@@ -146,12 +146,12 @@ def _dropped(facts: _Facts) -> Balance:
     ours, theirs = facts.ours.dropped, sum(facts.theirs.publications_dropped.values())
     # A connection that was cut off before it had caught up gets no gap.
     more = max(0, theirs - ours) if facts.ended_early else 0
-    explained = (more, f"{more:,} of connections that ended before they were told")
+    explained = (more, f"{more:,} of connections that ended before the gap was announced")
     # A gap names a range of offsets, and what recovery could not get is announced to the client but counted nowhere.
     line = _line(
         "publications dropped", ours, theirs, facts, more=explained, surplus_is_missing=True, may_exceed=True
     )  # fmt: skip
-    return _noted(line, "the servers say", facts.theirs.publications_dropped)
+    return _noted(line, "reasons of the servers", facts.theirs.publications_dropped)
 
 
 def _disconnects(facts: _Facts) -> Balance:
@@ -199,7 +199,7 @@ def _line(
             missing = left
             notes.append(f"{left:,} missing: the servers count them and they did not come")
         else:
-            notes.append(f"{left:,} more at the servers, of somebody whose connections do not show")
+            notes.append(f"{left:,} more at the servers, of clients whose connections do not show")
     elif left and may_exceed:
         notes.append(f"{left:,} more named here than counted there, as gaps name whole ranges")
     elif left and facts.unasked:

@@ -2,7 +2,7 @@
 
 Rules: a run with a fault of its own (a dead worker, a lost agent) has not passed, whatever it measured; nor has one
 whose counts differ from the servers', because messages are missing that no session could notice. Where the generator
-itself was the limit, a warning says so.
+itself was the limit, there is a warning.
 """
 
 from __future__ import annotations

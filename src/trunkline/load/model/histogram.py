@@ -91,7 +91,7 @@ def quantile(counts: Mapping[int, int], percent: float) -> float:
 def at_percents(counts: Mapping[int, int], percents: Sequence[float]) -> list[float]:
     """The values in milliseconds at several percentages, which grow; `counts` is not empty.
 
-    As in the library a value is the highest of its bucket. It is not asked here because it walks all of its some 23,000
+    As in the library a value is the highest of its bucket. It is not used here because it walks all of its some 23,000
     buckets, which costs a busy second of a run 50 ms.
     """
     total = sum(counts.values())
@@ -114,7 +114,7 @@ def _highest(us: int) -> int:
 
 
 def quantiles(counts: Mapping[int, int]) -> Quantiles:
-    """Everything that a report says of a latency."""
+    """Everything that a report has of a latency."""
     if not counts:
         return Quantiles()
     total = sum(counts.values())

@@ -1,10 +1,10 @@
 """Messages between the coordinator and its workers, whether over a pipe or over NATS. Pure.
 
-    coordinator   Job ->       Begin ->           (Stop ->)   Settle ->          Tell ->
+    coordinator   Job ->       Begin ->           (Stop ->)   Settle ->          SendOffsets ->
     worker             Ready ->         Beat ->*   Sent ->     Beat, Done ->       Offsets ->*   (ends)
 
-Rules: one struct a message, `type` first, as MessagePack; a worker that cannot go on says `Failed` and ends. No message
-is longer than `MAX_BYTES`.
+Rules: one struct a message, `type` first, as MessagePack; a worker that cannot go on sends `Failed` and ends. No
+message is longer than `MAX_BYTES`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_OFFSETS = 50_000
 """Offsets in one `Offsets`."""
 
 MAX_HOLES = 5_000
-"""Holes that one worker tells; the rest is counted in `Done.more_holes`."""
+"""Holes that one worker sends; the rest is counted in `Done.more_holes`."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ ChannelEpoch = tuple[str, str]
 
 
 class Hole(msgspec.Struct, frozen=True):
-    """Publications with after < offset <= upto that a subscriber did not get and that nobody said it would not get.
+    """Publications with after < offset <= upto that a subscriber did not get and that no gap announced.
 
     At least the one at `upto` exists.
     """
@@ -100,8 +100,8 @@ class Settle(msgspec.Struct, tag="settle", frozen=True):
     more: bool = False
 
 
-class Tell(msgspec.Struct, tag="tell", frozen=True):
-    """Tell the offsets published in these channels; then end.
+class SendOffsets(msgspec.Struct, tag="tell", frozen=True):
+    """Send the offsets published in these channels; then end.
 
     Long ones travel in pieces, all but the last with `more`.
     """
@@ -154,5 +154,5 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     next_step: str
 
 
-ToWorker = Job | Begin | Stop | Settle | Tell
+ToWorker = Job | Begin | Stop | Settle | SendOffsets
 FromWorker = Ready | Beat | Sent | Done | Offsets | Failed

@@ -1,7 +1,7 @@
 """What a run is: stages, traffic, disturbances, own message flows. Plain data that travels to every worker. Pure.
 
-Rules: pure; lengths of time in seconds, shares from 0 to 1. How many connections there are and how many messages are
-sent are told apart: stages give the first, `Traffic` the second.
+Rules: lengths of time in seconds, shares from 0 to 1. Stages give the number of connections, `Traffic` that of
+messages.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""What several workers say of the same channels, put together. Pure.
+"""What several workers send about the same channels, put together. Pure.
 
 Rules:
 
-- Where a channel ended: in one epoch the greatest offset. Where workers name different epochs the channel began anew
-  during the run, and the one that was acknowledged last counts (`Position.at`), for no order can be told from the
-  epochs themselves.
+- Where a channel ended: in one epoch the greatest offset. Where workers name different epochs the channel started
+  again during the run, and the one that was acknowledged last counts (`Position.at`), because epochs have no order.
 - Long maps travel in pieces of `ENDS_AT_ONCE`, so that no message grows beyond what a pipe or NATS takes.
 - Of the published offsets only those within holes are kept; the rest of a long run would fill the memory.
 """
@@ -16,22 +15,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
-from trunkline.load.model.messages import ChannelEpoch, Done, Hole, Offsets, Position, Tell
+from trunkline.load.model.messages import ChannelEpoch, Done, Hole, Offsets, Position, SendOffsets
 
 ENDS_AT_ONCE: Final = 1_500
 """A name has 400 characters at most, so this many positions stay below MAX_BYTES."""
 
 CHANNELS_AT_ONCE: Final = 2_000
-"""In one question, for the same reason: names of 400 characters stay below MAX_BYTES."""
+"""In one request, for the same reason: names of 400 characters stay below MAX_BYTES."""
 
 Range = tuple[int, int]
 """First and last offset, both in it."""
 
 
-def merge_ends(told: Iterable[Mapping[str, Position]]) -> dict[str, Position]:
+def merge_ends(of_workers: Iterable[Mapping[str, Position]]) -> dict[str, Position]:
     """Where each channel ended, over all workers."""
     ends: dict[str, Position] = {}
-    for each in told:
+    for each in of_workers:
         for channel, position in each.items():
             known = ends.get(channel)
             if known is None or _later(position, known):
@@ -83,7 +82,6 @@ class Holes:
     """The holes that all workers noticed, and which publications in them exist.
 
     Attributes:
-        holes: as they were told.
         more: holes that were only counted.
     """
 
@@ -98,17 +96,17 @@ class Holes:
         self.holes.extend(done.holes)
         self.more += done.more_holes
 
-    def questions(self) -> list[Tell]:
-        """What to ask every worker once all have told their holes; nothing when there are none."""
+    def requests(self) -> list[SendOffsets]:
+        """What to request of every worker once all have sent their holes; nothing when there are none."""
         self._ranges = ranges_of(self.holes)
         channels = tuple(dict.fromkeys(channel for channel, _ in self._ranges))
         starts = range(0, len(channels), CHANNELS_AT_ONCE)
-        return [Tell(channels[at : at + CHANNELS_AT_ONCE], at != starts[-1]) for at in starts]
+        return [SendOffsets(channels[at : at + CHANNELS_AT_ONCE], at != starts[-1]) for at in starts]
 
-    def answered(self, told: Offsets) -> None:
+    def answered(self, sent: Offsets) -> None:
         """What one worker published in an epoch of a channel, or a part of it."""
-        of = (told.channel, told.epoch)
-        found = within(told.offsets, self._ranges.get(of, ()))
+        of = (sent.channel, sent.epoch)
+        found = within(sent.offsets, self._ranges.get(of, ()))
         if found:
             self._offsets.setdefault(of, set()).update(found)
 

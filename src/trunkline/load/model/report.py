@@ -26,7 +26,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class ServerSample(msgspec.Struct, frozen=True):
-    """What the servers said of themselves at one moment, added up over them; cpu is the highest.
+    """What the servers reported at one moment, added up over them; CPU is the highest.
 
     Attributes:
         servers: how many answered.
@@ -51,7 +51,7 @@ class Second(msgspec.Struct):
         target: connections that the stage wants then.
         lag_max: the generator's own greatest lag, in ms.
         generator_cpu: CPU of the busiest worker, as a share of one core.
-        server: what the servers said, if anything.
+        server: what the servers reported, if anything.
     """
 
     at_s: float
@@ -161,7 +161,7 @@ class _Head(msgspec.Struct):
 
 def decode(text: bytes) -> Report:
     """A report from JSON text; raises msgspec.ValidationError or DecodeError when it is none."""
-    # The number first: of a newer report any other field may have changed, and that would be what is told.
+    # The number first: in a newer report any other field may differ, and the error would name that field.
     number = msgspec.json.decode(text, type=_Head).format
     if number > FORMAT:
         raise msgspec.ValidationError(

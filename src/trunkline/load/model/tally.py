@@ -1,7 +1,7 @@
 """What one worker counts, and the beats in which its counts travel to the coordinator. Pure.
 
 Rules: the hot path adds to plain attributes; a `Beat` is what came since the one before it, so beats of all workers add
-up to the run, in any order. Nothing here waits, talks or asks the time.
+up to the run, in any order. Nothing here waits or reads a clock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Totals(msgspec.Struct):
         failed: of those, refused, timed out or broken off before it.
         cut: connections ended by this side because the scenario says so.
         closed: connections ended by the other side, or broken, that should have stayed.
-        goodbyes: of those, announced by a `goodbye` that asks to come back (a drain, a move).
+        goodbyes: of those, announced by a `goodbye` that requests a reconnect (a drain, a move).
         shed: of those, slow readers without a goodbye: a server is right to end them.
         sent: messages sent (data messages: text and binary frames).
         received: messages received.
@@ -47,8 +47,8 @@ class Totals(msgspec.Struct):
         abandoned: messages whose answer was awaited when their connection ended.
         deliveries: publications received, each once: double ones are not in it.
         recovered: of those, in answer to a recover.
-        unrecovered: subscriptions that asked to recover and could not.
-        dropped: publications that the server said, with a `gap`, it would not deliver.
+        unrecovered: subscriptions that requested recovery in vain.
+        dropped: publications that a `gap` of the server announced as not delivered.
         lost: messages or publications that never came.
         duplicates: that came again.
         reordered: that came late, behind later ones.
@@ -98,15 +98,15 @@ class Totals(msgspec.Struct):
     def error_rate(self) -> float:
         """Share (0 to 1) of what was done that went wrong.
 
-        Done: connections tried and messages sent. Wrong: failed connections, connections that ended without being asked
-        to and with no goodbye (slow readers aside), refused and unanswered messages, and everything in `errors`.
+        Done: connections tried and messages sent. Wrong: failed connections, connections that ended unplanned
+        and with no goodbye (slow readers aside), refused and unanswered messages, and everything in `errors`.
         """
         done = self.attempts + self.sent
         return self.wrong / done if done else 0.0
 
     @property
     def unplanned(self) -> int:
-        """Connections that the other side ended, or that broke, though nobody asked for it."""
+        """Connections that the other side ended, or that broke, without a plan."""
         return self.closed - self.goodbyes - self.shed
 
     @property
@@ -127,7 +127,7 @@ class Finding(msgspec.Struct, frozen=True):
     """One message that did not come as it should.
 
     Attributes:
-        kind: what is wrong; epoch: the channel began anew, older offsets mean nothing any more.
+        kind: what is wrong; epoch: the channel started again, older offsets are void.
         offset: the offset of the publication, or the number of the echoed message; for lost ones the last one missing.
         after: for lost ones: the last offset seen before the hole, so that all of after < x <= offset are missing.
         at_s: when it was noticed, from the start of the run.
@@ -165,13 +165,13 @@ class Beat(msgspec.Struct, tag="beat"):
 
 
 MAX_FINDINGS = 1000
-"""Findings that one worker tells in all; it counts the rest."""
+"""Findings that one worker sends in all; it counts the rest."""
 
 MAX_REASONS = 200
-"""Different reasons that one worker tells apart; the rest is counted as `other`."""
+"""Different reasons that one worker counts apart; the rest is counted as `other`."""
 
 MAX_REASON = 200
-"""How much of a reason is kept: parts of it may be the server's words."""
+"""How much of a reason is kept: parts of it may be the server's text."""
 
 LATE_S = 0.010
 
@@ -202,7 +202,7 @@ class Tally:
         self.because(reason)
 
     def because(self, reason: str, times: int = 1) -> None:
-        """Say why something else was counted."""
+        """Count the reason for something that was counted elsewhere."""
         # Half a surrogate pair, which a user's flow may hand over, could be neither sent nor shown.
         reason = reason.encode("utf-8", "backslashreplace").decode()[:MAX_REASON]
         if reason not in self._known:
@@ -225,7 +225,7 @@ class Tally:
             elif finding.kind == "reordered":
                 self.totals.reordered += 1
             elif finding.kind == "epoch":
-                self.error("a channel began anew (its epoch changed) without a word")
+                self.error("a channel started again (its epoch changed) without notice")
             if self._told < MAX_FINDINGS:
                 self._told += 1
                 self._findings.append(finding)

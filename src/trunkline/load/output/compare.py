@@ -8,7 +8,7 @@ Rules:
   and when both runs have at least ten samples beyond it: 20 for p50, 200 for p95, 1,000 for p99.
 - Lost, double and reordered messages have no noise: one more is worse. Errors are worse when their share grew by more
   than the ratio and by a tenth of a percentage point.
-- CPU and rates are shown and not judged: the first depends on the machine, the second is what the scenario asked for.
+- CPU and rates are shown and not judged: the first depends on the machine, the second is what the scenario requests.
   The generator's own lag is no property of the server; it is shown for the same reason.
 """
 
@@ -48,7 +48,7 @@ LEAST_MS: Final = 1.0
 LEAST_ERROR_RATE: Final = 0.001
 QUANTILES: Final = (50.0, 95.0, 99.0)
 BEYOND: Final = 10
-"""Samples that must lie beyond a quantile before it says anything: p99 needs 1,000 in all."""
+"""Samples that must lie beyond a quantile before it means anything: p99 needs 1,000 in all."""
 
 _ALIKE: Final = 1.10
 """Ratio of lengths and of messages sent up to which two runs are taken for the same experiment."""

@@ -96,7 +96,7 @@ def _findings(suite: ET.Element, report: Report) -> None:
         number: int = getattr(report.totals, _TOTALS[kind]) if kind in _TOTALS else len(named)
         lines = "\n".join(named[:MAX_FINDINGS])
         if number and kind == "epoch":
-            # A server may begin a channel anew (a restart with no history kept): worth a look, but no fault by itself.
+            # A channel may start again (a restart with no history kept): worth a look, but no fault by itself.
             ET.SubElement(case, "system-out").text = lines
         elif number:
             _because(case, "failure", f"{count(number)} {_TOTALS[kind]}", lines)

@@ -140,19 +140,19 @@ def _of_python(text: str, path: Path) -> Scenario:
 
 
 def _check_flow(body: list[ast.stmt], path: Path) -> None:
-    asked = "a flow is written as: async def flow(session):"
+    form = "a flow is written as: async def flow(session):"
     functions = [each for each in body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))]
     found = next((each for each in reversed(functions) if each.name == "flow"), None)
     if found is None:
-        raise SettingsError("flow", allowed=f"the file defines none; {asked}", source=str(path))
+        raise SettingsError("flow", allowed=f"the file defines none; {form}", source=str(path))
     source = f"{path} line {found.lineno}"
     if isinstance(found, ast.FunctionDef):
-        raise SettingsError("flow", allowed=f"it must be async; {asked}", source=source)
+        raise SettingsError("flow", allowed=f"it must be async; {form}", source=source)
     takes = found.args
     names = len(takes.posonlyargs) + len(takes.args)
     needed = names - len(takes.defaults) + sum(default is None for default in takes.kw_defaults)
     if needed > 1 or not (names or takes.vararg):
-        raise SettingsError("flow", allowed=f"it is called with one argument, the session; {asked}", source=source)
+        raise SettingsError("flow", allowed=f"it is called with one argument, the session; {form}", source=source)
 
 
 def _literal(body: list[ast.stmt]) -> ast.expr | None:

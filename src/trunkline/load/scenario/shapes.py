@@ -2,11 +2,11 @@
 
 Rules:
 
-- Moments come from the plan alone, never from how fast the other side answers or how late the caller is: whoever asks
-  late gets every moment that has passed, with the time at which it should have been (an open model).
+- Moments come from the plan alone, never from how fast the other side answers or how late the caller is: a late call
+  gets every moment that has passed, with the time at which it should have been (an open model).
 - Each worker computes its own share. Sessions go round by number, n to worker n % workers, and a total rate is divided
   so that the workers' messages interleave evenly; together they are exactly the plan.
-- Times are seconds from the start of the run. Nothing is computed before it is asked for.
+- Times are seconds from the start of the run. Nothing is computed before it is needed.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Beats:
         self._at_s = 0.0
         self._sum = 0.0
         self._per_s = 0.0
-        # Ends and rates of stretches that are over and still have beats that nobody took.
+        # Ends and rates of stretches that are over and still have beats that were not taken.
         self._over: deque[tuple[float, float]] = deque()
 
     def pace(self, now_s: float, per_s: float) -> None:

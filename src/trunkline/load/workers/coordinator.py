@@ -19,7 +19,19 @@ from typing import Final
 import msgspec
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.load.model.messages import Begin, Done, Failed, FromWorker, Job, Offsets, Ready, Sent, Settle, Stop, Tell
+from trunkline.load.model.messages import (
+    Begin,
+    Done,
+    Failed,
+    FromWorker,
+    Job,
+    Offsets,
+    Ready,
+    SendOffsets,
+    Sent,
+    Settle,
+    Stop,
+)
 from trunkline.load.model.positions import Holes, in_pieces, merge_ends
 from trunkline.load.model.report import Second
 from trunkline.load.model.run_plan import Outcome, RunPlan
@@ -162,15 +174,15 @@ class Coordinator:
 
     async def _ask_offsets(self) -> None:
         """Request the offsets of the channels that have holes, if there are any; then the workers end."""
-        questions = self._holes.questions()
-        if questions:
-            await self._send_all(questions)
+        requests = self._holes.requests()
+        if requests:
+            await self._send_all(requests)
             deadline = time.monotonic() + self._plan.patience.offsets_s
-            await self._until(lambda member: member.told, lambda: deadline, "did not send what it published")
+            await self._until(lambda member: member.sent_offsets, lambda: deadline, "did not send what it published")
         for member in self._members:
             member.may_end = True
-        if not questions:
-            await self._send_all([Tell(())])
+        if not requests:
+            await self._send_all([SendOffsets(())])
 
     async def _close(self) -> None:
         readers = [member.reader for member in self._members if member.reader is not None]
@@ -265,7 +277,7 @@ class Coordinator:
             case Offsets():
                 self._holes.answered(message)
                 if message.last:
-                    member.told = member.may_end = True
+                    member.sent_offsets = member.may_end = True
             case Failed():
                 member.next_step = message.next_step
                 self._lose(member, f"failed: {message.what}")
@@ -304,7 +316,7 @@ class Coordinator:
                 if now > deadline():
                     self._lose(member, otherwise)
                 elif running and now - member.heard_at > self._plan.patience.silent_s:
-                    self._lose(member, f"has said nothing for {self._plan.patience.silent_s:g} s")
+                    self._lose(member, f"has sent nothing for {self._plan.patience.silent_s:g} s")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_S):
                     await self._changed.wait()

@@ -26,7 +26,7 @@ COMMAND: Final = (sys.executable, "-P", "-m", "trunkline.load.workers.process")
 """Starts a worker; the number of its socket comes behind it."""
 
 ENDS_S: Final = 2.0
-"""How long a worker may take to end by itself once nobody talks to it."""
+"""How long a worker may take to end by itself once its pipe is closed."""
 
 _KEPT: Final = 100
 _LAST_LINES: Final = 3
@@ -105,7 +105,7 @@ class LocalWorker:
         return await self.pipe.receive()
 
     async def fate(self) -> str:
-        """How it ended, in words; one that hangs is killed first."""
+        """How it ended; one that hangs is killed first."""
         try:
             async with asyncio.timeout(ENDS_S):
                 code = await self._child.wait()

@@ -19,7 +19,7 @@ class Member:
     Attributes:
         sent: it has come to the end of its stages.
         ends: where its channels ended, as far as it has sent them.
-        told: it has sent what it published.
+        sent_offsets: it has sent what it published.
         may_end: its end is no fault any more.
         lost: it has failed, or was given up.
         heard_at: when its last message came, in seconds of `time.monotonic()`.
@@ -31,7 +31,7 @@ class Member:
     sent: bool = False
     ends: dict[str, Position] = field(default_factory=dict)
     done: Done | None = None
-    told: bool = False
+    sent_offsets: bool = False
     may_end: bool = False
     lost: bool = False
     next_step: str = ""

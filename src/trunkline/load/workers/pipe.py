@@ -2,7 +2,7 @@
 
 Rules:
 
-- Nothing longer than `LONGEST` is sent or read; who sends more than that is told so before anything is written.
+- Nothing longer than `LONGEST` is sent or read; the sender gets an error before anything is written.
 - An end in the middle of a message is an end: its sender was killed.
 - A message that cannot be read is an error that names what is wrong, never a message that is left out.
 """
@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -22,7 +22,6 @@ from trunkline.load.model.messages import MAX_BYTES, FromWorker, ToWorker
 from trunkline.process.framing import Framing, head
 
 In = TypeVar("In")
-In_co = TypeVar("In_co", covariant=True)
 
 LONGEST: Final = MAX_BYTES - 64
 """Bytes of a packed message: with what goes around it on NATS it stays below MAX_BYTES."""
@@ -38,19 +37,6 @@ class ChannelClosed(TrunklineError):
     """The other end is gone, or messages on the way from it were lost."""
 
 
-class Channel(Protocol[In_co]):
-    """Messages both ways between the coordinator and one worker, in order."""
-
-    async def send(self, message: msgspec.Struct) -> None:
-        """Send one message; raises BadMessage when it is too long, ChannelClosed when nobody is there."""
-
-    async def receive(self) -> In_co | None:
-        """The next message, None at the end; raises BadMessage, and ChannelClosed when some were lost."""
-
-    def close(self) -> None:
-        """End it from this side."""
-
-
 TO_WORKER: Final[msgspec.msgpack.Decoder[ToWorker]] = msgspec.msgpack.Decoder(ToWorker)
 FROM_WORKER: Final[msgspec.msgpack.Decoder[FromWorker]] = msgspec.msgpack.Decoder(FromWorker)
 
@@ -60,7 +46,7 @@ def pack(message: msgspec.Struct) -> bytes:
     try:
         data = msgspec.msgpack.encode(message)
     except (UnicodeError, OverflowError) as error:
-        # Half of a surrogate pair in a text that a user's flow made up, say.
+        # For example half of a surrogate pair in a text of a user's flow.
         raise BadMessage(f"a message {type(message).__name__} cannot be written: {error}") from None
     if len(data) > LONGEST:
         raise BadMessage(f"a message {type(message).__name__} has {len(data)} bytes, more than {LONGEST}")
@@ -102,7 +88,7 @@ class Pipe(Generic[In]):
         return cls(reader, writer, decoder)
 
     async def send(self, message: msgspec.Struct) -> None:
-        """Send one message; raises BadMessage when it is too long, ChannelClosed when nobody is there."""
+        """Send one message; raises BadMessage when it is too long, ChannelClosed when the other end is gone."""
         await self.send_packed(pack(message))
 
     async def send_packed(self, data: bytes) -> None:

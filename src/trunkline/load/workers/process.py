@@ -34,10 +34,10 @@ from trunkline.load.model.messages import (
     Offsets,
     Position,
     Ready,
+    SendOffsets,
     Sent,
     Settle,
     Stop,
-    Tell,
     ToWorker,
 )
 from trunkline.load.model.positions import in_pieces
@@ -198,7 +198,7 @@ async def _send_offsets(job: Job, talk: _Conversation, generator: Generator) -> 
     wanted: list[str] = []
     more = True
     while more:
-        tell = await talk.expect(Tell)
+        tell = await talk.expect(SendOffsets)
         more = tell.more
         wanted += tell.channels
     for channel in wanted:

@@ -2,7 +2,7 @@
 
 Rules:
 
-- An agent that does not answer within `MEET_S` is not there, and the error tells how to start one.
+- An agent that does not answer within `MEET_S` is not there, and the error shows how to start one.
 - Clocks: each agent is asked for its monotonic clock `CLOCK_ASKS` times. Of the answer with the shortest round trip,
   half of that trip is the greatest error of the difference (Cristian's algorithm).
 - While the run goes on each agent gets `Alive` every `ALIVE_S` seconds; silence of the agent for `GONE_S` seconds, or

@@ -93,7 +93,7 @@ async def test_expect_passes_over_other_messages() -> None:
 
 
 async def test_mistakes_are_counted_with_their_line_and_rest_a_second(caplog: pytest.LogCaptureFixture) -> None:
-    """The type and line, never the text; the flow begins anew after a second."""
+    """The type and line, never the text; the flow starts again after a second."""
     flow = """
     async def flow(session):
         await session.send("x")

@@ -1,7 +1,7 @@
 """Echo: any server that returns each message as it came. Messages carry their number and their intended moment.
 
 A message is text: number (10 digits), space, microseconds of the coordinator's clock (16 digits), space, padding. So
-the answer tells its latency from the intended moment by itself, and a missing, double or late one shows as a number.
+the answer shows its latency from the intended moment by itself, and a missing, double or late one shows as a number.
 """
 
 from __future__ import annotations

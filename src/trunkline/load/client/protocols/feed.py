@@ -38,7 +38,7 @@ class Publication(msgspec.Struct, tag="publication", gc=False):
 
 
 class ForeignPublication(msgspec.Struct, tag="publication"):
-    """One that somebody else published."""
+    """One that another client published."""
 
     channel: str
     epoch: str | None = None
@@ -218,7 +218,7 @@ class FeedSession(Subscriber):
             self.get_ready()
 
     def _on_unknown(self, payload: bytes) -> None:
-        """A publication of somebody else, or a type of message that does not concern us."""
+        """A publication of another client, or a type of message without a meaning here."""
         try:
             foreign = _decode_foreign(payload)
         except msgspec.MsgspecError:
