@@ -94,8 +94,8 @@ def run(
     from trunkline.load.model.run_plan import AgentGroup
     from trunkline.load.output.live import make_live
     from trunkline.load.run import Interrupted, Run, Watch, run_load, sources_for
-    from trunkline.load.scenario.builtin import Size
     from trunkline.load.scenario.choice import choose
+    from trunkline.load.scenario.scaling import Size
     from trunkline.load.scenario.thresholds import parse
     from trunkline.process import lifecycle
     from trunkline.settings.load import load
@@ -136,7 +136,7 @@ def run(
 def scenarios() -> None:
     """Name the built-in scenarios."""
     _require()
-    from trunkline.load.scenario.builtin import describe
+    from trunkline.load.scenario.choice import describe
 
     for name, description in describe():
         typer.echo(f"{name:8} {description}")

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from tests.support import ROOT
 from trunkline.errors import SettingsError
 from trunkline.load.model.plan import Disturbance, Scenario, Stage, Step, Traffic
-from trunkline.load.scenario.builtin import NAMES, builtin
-from trunkline.load.scenario.file import MAX_BYTES, load_scenario
+from trunkline.load.scenario.choice import builtin
+from trunkline.load.scenario.file import MAX_BYTES, NAMES, load_scenario
+from trunkline.load.scenario.scaling import Size
 
 FLOW = "async def flow(session):\n    await session.send('hi')\n"
 
@@ -130,7 +131,7 @@ SCENARIO: dict = {{"stages": [{{"duration": "10s", "connections": 5}}], "traffic
 def test_python_alone_has_the_default_stages(tmp_path: Path):
     """A file with a flow and nothing else is a scenario."""
     scenario = load(tmp_path, FLOW, "shop.py")
-    assert (scenario.name, scenario.stages) == ("shop", builtin("hold").stages)
+    assert (scenario.name, scenario.stages) == ("shop", builtin("hold", Size()).stages)
 
 
 def test_the_documented_files(tmp_path: Path):
@@ -145,7 +146,7 @@ def test_the_documented_files(tmp_path: Path):
                 built_in[scenario.name] = scenario
             else:
                 own.append(scenario.protocol)
-    assert built_in == {name: replace(builtin(name), description="") for name in NAMES}
+    assert built_in == {name: replace(builtin(name, Size()), description="") for name in NAMES}
     assert sorted(own) == ["python", "steps", "steps"]
 
 

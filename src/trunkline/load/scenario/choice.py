@@ -8,9 +8,12 @@ from typing import get_args
 from msgspec.structs import replace
 
 from trunkline.errors import SettingsError
-from trunkline.load.model.plan import Protocol
-from trunkline.load.scenario.builtin import NAMES, Size, builtin, scaled
-from trunkline.load.scenario.file import LoadedScenario, load_scenario
+from trunkline.load.model.plan import Protocol, Scenario
+from trunkline.load.scenario.file import NAMES, LoadedScenario, load_builtin, load_scenario
+from trunkline.load.scenario.scaling import Size, drops, scaled
+
+_SUDDEN = frozenset({"spike", "fall"})
+"""Names of stages of the built-in scenarios that a longer run does not stretch."""
 
 
 def choose(name: str, size: Size, protocol: str = "auto") -> LoadedScenario:
@@ -24,6 +27,17 @@ def choose(name: str, size: Size, protocol: str = "auto") -> LoadedScenario:
         scenario, source = load_scenario(Path(name))
         loaded = LoadedScenario(scaled(scenario, size), source)
     return loaded._replace(scenario=replace(loaded.scenario, protocol=_protocol(protocol, loaded.scenario.protocol)))
+
+
+def builtin(name: str, size: Size) -> Scenario:
+    """A built-in scenario at the wanted size; raises SettingsError when a size is out of range."""
+    scenario = scaled(load_builtin(name), size, _SUDDEN)
+    return replace(scenario, disturbances=drops(scenario.duration_s)) if name == "replay" else scenario
+
+
+def describe() -> list[tuple[str, str]]:
+    """Each built-in scenario's name and what it is for, in one sentence."""
+    return [(name, load_builtin(name).description) for name in NAMES]
 
 
 def _protocol(wanted: str, own: Protocol) -> Protocol:

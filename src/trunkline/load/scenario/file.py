@@ -26,10 +26,15 @@ from trunkline.errors import SettingsError
 from trunkline.load.model.expectations import Expectation
 from trunkline.load.model.plan import Disturbance, Scenario, Stage, Step, Traffic
 from trunkline.load.scenario import thresholds
-from trunkline.load.scenario.builtin import DEFAULT, NAMES, builtin
 from trunkline.settings.fields import Field
 from trunkline.settings.spelling import nearest
 from trunkline.settings.toml_places import Place, dotted, toml_places
+
+NAMES = ("hold", "ramp", "stress", "spike", "soak", "storm", "slow", "abuse", "replay")
+"""The built-in scenarios, which are files too."""
+
+DEFAULT = "hold"
+"""The scenario of a run that does not name one."""
 
 MAX_BYTES = 512 << 10
 """Longest scenario file."""
@@ -61,6 +66,11 @@ def load_scenario(path: Path) -> LoadedScenario:
     text = _read(path)
     scenario = _of_python(text, path) if kind == ".py" else _of_toml(text, path)
     return LoadedScenario(scenario, text if kind == ".py" else "")
+
+
+def load_builtin(name: str) -> Scenario:
+    """A built-in scenario as its file has it."""
+    return load_scenario(Path(__file__).with_name("stock") / f"{name}.toml").scenario
 
 
 def _read(path: Path) -> str:
@@ -133,7 +143,7 @@ def _of_python(text: str, path: Path) -> Scenario:
                 source=f"{path} line {literal.lineno}",
             ) from None  # fmt: skip
     reader = _Reader(str(path), places)
-    defaults = {"name": path.stem[:40], "stages": builtin(DEFAULT).stages, "protocol": "python", "flow": path.name}
+    defaults = {"name": path.stem[:40], "stages": load_builtin(DEFAULT).stages, "protocol": "python", "flow": path.name}
     scenario = reader.table(Scenario, table, defaults=defaults, without=("protocol", "flow", "steps"))
     reader.check(scenario)
     return scenario

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from trunkline.errors import SettingsError
 from trunkline.load.model.plan import Disturbance, Scenario, Stage
-from trunkline.load.scenario.builtin import DEFAULT, NAMES, Size, builtin, describe, scaled
+from trunkline.load.scenario.choice import builtin, choose, describe
+from trunkline.load.scenario.file import DEFAULT, NAMES
+from trunkline.load.scenario.scaling import Size, scaled
 
 
 def test_the_names_of_the_commands():
@@ -31,7 +33,7 @@ def test_the_names_of_the_commands():
 )  # fmt: skip
 def test_default_sizes(name: str, peak: int, lasts_s: float):
     """Peak and length of each when nothing is asked for."""
-    scenario = builtin(name)
+    scenario = builtin(name, Size())
     assert (scenario.peak, scenario.duration_s) == (peak, pytest.approx(lasts_s))
     assert scenario.stages[-1].connections > 0
 
@@ -79,14 +81,14 @@ def test_replay_drops_every_few_seconds(duration_s: float):
 
 def test_slow_readers_get_more_than_they_read():
     """Even in an echo a slow reader is sent more each second than it reads."""
-    traffic = builtin("slow").traffic
+    traffic = builtin("slow", Size()).traffic
     assert traffic.slow_share == 0.1
     assert traffic.rate_each * traffic.message_bytes > 2 * traffic.slow_bytes_per_s
 
 
 def test_abusers_send_far_over_the_limit_and_the_others_do_not():
     """Ten messages a second are allowed by default: the others stay far below, abusers are far above."""
-    scenario = builtin("abuse")
+    scenario = builtin("abuse", Size())
     assert scenario.traffic.abuse_share == 0.2
     assert scenario.traffic.abuse_rate_each >= 50
     assert scenario.traffic.rate_each <= 1
@@ -103,7 +105,7 @@ def test_rates():
     assert (total.rate, total.rate_each) == (500, 0)
     assert (each.rate, each.rate_each) == (0, 2)
     assert (both.rate, both.rate_each) == (500, 2)
-    assert builtin("abuse", Size(rate=5)).traffic.abuse_rate_each == builtin("abuse").traffic.abuse_rate_each
+    assert builtin("abuse", Size(rate=5)).traffic.abuse_rate_each == builtin("abuse", Size()).traffic.abuse_rate_each
 
 
 def test_own_scenarios_scale_too():
@@ -123,7 +125,7 @@ def test_own_scenarios_scale_too():
 def test_a_wrong_name_is_told_the_nearest():
     """A slip names what there is and what was most likely meant."""
     with pytest.raises(SettingsError, match="did you mean ramp") as caught:
-        builtin("rmap")
+        choose("rmap", Size())
     assert "hold, ramp, stress" in caught.value.allowed
     assert caught.value.value == "rmap"
 
