@@ -31,6 +31,7 @@ from bench import (
     scale_out,
     scrape,
     spread,
+    startup,
     steering,
     ten_thousand,
 )
@@ -72,6 +73,10 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Options], Result]]] = {
     "load_targets": (
         "ramp to 1,000, 2,000 for ten minutes, a spike to 5,000: `trunkline load` at full size against `trunkline up`.",
         load_targets.run,
+    ),
+    "startup": (
+        "CPU of `config show` and of the import, resident memory of an idle node and of an idle fleet.",
+        startup.run,
     ),
     "regression": ("This version beside an earlier one: echo, fan-out, accept, relay, memory.", regression.run),
     "load_omission": ("A server that stands still: what p99 a load generator reports.", load_omission.run),
