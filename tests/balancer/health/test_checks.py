@@ -19,7 +19,7 @@ from aiohttp import web
 
 from tests.support.balancer.backend_server import RawBackend, WebBackend, hang, text
 from tests.support.free_ports import free_port
-from tests.support.patience import patient
+from tests.support.patience import patient, patient_ms
 from trunkline import App
 from trunkline.balancer.health.checks import HealthChecks, only_loaded
 from trunkline.errors import SettingsError
@@ -48,7 +48,7 @@ class Watch:
     """Checks of the given backends, and their results as they come."""
 
     def __init__(self, *specs: BackendSpec | str, **changes: Any) -> None:
-        given: dict[str, Any] = {"health_interval_ms": 30, "health_timeout_ms": 400, **changes}
+        given: dict[str, Any] = {"health_interval_ms": 30, "health_timeout_ms": patient_ms(400), **changes}
         self.results: asyncio.Queue[Result] = asyncio.Queue()
         self.checks = HealthChecks(
             msgspec.structs.replace(BalancerSettings(), **given),

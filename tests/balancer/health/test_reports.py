@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.balancer.backend_server import RawBackend, WebBackend, hang, text
-from tests.support.patience import patient
+from tests.support.patience import patient, patient_ms
 from trunkline.balancer.health.reports import LONGEST_REPORT_WITH_KEYS, ReportPoller, read_report
 from trunkline.placement.backend import BackendSpec
 from trunkline.protocol.control import LoadReport
@@ -46,7 +46,7 @@ class Desk:
     """A poller of the given backends, and what it tells."""
 
     def __init__(self, *urls: str, known: dict[str, tuple[str, int]] | None = None, **changes: Any) -> None:
-        given: dict[str, Any] = {"cache_ttl_ms": 600_000, "report_timeout_ms": 400, **changes}
+        given: dict[str, Any] = {"cache_ttl_ms": 600_000, "report_timeout_ms": patient_ms(400), **changes}
         self.told: asyncio.Queue[tuple[str, LoadReport | str]] = asyncio.Queue()
         self.asked_at: list[float] = []
         known = known or {}

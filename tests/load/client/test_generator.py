@@ -47,7 +47,7 @@ async def generate(
         "test", stages, protocol, traffic or Traffic(), disturbances=disturbances, expected_errors=expected_errors
     )
     beats: list[Beat] = []
-    job = Job(f"{random.getrandbits(32):08x}", Target(url), scenario, 0, 1, 7, settle_s=settle_s)
+    job = Job(f"{random.getrandbits(32):08x}", Target(url), scenario, 0, 1, 7, settle_s=patient(settle_s))
     generator = Generator(job, beats.append)
     await generator.prepare()
     sent = await generator.run(Begin(time.monotonic()))

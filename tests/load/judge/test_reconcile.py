@@ -222,7 +222,7 @@ async def test_every_message_of_a_node_is_found_again(serve: Serve) -> None:
         await feeding.until("heartbeat")
         await echoing.close()
         await feeding.close()
-        after = await watch.snapshot(settle_s=5, left=0)
+        after = await watch.snapshot(settle_s=patient(5), left=0)
     found = lines(ours, before, after)
     assert [line for line in found.values() if not line.holds or line.ours != line.theirs] == []
     assert ours.sent == 72
@@ -244,7 +244,7 @@ async def test_an_abrupt_cut_leaves_only_what_was_under_way(serve: Serve) -> Non
         ours.abandoned += 195
         await cutting.cut()
         await staying.close()
-        after = await watch.snapshot(settle_s=5, left=0)
+        after = await watch.snapshot(settle_s=patient(5), left=0)
     found = lines(ours, before, after)
     assert all(line.holds for line in found.values()), found
     down = found["messages from the servers"]
@@ -275,7 +275,7 @@ async def test_publications_dropped_for_a_slow_client_meet_its_gap(serve: Serve)
         await slow.until("gap")
         await publisher.close()
         await slow.close()
-        after = await watch.snapshot(settle_s=5, left=0)
+        after = await watch.snapshot(settle_s=patient(5), left=0)
     found = lines(ours, before, after)
     dropped = found.pop("publications dropped")
     assert dropped.ours == dropped.theirs > 0, dropped
@@ -308,7 +308,7 @@ async def test_a_client_closed_as_too_slow_is_accounted_for(serve: Serve) -> Non
         ours.closed += 1
         await slow.close()
         await publisher.close()
-        after = await watch.snapshot(settle_s=5, left=0)
+        after = await watch.snapshot(settle_s=patient(5), left=0)
     found = lines(ours, before, after)
     assert all(line.holds for line in found.values()), found
     assert found["messages from the servers"].explained > 0
@@ -335,7 +335,7 @@ async def test_a_killed_server_is_named(serve: Serve, tmp_path: Path) -> None:
             client = await CountingClient.open(ours, again.port, "/ws/echo")
             await echo(client, 10)
             await client.close()
-            after = await watch.snapshot(settle_s=5, left=0)
+            after = await watch.snapshot(settle_s=patient(5), left=0)
         finally:
             await again.stop()
     found = lines(ours, before, after)
@@ -361,7 +361,7 @@ async def test_counts_meet_behind_a_relay(serve: Serve) -> None:
         await clients[0].cut()
         for client in clients[1:]:
             await client.close()
-        after = await watch.snapshot(settle_s=10, left=0)
+        after = await watch.snapshot(settle_s=patient(10), left=0)
     balances = lines(ours, before, after)
     assert all(line.holds and line.ours == line.theirs for line in balances.values()), balances
     assert balances["messages to the servers"].ours == 150

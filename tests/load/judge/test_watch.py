@@ -250,7 +250,7 @@ async def test_a_snapshot_waits_until_the_counts_rest(answering: StartAnswering)
 
     url = f"http://127.0.0.1:{await answering(settling)}/metrics"
     async with watching([url], interval_s=100) as watch:
-        snapshot = await watch.snapshot(settle_s=5)
+        snapshot = await watch.snapshot(settle_s=patient(5))
         assert snapshot.servers[url].messages_received == 4
         started = asyncio.get_running_loop().time()
         await watch.snapshot(settle_s=0.5, left=6)

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.support.load.faulty_server import Faults, FaultyServer
+from tests.support.patience import patient
 from trunkline.errors import StartError
 from trunkline.load.client.generator import Generator
 from trunkline.load.client.protocols.flow import load_flow
@@ -35,7 +36,7 @@ async def run(
         "test", (Stage(0, connections), Stage(lasts, connections)), protocol="python", flow="my_flow.py"
     )
     total = Sum()
-    job = Job("abc", Target(url), scenario, 0, 1, 1, settle_s=settle_s, flow_source=textwrap.dedent(source))
+    job = Job("abc", Target(url), scenario, 0, 1, 1, settle_s=patient(settle_s), flow_source=textwrap.dedent(source))
     generator = Generator(job, total.add)
     await generator.prepare()
     sent = await generator.run(Begin(time.monotonic()))

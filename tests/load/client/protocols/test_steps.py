@@ -47,7 +47,7 @@ async def run(
         expected_errors=expected_errors,
     )
     total = Sum()
-    generator = Generator(Job("abc", Target(url), scenario, 0, 1, 1, settle_s=timeout_s), total.add)
+    generator = Generator(Job("abc", Target(url), scenario, 0, 1, 1, settle_s=patient(timeout_s)), total.add)
     await generator.prepare()
     sent = await generator.run(Begin(time.monotonic()))
     done = await generator.settle(Settle(sent.ends))
