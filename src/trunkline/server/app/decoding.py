@@ -36,7 +36,6 @@ class _Typed(msgspec.Struct):
 
 _head = msgspec.json.Decoder(_Head)
 _typed = msgspec.json.Decoder(_Typed)
-_any = msgspec.json.Decoder()
 _raw = msgspec.json.Decoder(msgspec.Raw)
 
 

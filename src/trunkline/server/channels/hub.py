@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -30,7 +31,7 @@ from trunkline.server.channels.window import Window, merge
 from trunkline.server.connections.clock import Clock
 from trunkline.server.connections.ports import Subscriber
 from trunkline.server.connections.states import OPEN
-from trunkline.server.connections.tasks import Tasks, remember
+from trunkline.server.connections.tasks import Tasks
 from trunkline.websocket.deflate import SHARED_WINDOW_BITS
 
 log = get_logger("trunkline.hub")
@@ -119,7 +120,7 @@ class Hub:
             if channel is not None and channel.state is State.CATCHING_UP:
                 await asyncio.shield(self._catch_up(channel))
             else:
-                await self._tasks.once(self._attaching, name, self._bring_up(name))
+                await asyncio.shield(self._tasks.once(self._attaching, name, partial(self._bring_up, name)))
 
     def add(self, channel: Channel, connection: Subscriber) -> None:
         """Make `connection` a subscriber from here on; what is waiting in this tick goes out to the others first."""
@@ -181,7 +182,8 @@ class Hub:
         """The channel's recent publications, read from the bus at most once at a time; raises BusUnavailable."""
         found = channel.window
         if found is None:
-            found = await self._tasks.once(self._windows, channel.name, self._read_window(channel))
+            read = partial(self._read_window, channel)
+            found = await asyncio.shield(self._tasks.once(self._windows, channel.name, read))
         found.used_at = self._clock.now
         found.expire(self._clock.wall_ms - int(channel.retention.age_s * 1000))
         return found
@@ -284,12 +286,8 @@ class Hub:
 
     def _catch_up(self, channel: Channel) -> asyncio.Task[None]:
         """Begin to compare the channel with history, or join the comparison that is under way."""
-        task = self._catching.get(channel.name)
-        if task is None or task.done():
-            channel.moved(Event.MISSED)
-            task = self._tasks.spawn(self._compare(channel))
-            remember(self._catching, channel.name, task)
-        return task
+        channel.moved(Event.MISSED)
+        return self._tasks.once(self._catching, channel.name, partial(self._compare, channel))
 
     async def _compare(self, channel: Channel) -> None:
         channel.suspect = False

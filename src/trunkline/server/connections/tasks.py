@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from trunkline.logs.logger import get_logger
@@ -37,15 +38,18 @@ class Tasks:
         task.add_done_callback(self._ended)
         return task
 
-    async def once(self, running: dict[str, asyncio.Task[T]], name: str, work: Coroutine[object, object, T]) -> T:
-        """Await `work`, or the same work already running for `name`; one waiter's cancellation does not end it."""
+    def once(
+        self, running: dict[str, asyncio.Task[T]], name: str, work: Callable[[], Coroutine[object, object, T]]
+    ) -> asyncio.Task[T]:
+        """The task in `running` under `name`, or one that does `work()` and is kept there until it is done.
+
+        Await it through `asyncio.shield`, so that one waiter's cancellation does not end it for the others.
+        """
         task = running.get(name)
         if task is None or task.done():
-            task = self.spawn(work)
-            remember(running, name, task)
-        else:
-            work.close()
-        return await asyncio.shield(task)
+            task = running[name] = self.spawn(work())
+            task.add_done_callback(partial(_forget, running, name))
+        return task
 
     async def close(self) -> None:
         """Cancel everything and wait for it."""
@@ -59,12 +63,7 @@ class Tasks:
             log.error(self._fault, exc_info=error)
 
 
-def remember(running: dict[str, asyncio.Task[T]], name: str, task: asyncio.Task[T]) -> None:
-    """Keep `task` under `name` until it is done. A task that took its place meanwhile stays."""
-
-    def forget(_: asyncio.Task[T]) -> None:
-        if running.get(name) is task:
-            del running[name]
-
-    running[name] = task
-    task.add_done_callback(forget)
+def _forget(running: dict[str, asyncio.Task[T]], name: str, task: asyncio.Task[T]) -> None:
+    """Let go of a task that is done, unless another has taken its place."""
+    if running.get(name) is task:
+        del running[name]

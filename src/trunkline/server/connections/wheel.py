@@ -38,11 +38,6 @@ class Wheel(Generic[T]):
         self._at = 0
         self._time = now
 
-    @property
-    def tick_s(self) -> float:
-        """Seconds between slots."""
-        return self._tick
-
     def schedule(self, entry: T, due: float) -> None:
         """Put `entry` (or move it) to where it is handed out at `due`."""
         self.cancel(entry)
