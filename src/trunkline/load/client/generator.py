@@ -24,10 +24,8 @@ from trunkline.errors import StartError
 from trunkline.load.client.alarm import Alarm, Moments, make_alarm
 from trunkline.load.client.dial import Dialer, DialError
 from trunkline.load.client.link import WebSocket
-from trunkline.load.client.protocols.echo import EchoSession
-from trunkline.load.client.protocols.feed import FeedSession
-from trunkline.load.client.protocols.flow import FlowSession, load_flow
-from trunkline.load.client.protocols.steps import StepsSession
+from trunkline.load.client.protocols import make_session
+from trunkline.load.client.protocols.flow import load_flow
 from trunkline.load.client.rota import Rota
 from trunkline.load.client.session import Session, Shared
 from trunkline.load.model.messages import MAX_HOLES, Begin, Done, Hole, Job, Position, Sent, Settle
@@ -228,26 +226,13 @@ class Generator:
     # --- connections --------------------------------------------------------------------------------------------------
 
     def _start(self, number: int, intended: float) -> None:
-        session = self._session(number)
+        session = make_session(number, self._shared, self._moments)
         traffic = self.job.scenario.traffic
         # By number, so that the shares are exact whatever the count, and spread over all workers.
         session.abusive = _in_share(number, traffic.abuse_share)
         session.slow = not session.abusive and _in_share(number, traffic.slow_share)
         self._sessions[number] = session
         self._dial(session, intended)
-
-    def _session(self, number: int) -> Session:
-        match self.job.scenario.protocol:
-            case "echo":
-                return EchoSession(number, self._shared)
-            case "feed":
-                return FeedSession(number, self._shared)
-            case "steps":
-                return StepsSession(number, self._shared, self._moments)
-            case "python":
-                return FlowSession(number, self._shared, self._moments)
-            case unresolved:
-                raise ValueError(f"a generator cannot speak {unresolved}")
 
     def _end(self, number: int) -> None:
         session = self._sessions.pop(number, None)

@@ -50,7 +50,8 @@ def findings(holes: Sequence[Hole], offsets: Offsets, at_s: float) -> list[Findi
         for after, offset in pairwise(named):
             if len(found) == MAX_FINDINGS:
                 return found
-            found.append(Finding("lost", hole.channel, hole.connection, offset, after, hole.epoch, at_s))
+            finding = Finding("lost", hole.channel, hole.connection, offset, after=after, epoch=hole.epoch, at_s=at_s)
+            found.append(finding)
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 from hdrh.histogram import HdrHistogram
@@ -61,6 +62,9 @@ class Quantiles(msgspec.Struct, frozen=True):
     p99: float = 0.0
     p999: float = 0.0
     max: float = 0.0
+
+
+_PERCENTS: Final = {"p50": 50.0, "p75": 75.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 
 
 def add(into: Counts, counts: Mapping[int, int]) -> None:
@@ -118,9 +122,9 @@ def quantiles(counts: Mapping[int, int]) -> Quantiles:
     if not counts:
         return Quantiles()
     total = sum(counts.values())
-    p50, p75, p90, p95, p99, p999, most = at_percents(counts, (50, 75, 90, 95, 99, 99.9, 100))
     mean = sum((us + _highest(us)) / 2 * times for us, times in counts.items()) / total / 1000
-    return Quantiles(total, round(mean, 4), min(counts) / 1000, p50, p75, p90, p95, p99, p999, most)
+    values = dict(zip(_PERCENTS, at_percents(counts, tuple(_PERCENTS.values())), strict=True))
+    return Quantiles(count=total, mean=round(mean, 4), min=min(counts) / 1000, **values)
 
 
 def decode(encoded: str) -> HdrHistogram:

@@ -187,7 +187,7 @@ class Tally:
         self.closes: Counter[int] = Counter()
         self.open = 0
         self._findings: list[Finding] = []
-        self._told = 0
+        self._found = 0
         self._known: set[str] = set()
         self._received_before = 0
 
@@ -226,8 +226,8 @@ class Tally:
                 self.totals.reordered += 1
             elif finding.kind == "epoch":
                 self.error("a channel started again (its epoch changed) without notice")
-            if self._told < MAX_FINDINGS:
-                self._told += 1
+            if self._found < MAX_FINDINGS:
+                self._found += 1
                 self._findings.append(finding)
 
     def beat(self, worker: int, second: int, cpu_s: float) -> Beat:
@@ -239,8 +239,9 @@ class Tally:
         findings, self._findings = self._findings, []
         recorders: dict[Latency, Recorder] = {name: getattr(self, name) for name in LATENCIES}
         return Beat(
-            worker, second, totals, {name: counts for name, each in recorders.items() if (counts := each.take())},
-            dict(reasons), dict(closes), self.open, cpu_s, tuple(findings),
+            worker=worker, second=second, totals=totals, open=self.open, cpu_s=cpu_s, findings=tuple(findings),
+            latencies={name: counts for name, each in recorders.items() if (counts := each.take())},
+            reasons=dict(reasons), closes=dict(closes),
         )  # fmt: skip
 
 
