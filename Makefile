@@ -17,10 +17,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Everything: all but the conformance cases side by side; these measure time and go last, alone.
+# Everything. Whichever worker is done first takes over half of what the other one still has, in order, so that servers which
+# a module's tests share are started once.
 all: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses 2 --dist worksteal --ignore tests/conformance $(ARGS)
-	$(BIN)/pytest tests/conformance
+	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 # Tests that start no process: under two minutes, for every change.
 unit: $(VENV)/.dev

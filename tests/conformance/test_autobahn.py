@@ -1,7 +1,7 @@
 """The Autobahn cases against /ws/echo of a real node: directly, through the relay, and through Traefik with steering.
 
 The 9.* cases measure speed and run in bench. An edge passes bytes as they are, so of the compressed cases (12.*, 13.*),
-which take minutes, one group is run through the edges, whose parameters are negotiated; CONFORMANCE=full runs all of them.
+which take minutes, one group is run through the edges; CONFORMANCE=full runs all of them.
 """
 
 from __future__ import annotations

@@ -6,15 +6,27 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.support.fleet_process import FleetProcess, environment
 from tests.support.patience import patient
 
-StartFleet = Any
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FleetProcess]:
+    """Two nodes behind the relay."""
+    fleet = await FleetProcess.start(tmp_path_factory.mktemp("fleet"), "--nodes", "2")
+    try:
+        yield await fleet.ready()
+    finally:
+        await fleet.stop()
 
 
 async def load(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -30,11 +42,10 @@ async def load(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
     return process.returncode, json.loads(out)
 
 
-async def test_a_short_smoke(start_fleet: StartFleet, tmp_path: Path) -> None:
-    """A minute's worth of trust in six seconds: exit 0, nothing missing, the nodes' own counts meet ours exactly."""
-    fleet: FleetProcess = await (await start_fleet("--nodes", "2")).ready()
+async def test_a_short_smoke(fleet: FleetProcess, tmp_path: Path) -> None:
+    """A minute's worth of trust in three seconds: exit 0, nothing missing, the nodes' own counts meet ours exactly."""
     url = fleet.addresses["edge"]["websocket"]
-    code, report = await load(tmp_path, url, "--connections", "60", "--duration", "6s", "--rate", "40")
+    code, report = await load(tmp_path, url, "--connections", "60", "--duration", "3s", "--rate", "80")
     assert (code, report["verdict"]) == (0, "passed"), report["thresholds"]
     assert report["protocol"] == "feed"
     totals = report["totals"]
@@ -48,9 +59,8 @@ async def test_a_short_smoke(start_fleet: StartFleet, tmp_path: Path) -> None:
     assert any(second["server"] and second["server"]["servers"] == 2 for second in report["seconds"])
 
 
-async def test_connections_that_break_lose_nothing(start_fleet: StartFleet, tmp_path: Path) -> None:
+async def test_connections_that_break_lose_nothing(fleet: FleetProcess, tmp_path: Path) -> None:
     """The scenario of drops and recovery, over two processes: each client recovers, across nodes, exactly once."""
-    fleet: FleetProcess = await (await start_fleet("--nodes", "2")).ready()
     url = fleet.addresses["edge"]["websocket"]
     code, report = await load(
         tmp_path, url, "--scenario", "replay", "--connections", "40", "--duration", "8s", "--processes", "2"
@@ -63,9 +73,8 @@ async def test_connections_that_break_lose_nothing(start_fleet: StartFleet, tmp_
 
 
 @pytest.mark.parametrize("path", ["/ws/echo", "/ws/chat/tester", "/api/game?matchId=1"])
-async def test_other_endpoints(start_fleet: StartFleet, tmp_path: Path, path: str) -> None:
+async def test_other_endpoints(fleet: FleetProcess, tmp_path: Path, path: str) -> None:
     """The echo is found out by itself; what takes no subscription is told to need a scenario of its own."""
-    fleet: FleetProcess = await (await start_fleet("--nodes", "1")).ready()
     url = fleet.addresses["nodes"][0]["websocket"].removesuffix("/ws") + path
     if path == "/ws/echo":
         code, report = await load(tmp_path, url, "--connections", "10", "--duration", "2s", "--rate", "50")
