@@ -407,7 +407,7 @@ async def test_one_channel_that_fails_to_write_does_not_stop_the_others(
     await scene.publish(A, deliver=False)
     await scene.publish(B, deliver=False)
     monkeypatch.setattr("trunkline.server.channels.publications.deflate", faulty)
-    monkeypatch.setattr(scene.hub, "_deflate_min_bytes", 0)
+    monkeypatch.setattr(scene.hub.fan_out, "_deflate_min_bytes", 0)
     scene.bus.deliver(2)
     await scene.turn(2)
     assert B in [message["channel"] for message in peer.of("publication")]

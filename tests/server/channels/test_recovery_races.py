@@ -264,7 +264,7 @@ class World:
         """Wait until nobody has anything to do any more."""
         for _ in range(3000):
             await asyncio.sleep(0)
-            if not self.hub._tasks.running and not self.open.registry.tasks and not self.hub._dirty:
+            if not self.hub._tasks.running and not self.open.registry.tasks and not self.hub.fan_out.waiting:
                 return
         raise AssertionError(f"something waits for ever: {self.hub._tasks.running | self.open.registry.tasks}")
 

@@ -1,4 +1,4 @@
-"""The hub of a node: channels, their place on the bus, and the fan-out of each loop tick.
+"""The hub of a node: its channels, their subscribers, and their place on the bus.
 
 Rules:
 
@@ -24,6 +24,7 @@ from trunkline.logs.logger import get_logger
 from trunkline.metrics.exposition import Meter
 from trunkline.protocol import wire
 from trunkline.server.channels.channel import Channel, Event, Listener, State
+from trunkline.server.channels.fan_out import FanOut
 from trunkline.server.channels.history_reader import HistoryReader
 from trunkline.server.channels.publications import Outgoing
 from trunkline.server.channels.senders import Senders
@@ -32,7 +33,6 @@ from trunkline.server.connections.clock import Clock
 from trunkline.server.connections.ports import Subscriber
 from trunkline.server.connections.states import OPEN
 from trunkline.server.connections.tasks import Tasks
-from trunkline.websocket.deflate import SHARED_WINDOW_BITS
 
 log = get_logger("trunkline.hub")
 
@@ -62,9 +62,8 @@ class Hub:
         self._retention = retention
         self._meter = meter
         self._clock = clock
-        self._deflate_min_bytes = deflate_min_bytes
-        self._dirty: list[Channel] = []
-        self.senders = Senders(clock, self.flush_one)
+        self.fan_out = FanOut(meter, clock, deflate_min_bytes)
+        self.senders = Senders(clock, self.fan_out.flush_one)
         self._tasks = Tasks("hub_task_failed", expected=(BusUnavailable,))
         self._attaching: dict[str, asyncio.Task[None]] = {}
         self._windows: dict[str, asyncio.Task[Window]] = {}
@@ -127,7 +126,7 @@ class Hub:
         if connection.state != OPEN or connection in channel.subscribers:
             # One that has ended was dropped from its channels already: nothing would take it out again.
             return
-        self.flush_one(channel)
+        self.fan_out.flush_one(channel)
         channel.subscribers.add(connection)
         channel.idle_since = None
         connection.channels = (*connection.channels, channel)
@@ -188,7 +187,7 @@ class Hub:
         found.expire(self._clock.wall_ms - int(channel.retention.age_s * 1000))
         return found
 
-    # --- fan-out ------------------------------------------------------------------------------------------------------
+    # --- what the bus delivers ----------------------------------------------------------------------------------------
 
     def deliver(self, publication: Publication) -> None:
         """Take a publication from the bus."""
@@ -213,9 +212,7 @@ class Hub:
             self.senders.settle(origin, channel)
             return
         if before == 0:
-            if not self._dirty:
-                asyncio.get_running_loop().call_soon(self.flush)
-            self._dirty.append(channel)
+            self.fan_out.mark(channel)
         if origin in self.senders:
             self.senders.answer(channel, origin)
         # A copy: a listener may end itself.
@@ -225,30 +222,6 @@ class Hub:
             except Exception:
                 # A faulty listener must neither stop the channel nor starve the listeners after it.
                 log.exception("listener_failed", channel=channel.name)
-
-    def flush(self) -> None:
-        """End of a loop tick: write each channel's publications once to each subscriber."""
-        dirty, self._dirty = self._dirty, []
-        for channel in dirty:
-            try:
-                self.flush_one(channel)
-            except Exception:
-                # The other channels of this tick have to go out all the same.
-                log.exception("flush_failed", channel=channel.name)
-
-    def flush_one(self, channel: Channel) -> None:
-        """Write what waits in this tick, so that the channel's subscribers stand at `last`."""
-        if not channel.pending:
-            return
-        oldest = channel.pending[0].publication.ts
-        delivered, size, dropped = channel.flush(self._deflate_min_bytes, SHARED_WINDOW_BITS)
-        meter = self._meter
-        meter.messages_sent += delivered
-        meter.bytes_sent += size
-        if delivered:
-            meter.delivery_latency.observe(max(self._clock.precise_wall_ms() - oldest, 0) / 1000, delivered)
-        if dropped:
-            meter.publications_dropped.add("slow_client", times=dropped)
 
     async def bus_state(self, connected: bool) -> None:
         """The bus went away or came back; after it came back, compare every channel with history."""
@@ -357,7 +330,7 @@ class Hub:
 
     def _announce_gap(self, channel: Channel, epoch: str | None, after: int | None, before: int, reason: str) -> None:
         """Announce to subscribers what they will not get; the channel goes on behind it."""
-        self.flush_one(channel)
+        self.fan_out.flush_one(channel)
         if epoch != channel.epoch:
             channel.clear_to = 0
         channel.epoch, channel.last = epoch, before - 1
@@ -417,7 +390,7 @@ class Hub:
 
     async def close(self) -> None:
         """Write what waits in this tick and end the hub's tasks."""
-        self.flush()
+        self.fan_out.flush()
         await self._tasks.close()
 
     async def _detach(self, channel: Channel) -> None:

@@ -101,7 +101,7 @@ class Subscribing:
                 continue
             if verdict.outcome is None:
                 # It goes on: what waits for it in this tick is part of the position in the ack.
-                hub.flush_one(verdict.channel)
+                hub.fan_out.flush_one(verdict.channel)
                 subscriber.announce_gap(verdict.channel.name)
             else:
                 # It begins again from a place of its own.
