@@ -19,6 +19,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from trunkline.monitor.dashboards import read_board
+from trunkline.monitor.dashboards.panels import COLOURS as THRESHOLD_COLOURS
 from trunkline.monitor.dashboards.panels import Panel
 from trunkline.monitor.rules.variables import variables
 from trunkline.monitor.text.data_files import data_file
@@ -87,7 +88,7 @@ def svg(
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif"',
         ' font-size="11">',
-        f"<title>{escape(panel.title)}</title><desc>{escape(panel.about)}</desc>",
+        f"<title>{escape(panel.title)}</title><desc>{escape(panel.description)}</desc>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
         f'<text x="12" y="22" font-size="14" font-weight="bold" fill="#222">{escape(panel.title)}</text>',
     ]
@@ -104,9 +105,10 @@ def svg(
         at = start + (end - start) * part / 6
         where = f'x="{x(at)}" y="{TOP + high + 16}"'
         out.append(f'<text {where} text-anchor="middle" fill="#555">{at - start:.0f} s</text>')
-    for limit, colour in panel.limits:
+    for limit, colour in panel.thresholds:
         if limit is not None and limit <= highest:
-            out.append(f'<path d="M{LEFT} {y(limit)}h{wide}" stroke="{colour}" stroke-dasharray="5 4"/>')
+            stroke = THRESHOLD_COLOURS[colour]
+            out.append(f'<path d="M{LEFT} {y(limit)}h{wide}" stroke="{stroke}" stroke-dasharray="5 4"/>')
     across, down = LEFT, TOP + high + 36
     for number, (name, points) in enumerate(drawn):
         colour = COLOURS[number % len(COLOURS)]

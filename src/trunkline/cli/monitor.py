@@ -1,4 +1,4 @@
-"""`trunkline monitor`: write the files of the monitoring, and say whether those of a directory still are the same."""
+"""`trunkline monitor`: write the files of the monitoring, and check whether those of a directory are still the same."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def up(
     config_file: Annotated[
         Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Tell the addresses as a line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as a line of JSON.")] = False,
 ) -> None:
     """Watch a fleet on this machine until Ctrl-C: what it renders is what `monitor render` would, at this fleet."""
     from trunkline.fleet.monitoring import run_stack

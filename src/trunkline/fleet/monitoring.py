@@ -27,9 +27,9 @@ async def run_stack(settings: Settings, directory: Path, fleet: str, first_port:
         await asyncio.gather(starting, return_exceptions=True)
         return 0
     stack = starting.result()
-    _tell(stack.addresses, as_json)
+    _print(stack.addresses, as_json)
     if stack.silence:
-        print(f"trunkline: {fleet} tells no nodes: {stack.silence}; it is asked again and again", file=sys.stderr)
+        print(f"trunkline: {fleet} reports no nodes: {stack.silence}; trying again every few seconds", file=sys.stderr)
     watching = asyncio.ensure_future(stack.watch())
     await asyncio.wait({watching, signals.first}, return_when=asyncio.FIRST_COMPLETED)
     failed = watching.done()
@@ -48,7 +48,7 @@ async def run_stack(settings: Settings, directory: Path, fleet: str, first_port:
     return 0
 
 
-def _tell(addresses: Addresses, as_json: bool) -> None:
+def _print(addresses: Addresses, as_json: bool) -> None:
     if as_json:
         print(msgspec.json.encode(addresses).decode(), flush=True)
         return

@@ -162,7 +162,7 @@ async def test_command_ends_with_a_signal(tmp_path: Path) -> None:
         process.terminate()
         _, errors = await asyncio.wait_for(process.communicate(), patient(20))
         assert process.returncode == 0, errors
-        assert b"tells no nodes" in errors
+        assert b"reports no nodes" in errors
     finally:
         if process.returncode is None:
             process.kill()

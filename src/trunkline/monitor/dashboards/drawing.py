@@ -19,7 +19,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from trunkline.monitor.dashboards.panels import Board, Colour, Limits, Panel, Row
+from trunkline.monitor.dashboards.panels import COLOURS, Board, Panel, Row, Thresholds
 from trunkline.monitor.rules import promql
 from trunkline.monitor.rules.load import is_declared
 from trunkline.monitor.rules.rule import Alert
@@ -27,8 +27,6 @@ from trunkline.settings.monitor import MonitorSettings
 
 SOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 ANY: Final = ".+"
-COLOURS: Final[dict[Colour, str]] = {"green": "green", "yellow": "#EAB839", "red": "red", "blue": "blue"}
-"""Grafana's names; its own yellow is hard to read."""
 CONTEXT: Final = frozenset(
     (
         "up", "ws_build_info", "ws_balancer_build_info", "ws_connections_active", "ws_connections_max",
@@ -52,7 +50,7 @@ def draw(board: Board, settings: MonitorSettings, alerts: Sequence[Alert], scrap
     builder = (
         dashboard.Dashboard(board.title)
         .uid(board.uid)
-        .description(board.about)
+        .description(board.description)
         .tags(["trunkline", *board.tags])
         .editable()
         .timezone("browser")
@@ -130,28 +128,28 @@ def resolved(expression: str, recorded: dict[str, str]) -> tuple[str, ...]:
 def _panel(panel: Panel, settings: MonitorSettings, alerts: Sequence[Alert]) -> Any:
     """The SDK's builder of a panel, without its place. Its builders share methods but no type."""
     made: Any = _SHAPES[panel.shape](panel)
-    made.title(panel.title).datasource(SOURCE).unit(panel.unit).thresholds(_limits(panel.limits))
+    made.title(panel.title).datasource(SOURCE).unit(panel.unit).thresholds(_thresholds(panel.thresholds))
     if panel.shape != "heatmap":
-        by_limits = panel.shape in ("stat", "gauge", "states")
-        mode = model.FieldColorModeId.THRESHOLDS if by_limits else model.FieldColorModeId.PALETTE_CLASSIC
+        by_threshold = panel.shape in ("stat", "gauge", "states")
+        mode = model.FieldColorModeId.THRESHOLDS if by_threshold else model.FieldColorModeId.PALETTE_CLASSIC
         made.color_scheme(dashboard.FieldColor().mode(mode))
-    about = panel.about
+    description = panel.description
     if settings.runbook_url:
         base = settings.runbook_url.rstrip("/")
         made.links([_runbook(alert.name, f"{base}/{alert.runbook}") for alert in alerts])
     elif alerts:
-        about += "\n\nRunbooks: " + ", ".join(f"docs/runbooks/{alert.runbook}" for alert in alerts)
-    made.description(about)
-    if panel.words:
+        description += "\n\nRunbooks: " + ", ".join(f"docs/runbooks/{alert.runbook}" for alert in alerts)
+    made.description(description)
+    if panel.mappings:
         results = {
             f"{value:g}": model.ValueMappingResult(text=text, color=COLOURS[colour], index=index)
-            for index, (value, text, colour) in enumerate(panel.words)
+            for index, (value, text, colour) in enumerate(panel.mappings)
         }
         made.mappings([model.ValueMap(options=results)])
-    if panel.least is not None:
-        made.min(panel.least)
-    if panel.most is not None:
-        made.max(panel.most)
+    if panel.min is not None:
+        made.min(panel.min)
+    if panel.max is not None:
+        made.max(panel.max)
     for index, query in enumerate(panel.queries):
         target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(chr(ord("A") + index))
         target.datasource(SOURCE)
@@ -165,9 +163,9 @@ def _runbook(alert: str, url: str) -> dashboard.DashboardLink:
     return dashboard.DashboardLink(f"Runbook: {alert}").url(url).type(model.DashboardLinkType.LINK).target_blank(True)
 
 
-def _limits(limits: Limits) -> dashboard.ThresholdsConfig:
+def _thresholds(thresholds: Thresholds) -> dashboard.ThresholdsConfig:
     # Grafana wants a first step without a value, which stands for all that is below the second.
-    steps = [model.Threshold(value, COLOURS[colour]) for value, colour in limits]
+    steps = [model.Threshold(value, COLOURS[colour]) for value, colour in thresholds]
     config = dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE)
     return config.steps(steps or [model.Threshold(None, "green")])
 
@@ -177,7 +175,7 @@ def _lines(panel: Panel) -> Any:
     made.show_points(shown.VisibilityMode.NEVER)
     if panel.shape == "stack":
         made.stacking(common.StackingConfig().mode(shown.StackingMode.NORMAL).group("A"))
-    if panel.limits:
+    if panel.thresholds:
         style = common.GraphThresholdsStyleConfig().mode(shown.GraphTresholdsStyleMode.DASHED)
         made.thresholds_style(style)
     legend = common.VizLegendOptions().display_mode(shown.LegendDisplayMode.LIST).show_legend(True)
@@ -193,7 +191,7 @@ def _last() -> common.ReduceDataOptions:
 
 def _stat(panel: Panel) -> Any:
     made = stat.Panel().reduce_options(_last()).graph_mode(shown.BigValueGraphMode.AREA)
-    if panel.words:
+    if panel.mappings:
         made.graph_mode(shown.BigValueGraphMode.NONE)
     return made.color_mode(shown.BigValueColorMode.VALUE)
 
@@ -269,7 +267,7 @@ ANNOTATIONS: Final = (
         "{{severity}} {{instance}}",
     ),
 )
-"""Name, expression, colour, whether on at first, title and text. They tell of the fleet on every dashboard."""
+"""Name, expression, colour, whether on at first, title and text. They are about the fleet, on every dashboard."""
 
 
 def _annotations() -> list[Builder[model.AnnotationQuery]]:

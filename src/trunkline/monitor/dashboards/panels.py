@@ -1,20 +1,23 @@
 """What a dashboard is made of: queries, panels, rows, boards, as the files in `data/dashboards/` have them. Pure.
 
-Rules: every panel says what it shows, in which unit, and what is good. Job and instance, `${chosen}`, narrow every
+Rules: every panel describes what it shows and what is good, and has a unit. Job and instance, `${chosen}`, narrow every
 query of a target's series; a rate is taken over `$__rate_interval`, so that it holds for any scrape interval.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 Shape = Literal["lines", "stack", "stat", "gauge", "heatmap", "states"]
 
 Colour = Literal["green", "yellow", "red", "blue"]
+COLOURS: Final[dict[Colour, str]] = {"green": "green", "yellow": "#EAB839", "red": "red", "blue": "blue"}
+"""As Grafana draws them; its plain yellow is hard to read."""
+
 Number = int | float
-Limits = tuple[tuple[Number | None, Colour], ...]
+Thresholds = tuple[tuple[Number | None, Colour], ...]
 
 
 class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,28 +37,28 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         title: unique within its board.
-        about: what it shows and what is good; the panel's description.
+        description: what it shows and what is good.
         unit: Grafana's name of the unit.
         queries: at least one.
         shape: how it is drawn.
         width: of the 24 columns.
-        limits: colours from a value on, the first from anywhere; drawn as lines in a time series.
-        words: value, text and colour, for a value that stands for a state.
-        least: where the axis begins.
-        most: where it ends.
+        thresholds: colours from a value on, the first from anywhere; drawn as lines in a time series.
+        mappings: value, text and colour, for a value that stands for a state.
+        min: where the axis begins.
+        max: where it ends.
         explains: alerts that it explains, beside those that are about its series.
     """
 
     title: str
-    about: str
+    description: str
     unit: str
     queries: tuple[Query, ...]
     shape: Shape = "lines"
     width: int = 8
-    limits: Limits = ()
-    words: tuple[tuple[Number, str, Colour], ...] = ()
-    least: Number | None = 0.0
-    most: Number | None = None
+    thresholds: Thresholds = ()
+    mappings: tuple[tuple[Number, str, Colour], ...] = ()
+    min: Number | None = 0.0
+    max: Number | None = None
     explains: tuple[str, ...] = ()
 
 
@@ -81,7 +84,7 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         uid: what links name.
         title: unique among all.
-        about: one sentence.
+        description: one sentence.
         tags: beside `trunkline`, which all have.
         root: selector of a series that each of its targets has; job and instance are read from it.
         rows: in order.
@@ -90,7 +93,7 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     uid: str
     title: str
-    about: str
+    description: str
     tags: tuple[str, ...]
     root: str
     rows: tuple[Row, ...]

@@ -1,7 +1,7 @@
 """Where the parts of the monitoring find each other: on one machine, or as services of one Compose network. Pure.
 
 Rule: with `monitor.compose` the programs that the Compose file brings are named by service, and an address of the
-operator's on loopback is refused, for in a container that is the container.
+operator's on loopback is refused, because in a container that is the container.
 """
 
 from __future__ import annotations

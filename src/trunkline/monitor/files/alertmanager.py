@@ -103,7 +103,7 @@ def _mail_server(settings: MonitorSettings) -> Document:
 
 def _routes(settings: MonitorSettings) -> Document:
     return {
-        # Who forgot the severity is still heard.
+        # An alert without a severity is sent as well.
         "receiver": "warning",
         "group_by": ["alertname", "job", "colour"],
         "group_wait": duration(settings.group_wait_ms),

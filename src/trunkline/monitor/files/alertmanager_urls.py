@@ -1,4 +1,4 @@
-"""Alertmanager's file with the webhook URLs in it, for one before 0.26, which reads no URL from a file.
+"""Alertmanager's file with the webhook URLs in it: an Alertmanager before 0.26 reads no URL from a file.
 
 Rule: the text holds secrets. It goes into a file that only this user can read, and not beside the rendered files.
 """

@@ -3,7 +3,7 @@
 Rules:
 
 - `files` is pure: the same settings are the same texts, and none of them holds a secret.
-- A file is replaced in one step and only when its text changed, for Prometheus and Grafana may be reading it.
+- A file is replaced in one step and only when its text changed, because Prometheus and Grafana may be reading it.
 - Nothing is removed. A file in one of our directories that is no longer rendered is named as extra; `secrets` is not
   looked into.
 """

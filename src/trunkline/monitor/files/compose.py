@@ -1,9 +1,9 @@
-"""The monitoring as a Docker Compose file: one network, its own volumes, Grafana as the only door. Pure.
+"""The monitoring as a Docker Compose file: one network, its own volumes, only Grafana reachable from outside. Pure.
 
 Rules:
 
 - Prometheus and Alertmanager are reached within the network alone; Grafana listens on port 3000.
-- Memory has a limit, and Prometheus is told of it, so that it collects garbage before it is killed.
+- Memory has a limit, and Prometheus knows it, so that it collects garbage before it is killed.
 - Secrets are files that Compose mounts at /run/secrets. They stay readable to one user only, so Grafana runs as that
   user (TRUNKLINE_UID); those of Prometheus and Alertmanager are to be readable to user 65534, as which they run.
 """
@@ -37,7 +37,7 @@ def compose_yaml(settings: Settings) -> str:
     """Text of docker-compose.yml.
 
     Args:
-        settings: `monitor`, and what it leans on.
+        settings: `monitor`, and what it refers to.
     """
     services: Document = {
         names.PROMETHEUS: _prometheus(settings),

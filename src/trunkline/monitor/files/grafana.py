@@ -5,7 +5,7 @@ Rules:
 - Dashboards are read again every ten seconds and may be edited: an edit lives until the file changes.
 - Alerts are made and sent by Prometheus and Alertmanager; Grafana shows them through the Alertmanager data source. The
   contact points and policies are for rules that people make in Grafana.
-- A file that sets policies replaces all that a Grafana has, so it is rendered only when there is somebody to tell.
+- A file that sets policies replaces all that a Grafana has, so it is rendered only when there is a receiver.
 - A secret is named by `$__file{path}`, which Grafana reads itself.
 """
 
@@ -122,11 +122,11 @@ def _webhook(settings: MonitorSettings) -> list[Document]:
     if file is None and settings.webhook_url is None:
         return []
     url = _read_from(file.seen) if file else _literal(settings.webhook_url or "")
-    told: Document = {"url": url, "httpMethod": "POST"}
+    hook: Document = {"url": url, "httpMethod": "POST"}
     token = secret_file(settings, "webhook_token_file")
     if token is not None:
-        told |= {"authorization_scheme": "Bearer", "authorization_credentials": _read_from(token.seen)}
-    return [{"type": "webhook", "settings": told}]
+        hook |= {"authorization_scheme": "Bearer", "authorization_credentials": _read_from(token.seen)}
+    return [{"type": "webhook", "settings": hook}]
 
 
 def _policy(settings: MonitorSettings, points: set[str]) -> Document:

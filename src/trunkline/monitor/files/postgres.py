@@ -1,4 +1,4 @@
-"""Queries of postgres_exporter besides its own: `data/postgres/queries.yml`, which says what they keep to. Pure."""
+"""Queries of postgres_exporter besides its own: `data/postgres/queries.yml`. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         query: the SQL.
-        master: asked in one database and true for the whole server; otherwise in each that the exporter visits.
+        master: run in one database and true for the whole server; otherwise in each that the exporter visits.
         metrics: what comes back; each of them is one column by its name.
         cache_seconds: how long an answer is good.
     """

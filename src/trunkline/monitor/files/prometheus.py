@@ -4,8 +4,8 @@ Rules:
 
 - A job's name is the one that rules and dashboards use; it is written here and nowhere else.
 - Every job has a limit of samples and of labels: a target that runs wild loses its scrape, not everybody's memory.
-- What discovery knows of a node (its colour) becomes a label of the target; the node's own word for it goes, so that
-  all series of an instance have the same.
+- What discovery knows of a node (its colour) becomes a label of the target; the node's own label for it is dropped, so
+  that all series of an instance have the same.
 - How long samples are kept is no part of this file but a flag; see `arguments`.
 """
 
@@ -85,7 +85,7 @@ def _jobs(settings: Settings, found: Addresses) -> list[Document]:
         jobs.append(
             {
                 "job_name": BALANCERS,
-                # The data port and the admin port both have this path; Prometheus's Accept header gets its own format.
+                # The data port and the admin port both have this path; the Accept header chooses Prometheus's format.
                 "metrics_path": settings.balancer.balancer_metric_path,
                 "sample_limit": _BALANCER_SAMPLES,
                 **_OWN_LABELS,
@@ -166,7 +166,7 @@ def _less_of_cadvisor() -> Document:
     """What is left out of cAdvisor's answer, thousands of series for each container.
 
     Kept are the series that rules and dashboards use; those without a container's name are the machine's own cgroups,
-    which node_exporter tells better; each label of a container is one more label on each of its series.
+    which node_exporter reports better; each label of a container is one more label on each of its series.
     """
     kept = sorted(series.name for series in foreign_series.SERIES if series.source == "cadvisor")
     steps: list[Document] = []

@@ -2,11 +2,12 @@
 
 Rules:
 
-- The programs are those on the PATH, under their own or Debian's names; what is missing is told before anything starts.
+- The programs are those on the PATH, under their own or Debian's names; missing ones are reported before any starts.
 - All listen on loopback. Ports follow the first one as the usual ones do: 9090, 9093, 9100.
-- The nodes are those that the fleet's balancer names, asked again every few seconds, so that Prometheus follows a
+- The nodes are those that the fleet's balancer reports, polled every few seconds, so that Prometheus follows a
   scale-out; while the balancer is away the last list stays.
-- A program that ends is told with its last words and ends the stack: half a monitoring is worse than none.
+- A program that ends is reported with the last lines that it printed, and ends the stack: half a monitoring is worse
+  than none.
 - A directory belongs to one stack at a time: a second one would write over the first one's files and samples.
 """
 
@@ -55,7 +56,7 @@ class Program(msgspec.Struct, frozen=True):
     Attributes:
         name: for people.
         names: under which it may be installed.
-        package: of Debian, for who lacks it.
+        package: of Debian that brings it.
     """
 
     name: str
@@ -107,7 +108,7 @@ class LocalStack:
 
     Attributes:
         addresses: where everything is.
-        silence: why the fleet's nodes are not known, as of the newest question; empty when they are.
+        silence: why the fleet's nodes are not known, as of the last poll; empty when they are.
     """
 
     def __init__(self, addresses: Addresses, fleet_url: str, overview_path: str, targets_file: Path) -> None:
@@ -126,7 +127,7 @@ class LocalStack:
         """Render the files, start the programs and return when all answer.
 
         Args:
-            settings: of which [monitor] counts; its targets are added to those of the fleet.
+            settings: [monitor] above all; its targets are added to those of the fleet.
             directory: for files and data, as an absolute path; made when missing, for this user alone.
             fleet_url: the balancer's admin address.
             first_port: of Prometheus.
@@ -170,7 +171,7 @@ class LocalStack:
                 wait.cancel()
         wait = done.pop()
         program = waits[wait]
-        raise Ended(f"{program.name} {ended(wait.result())}. Its last words: {self._last_words(program)}")
+        raise Ended(f"{program.name} {ended(wait.result())}. It printed last: {self._last_lines(program)}")
 
     async def stop(self) -> None:
         """End everything, at once when cancelled; safe to call twice."""
@@ -253,7 +254,7 @@ class LocalStack:
         try:
             self._running[program] = await Child.start(command, os.environ, printed.take)
         except OSError as error:
-            raise StartError(f"{command[0]} cannot be run: {error.strerror}", "Install it anew.") from error
+            raise StartError(f"{command[0]} cannot be run: {error.strerror}", "Install it again.") from error
 
     async def _until_ready(self, url: str) -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ASK_S)) as http:
@@ -264,7 +265,7 @@ class LocalStack:
                         if gone is not None:
                             code = await self._running[gone].wait()
                             raise StartError(
-                                f"{gone.name} {ended(code)} at its start", f"It said: {self._last_words(gone)}"
+                                f"{gone.name} {ended(code)} at its start", f"It printed last: {self._last_lines(gone)}"
                             )
                         with suppress(aiohttp.ClientError, TimeoutError):
                             async with http.get(url) as answer:
@@ -281,7 +282,7 @@ class LocalStack:
                 await self._follow_once()
 
     async def _follow_once(self) -> None:
-        """Ask the balancer for its backends, and tell Prometheus when they changed."""
+        """Read the balancer's backends, and write the targets of Prometheus when they changed."""
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ASK_S)) as http,
@@ -305,7 +306,7 @@ class LocalStack:
         if not self._targets_file.exists() or self._targets_file.read_bytes() != text:
             replace_file(self._targets_file, text)
 
-    def _last_words(self, program: Program) -> str:
+    def _last_lines(self, program: Program) -> str:
         return " / ".join(line[:500] for line in self._printed[program].last()) or "none"
 
 

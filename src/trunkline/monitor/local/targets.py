@@ -1,4 +1,4 @@
-"""What a local Prometheus scrapes, as the fleet's balancer tells it: `file_sd` targets. Pure."""
+"""What a local Prometheus scrapes, from what the fleet's balancer reports: `file_sd` targets. Pure."""
 
 from __future__ import annotations
 

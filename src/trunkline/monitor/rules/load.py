@@ -113,7 +113,7 @@ def is_declared(name: str) -> bool:
 
 
 def check(expression: str, where: str) -> None:
-    """Refuse an expression that names a series nobody declared.
+    """Refuse an expression that names an undeclared series.
 
     Args:
         expression: PromQL.

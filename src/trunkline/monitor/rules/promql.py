@@ -33,7 +33,7 @@ def names_in(expression: str) -> set[str]:
 
 
 def undeclared(expression: str, is_declared: Callable[[str], bool]) -> str | None:
-    """The first series of an expression, by name, that nobody declared; None when all are.
+    """The first series of an expression, by name, that is not declared; None when all are.
 
     Args:
         expression: PromQL.

@@ -1,6 +1,6 @@
 """A group of rules as Prometheus's rule file, and its cases as promtool's unit tests. Pure.
 
-Rule: what a test expects is what the rule file says. A case shows the summary with its number; the rest of a firing
+Rule: a test expects what the rule file has. A case shows the summary with its number; the rest of a firing
 alert is taken from its rule.
 """
 
@@ -92,9 +92,9 @@ def _test(alert: Alert, case: Case, verdict: Verdict, interval: str) -> Document
     }
 
 
-def _expected(told: Annotations, alert: Alert, verdict: Verdict) -> Iterator[Document]:
+def _expected(annotations: Annotations, alert: Alert, verdict: Verdict) -> Iterator[Document]:
     for firing in verdict.exp_alerts:
         yield {
             "exp_labels": {**msgspec.structs.asdict(alert.labels), **firing.exp_labels},
-            "exp_annotations": {**msgspec.structs.asdict(told), "summary": firing.exp_annotations.summary},
+            "exp_annotations": {**msgspec.structs.asdict(annotations), "summary": firing.exp_annotations.summary},
         }

@@ -24,7 +24,7 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Annotations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an alert tells people.
+    """What people read of an alert.
 
     Attributes:
         summary: one line with the number, in Prometheus's template language.
@@ -47,7 +47,7 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"na
     """One alert.
 
     Attributes:
-        name: begins with Trunkline, so that it can be told from others on a shared Prometheus.
+        name: begins with Trunkline, which distinguishes it on a shared Prometheus.
         expr: PromQL; true for each series that it returns.
         lasts: how long it must be true.
     """
@@ -167,7 +167,7 @@ class CaseFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         rule_files: of this group and those before it, relative to the file.
-        group_eval_order: promtool orders groups only when it is told how, and alerts read what is recorded.
+        group_eval_order: promtool orders groups only by this list, and alerts read what is recorded.
     """
 
     rule_files: tuple[str, ...]

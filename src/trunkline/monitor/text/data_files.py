@@ -1,4 +1,4 @@
-"""The tables of the monitoring, `monitor/data/`: read, completed with what the settings say, decoded.
+"""The tables of the monitoring, `monitor/data/`: read, completed with values of the settings, decoded.
 
 Rules:
 

@@ -1,4 +1,4 @@
-"""YAML that people read: keys in the order given, long texts as blocks, a first line that says who made the file.
+"""YAML that people read: keys in the order given, long texts as blocks, a first line that names its command.
 
 Rule: the same document is the same text, always; `trunkline monitor check` compares texts.
 """
