@@ -3,168 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 
-import msgspec
 import pytest
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.support.free_ports import free_ports
 from tests.support.load.counted_servers import CountingClient, ServerProcess
+from tests.support.load.exposition import Answer, StartAnswering, exposition, meter, tell
 from tests.support.patience import patient
-from trunkline.errors import SettingsError
 from trunkline.load.client.dial import tls_context
-from trunkline.load.judge.discovery import discover
-from trunkline.load.judge.scrape import Counters, Course, Scrape, fell, minus, plus, read
 from trunkline.load.judge.watch import watching
 from trunkline.load.model.plan import Target
 from trunkline.load.model.tally import Totals
-from trunkline.metrics import exposition as metrics
-from trunkline.metrics import text
-
-GAUGES = metrics.Gauges(
-    7, 100, 5_000_000, 0, 12.5, 3, True, 900, 1, 0.25, True, 2, 4, ("0.1.0", 'odd "name"\n', "blue")
-)
-
-
-def meter() -> metrics.Meter:
-    """A node's counts, a different one in each place."""
-    made = metrics.Meter()
-    made.connections, made.messages_sent, made.messages_received = 11, 12, 13
-    made.slow_clients_disconnected = 16
-    made.disconnects.add("normal", "client", times=18)
-    made.disconnects.add("too_slow", "server", times=19)
-    made.publications_dropped.add("slow_client", times=20)
-    return made
-
-
-COUNTERS = Counters(
-    connections=11,
-    messages_sent=12,
-    messages_received=13,
-    disconnects={("normal", "client"): 18, ("too_slow", "server"): 19},
-    publications_dropped={"slow_client": 20},
-    slow_clients_disconnected=16,
-    active=7,
-)
-
-
-def exposition(node: str = GAUGES.build[1], made: metrics.Meter | None = None) -> str:
-    """What a node with these counts answers."""
-    families = metrics.families(made or meter(), GAUGES._replace(build=("0.1.0", node, "blue")), ("websocket",))
-    return text.render(families).decode()
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def test_every_count_is_read_into_its_place() -> None:
-    """The exposition of a node is read back: counters with their labels, gauges, name and version."""
-    assert read(exposition()) == Scrape('odd "name"\n', "0.1.0", COUNTERS, 12.5, 5_000_000, 900, 0.25, 1)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "<html>not metrics</html>",
-        "process_cpu_seconds_total 3\n",
-        "ws_connections_total 3\n",
-        "ws_connections_total many\nws_build_info{node='a'} 1\n",
-        exposition().replace("ws_messages_sent_total 12.0", "ws_messages_sent_total NaN"),
-        exposition() + "ws_cpu_usage_percent NaN\n",
-        exposition() + "ws_event_loop_lag_seconds +Inf\n",
-        exposition().replace("ws_messages_sent_total 12.0", "ws_messages_sent_total 1e300"),
-        exposition() + 'ws_publications_dropped_total{reason="x"} 1\n' * 3000,
-    ],
-)
-def test_what_is_not_a_node_is_no_answer(text: str) -> None:
-    """Other exporters, pages, broken numbers and endless series are no answer, and raise nothing."""
-    assert read(text) is None
-
-
-@given(
-    st.text() | st.text(alphabet='ws_build_info{}connections_total="\\ \n0123456789.e').map(lambda t: exposition() + t)
-)
-def test_no_answer_raises(text: str) -> None:
-    """Any text is read without an exception."""
-    assert read(text) is None or isinstance(read(text), Scrape)
-
-
-def test_counts_add_up_and_differ() -> None:
-    """Sum and difference undo each other, label by label; any count that falls is noticed, active ones may fall."""
-    twice = plus(COUNTERS, COUNTERS)
-    assert twice.disconnects == {("normal", "client"): 36, ("too_slow", "server"): 38}
-    assert minus(twice, COUNTERS) == COUNTERS
-    assert not fell(twice, COUNTERS)
-    assert not fell(msgspec.structs.replace(COUNTERS, active=0), COUNTERS)
-    assert fell(msgspec.structs.replace(COUNTERS, messages_sent=11), COUNTERS)
-    assert fell(msgspec.structs.replace(COUNTERS, publications_dropped={"OTHER": 90}), COUNTERS)
-
-
-def test_a_new_process_goes_on_from_the_old_ones_counts() -> None:
-    """Counts that fall, or another name, are a restart: sums go on, and the connections of the dead are not open."""
-    course = Course()
-    for scrape in (
-        Scrape("a", "1", Counters(connections=10, active=4)),
-        Scrape("a", "1", Counters(connections=2, active=1)),
-        Scrape("b", "1", Counters(connections=5, active=2)),
-    ):
-        course.add(scrape)
-    assert course.restarted == ["a", "a"]
-    assert course.counters == Counters(connections=17, active=2)
-
-
-def test_servers_that_answer_in_turn_are_noticed() -> None:
-    """A name that comes back after another means several servers behind one URL, whose counts mean nothing."""
-    course = Course()
-    for name in "abab":
-        course.add(Scrape(name, "1", Counters(connections=10)))
-    assert course.mixed
-    assert course.counters is None
-
-
-# --- asking -----------------------------------------------------------------------------------------------------------
-
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@pytest.fixture
-async def answering() -> AsyncIterator[Callable[..., Awaitable[int]]]:
-    """Start an HTTP server that answers as told; gives its port."""
-    runners: list[web.AppRunner] = []
-
-    async def start(answer: Answer, port: int = 0, tls: ssl.SSLContext | None = None) -> int:
-        app = web.Application()
-        app.router.add_get("/{path:.*}", answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        runners.append(runner)
-        await web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls).start()
-        return int(runner.addresses[0][1])
-
-    yield start
-    for runner in runners:
-        await runner.cleanup()
-
-
-StartAnswering = Callable[..., Awaitable[int]]
-
-
-async def tell(request: web.Request) -> web.Response:
-    """A well-behaved server's /metrics."""
-    return web.Response(text=exposition("good")) if request.path == "/metrics" else web.Response(status=404)
 
 
 async def test_a_running_node_is_sampled_every_second(tmp_path: Path) -> None:
@@ -317,108 +174,3 @@ def certificate(tmp_path: Path) -> Path:
     path = tmp_path / "server.pem"
     path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
     return path
-
-
-# --- discovery --------------------------------------------------------------------------------------------------------
-
-
-async def test_named_servers_are_taken_as_they_are() -> None:
-    """What the user names is not asked about; a bare origin gets its path; only these may get the token."""
-    found = await discover("wss://live.example.org/ws", ["http://10.0.0.1:3001", "https://b.example/own/metrics"])
-    assert found.urls == ("http://10.0.0.1:3001/metrics", "https://b.example/own/metrics")
-    assert found.named
-
-
-@pytest.mark.parametrize("url", ["10.0.0.1:3001", "ws://10.0.0.1", "http://", "http://u:secret@a/", "http://a:99999/"])
-async def test_a_named_url_that_cannot_be_asked_is_refused(url: str) -> None:
-    """The error says what is taken, and shows no password."""
-    with pytest.raises(SettingsError, match="--metrics") as caught:
-        await discover("ws://127.0.0.1:1/ws", [url])
-    assert "secret" not in str(caught.value)
-
-
-async def test_a_single_server_is_found_at_the_target(answering: StartAnswering) -> None:
-    """No balancer there: the target's own /metrics, if it is always the same server."""
-    port = await answering(tell, free_ports(2))
-    found = await discover(f"ws://127.0.0.1:{port}/ws")
-    assert found.urls == (f"http://127.0.0.1:{port}/metrics",)
-    assert not found.named
-
-
-async def test_an_edge_that_passes_metrics_on_is_noticed(answering: StartAnswering) -> None:
-    """Different servers answer at the target: none is watched, and the note says what to name."""
-    asked = 0
-
-    async def in_turn(request: web.Request) -> web.Response:
-        nonlocal asked
-        asked += request.path == "/metrics"
-        return (
-            web.Response(text=exposition(f"node-{asked % 2}"))
-            if request.path == "/metrics"
-            else web.Response(status=404)
-        )
-
-    port = await answering(in_turn, free_ports(2))
-    found = await discover(f"ws://127.0.0.1:{port}/ws")
-    assert found.urls == ()
-    assert "2 servers answer" in found.note
-    assert "node-0, node-1" in found.note
-    async with watching([url := f"http://127.0.0.1:{port}/metrics"], interval_s=0.02) as watch:
-        async with asyncio.timeout(patient(5)):
-            while not watch.notes or "in turn" not in watch.notes[0]:
-                await asyncio.sleep(0.01)
-        snapshot = await watch.snapshot()
-        assert (snapshot.servers, snapshot.mixed) == ({}, (url,))
-
-
-async def test_nothing_is_found_at_a_foreign_server(answering: StartAnswering) -> None:
-    """A server that has no such series, or none at all, is said to have none, and that is no error."""
-
-    async def foreign(request: web.Request) -> web.Response:
-        return web.Response(text="go_goroutines 8\n")
-
-    port = await answering(foreign, free_ports(2))
-    for target in (f"ws://127.0.0.1:{port}/ws", "ws://127.0.0.1:1/ws"):
-        found = await discover(target)
-        assert found.urls == ()
-        assert "does not answer as a Trunkline server does" in found.note
-
-
-async def test_backends_come_from_the_balancers_page(answering: StartAnswering) -> None:
-    """Its admin port is asked first; odd addresses are left out, silent backends named, and no token is sent there."""
-    seen: list[str] = []
-    backends: list[str] = []
-
-    async def backend(request: web.Request) -> web.Response:
-        seen.extend(request.headers.getall("Authorization", []))
-        return await tell(request)
-
-    async def admin(request: web.Request) -> web.Response:
-        seen.extend(request.headers.getall("Authorization", []))
-        if request.path != "/balancer-metrics":
-            return web.Response(status=404)
-        return web.Response(text=json.dumps({"services": [{"url": url, "connections": 1} for url in backends]}))
-
-    first = free_ports(2)
-    await answering(tell, first)
-    await answering(admin, first + 1)
-    backends += [
-        f"http://127.0.0.1:{await answering(backend)}/",
-        "http://127.0.0.1:1",
-        "file:///etc/passwd",
-        "nonsense",
-    ]
-    found = await discover(f"ws://127.0.0.1:{first}/ws")
-    assert found.urls == (f"{backends[0]}metrics", "http://127.0.0.1:1/metrics")
-    assert found.note == (
-        f"2 backends of the balancer at http://127.0.0.1:{first + 1}/balancer-metrics; "
-        "without an answer as a Trunkline server gives it: http://127.0.0.1:1/metrics"
-    )
-    assert seen == []
-    async with watching(found.urls[:1], "a token") as watch:
-        await watch.snapshot()
-    assert set(seen) == {"Bearer a token"}
-    del backends[:1]
-    none = await discover(f"ws://127.0.0.1:{first}/ws")
-    assert none.urls == ()
-    assert none.note.startswith("no backend of the balancer")
