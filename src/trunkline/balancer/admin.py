@@ -23,8 +23,6 @@ class BalancerAdmin:
     """The admin server of a balancer.
 
     Args:
-        balancer: the balancer.
-        pages: its page.
         settings: where the token comes from.
     """
 

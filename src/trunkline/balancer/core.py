@@ -96,7 +96,6 @@ class Balancer:
     """The truth about a fleet; a `Placer`.
 
     Args:
-        settings: everything an operator may say.
         rng: source of ties and jitter.
     """
 

@@ -28,7 +28,6 @@ class EdgeCounts(msgspec.Struct):
     """What one edge has counted since its start.
 
     Attributes:
-        connections: relayed now.
         handshakes: answered with 101.
         retries: handshakes tried at another backend.
         http_requests: plain requests passed on, by class of their status.
@@ -51,12 +50,7 @@ class EdgeCounts(msgspec.Struct):
 
 
 def counts_of(meter: EdgeMeter, connections: int) -> EdgeCounts:
-    """What an edge of this process has counted.
-
-    Args:
-        meter: its counters.
-        connections: relayed now.
-    """
+    """What an edge of this process has counted."""
     return EdgeCounts(
         connections=connections,
         handshakes=meter.opened,
@@ -88,12 +82,7 @@ def added(counts: Iterable[EdgeCounts]) -> EdgeCounts:
 
 
 def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
-    """All series of a balancer in Prometheus' families.
-
-    Args:
-        balancer: the balancer.
-        edge: what its edges counted.
-    """
+    """All series of a balancer in Prometheus' families."""
     meter = balancer.meter
     refusals, requests, ejections = exposition.Labelled(), exposition.Labelled(), exposition.Labelled()
     refusals.values.update(meter.refusals.values)

@@ -103,8 +103,6 @@ def overview(rows: Sequence[BackendRow], imbalance: Mapping[tuple[str, str], flo
     )
 
 
-# --- the page ---------------------------------------------------------------------------------------------------------
-
 _STYLE: Final = """
 :root{color-scheme:light dark;--line:#d5d9e0;--soft:#667;--bar:#3b6fd4;--bad:#b3261e;--warn:#8a5a00;--ok:#1d6b3a}
 @media(prefers-color-scheme:dark){:root{--line:#3a404a;--soft:#9aa3b2;--bar:#7aa2f7;--bad:#ff8a80;--warn:#ffc56b;--ok:#7ddc9a}}

@@ -18,12 +18,7 @@ from trunkline.metrics import text as prometheus_text
 
 
 class BalancerPages:
-    """The balancer's own page.
-
-    Args:
-        balancer: the balancer.
-        edge: what its edges have counted.
-    """
+    """The balancer's own page."""
 
     def __init__(self, balancer: Balancer, edge: Callable[[], EdgeCounts]) -> None:
         self._balancer = balancer

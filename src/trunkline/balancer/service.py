@@ -23,11 +23,7 @@ log = structlog.get_logger("trunkline.balancer")
 
 
 class RelayService:
-    """A relaying balancer.
-
-    Args:
-        settings: everything an operator may say.
-    """
+    """A relaying balancer."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings.balancer

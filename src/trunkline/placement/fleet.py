@@ -48,7 +48,6 @@ class News(NamedTuple):
     """Something for the log that no call returns.
 
     Attributes:
-        url: the backend.
         event: `trial`: a pick tries it again; `up`: that pick has arrived; `doubted`: its reports never change although
             picks go there; `trusted`: they do again.
         why: in words.
@@ -63,11 +62,9 @@ class Fleet:
     """All backends.
 
     Args:
-        settings: of the balancer.
         rng: source of the jitter of their conditions.
 
     Attributes:
-        settings: the same.
         backends: by URL.
         pools: the same, as placement looks through them.
         homes: where the keys of the affinity policy live.

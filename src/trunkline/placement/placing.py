@@ -40,7 +40,6 @@ class Pick(msgspec.Struct, frozen=True, tag="pick"):
     """A backend for a connection.
 
     Attributes:
-        url: the backend.
         reservation: number of the reservation, 0 for none.
         reason: why this one, a fixed word: the policy's name, `sticky`, `affinity_spill` (its key's node is full),
             `retry`, `only`, `last_resort` (all are down by their health checks).

@@ -139,7 +139,6 @@ class Lane:
     """Backends among which a policy chooses.
 
     Attributes:
-        members: they.
         weights: running sums of their weights.
         even: whether these are all the same.
     """

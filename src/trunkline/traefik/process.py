@@ -40,11 +40,7 @@ _SERIOUS: Final = re.compile(r"\b(ERR|FTL|PNC)\b|level=(error|fatal|panic)|\"lev
 
 
 class TraefikProcess:
-    """A running Traefik; made by `TraefikProcess.start`.
-
-    Attributes:
-        config: its static file.
-    """
+    """A running Traefik; made by `TraefikProcess.start`."""
 
     def __init__(self, config: Path, grace_s: float, on_line: Callable[[str], None] | None) -> None:
         self.config = config

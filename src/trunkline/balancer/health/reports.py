@@ -118,8 +118,6 @@ class ReportPoller:
         if session is not None:
             await session.close()
 
-    # --- rounds -------------------------------------------------------------------------------------------------------
-
     def _ask_new(self) -> None:
         for url, asked in self._backends.items():
             if not asked.ever:
@@ -142,8 +140,6 @@ class ReportPoller:
             await self._ask(url)
         except Exception:
             log.exception("backend_not_asked", backend=url)
-
-    # --- one question -------------------------------------------------------------------------------------------------
 
     async def _ask(self, url: str) -> None:
         asked, session = self._backends.get(url), self._session

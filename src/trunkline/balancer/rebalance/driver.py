@@ -98,13 +98,7 @@ class Rebalancer:
         moves: counts the clients that were asked, by backend.
     """
 
-    def __init__(
-        self,
-        settings: BalancerSettings,
-        fleet: Fleet,
-        talk: FleetTalk | None,
-        moves: Labelled,
-    ) -> None:
+    def __init__(self, settings: BalancerSettings, fleet: Fleet, talk: FleetTalk | None, moves: Labelled) -> None:
         self._settings = settings
         self._fleet = fleet
         self._talk = talk

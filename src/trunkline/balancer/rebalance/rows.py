@@ -40,8 +40,6 @@ class Move(msgspec.Struct, frozen=True):
     """An order for one node.
 
     Attributes:
-        url: the backend.
-        node: its name.
         pool: its pool.
         group: its group.
         count: how many clients are to be asked.

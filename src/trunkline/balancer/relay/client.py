@@ -41,11 +41,9 @@ class ClientConnection(asyncio.Protocol):
     """One TCP connection of the edge, until it is relayed; a `PendingConnection` and a `ClientSide`.
 
     Args:
-        context: what all requests share.
         tls: whether the listener speaks TLS.
 
     Attributes:
-        transport: its transport.
         deadline: loop time at which the sweep calls `on_time_out`.
         answered: its last answer has been written.
         began: an answer has been written in part.

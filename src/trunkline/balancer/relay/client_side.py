@@ -14,7 +14,6 @@ class ClientSide(Protocol):
     """The client's TCP connection until it is relayed.
 
     Attributes:
-        transport: its transport.
         answered: its last answer has been written.
         began: an answer has been written in part.
         ended: the client sends no more.

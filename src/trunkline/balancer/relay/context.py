@@ -30,14 +30,9 @@ class RelayContext:
     """What the requests of one edge share.
 
     Attributes:
-        loop: the event loop.
-        settings: of the balancer.
         placer: chooses backends and is told what became of each pick; requests place through `place`.
-        routes: of the settings.
-        forwarding: rewrites heads.
         trusted_proxies: whose forwarding headers count.
         limiter: handshakes by address.
-        meter: counts.
         on_event: gets every event of a connection; None when nobody listens.
         pages: asked first at every plain GET and HEAD; None leaves the request to a backend.
         pending: the connections that are not relayed yet.

@@ -69,9 +69,7 @@ class Dialer:
     """Connects to backends.
 
     Args:
-        loop: the event loop.
         poller: watches bare sockets; None where there are none.
-        bounds: of each dial.
         tls: what backends must show.
     """
 
@@ -158,10 +156,8 @@ class SocketHandshake:
     """A bare socket on its way to a backend's answer.
 
     Args:
-        loop: the event loop.
         poller: watches it.
         sock: not connected yet; it is owned from now on.
-        bounds: of the handshake.
     """
 
     __slots__ = ("_answer", "_bounds", "_connected", "_fd", "_loop", "_poller", "_reader", "_sock", "_unsent")
@@ -293,11 +289,7 @@ def _addresses(found: Sequence[tuple[Any, ...]]) -> tuple[tuple[int, Any], ...]:
 
 
 class TransportHandshake(asyncio.Protocol):
-    """A transport on its way to a backend's answer.
-
-    Args:
-        bounds: of the handshake.
-    """
+    """A transport on its way to a backend's answer."""
 
     __slots__ = ("_answer", "_bounds", "_early", "_lost", "_reader", "_taken", "_transport")
 

@@ -54,10 +54,8 @@ class Edge:
     """The clients' entrance.
 
     Args:
-        settings: of the balancer.
         placer: chooses backends and is told what became of each pick.
         pages: asked first at every plain GET and HEAD; None leaves the request to a backend.
-        meter: counts.
         on_event: gets every event of a connection; None when nobody listens.
         rng: source of jitter.
 

@@ -60,9 +60,6 @@ class Caller(msgspec.Struct, frozen=True):
 class Forwarding:
     """Rewrites heads as the settings say.
 
-    Args:
-        settings: of the balancer.
-
     Raises:
         SettingsError: the operator wants to set a header that frames messages.
     """

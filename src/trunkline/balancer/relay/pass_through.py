@@ -110,15 +110,7 @@ class RequestBody:
 
 
 class PassThrough:
-    """One plain request.
-
-    Args:
-        context: what all requests share.
-        client: the client's connection.
-        head: the request.
-        caller: who sent it.
-        body: its body.
-    """
+    """One plain request."""
 
     __slots__ = ("_body", "_caller", "_client", "_context", "_head", "_head_sent", "_target")
 

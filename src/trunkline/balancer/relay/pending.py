@@ -43,7 +43,6 @@ class PendingConnections:
     """All of an edge's pending connections and the tasks that work on their requests.
 
     Args:
-        loop: the event loop.
         handshake_timeout_s: seconds that a client has for a request's head.
         refusals: counts connections refused for lack of room.
         changed: set whenever a connection or a task ends.

@@ -17,11 +17,8 @@ class Relays:
     """The relayed connections of one edge; a `RelayOwner`.
 
     Args:
-        loop: the event loop.
-        settings: of the balancer.
         limit: most connections.
         placer: is told of each end.
-        meter: counts.
         on_event: gets the event of each end; None when nobody listens.
         changed: set whenever a connection ends.
 

@@ -28,14 +28,7 @@ from trunkline.websocket.handshake import key_is_valid
 
 
 class Upgrade:
-    """One handshake.
-
-    Args:
-        context: what all requests share.
-        client: the client's connection.
-        head: its request.
-        caller: who sent it.
-    """
+    """One handshake."""
 
     __slots__ = ("_caller", "_client", "_context", "_head", "_limited", "_path", "_started")
 
@@ -60,8 +53,6 @@ class Upgrade:
             relays.handshaking -= 1
             if self._limited:
                 relays.leave_address(self._caller.address)
-
-    # --- admission ----------------------------------------------------------------------------------------------------
 
     def _admitted(self) -> bool:
         head, context, address = self._head, self._context, self._caller.address
@@ -100,8 +91,6 @@ class Upgrade:
         if context.on_event is not None:
             took_s = context.loop.time() - self._started
             context.on_event(EdgeEvent(event, backend, reason, self._caller.address, self._path, took_s, status))
-
-    # --- backends -----------------------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
         context, head = self._context, self._head

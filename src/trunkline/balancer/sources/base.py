@@ -43,7 +43,6 @@ class Conflict(msgspec.Struct, frozen=True):
     """Two entries of one URL that say different things.
 
     Attributes:
-        url: the backend.
         kept: the source whose entry holds.
         ignored: the source whose entry does not.
         fields: what they differ in, e.g. `weight`.

@@ -116,7 +116,6 @@ class DnsSource:
     """The backends that names stand for.
 
     Args:
-        names: `balancer.dns`.
         interval_ms: longest time until a name is resolved again, `balancer.dns_interval_ms`.
         nameservers: addresses of name servers instead of the system's.
         port: their port.

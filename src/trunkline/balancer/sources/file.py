@@ -136,9 +136,6 @@ def _read(path: Path) -> bytes:
     return content
 
 
-# --- the content, pure ------------------------------------------------------------------------------------------------
-
-
 def parse(content: bytes, file: str) -> tuple[BackendSpec, ...]:
     """The backends that a file's content lists.
 

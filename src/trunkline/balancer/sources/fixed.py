@@ -35,9 +35,6 @@ def spec_of(entry: BackendEntry, source: str) -> BackendSpec:
 class ListSource:
     """The backends of the settings.
 
-    Args:
-        entries: `balancer.backends`.
-
     Raises:
         SettingsError: the URL of an entry cannot be used.
     """

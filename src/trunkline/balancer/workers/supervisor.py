@@ -50,7 +50,6 @@ class Workers:
 
     Args:
         balancer: the truth.
-        settings: everything an operator may say.
     """
 
     def __init__(self, balancer: Balancer, settings: Settings) -> None:

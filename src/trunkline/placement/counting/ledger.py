@@ -49,7 +49,6 @@ class Reservation:
     """A pick, from its making until its connection ends.
 
     Attributes:
-        number: its number.
         ledger: of the backend.
         key: Sec-WebSocket-Key.
         at: when it was made, in seconds.

@@ -157,10 +157,7 @@ class Corpus:
         self, file: str, provider: Literal["static", "file", "docker"], kind: Field, tree: Node, fenced: bool
     ) -> None:
         node = canonical(
-            tree,
-            kind,
-            "label" if provider == "docker" else "file",
-            functools.partial(self._unknown, file),
+            tree, kind, "label" if provider == "docker" else "file", functools.partial(self._unknown, file)
         )
         self.pieces.append(Piece(file, provider, node, fenced, len(self.texts)))
 

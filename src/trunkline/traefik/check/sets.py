@@ -219,12 +219,7 @@ def depth_without_proxies(corpus: Corpus) -> Iterator[Finding]:
                     yield piece.finding("depth-without-proxy", depth, severity, name=name, why=why)
 
 
-_BY_ADDRESS = (
-    ("rateLimit", "sourceCriterion"),
-    ("inFlightReq", "sourceCriterion"),
-    ("ipAllowList",),
-    ("ipWhiteList",),
-)
+_BY_ADDRESS = (("rateLimit", "sourceCriterion"), ("inFlightReq", "sourceCriterion"), ("ipAllowList",), ("ipWhiteList",))
 
 RULES: tuple[Callable[[Corpus], Iterator[Finding]], ...] = (
     undefined_entry_points,

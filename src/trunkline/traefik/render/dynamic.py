@@ -95,8 +95,7 @@ def dynamic(settings: Settings, servers: Sequence[ServerView]) -> model.Dynamic:
         )
         services[TO_BALANCER] = model.Service(
             load_balancer=model.LoadBalancer(
-                servers=(model.Server(url=balancer_url(settings)),),
-                servers_transport=TO_BALANCER,
+                servers=(model.Server(url=balancer_url(settings)),), servers_transport=TO_BALANCER
             )
         )
     return model.Dynamic(

@@ -76,7 +76,6 @@ class Steering:
     """The handlers, to be mounted in the balancer's HTTP server.
 
     Args:
-        settings: all settings.
         placer: gives out the backends. It hears `failed(pick, "retry")` when a handshake is asked for again: a
             suspicion, for the key may have been used twice, so a reason to check that backend now.
         servers: every backend of the fleet as it is now.
@@ -116,8 +115,6 @@ class Steering:
     def routes(self) -> list[web.RouteDef]:
         """The routes for an aiohttp application."""
         return [web.get("/place", self._on_place), web.get("/traefik/dynamic", self._on_dynamic)]
-
-    # --- where a connection goes --------------------------------------------------------------------------------------
 
     async def _on_place(self, request: web.Request) -> web.Response:
         started = time.perf_counter()
@@ -215,8 +212,6 @@ class Steering:
             self._loaded, self._loading = self._loading[0], None
         return self._loaded
 
-    # --- how to route -------------------------------------------------------------------------------------------------
-
     async def _on_dynamic(self, request: web.Request) -> web.Response:
         if not self._may_ask(request):
             return self._refuse_stranger(request)
@@ -229,8 +224,6 @@ class Steering:
         if urls != (self._loading[0] if self._loading is not None else self._loaded):
             self._loading = (urls, self._clock() + APPLY_S)
         return web.Response(body=publication.body, content_type="application/json", headers=_SERVER)
-
-    # --- who may ask --------------------------------------------------------------------------------------------------
 
     def _may_ask(self, request: web.Request) -> bool:
         return within(request.remote or "", self._askers)

@@ -26,11 +26,7 @@ log = structlog.get_logger("trunkline.traefik")
 
 
 class SteeringService:
-    """A steering balancer.
-
-    Args:
-        settings: everything an operator may say.
-    """
+    """A steering balancer."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

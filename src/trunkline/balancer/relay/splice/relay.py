@@ -59,7 +59,6 @@ class Relay(abc.ABC):
     Args:
         owner: is told of its end, and keeps its deadlines.
         pick: the backend it was placed on.
-        now: loop time.
 
     Attributes:
         opened_at: loop time.

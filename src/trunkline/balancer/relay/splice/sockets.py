@@ -39,9 +39,6 @@ class SocketRelay(Relay):
         owner: is told of its end, and keeps its deadlines.
         pick: the backend it was placed on.
         poller: watches the descriptors.
-        client: the client's socket.
-        backend: the backend's socket.
-        now: loop time.
     """
 
     __slots__ = ("_backend", "_client", "_for_backend", "_for_client", "_poller", "_state")
@@ -100,8 +97,6 @@ class SocketRelay(Relay):
             os.close(fd)
         self.owner.relay_closed(self)
 
-    # --- what the poller says -----------------------------------------------------------------------------------------
-
     def ready(self, fd: int, events: int) -> None:
         """Something happened that the poller does not handle."""
         if events & OUT:
@@ -148,8 +143,6 @@ class SocketRelay(Relay):
         self._poller.straight[self._other(fd)] = NOWHERE
         self._watch_both()
         self.lingers()
-
-    # --- one direction ------------------------------------------------------------------------------------------------
 
     def _other(self, fd: int) -> int:
         return self._backend if fd == self._client else self._client

@@ -160,9 +160,6 @@ class TransportRelay(Relay):
     Args:
         owner: is told of its end, and keeps its deadlines.
         pick: the backend it was placed on.
-        client: the client's transport.
-        backend: the backend's transport.
-        now: loop time.
 
     Attributes:
         client: the client's end; its peer is the backend's.
