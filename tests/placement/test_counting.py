@@ -100,7 +100,7 @@ def test_a_new_run_has_none_of_the_old_connections() -> None:
     for made in mine:
         count.end(made, 5.3)
     for number in range(50):
-        count.heard_close(f"other{number}", 5.4)
+        count.remote_close(f"other{number}", 5.4)
     assert count.estimate == 4
     count.open(on_its_way, 5.5)
     count.report(node_report(4, 4, "late", run="two"), 6.0, 6.0)
@@ -156,7 +156,7 @@ def test_a_close_that_the_report_knew_first_is_not_taken_off_twice() -> None:
     count.report(LoadReport(11), 2.0, 2.0)
     count.report(LoadReport(9), 3.0, 3.0)
     count.end(made, 3.0 + LATE_S / 2)
-    count.heard_close("other", 3.0 + LATE_S / 2)
+    count.remote_close("other", 3.0 + LATE_S / 2)
     assert count.estimate == 9
 
 
@@ -179,7 +179,7 @@ def test_without_any_report_our_own_count_is_the_truth() -> None:
     assert count.estimate == 5
     count.expire(made[4])
     count.end(made[0], 100.0)
-    count.heard_close("never heard of", 100.0)
+    count.remote_close("never heard of", 100.0)
     assert count.estimate == 3
 
 
@@ -198,13 +198,13 @@ def test_an_opening_that_comes_after_the_expiry_counts_again() -> None:
 def test_another_balancers_pick_is_counted_once_whatever_comes_first() -> None:
     """The report with the key before the notice, or after it."""
     count = ledger(reported=0, node=True)
-    count.heard_pick(1, "a", 1.0)
+    count.remote_pick(1, "a", 1.0)
     count.report(node_report(2, 2, "a", "b"), 2.0, 2.0)
-    count.heard_pick(2, "b", 2.1)
+    count.remote_pick(2, "b", 2.1)
     assert (count.estimate, len(count.pending)) == (2, 0)
-    count.heard_pick(3, "c", 3.0)
-    count.heard_failure("c", 3.1)
-    count.heard_close("a", 3.2)
+    count.remote_pick(3, "c", 3.0)
+    count.remote_failure("c", 3.1)
+    count.remote_close("a", 3.2)
     assert count.estimate == 1
 
 
@@ -212,9 +212,9 @@ def test_a_foreign_report_that_rose_before_the_notice_explains_it() -> None:
     """A late notice of a pick that the report contains adds nothing; a later one does."""
     count = ledger(relaying=False, reported=5)
     count.report(LoadReport(6), 2.0, 2.0)
-    count.heard_pick(1, "a", 2.0 + LATE_S / 2)
+    count.remote_pick(1, "a", 2.0 + LATE_S / 2)
     assert count.estimate == 6
-    count.heard_pick(2, "b", 2.0 + LATE_S / 2)
+    count.remote_pick(2, "b", 2.0 + LATE_S / 2)
     assert count.estimate == 7
 
 
@@ -234,7 +234,7 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(SEEN_KEPT + 500):
         count.report(node_report(5, number + 1, f"direct{number}"), 1.0, 1.0)
     for _ in range(CLOSES_KEPT + 500):
-        count.heard_close("x" * 5000, 2.0)
+        count.remote_close("x" * 5000, 2.0)
     assert len(count._seen) <= SEEN_KEPT
     assert count._closes.since(0.0) <= CLOSES_KEPT
     assert count.estimate == 0

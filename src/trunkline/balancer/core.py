@@ -1,11 +1,11 @@
-"""The balancer: what is known of a fleet, kept in one place, and a backend for everybody who asks.
+"""The balancer: the authoritative state of a fleet, and the picks made from it.
 
-It is the one that holds the truth: sources say which backends there are, reports and nodes say how full they are,
-health checks and failed handshakes say which can be used, relays and other balancers say what was given out. Out of
-that comes each pick. Whoever carries the bytes (the relay in this process, relays in workers, Traefik) asks here.
+Sources name the backends, load reports give their connections, health checks and failed handshakes decide which can be
+used, relays and other balancers report what was picked. Whatever carries the bytes (a relay in this process or in a
+worker, or Traefik) requests its picks here.
 
-Start order: talk with nodes and balancers, sources, checks and reports; then it learns for a moment, so that a balancer
-that was away does not send all who come back to the first backend it hears of. Nothing here listens.
+Start order: the link to nodes and balancers, sources, checks and reports; then it learns for a moment, so that a
+balancer that was away does not send all returning clients to the first backend that it learns of. Nothing here listens.
 """
 
 from __future__ import annotations
@@ -44,24 +44,23 @@ from trunkline.settings.sections import Settings
 log = structlog.get_logger("trunkline.balancer")
 
 LEARN_S: Final = 1.5
-"""Longest time that a start waits for what it can learn."""
+"""Longest time that a start waits to learn of the fleet."""
 
 HELLO_S: Final = 0.3
-"""Time that nodes get to answer when a balancer says hello."""
+"""Time that nodes get to answer a balancer's hello."""
 
 TICK_S: Final = 0.25
 """How often picks that never showed up are looked for."""
 
 RESTART_S: Final = 1.0
-"""A part of the balancer that failed begins again after so long."""
+"""A part of the balancer that failed is started again after so long."""
 
 SERIES_KEPT: Final = 2_000
-"""Label sets of one counter above which those of backends that left are forgotten: where each start of a backend brings
-a new address, they would grow for as long as the balancer runs."""
+"""Label sets of one counter above which those of backends that left are forgotten: addresses may change."""
 
 SUSPICIONS: Final = ("busy", "retry")
-"""Failures that prove no fault: a backend that sheds load works, and a client may ask twice with one key. They are
-reasons to look, not to eject."""
+"""Failures that prove no fault, and so lead to a check, not an ejection: a backend that sheds load works, and a client
+may use one key twice."""
 
 
 class BalancerMeter:
@@ -93,10 +92,10 @@ class BalancerMeter:
 
 
 class Balancer:
-    """The truth about a fleet; a `Placer`.
+    """The authoritative state of a fleet; a `Placer`.
 
     Args:
-        rng: source of ties and jitter.
+        rng: for ties and jitter.
     """
 
     def __init__(self, settings: Settings, *, rng: random.Random | None = None) -> None:
@@ -116,7 +115,7 @@ class Balancer:
             self._nats_source = NatsSource()
             self._sources["nats"] = self._nats_source
             self._talk = FleetTalk(settings.bus, self.id, self._on_node, self._on_notices, self._on_nats)
-        self._told: dict[str, Sequence[BackendSpec]] = {}
+        self._lists: dict[str, Sequence[BackendSpec]] = {}
         self._conflicts: tuple[base.Conflict, ...] = ()
         self._rebalancer = Rebalancer(self.settings, self.fleet, self._talk, self.meter.moves)
         self._tasks: list[asyncio.Task[None]] = []
@@ -140,8 +139,8 @@ class Balancer:
                 await self._learn()
 
     async def _learn(self) -> None:
-        """Wait until each source has told its list, nodes could answer, and each backend has reported or failed to."""
-        while not (self._told.keys() >= self._sources.keys() and (self._talk is None or self.nats_connected)):
+        """Wait until each source has given its list, nodes could answer, and each backend has reported or failed to."""
+        while not (self._lists.keys() >= self._sources.keys() and (self._talk is None or self.nats_connected)):
             self._news.clear()
             await self._news.wait()
         if self._talk is not None:
@@ -151,7 +150,7 @@ class Balancer:
             await self._news.wait()
 
     async def stop(self) -> None:
-        """Let go of everything."""
+        """End everything."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -166,7 +165,7 @@ class Balancer:
                 try:
                     await run()
                 except Exception:
-                    # A fault in one source must not leave the balancer with its last list for ever, unseen.
+                    # A fault in one source must not leave the balancer with its last list for ever.
                     log.exception("balancer_part_failed", part=part, again_in_s=RESTART_S)
                 await asyncio.sleep(RESTART_S)
 
@@ -228,12 +227,12 @@ class Balancer:
             if key is not None:
                 self._talk.note(PickNotice("f" if event == "f" else "c", pick.url, key))
 
-    # --- what is heard ------------------------------------------------------------------------------------------------
+    # --- what comes in ------------------------------------------------------------------------------------------------
 
     def _on_source(self, name: str, specs: Sequence[BackendSpec]) -> None:
-        self._told[name] = specs
+        self._lists[name] = specs
         self._news.set()
-        found = base.merge(self._told)
+        found = base.merge(self._lists)
         merged = found.specs
         for conflict in found.conflicts:
             if conflict not in self._conflicts:
@@ -263,11 +262,11 @@ class Balancer:
         self.meter.reports.add("polled")
         self._take(url, report, asked_at)
 
-    def _on_node(self, said: NodeReport) -> None:
+    def _on_node(self, report: NodeReport) -> None:
         self.meter.reports.add("pushed")
-        self._nats_source.heard(said)
-        self._take(said.url, said.report, time.monotonic())
-        self._reports.heard(said.url)
+        self._nats_source.reported(report)
+        self._take(report.url, report.report, time.monotonic())
+        self._reports.reported(report.url)
 
     def _take(self, url: str, report: LoadReport, asked_at: float) -> None:
         self._news.set()

@@ -19,7 +19,7 @@ from trunkline.logs import configure
 LOGGER: Final = "trunkline.edge"
 TICK_S: Final = 0.1
 MOST_WAITING: Final = 10_000
-"""Lines that may wait for the tick; beyond it a flood of refusals would cost more than what it tells."""
+"""Lines that may wait for the tick; above it a flood of refusals would cost more than it is worth."""
 
 
 PATH_CHARS: Final = 1024

@@ -1,6 +1,6 @@
 """The balancer's series: what it and its edges count, and what is true at a scrape.
 
-Edges count in their own process, which may be a worker; `EdgeCounts` is what they tell, and counts of several add up.
+Edges count in their own process, which may be a worker; `EdgeCounts` is what they report, and several add up.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class EdgeCounts(msgspec.Struct):
         handshakes: answered with 101.
         retries: handshakes tried at another backend.
         http_requests: plain requests passed on, by class of their status.
-        refusals: clients turned away before a backend was asked, by reason.
+        refusals: clients refused before a backend was tried, by reason.
         handshake_counts: handshakes by bucket of their duration.
         handshake_sum: seconds that all of them took.
         duration_counts: ended connections by bucket of how long they lasted.
@@ -71,9 +71,9 @@ def added(counts: Iterable[EdgeCounts]) -> EdgeCounts:
         total.connections += one.connections
         total.handshakes += one.handshakes
         total.retries += one.retries
-        for into, words in ((total.refusals, one.refusals), (total.http_requests, one.http_requests)):
-            for word, times in words.items():
-                into[word] = into.get(word, 0) + times
+        for into, counted in ((total.refusals, one.refusals), (total.http_requests, one.http_requests)):
+            for label, times in counted.items():
+                into[label] = into.get(label, 0) + times
         total.handshake_counts = [a + b for a, b in zip(total.handshake_counts, one.handshake_counts, strict=True)]
         total.handshake_sum += one.handshake_sum
         total.duration_counts = [a + b for a, b in zip(total.duration_counts, one.duration_counts, strict=True)]
@@ -105,8 +105,8 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
         up.set(float(service.state == "up"), service.url)
         if service.capacity is not None:
             capacity.set(service.capacity, service.url)
-        if service.reportAgeSeconds is not None:
-            age.set(service.reportAgeSeconds, service.url)
+        if service.report_age_s is not None:
+            age.set(service.report_age_s, service.url)
     ejections.values.update(meter.ejections.values)
     for (pool, group), ratio in balancer.fleet.imbalance().items():
         imbalance.set(ratio, group, pool)

@@ -40,7 +40,7 @@ class Service(msgspec.Struct, frozen=True):
     weight: float
     capacity: int | None
     reported: int | None
-    reportAgeSeconds: float | None
+    report_age_s: float | None = msgspec.field(name="reportAgeSeconds")
     relayed: int
     reserved: int
 
@@ -77,25 +77,7 @@ def overview(rows: Sequence[BackendRow], imbalance: Mapping[tuple[str, str], flo
     total = sum(row.connections for row in rows)
     return Overview(
         timestamp=timestamp,
-        services=[
-            Service(
-                url=row.url,
-                connections=row.connections,
-                name=row.name,
-                group=row.group,
-                pool=row.pool,
-                source=row.source,
-                state=row.state,
-                why=row.why,
-                weight=row.weight,
-                capacity=row.capacity,
-                reported=row.reported,
-                reportAgeSeconds=row.report_age_s,
-                relayed=row.relayed,
-                reserved=row.reserved,
-            )
-            for row in rows
-        ],
+        services=[Service(*(getattr(row, name) for name in Service.__struct_fields__)) for row in rows],
         podMetrics={row.url: [PodMetric(row.reported, *row.pod)] for row in rows if row.reported is not None},
         totalConnections=total,
         agentsConnections=total,
@@ -155,7 +137,7 @@ def _row(service: Service, pod: PodMetric | None, most: int) -> str:
     about = [part for part in (service.name, service.group, service.pool, f"from {service.source}") if part]
     if pod is not None:
         about += [part for part in (pod.podName, pod.podIP, pod.nodeName) if part]
-    age = "" if service.reportAgeSeconds is None else f"<small>{service.reportAgeSeconds:.0f} s ago</small>"
+    age = "" if service.report_age_s is None else f"<small>{service.report_age_s:.0f} s ago</small>"
     why = f"<small>{escape(service.why)}</small>" if service.why else ""
     # Beside the fullest one rather than its own capacity: what a reader looks for is unevenness.
     full = max(most, 1)

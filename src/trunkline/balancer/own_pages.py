@@ -1,7 +1,7 @@
 """The balancer's own page on the port that clients use: one path, for allowed networks only.
 
-A client that comes through a proxy which is not trusted is a stranger whatever address it claims. In a worker the page
-is made by the process that holds the truth.
+A client that comes through an untrusted proxy has no access, whatever address it claims. In a worker the page
+comes from the process that holds the authoritative state.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORBIDDEN: Final = Response(403, b"this page is for allowed networks\n")
 
 
 class OwnPages:
-    """The balancer's own page among what clients ask for on the data port.
+    """The balancer's own page on the data port.
 
     Args:
         settings: where it is and who may see it.
@@ -34,7 +34,7 @@ class OwnPages:
         self._render = render
 
     def answer(self, request: PageRequest) -> Response | Awaitable[Response] | None:
-        """The page, a refusal for strangers, or None when it is no page of ours."""
+        """The page, a refusal, or None when it is no page of ours."""
         if request.path != self._path:
             return None
         if request.untrusted or not within(request.address, self._networks):

@@ -1,4 +1,4 @@
-"""What a balancer shows of itself: one path in three shapes, chosen by who asks; and whether it can place.
+"""What a balancer shows of itself: one path in three shapes, by the request's Accept header.
 
 `/balancer-metrics` is JSON for programs, a page for browsers, and Prometheus' text for Prometheus, so that one path
 behind one rule of access is enough on the data port, on the admin port and in a worker.
@@ -50,4 +50,4 @@ def _chosen(query: str) -> dict[str, str]:
     try:
         return {name: values[-1] for name, values in parse_qs(query, max_num_fields=20).items()}
     except ValueError:
-        return {}  # nobody who reads the page has so many wishes
+        return {}  # more fields than the page has options

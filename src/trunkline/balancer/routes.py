@@ -16,7 +16,7 @@ LOOKED_AT: Final = 100
 """Query parameters that are looked at, as on a node."""
 
 MAX_VALUE: Final = 256
-"""Longest affinity value that counts, in characters; a longer one is nobody's match."""
+"""Longest affinity value that counts, in characters; a longer one counts as none."""
 
 
 class Route:

@@ -1,7 +1,7 @@
-"""A balancer that relays, whole: the truth, the port that clients connect to, the admin port.
+"""A relaying balancer, composed: authoritative state, the listener for clients, the admin port.
 
-Start order: the truth, then the port, so that the first client finds backends; then the admin port. Stop order: the
-port, relayed connections as they end or when their time is over, then the truth.
+Start order: state, then the listener, so that the first client finds backends; then the admin port. Stop order: the
+listener, relayed connections as they end or when their time is over, then the state.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class RelayService:
         )
 
     async def stop(self) -> None:
-        """Take no more clients, let those that are here go on for `drain_ms`, then end. Cancel it to end at once."""
+        """Take no more clients, let the connected ones go on for `drain_ms`, then end. Cancel it to end at once."""
         try:
             await self._stop_listening(self._settings.drain_ms / 1000)
         finally:

@@ -1,7 +1,7 @@
-"""TLS of the edge: the listener's certificate, taken anew when its files change, and what backends must show.
+"""TLS of the edge: the listener's certificate, loaded again when its files change, and what backends must show.
 
 Rules: TLS 1.2 at least, HTTP/1.1 by ALPN. A changed certificate holds for handshakes from then on; a broken one is
-logged once and the old one stays. Backends are verified unless the operator says otherwise, which is logged.
+logged once and the old one stays. Backends are verified unless the settings switch that off, which is logged.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ListenerTls:
         self.context.sni_callback = self._newest
 
     def look(self) -> None:
-        """Take the files anew when they have changed."""
+        """Load the files again when they have changed."""
         seen = self._signature()
         if seen == self._seen or seen is None:
             return
@@ -64,7 +64,7 @@ class ListenerTls:
             log.info("tls_certificate_loaded", file=str(self._cert_file))
 
     def _newest(self, session: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        # OpenSSL asks this for every handshake, also for one that names no server.
+        # Called by OpenSSL for every handshake, also for one that names no server.
         session.context = self._current
 
     def _load(self) -> ssl.SSLContext:
@@ -78,7 +78,7 @@ class ListenerTls:
         try:
             stats = [os.stat(path) for path in (self._cert_file, self._key_file)]
         except OSError:
-            # In the middle of being replaced, or gone: what is loaded stays.
+            # Being replaced, or gone: what is loaded stays.
             return None
         return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
 
@@ -100,7 +100,7 @@ def backend_context(settings: BalancerSettings) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    # Without this OpenSSL would ask on the terminal.
+    # Without this OpenSSL would prompt on the terminal.
     raise ValueError("the key is encrypted; give one without a password")
 
 

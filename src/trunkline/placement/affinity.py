@@ -61,7 +61,7 @@ def choose(
     for backend in lane.members:
         # Among equal weights the order of the scores is that of the bits, which saves the logarithm.
         wanted = mix(point, backend.seed) if even else score(point, backend.seed, backend.spec.weight)
-        # Readiness is asked last: few scores come this far.
+        # Readiness comes last: few scores come this far.
         if wanted > fitting and backend.ready(now, tried):
             if wanted > best:
                 best = wanted

@@ -1,4 +1,4 @@
-"""What a backend is before anything is known of its load: what a source of backends says about it. Pure.
+"""What a source knows of a backend, before any load report. Pure.
 
 Rule: the URL is a backend's name everywhere: scheme, host and port, lower case, no path, the port always written.
 """
@@ -24,12 +24,12 @@ class BackendSpec(msgspec.Struct, frozen=True):
         weight: its share beside the others; 0 takes no new connections.
         group: canary group; empty: the colour that it reports.
         pool: which routes lead to it; empty is the pool of every route that names none.
-        capacity: connections it takes as the operator says; None: as it reports.
+        capacity: connections it takes as configured; None: as it reports.
         health_path: path of its health check, None for the setting.
         source: which kind of source named it: list, dns, file, docker, nats.
         name: what people call it, empty for its URL.
-        draining: the source itself says that it takes no more connections.
-        server_name: name to ask for and to verify over TLS, when the URL has only an address; empty: the URL's host.
+        draining: by its source it takes no more connections.
+        server_name: name to request and to verify over TLS, when the URL has only an address; empty: the URL's host.
     """
 
     url: str
@@ -67,11 +67,11 @@ def canonical_url(text: str) -> str:
     """`text` as the one name of a backend; ws and wss become http and https.
 
     Raises:
-        ValueError: it is no URL of a backend; the text says what is wrong.
+        ValueError: it is no URL of a backend; the text names what is wrong.
     """
     place = place_of(text)
     if not _HOST.fullmatch(place.host):
-        # Nodes and labels say it of themselves, and it goes on to logs, pages and Traefik's configuration.
+        # It comes from nodes and labels, and goes on to logs, pages and Traefik's configuration.
         raise ValueError(f"{text[:100]!r} has a host that is neither a name nor an address")
     return f"{'https' if place.tls else 'http'}://{place.authority}"
 

@@ -1,4 +1,4 @@
-"""Whether a backend may be given connections, as checks and the outcome of its connections say. Pure.
+"""Whether a backend may be given connections, by its checks and the outcome of its connections. Pure.
 
 `states.CONNECTIONS` has the transitions; `state` is "down" while the checks are bad. Rules:
 
@@ -93,7 +93,7 @@ class Condition:
 
         Args:
             ok: whether the backend was found well.
-            why: in a few words what was wrong; of no matter when it was well.
+            why: what was wrong; ignored when it was well.
             now: seconds.
         """
         if ok:
@@ -145,7 +145,7 @@ class Condition:
         """The trial came to nothing through no fault of the backend (its client left): the next one may go out.
 
         Call it for the pick of `took_trial` alone; any other pick that is dropped proves nothing about the trial. A
-        trial whose outcome nobody reports ends by itself when no dial and no handshake can still be under way.
+        trial whose outcome is never reported ends by itself when no dial and no handshake can still be under way.
         """
         if now < self._opened_until:
             self._on("trial_dropped", self.why, now)
@@ -171,7 +171,7 @@ class Condition:
         return self._on("recovered", why, now) or self._show(why)
 
     def _on(self, event: Event, why: str, now: float) -> Change | None:
-        """Do what the table says; nothing for an event that it does not have here."""
+        """Follow the table; nothing for an event that it does not have here."""
         after = CONNECTIONS[self._connections].get(event)
         if after is None:
             return None

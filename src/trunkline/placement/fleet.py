@@ -50,7 +50,7 @@ class News(NamedTuple):
     Attributes:
         event: `trial`: a pick tries it again; `up`: that pick has arrived; `doubted`: its reports never change although
             picks go there; `trusted`: they do again.
-        why: in words.
+        why: for people.
     """
 
     url: str
@@ -186,7 +186,7 @@ class Fleet:
         if trial is not None and (trial.shown or trial.over):
             del self._trials[url]
             if trial.shown and not trial.over:
-                # In steering nobody else sees that the trial was opened.
+                # In steering nothing else shows that the trial was opened.
                 change = backend.condition.success(now)
                 if change is not None:
                     self.news.append(News(url, "up", change.why))
@@ -238,7 +238,7 @@ class Fleet:
         return made.number
 
     def opened(self, reservation: int, now: float) -> Change | None:
-        """The backend has answered 101; returns what that says of its condition."""
+        """The backend has answered 101; returns what that changes of its condition."""
         made = self._reservations.get(reservation)
         if made is None:
             made = self._late.pop(reservation, None)
@@ -250,11 +250,11 @@ class Fleet:
         return None if backend is None else backend.condition.success(now)
 
     def failed(self, reservation: int, why: str, now: float) -> Change | None:
-        """No connection came of it through the backend's fault; returns what that says of its condition.
+        """No connection came of it through the backend's fault; returns what that changes of its condition.
 
         Args:
             reservation: its number.
-            why: a fixed word of `Placer.failed`.
+            why: a fixed label of `Placer.failed`.
             now: seconds.
         """
         made = self._end(reservation, now)
@@ -299,7 +299,7 @@ class Fleet:
         Args:
             balancer_id: whose event it is; its own notices a balancer must not take.
             notice: the event.
-            now: when it was heard, in seconds.
+            now: when it arrived, in seconds.
         """
         backend = self.backends.get(notice.url)
         if backend is None:
@@ -312,15 +312,15 @@ class Fleet:
             if notice.affinity:
                 self.homes.settle(backend.pool, notice.affinity, notice.url, now)
             self._number += 1
-            made = ledger.heard_pick(self._number, notice.key, now)
+            made = ledger.remote_pick(self._number, notice.key, now)
             if made is not None:
                 self._due.append(made)
                 if len(self._due) > RESERVATIONS_KEPT:
                     self.expire(now)
         elif notice.event == "f":
-            ledger.heard_failure(notice.key, now)
+            ledger.remote_failure(notice.key, now)
         else:
-            ledger.heard_close(notice.key, now)
+            ledger.remote_close(notice.key, now)
         backend.reckon()
 
     # --- time ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Rules:
 
 - Of any `sum of weights` choices in a row each group gets exactly its weight (whole weights, all groups able).
 - The share of a group that cannot take a connection goes to the others in proportion; it does not catch up later.
-- A group of weight 0 gets nobody. Groups that the setting does not name come last: when no named one can.
+- A group of weight 0 gets no clients. Groups that the setting does not name come last: when no named one can.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Without this a match would be split as soon as its node comes to its bound, in the middle of the game; so new keys stop
 earlier (`affinity.NEW_KEYS`), and what is left up to the bound is for the keys that are there.
 
-Rule: memory is bounded by time and number. A key that nobody asked for in `KEPT_S` is forgotten; its next client goes
-where hashing says, which nearly always is where it was.
+Rule: memory is bounded by time and number. A key without a new client in `KEPT_S` is forgotten; its next one
+goes where hashing leads, which nearly always is where it was.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KEY_CHARS: Final = 256
 
 
 class Homes:
-    """The keys that were asked for lately, by pool."""
+    """The keys of recent clients, by pool."""
 
     __slots__ = ("_known",)
 
@@ -54,5 +54,5 @@ class Homes:
             del known[oldest]
 
     def forget(self, pool: str, key: str) -> None:
-        """The key's clients are asked to move: hashing says where to."""
+        """The key's clients are asked to move: hashing leads the next ones."""
         self._known.pop((pool, key), None)

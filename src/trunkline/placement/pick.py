@@ -6,7 +6,7 @@ Rules:
   connection, and is below its capacity.
 - A sticky client goes back to its backend while that can take it, else to its group, else it is new.
 - Choosing does not reserve; `place` does both. A choice that is not reserved is forgotten by all but the round robins.
-- A refusal says which of the four reasons it is, and when to come back, with jitter, so that not all come at once.
+- A refusal has one of four reasons, and when to come back, with jitter, so that not all come at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def pick(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Pick | Refus
     Args:
         fleet: the backends.
         ask: what is known of the client.
-        now: seconds of the clock that the fleet is told.
+        now: seconds, on the fleet's clock.
         rng: for ties and jitter.
     """
     found = _choose(fleet, ask, now, rng)
@@ -61,8 +61,8 @@ def _choose(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> tuple[Bac
 def _last_resort(pool: Pool, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
     """When every backend is down by its health checks, one of them all the same.
 
-    It is likelier that the checks are wrong, or that what they ask about (a bus, a database) is away, than that all
-    backends have gone at the same moment; a client that finds nobody is told so after one try.
+    It is likelier that the checks are wrong, or that what they depend on (a bus, a database) is away, than that all
+    backends have gone at the same moment; a client that finds none is refused after one try.
     """
     if ask.tried or any(backend.condition.usable(now) for backend in pool.takers.members):
         return None
@@ -121,7 +121,7 @@ def _in_lane(fleet: Fleet, lane: Lane, ask: Ask, now: float, rng: random.Random)
         return backend, "only"
     if spilled:
         return backend, "affinity_spill"
-    # Affinity without a key is least connections, and says so.
+    # Affinity without a key is least connections, by name too.
     return backend, "least_connections" if ask.policy == "affinity" and ask.affinity is None else ask.policy
 
 

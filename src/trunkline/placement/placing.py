@@ -1,4 +1,4 @@
-"""What relay, steering and workers ask for a backend with, and the answers. Pure.
+"""How relay, steering and workers request a backend, and the answers. Pure.
 
 A pick is a promise: it stays counted as a reservation at its backend until one of `opened`, `failed` or a report of the
 backend settles it, or it expires.
@@ -41,7 +41,7 @@ class Pick(msgspec.Struct, frozen=True, tag="pick"):
 
     Attributes:
         reservation: number of the reservation, 0 for none.
-        reason: why this one, a fixed word: the policy's name, `sticky`, `affinity_spill` (its key's node is full),
+        reason: why this one, a fixed label: the policy's name, `sticky`, `affinity_spill` (its key's node is full),
             `retry`, `only`, `last_resort` (all are down by their health checks).
         cookie: value of the sticky cookie to set, None when none is to be set.
         group: the canary group, empty for none.
@@ -61,7 +61,7 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
 
     Attributes:
         status: HTTP status for the client.
-        reason: a fixed word: `full`, `no_backend`, `all_down`, `all_tried`.
+        reason: a fixed label: `full`, `no_backend`, `all_down`, `all_tried`.
         text: a sentence for people.
         retry_after_s: seconds after which to try again, with jitter.
     """
@@ -73,9 +73,9 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
 
 
 class Placer(Protocol):
-    """Gives out backends and hears what became of them.
+    """Gives out backends and gets what became of them.
 
-    `place` answers at once in the process that holds the truth, and later in a worker.
+    `place` answers at once in the process that holds the authoritative state, and later in a worker.
     """
 
     def place(self, ask: Ask) -> Pick | Refusal | Awaitable[Pick | Refusal]:
@@ -89,7 +89,7 @@ class Placer(Protocol):
 
         Args:
             pick: the pick.
-            why: a fixed word: `dial`, `dial_timeout`, `tls`, `handshake_timeout`, `bad_answer`, `status_5xx`, `closed`;
+            why: one of `dial`, `dial_timeout`, `tls`, `handshake_timeout`, `bad_answer`, `status_5xx`, `closed`;
                 `busy` (503: it sheds load) and `retry` (a suspicion: the client asks again) prove no fault.
         """
 

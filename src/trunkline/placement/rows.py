@@ -95,7 +95,7 @@ def _note(backend: Backend) -> str:
 def imbalance(backends: Iterable[Backend]) -> dict[tuple[str, str], float]:
     """By pool and group the load of the fullest backend beside the mean, 1 when even.
 
-    Of backends that take more and work: nobody can even out what is down, and a pool owes another nothing.
+    Of backends that take more and work: what is down cannot be evened out, and each pool is apart.
     """
     counts: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for backend in backends:

@@ -22,7 +22,7 @@ class Sticky(NamedTuple):
 
 
 def parse(value: str) -> Sticky | None:
-    """What the cookie says, None when it says nothing."""
+    """What the cookie holds, None when it is none of ours."""
     found = _FORM.fullmatch(value) if len(value) <= LONGEST else None
     return None if found is None else Sticky(found[1], unquote(found[2] or "", errors="replace"))
 

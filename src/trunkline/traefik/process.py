@@ -147,11 +147,11 @@ class TraefikProcess:
         except TimeoutError:
             raise StartError(
                 f"Traefik did not answer /ping on port {ping_port} within {READY_TIMEOUT_S:g} s",
-                f"Its last words: {self._last_words()}",
+                f"Its last output: {self._last_output()}",
             ) from None
-        raise StartError("Traefik ended while it was starting", f"Its last words: {self._last_words()}")
+        raise StartError("Traefik ended while it was starting", f"Its last output: {self._last_output()}")
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         said = [_COLOURS.sub("", line) for line in self._printed.last()]
         serious = [line for line in said if _SERIOUS.search(line)] or said[-1:]
         return " / ".join(serious) or "none"

@@ -308,7 +308,7 @@ async def test_who_reports_on_its_own_is_not_asked() -> None:
             await desk.report()
             async with asyncio.timeout(WAIT_S):
                 while len(quiet.requests) < 5:
-                    desk.poller.heard(pushing.url)
+                    desk.poller.reported(pushing.url)
                     await asyncio.sleep(0.01)
         assert len(pushing.requests) == 1
 
@@ -331,7 +331,7 @@ async def test_changing_the_list() -> None:
                 desk.set(new.url)
                 assert (await desk.next())[0] == new.url
                 release.set()
-                desk.poller.heard(old.url)
+                desk.poller.reported(old.url)
                 await desk.poller.refresh([old.url, new.url])
                 assert [url for url, _ in desk.drain()] == [new.url]
 

@@ -1,1 +1,1 @@
-"""What is asked of backends: are they well, how full are they."""
+"""What backends are polled for: health and load."""

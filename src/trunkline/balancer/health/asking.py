@@ -1,7 +1,7 @@
-"""How the balancer asks a backend something over HTTP on its own account, for checks and reports.
+"""The HTTP client for the balancer's own requests to backends: checks and load reports.
 
-Rules: nothing of the environment or of an earlier answer has a say (no proxies, no cookies, no redirects); what is read
-of an answer is bounded, and never unpacked; a fault becomes a few words.
+Rules: neither the environment nor an earlier answer has influence (no proxies, no cookies, no redirects); what is read
+of an answer is bounded, and never unpacked.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def open_session(settings: BalancerSettings, *, timeout_s: float, keep_alive: bo
 
     Args:
         settings: says how TLS is verified.
-        timeout_s: the longest time from a question to the end of its answer.
-        keep_alive: whether a connection serves for more than one question.
+        timeout_s: the longest time from a request to the end of its answer.
+        keep_alive: whether a connection serves for more than one request.
 
     Raises:
         SettingsError: the file of `balancer.tls_ca_file` cannot be used.
@@ -32,7 +32,7 @@ def open_session(settings: BalancerSettings, *, timeout_s: float, keep_alive: bo
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(_no_redirect)
     return aiohttp.ClientSession(
-        # Names are resolved anew for each connection: a cached address would hide that a backend has moved.
+        # Names are resolved for each connection: a cached address would hide that a backend has moved.
         connector=aiohttp.TCPConnector(
             ssl=backend_context(settings), limit=0, force_close=not keep_alive, use_dns_cache=False
         ),
@@ -58,7 +58,7 @@ async def read_at_most(answer: aiohttp.ClientResponse, limit: int) -> bytes | No
 
 
 def in_words(error: BaseException) -> str:
-    """Why there was no answer, in a few words, with nothing of the answer's content."""
+    """Why there was no answer, with nothing of the answer's content."""
     if isinstance(error, aiohttp.WSServerHandshakeError):
         # With 101 it is aiohttp that found a header of the answer false.
         return f"handshake answered with status {error.status}" + (f": {error.message}" if error.status == 101 else "")
@@ -83,13 +83,13 @@ def in_words(error: BaseException) -> str:
 
 
 FAULTS: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
-"""What a question may end with; ValueError is aiohttp's for a URL or a head that it cannot take."""
+"""What a request may end with; ValueError is aiohttp's for a URL or a head that it cannot take."""
 
 
 class Redirected(aiohttp.ClientError):
-    """The backend sent us elsewhere, and we do not go: what is there says nothing of the backend."""
+    """The backend redirects, which is not followed: what is there proves nothing about the backend."""
 
 
 async def _no_redirect(session: object, context: object, params: aiohttp.TraceRequestRedirectParams) -> None:
-    # Plain questions say so themselves; a WebSocket handshake of aiohttp has no other way to.
+    # For a plain request there is an option; for aiohttp's WebSocket handshake this is the only way.
     raise Redirected(f"status {params.response.status}")

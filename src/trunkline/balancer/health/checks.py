@@ -1,14 +1,14 @@
-"""Active checks: asks each backend whether it is well, by a request or by a real WebSocket handshake.
+"""Active checks of each backend, by a request or by a real WebSocket handshake.
 
 Rules:
 
 * Each check makes a new connection, since that is what a client will need.
-* A check by request is good when the answer is 2xx. Where the operator named no path, a backend that refuses the page
-  (4xx) is well too: it answers, and a foreign backend need not know our path. Named paths must be 2xx.
-* A node of ours that is unwell only because it is nearly full or busy is well: load is the business of placement, which
-  would otherwise lose the last places of every node, and all nodes at once in a storm.
+* A check by request is good when the answer is 2xx. Where the operator named no path, 4xx is good too: the backend
+  answers, and a foreign one need not know our path.
+* A node of ours that is unhealthy only because it is nearly full or busy is good: load is for placement, which would
+  otherwise lose the last places of every node, and all nodes at once in a storm.
 * A handshake is good when the backend answers 101 with the right Sec-WebSocket-Accept; it is closed with 1000.
-* One verdict a check, for whoever counts them; nothing here decides that a backend is down.
+* One result a check; nothing here decides that a backend is down.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class HealthChecks:
 
     Args:
         settings: kind, path, interval and time-out of the checks, and how TLS is verified.
-        on_result: gets a backend's URL, whether it is well, and in a few words what is wrong.
+        on_result: gets a backend's URL, whether it is well, and what is wrong.
     """
 
     def __init__(self, settings: BalancerSettings, on_result: Callable[[str, bool, str], None]) -> None:
@@ -63,7 +63,7 @@ class HealthChecks:
             self._rota.set_members(self._specs)
 
     def hurry(self, url: str) -> None:
-        """Check a backend now, for somebody suspects it."""
+        """Check a backend now, because it is suspected."""
         if self._rota is not None:
             self._rota.hurry(url)
 
@@ -81,7 +81,7 @@ class HealthChecks:
         self._rota.set_members(self._specs)
 
     async def close(self) -> None:
-        """End all checks under way; nothing is told after this."""
+        """End all checks under way; nothing is reported after this."""
         rota, self._rota = self._rota, None
         if rota is not None:
             await rota.close()
@@ -94,7 +94,7 @@ class HealthChecks:
         if spec is None or session is None:
             return
         path = self._settings.health_path if spec.health_path is None else spec.health_path
-        # Where a path is spelled out, even as the one we would take, its answer is taken at its word.
+        # The answer of a path that is spelled out, even as the default one, counts as it is.
         named = spec.health_path is not None or path != DEFAULT_PATH
         ask = self._shake_hands if self._settings.health == "websocket" else self._get
         try:
@@ -145,7 +145,7 @@ class HealthChecks:
             if named or error.status == 101:
                 return in_words(error)
             return f"{in_words(error)}; name a WebSocket endpoint in balancer.health_path"
-        # The handshake was the check. How long the backend takes to say goodbye is not.
+        # The handshake was the check; how long the backend takes to close is not.
         with contextlib.suppress(*FAULTS):
             await socket.close(code=aiohttp.WSCloseCode.OK)
         return ""

@@ -1,14 +1,14 @@
-"""Asks backends how full they are: each one every `cache_ttl_ms`, or all before a pick when that is 0.
+"""Fetches load reports: of each backend every `cache_ttl_ms`, or of all before a pick when that is 0.
 
 Rules:
 
-* A backend of ours whose run and count of opened connections are known is asked for the keys behind that count.
-* What a backend says is a claim. An answer that is too long, late, no JSON of the right shape, or beyond belief is a
-  failure with a short reason, and what was known before stays.
-* A failure is told each time and logged once, and so is the recovery.
-* `asked_at` is taken before the question leaves: a pick made after it may be missing in the answer.
-* A fresh report means one asked for after the call. Callers that come while a backend is being asked share its next
-  round. One that failed the last time is asked with the others and not waited for: it must not delay every pick.
+* A backend of ours whose run and count of opened connections are known is requested for the keys behind that count.
+* An answer that is too long, late, no JSON of the right shape, or implausible is a failure, and what was known before
+  stays.
+* A failure is reported each time and logged once, and so is the recovery.
+* `asked_at` is taken before the request leaves: a pick made after it may be missing in the answer.
+* A fresh report means one requested after the call. Callers that come during a request share the next round. A backend
+  that failed the last time is requested with the others and not waited for: it must not delay every pick.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trunkline.settings.balancer import BalancerSettings
 log = structlog.get_logger("trunkline.balancer")
 
 AT_ONCE: Final = 32
-"""Turns under way at the same time; fresh reports are not held back."""
+"""Requests under way at the same time; fresh reports are not held back."""
 
 LONGEST_REPORT: Final = 65_536
 LONGEST_REPORT_WITH_KEYS: Final = 1_048_576
@@ -44,7 +44,7 @@ class ReportPoller:
 
     Args:
         settings: `metric_path`, `cache_ttl_ms`, `report_timeout_ms`, and how TLS is verified.
-        on_report: gets a backend's URL, its report, and when it was asked, in seconds of `time.monotonic`.
+        on_report: gets a backend's URL, its report, and when it was requested, in seconds of `time.monotonic`.
         on_failure: gets a backend's URL and why there is no report.
         known_opened: the run and the count of opened connections that are known of a backend, None for none.
     """
@@ -67,7 +67,7 @@ class ReportPoller:
         self._running: set[asyncio.Task[None]] = set()
 
     def set_backends(self, specs: Sequence[BackendSpec]) -> None:
-        """Take the whole list of backends; a new one is asked at once."""
+        """Take the whole list of backends; a new one is requested at once."""
         self._backends = {spec.url: self._backends.get(spec.url) or _Asked() for spec in specs}
         for spec in specs:
             self._backends[spec.url].server_name = spec.server_name or None
@@ -76,13 +76,13 @@ class ReportPoller:
         elif self._session is not None:
             self._ask_new()
 
-    def heard(self, url: str) -> None:
-        """The backend has just reported on its own: the next question can wait for a whole interval."""
+    def reported(self, url: str) -> None:
+        """The backend has just reported by itself: the next request can wait for a whole interval."""
         if self._rota is not None:
             self._rota.postpone(url)
 
     async def refresh(self, urls: Iterable[str]) -> None:
-        """Wait for reports of `urls` that are asked for from now on; unknown ones are passed over."""
+        """Wait for reports of `urls` that are requested from now on; unknown ones are passed over."""
         wanted = [(url, asked) for url in urls if (asked := self._backends.get(url)) is not None]
         rounds = [(self._next_round(url, asked), asked.failing) for url, asked in wanted]
         wait_for = [task for task, failing in rounds if not failing]
@@ -91,7 +91,7 @@ class ReportPoller:
             await asyncio.wait(wait_for)
 
     async def start(self) -> None:
-        """Begin to ask; raises SettingsError for a CA file it cannot use."""
+        """Begin; raises SettingsError for a CA file it cannot use."""
         if self._session is not None:
             return
         self._session = open_session(self._settings, timeout_s=self._timeout_s, keep_alive=True)
@@ -107,7 +107,7 @@ class ReportPoller:
             self._ask_new()
 
     async def close(self) -> None:
-        """End all questions under way; nothing is told after this."""
+        """End all requests under way; nothing is reported after this."""
         rota, self._rota = self._rota, None
         if rota is not None:
             await rota.close()
@@ -204,10 +204,9 @@ class _Count(msgspec.Struct):
 
 
 def read_report(body: bytes) -> LoadReport | str:
-    """The report in `body`, or in a few words why there is none to believe.
+    """The report in `body`, or why there is none.
 
-    A foreign backend may use our other names for things of its own (`"state": "running"`): then its count is all that
-    is taken.
+    A foreign backend may use our other names for something else (`"state": "running"`): then only its count is taken.
     """
     try:
         try:

@@ -1,9 +1,8 @@
-"""Asks every member of a changing set again and again, each in its own time.
+"""Polls every member of a changing set, once in each interval.
 
-Rules: a member is asked as soon as it joins, and from then on once in each interval. What members join together is
-asked at once that one time alone: their next turns are spread evenly over the interval (multiples of the golden ratio
-leave no large gap, however many there are), and each later one is moved by a little chance. No more than a given number
-is asked at the same time.
+Rules: a member is polled as soon as it joins. Members that join together are polled together that one time alone: their
+next turns are spread evenly over the interval (multiples of the golden ratio leave no large gap, however many there
+are), and each later one is moved by a little jitter. No more than a given number is polled at the same time.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ class Rota:
     """The members and their turns.
 
     Args:
-        ask: asks one member; its faults are logged and end nothing.
+        poll: polls one member; its faults are logged and end nothing.
         interval_s: seconds between two turns of a member.
-        at_once: how many may be asked at the same time.
+        at_once: how many may be polled at the same time.
         rng: source of the jitter.
     """
 
-    def __init__(self, ask: Callable[[str], Awaitable[None]], interval_s: float, at_once: int, rng: random.Random):
-        self._ask = ask
+    def __init__(self, poll: Callable[[str], Awaitable[None]], interval_s: float, at_once: int, rng: random.Random):
+        self._poll = poll
         self._interval_s = interval_s
         self._rng = rng
         self._places = asyncio.Semaphore(at_once)
         self._turns: dict[str, asyncio.Task[None]] = {}
         self._due: dict[str, float] = {}
-        self._asking: set[str] = set()
+        self._polling: set[str] = set()
         self._joined = 0
 
     def set_members(self, members: Iterable[str]) -> None:
-        """Take `members` as the whole set; those that are new are asked at once, those that left never again."""
+        """Take `members` as the whole set; new ones are polled at once, those that left never again."""
         wanted = set(members)
         for gone in self._turns.keys() - wanted:
             self._turns.pop(gone).cancel()
@@ -61,17 +60,17 @@ class Rota:
             self._due[member] = time.monotonic() + self._wait_s()
 
     def hurry(self, member: str) -> None:
-        """Ask a member now, unless it is being asked or was within the last tenth of an interval."""
+        """Poll a member now, unless it is being polled or was within the last tenth of an interval."""
         due = self._due.get(member)
-        # One that hangs would never get to its time-out if each suspicion began the question anew.
-        if due is None or member not in self._turns or member in self._asking:
+        # One that hangs would never get to its time-out if each suspicion began the poll again.
+        if due is None or member not in self._turns or member in self._polling:
             return
         if due - time.monotonic() < self._interval_s * (1 - JITTER):
             self._turns[member].cancel()
             self._turns[member] = asyncio.get_running_loop().create_task(self._take_turns(member, 1.0))
 
     async def close(self) -> None:
-        """Ask nobody any more."""
+        """Stop polling."""
         turns = list(self._turns.values())
         self._turns.clear()
         for turn in turns:
@@ -82,15 +81,15 @@ class Rota:
         wait_s = self._interval_s * share
         while True:
             async with self._places:
-                # Counted from the question, so that slow answers do not make the turns rarer.
+                # Counted from the request, so that slow answers do not make the turns rarer.
                 self._due[member] = time.monotonic() + wait_s
-                self._asking.add(member)
+                self._polling.add(member)
                 try:
-                    await self._ask(member)
+                    await self._poll(member)
                 except Exception:
                     log.exception("backend_not_asked", backend=member)
                 finally:
-                    self._asking.discard(member)
+                    self._polling.discard(member)
             # Its turn may be postponed while it waits, again and again; an event would have to be waited for as well.
             while (left := self._due[member] - time.monotonic()) > 0:  # noqa: ASYNC110 - waits for a time, not a state
                 await asyncio.sleep(left)

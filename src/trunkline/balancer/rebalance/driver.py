@@ -1,4 +1,4 @@
-"""Carries out what `rebalance` plans: looks at the fleet several times a second, and sends the orders to the nodes.
+"""Carries out what `plan` decides: looks at the fleet several times a second, and sends the orders to the nodes.
 
 Rules:
 
@@ -37,11 +37,11 @@ SLICE: Final = 200
 """Keys whose homes are reckoned before others get their turn."""
 
 KEYS_EVERY_S: Final = 2.0
-"""Asking a node for its keys makes it look at every client."""
+"""A node must look at every client to count its keys."""
 
 
 def rows_of(fleet: Fleet, talk: FleetTalk, now: float) -> list[Row]:
-    """The fleet as rebalancing sees it. Which backends are nodes of ours their reports say, whoever named them."""
+    """The fleet as rebalancing sees it; a backend is a node of ours when it reports as one, whatever its source."""
     rows = []
     for pool in fleet.pools.values():
         pool.refresh(now)
@@ -55,7 +55,7 @@ def rows_of(fleet: Fleet, talk: FleetTalk, now: float) -> list[Row]:
                     share=backend.share if backend.url in takers else 0.0,
                     weight=backend.spec.weight,
                     pool=backend.pool,
-                    # Without groups of their own weight, placement does not tell colours apart either.
+                    # Without weights by group, placement does not distinguish colours either.
                     group=backend.group if pool.lanes else "",
                     capacity=backend.capacity,
                     usable=backend.condition.usable(now),
@@ -68,8 +68,8 @@ def rows_of(fleet: Fleet, talk: FleetTalk, now: float) -> list[Row]:
 def home_of(fleet: Fleet, group: GroupKey, key: str, now: float) -> str | None:
     """The backend that a key belongs to, None when that has no room for it.
 
-    Where placement would put a client of a key whose home is full is no better place for those who are together now:
-    the next one would be placed at home again, as soon as it has room.
+    Clients of a key whose home is full gain nothing by moving to where placement puts the next one: later ones are
+    placed at home again as soon as it has room.
     """
     pool = fleet.pools.get(group[0])
     if pool is None:
@@ -93,8 +93,8 @@ class Rebalancer:
 
     Args:
         settings: `rebalance…`.
-        fleet: the truth about it.
-        talk: over which orders are sent; None: there are none.
+        fleet: its authoritative state.
+        talk: sends the orders; None: there are none.
         moves: counts the clients that were asked, by backend.
     """
 
@@ -188,11 +188,11 @@ class Rebalancer:
             return
         self._moves.add(move.url, times=moved.moving)
         for value in move.values:
-            # Hashing says where the key's next client goes, here and at the other balancers.
+            # The key's next client is placed by hashing again, here and at the other balancers.
             self._fleet.homes.forget(move.pool, value)
             talk.note(PickNotice("m", move.url, value))
         if moved.moving * 2 < move.count:
-            # Somewhat fewer are those that left by themselves.
+            # Somewhat fewer: those left by themselves.
             log.info("moved_fewer", backend=move.url, node=move.node, asked=move.count, moving=moved.moving)
             self._state.refused(move.url, time.monotonic())
 

@@ -3,8 +3,8 @@
 Rules:
 
 - Backends of one pool and group are balanced among themselves, by connections beside share (weight x capacity, as
-  placement reckons). What drains, is not usable or takes nothing new is neither asked nor counted as room. A foreign
-  backend counts as room and into the mean, but its clients stay: nobody can ask them.
+  placement reckons). What drains, is not usable or takes nothing new gets no orders and counts as no room. A foreign
+  backend counts as room and into the mean, but its clients stay: it takes no orders.
 - An episode (see `group`) begins only after something has joined or grown: clients that left by themselves are no
   reason to disturb others. It orders little more than the surplus it began with; so a fleet whose clients come back to
   where they were is left alone after it.

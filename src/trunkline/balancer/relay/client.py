@@ -92,7 +92,7 @@ class ClientConnection(asyncio.Protocol):
             self._task.cancel()
 
     def eof_received(self) -> bool:
-        """The client sends no more. It still gets the answers to what it asked, but no WebSocket."""
+        """The client sends no more. It still gets answers to its requests, but no WebSocket."""
         self.ended = True
         if self.answered:
             return False

@@ -30,11 +30,11 @@ class RelayContext:
     """What the requests of one edge share.
 
     Attributes:
-        placer: chooses backends and is told what became of each pick; requests place through `place`.
+        placer: chooses backends and gets what became of each pick; requests place through `place`.
         trusted_proxies: whose forwarding headers count.
         limiter: handshakes by address.
         on_event: gets every event of a connection; None when nobody listens.
-        pages: asked first at every plain GET and HEAD; None leaves the request to a backend.
+        pages: tried first for every plain GET and HEAD; None leaves the request to a backend.
         pending: the connections that are not relayed yet.
         relays: those that are.
         dialer: connects to backends for handshakes.

@@ -54,8 +54,8 @@ class Edge:
     """The clients' entrance.
 
     Args:
-        placer: chooses backends and is told what became of each pick.
-        pages: asked first at every plain GET and HEAD; None leaves the request to a backend.
+        placer: chooses backends and gets what became of each pick.
+        pages: tried first for every plain GET and HEAD; None leaves the request to a backend.
         on_event: gets every event of a connection; None when nobody listens.
         rng: source of jitter.
 

@@ -4,7 +4,7 @@ Rules:
 
 - Host stays as the client sent it. Names keep their case, and what is not named here its value and its place.
 - Forwarding headers of a client count only when it is a trusted proxy; else they are taken out, also in spellings with
-  underscores, which some backends cannot tell from the real ones.
+  underscores, which some backends take for the real ones.
 - Connection, and the headers that it names, end here (RFC 9110 section 7.6.1); framing is written again for each side.
 """
 
@@ -58,7 +58,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Forwarding:
-    """Rewrites heads as the settings say.
+    """Rewrites heads by the settings.
 
     Raises:
         SettingsError: the operator wants to set a header that frames messages.
@@ -207,7 +207,7 @@ def text_answer(
 
 
 def accepts(answer: AnswerHead, key: str) -> bool:
-    """Whether a 101 opens the WebSocket that `key` asked for (RFC 6455 section 4.1)."""
+    """Whether a 101 opens the WebSocket that was requested with `key` (RFC 6455 section 4.1)."""
     headers = answer.headers
     return (
         headers.get("upgrade", "").lower() == "websocket"

@@ -1,4 +1,4 @@
-"""A backend's answer to a handshake, pure: read from bytes as they come, the same way over every kind of connection."""
+"""A backend's answer to a handshake, read from bytes as they come over any kind of connection. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Failure(Exception):
     """A backend could not take a connection.
 
     Attributes:
-        why: a word that `Placer.failed` knows.
+        why: a label of `Placer.failed`.
     """
 
     def __init__(self, why: str) -> None:

@@ -38,6 +38,19 @@ SILENCE_S: Final = 300.0
 """How long a backend may send nothing in the middle of a body; long, because streams of events are quiet at times."""
 
 
+_FAULTS: Final[tuple[tuple[type[Exception], str, int], ...]] = (
+    (aiohttp.ClientSSLError, "tls", 502),
+    (aiohttp.ConnectionTimeoutError, "dial_timeout", 504),
+    (aiohttp.ServerTimeoutError, "dial_timeout", 504),
+    (aiohttp.ClientConnectorError, "dial", 502),
+    (TimeoutError, "handshake_timeout", 504),
+    (aiohttp.ClientResponseError, "bad_answer", 502),
+    (aiohttp.ClientPayloadError, "bad_answer", 502),
+    (Exception, "closed", 502),
+)
+"""What went wrong at a backend and the client's status, by the first kind of error that fits."""
+
+
 class RequestBody:
     """The body of a request while it comes in.
 
@@ -190,12 +203,11 @@ class PassThrough:
     async def _try(self, pick: Pick, again: bool) -> bool:
         """Send it to one backend; False: that could not be dialled, and another may be tried."""
         context = self._context
-        why, status = "closed", 502
         try:
             async with contextlib.AsyncExitStack() as stack:
                 answer = await self._request(pick, stack)
                 if answer.status == 101:
-                    raise aiohttp.ClientPayloadError("101 to a request that asked for no upgrade")
+                    raise aiohttp.ClientPayloadError("101 to a request that wanted no upgrade")
                 context.placer.dropped(pick)
                 await self._pass_answer(answer, pick.cookie)
                 return True
@@ -203,18 +215,12 @@ class PassThrough:
             if not self._head_sent:
                 context.placer.dropped(pick)
             raise
-        except aiohttp.ClientSSLError:
-            why = "tls"
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ServerTimeoutError):
-            why, status = "dial_timeout", 504
-        except aiohttp.ClientConnectorError:
-            why = "dial"
-        except TimeoutError:
-            why, status = "handshake_timeout", 504
-        except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError):
-            why = "bad_answer"
-        except (aiohttp.ClientError, OSError):
-            why = "closed"
+        except (aiohttp.ClientError, OSError) as error:
+            why, status = next((why, status) for kind, why, status in _FAULTS if isinstance(error, kind))
+        return self._failed(pick, why, status, again)
+
+    def _failed(self, pick: Pick, why: str, status: int, again: bool) -> bool:
+        context = self._context
         if self._head_sent:
             # Half an answer cannot be taken back: cutting it off is all that is left.
             self._client.abort()

@@ -18,7 +18,7 @@ class Relays:
 
     Args:
         limit: most connections.
-        placer: is told of each end.
+        placer: gets each end.
         on_event: gets the event of each end; None when nobody listens.
         changed: set whenever a connection ends.
 

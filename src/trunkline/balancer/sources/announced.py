@@ -1,10 +1,9 @@
-"""Which nodes there are, by what they say of themselves. Pure.
+"""Which nodes there are, by their own reports. Pure.
 
 Rules:
 
-- A node is gone after its last words, or when it was not heard for `GONE_S`.
-- While NATS is away, and as long again as a node may be silent after it is back, nobody is taken for gone: it is we who
-  cannot hear.
+- A node is gone after its goodbye, or when it has not reported for `GONE_S`.
+- While NATS is away, and for `GONE_S` after it is back, no node is taken for gone: it is we who get no reports.
 - A node that comes back under another URL takes the place of what it was. Two living nodes that share a name are both
   kept, and named.
 - Beyond `MOST` nodes no new one is taken.
@@ -23,7 +22,7 @@ GONE_S = 7.0
 """Three reports and a bit."""
 
 MOST = 2_000
-"""Nodes there can be; whoever announces more is no fleet of ours."""
+"""Nodes there can be; more are a mistake or an attack."""
 
 REMEMBERED = 1024
 
@@ -35,7 +34,7 @@ class _Heard(NamedTuple):
 
 
 class Announced:
-    """The nodes that were heard.
+    """The nodes that have reported.
 
     Attributes:
         turned_away: reports of nodes beyond `MOST`.
@@ -64,33 +63,33 @@ class Announced:
         self._connected = connected
         self._deaf_until = now + GONE_S
 
-    def heard(self, said: NodeReport, now: float) -> bool:
+    def reported(self, report: NodeReport, now: float) -> bool:
         """A node has reported; its URL is spelled as backends are named.
 
         Returns:
             Whether the list has changed.
         """
-        run = said.report.run if said.report.run is not msgspec.UNSET else ""
-        if said.leaving:
-            present = self._nodes.get(said.url)
-            # The last words of an earlier process may come after the first ones of its successor on the same port.
-            if present is None or (present.run != run and present.spec.name == said.node):
+        run = report.report.run if report.report.run is not msgspec.UNSET else ""
+        if report.leaving:
+            present = self._nodes.get(report.url)
+            # The goodbye of an earlier process may come after the first report of its successor on the same port.
+            if present is None or (present.run != run and present.spec.name == report.node):
                 return False
-            del self._nodes[said.url]
+            del self._nodes[report.url]
             return True
-        spec = BackendSpec(said.url, source="nats", name=said.node)
-        before = self._nodes.get(said.url)
+        spec = BackendSpec(report.url, source="nats", name=report.node)
+        before = self._nodes.get(report.url)
         changed = before is None or before.spec != spec
         if before is None:
             if len(self._nodes) >= MOST:
                 self.turned_away += 1
                 return False
-            self._take_place(said.node, run)
-        self._nodes[said.url] = _Heard(spec, run, now)
+            self._take_place(report.node, run)
+        self._nodes[report.url] = _Heard(spec, run, now)
         return changed
 
     def expire(self, now: float) -> tuple[str, ...]:
-        """Forget who was silent for too long; returns their URLs."""
+        """Forget nodes that were silent for too long; returns their URLs."""
         if not self._connected or now < self._deaf_until:
             return ()
         gone = tuple(url for url, heard in self._nodes.items() if now - heard.at > GONE_S)
@@ -99,9 +98,9 @@ class Announced:
         return gone
 
     def _take_place(self, name: str, run: str) -> None:
-        """A node of this name has a new URL: what had the name before is gone, unless it speaks on."""
+        """A node of this name has a new URL: what had the name before is gone, unless it goes on reporting."""
         if run in self._replaced:
-            # It was taken for gone and speaks again.
+            # It was taken for gone and reports again.
             self._shared.add(name)
         if name in self._shared:
             return

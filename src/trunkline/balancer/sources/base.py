@@ -2,10 +2,10 @@
 
 Rules of every source:
 
-- It tells its whole current list, never a difference: first when its first attempt is over (an empty list when nothing
+- It gives its whole current list, never a difference: first when its first attempt is over (an empty list when nothing
   could be learned), then at each change.
-- A failure never empties a list. The last good one stays, one log line says why, one says when it is over. Whether a
-  backend of a stale list still answers is for the health checks to find out.
+- A failure never empties a list. The last good one stays, and begin and end are logged. Whether a backend of a stale
+  list still answers is for the health checks to find out.
 - It runs until it is cancelled and recovers by itself.
 """
 
@@ -18,29 +18,29 @@ import msgspec
 
 from trunkline.placement.backend import BackendSpec
 
-Tell = Callable[[Sequence[BackendSpec]], None]
+Update = Callable[[Sequence[BackendSpec]], None]
 
 ORDER = ("list", "file", "nats", "docker", "dns")
-"""Which source is believed when two name the same URL: what the operator wrote, then what a node says of itself, then
-labels, and last DNS, which knows nothing but the address."""
+"""Whose entry holds when two name the same URL: what the operator wrote, then what a node announces, then labels, and
+last DNS, which knows nothing but the address."""
 
-# What two sources may say differently without contradicting each other.
+# In these fields two sources may differ without a conflict.
 _NO_CONFLICT = frozenset({"url", "source", "name", "draining", "server_name"})
 
 
 class Source(Protocol):
     """One origin of backends."""
 
-    async def run(self, tell: Tell) -> None:
-        """Tell the list at each change, until cancelled.
+    async def run(self, update: Update) -> None:
+        """Give the list at each change, until cancelled.
 
         Args:
-            tell: gets the whole list; it must not block, and must not raise.
+            update: gets the whole list; it must not block, and must not raise.
         """
 
 
 class Conflict(msgspec.Struct, frozen=True):
-    """Two entries of one URL that say different things.
+    """Two different entries of one URL.
 
     Attributes:
         kept: the source whose entry holds.
@@ -75,11 +75,11 @@ class Merged(msgspec.Struct, frozen=True):
 def merge(lists: Mapping[str, Sequence[BackendSpec]]) -> Merged:
     """Unite the lists of all sources; of a URL that several name, the entry of the first in `ORDER` holds.
 
-    Draining is the exception: it is true as soon as any source says so. That a container was told to stop is a fact
-    beside which the operator's list is merely older.
+    Draining is the exception: it is true as soon as it is in any source. A container that is being stopped is newer
+    knowledge than the operator's list.
 
     Args:
-        lists: the last list that each source told, by the source's kind; kinds that `ORDER` does not have come last.
+        lists: the last list of each source, by the source's kind; kinds that `ORDER` does not have come last.
     """
     known = [kind for kind in ORDER if kind in lists]
     kept: dict[str, tuple[str, BackendSpec]] = {}

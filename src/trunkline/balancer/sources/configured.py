@@ -1,4 +1,4 @@
-"""The sources of backends that the settings ask for."""
+"""The sources of backends that are set."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ Facts:
   of 0 beside others is a tenth of a weight of 1, since RFC 2782 wants it small, and 0 here would mean never.
 - Names are resolved again after the shortest TTL of the answers, at most `balancer.dns_interval_ms` and at least one
   second later.
-- A name that DNS does not have is asked of the system (hosts file, mDNS), as are `localhost` and addresses.
+- A name that DNS does not have is resolved by the system (hosts file, mDNS), as are `localhost` and addresses.
 - SERVFAIL, a time-out, or a name that had addresses and has none now keep the last list: an outage of DNS is no reason
   to stop serving, and health checks know better whether a backend is gone. An SRV record with the target `.` is no
-  failure: RFC 2782 lets it say that the service does not exist.
+  failure: by RFC 2782 it means that the service does not exist.
 - Over TLS the certificate must name the configured name, not what DNS made of it: for SRV the domain behind
   `_service._proto` (RFC 9525 section 6.3), so that a forged answer cannot name a server of its own choice.
 """
@@ -35,7 +35,7 @@ import msgspec
 import structlog
 from dns.rdatatype import AAAA, SRV, A, RdataType
 
-from trunkline.balancer.sources.base import Tell
+from trunkline.balancer.sources.base import Update
 from trunkline.errors import SettingsError
 from trunkline.placement.backend import BackendSpec, canonical_url, place_of
 
@@ -140,32 +140,32 @@ class DnsSource:
         self._floor_s = floor_s
         lookup = _Lookup(None if nameservers is None else tuple(nameservers), port, lookup_s)
         self._watches = [_Watch(parse_name(text), lookup) for text in dict.fromkeys(names)]
-        self._told: tuple[BackendSpec, ...] | None = None
+        self._sent: tuple[BackendSpec, ...] | None = None
 
-    async def run(self, tell: Tell) -> None:
-        """Resolve the names and tell their backends at each change, until cancelled."""
+    async def run(self, update: Update) -> None:
+        """Resolve the names and give their backends at each change, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for watch in self._watches:
-                group.create_task(self._follow(watch, tell))
-            self._tell_all(tell)
+                group.create_task(self._follow(watch, update))
+            self._update_all(update)
             await asyncio.Event().wait()
 
-    async def _follow(self, watch: _Watch, tell: Tell) -> None:
+    async def _follow(self, watch: _Watch, update: Update) -> None:
         pause = self._floor_s
         while True:
             ttl = await watch.resolve()
-            self._tell_all(tell)
+            self._update_all(update)
             # After a failure there is no TTL: soon again, then ever later.
             pause = min(pause * 2, self._interval_s) if ttl is None else min(ttl, self._interval_s)
             await asyncio.sleep(max(pause, self._floor_s))
 
-    def _tell_all(self, tell: Tell) -> None:
+    def _update_all(self, update: Update) -> None:
         if any(watch.specs is None for watch in self._watches):
-            return  # the first list is told when every name was tried once
+            return  # the first list is given when every name was tried once
         specs = tuple({spec.url: spec for watch in self._watches for spec in watch.specs or ()}.values())
-        if specs != self._told:
-            self._told = specs
-            tell(specs)
+        if specs != self._sent:
+            self._sent = specs
+            update(specs)
 
 
 class _Unresolved(Exception):

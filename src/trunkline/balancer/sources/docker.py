@@ -1,16 +1,16 @@
-"""Backends among the containers of a Docker daemon: those whose labels ask for it (see `docker_labels`).
+"""Backends among the containers of a Docker daemon: those with labels for it (see `docker_labels`).
 
 Facts:
 
-- Every container that asks is inspected once, then the daemon's events are followed: start, pause, health and network
+- Every such container is inspected once, then the daemon's events are followed: start, pause, health and network
   changes inspect it again; a signal that ends it (`docker stop`, `docker kill`) makes it draining at once, before it is
-  gone; its death removes it. Every 30 s all are listed anew, should an event have been lost.
+  gone; its death removes it. Every 30 s all are listed again, should an event have been lost.
 - A daemon that goes away takes no backend with it: their list stays, and is replaced after the daemon is back. It is
-  asked again after half a second, then ever later, at most every 15 s.
-- A container that asks but cannot be used is named in one log line with the reason, until the reason changes.
-- A daemon on a `tcp://` endpoint is asked over TLS when DOCKER_TLS_VERIFY=1 is set, with the files in DOCKER_CERT_PATH.
-- Whoever may speak to the daemon owns its machine. Best give the balancer a proxy of the socket that passes GET of
-  /version, /info, /events, /containers/json and /containers/<id>/json alone: it asks for nothing else.
+  tried again after half a second, then ever later, at most every 15 s.
+- A container that has the labels but cannot be used is named in one log line with the reason, until the reason changes.
+- A daemon on a `tcp://` endpoint is reached over TLS with DOCKER_TLS_VERIFY=1, with the files in DOCKER_CERT_PATH.
+- Access to the daemon is control of its machine. Best give the balancer a proxy of the socket that passes GET of
+  /version, /info, /events, /containers/json and /containers/<id>/json alone: it needs nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import msgspec
 import structlog
 
 from trunkline.balancer.sources import docker_labels
-from trunkline.balancer.sources.base import Tell
+from trunkline.balancer.sources.base import Update
 from trunkline.balancer.sources.docker_labels import Container
 from trunkline.errors import SettingsError, StartError
 from trunkline.placement.backend import BackendSpec
@@ -47,7 +47,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=5.0)
 _EVENTS = (
     "start", "die", "destroy", "kill", "pause", "unpause", "health_status", "rename", "connect", "disconnect",
 )  # fmt: skip
-# `docker kill --signal HUP` mostly asks for a reload; these end a process, or ask it to end.
+# `docker kill --signal HUP` mostly means a reload; these signals end a process.
 _ENDING = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGKILL, signal.SIGTERM})
 
 # What aiodocker and the code below raise over an answer of another shape: what listens there is no daemon, or half up.
@@ -152,41 +152,41 @@ class DockerSource:
         self._host = parts.hostname or "127.0.0.1"
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._rows: dict[str, _Inspected] = {}
-        # By id, the start of the run that was told to end: the end itself, and a new start, may go unheard while the
-        # daemon is away, and a container that drains for ever would be lost.
+        # By id, the start of the run that is being stopped: its end and a new start may be missed while the daemon is
+        # away, and a container that drains for ever would be lost.
         self._stopping: dict[str, str] = {}
-        self._told: tuple[BackendSpec, ...] | None = None
+        self._sent: tuple[BackendSpec, ...] | None = None
         self._problems: dict[str, str] = {}
         self._noted: set[tuple[str, str]] = set()
         self._lost = False
 
-    async def run(self, tell: Tell) -> None:
-        """Follow the daemon and tell its backends at each change, until cancelled."""
+    async def run(self, update: Update) -> None:
+        """Follow the daemon and give its backends at each change, until cancelled."""
         loop = asyncio.get_running_loop()
         pause = _FIRST_PAUSE_S
         while True:
             began = loop.time()
             try:
                 async with self._client(url=self._endpoint, timeout=_TIMEOUT) as docker:
-                    await self._follow(docker, tell)
+                    await self._follow(docker, update)
                 why = "it ended the stream of events"
             except (OSError, aiohttp.ClientError, self._api_error, *_BAD_SHAPE) as error:
                 why = str(error) or type(error).__name__
-            if self._told is None:
-                self._told = ()
-                tell(())
+            if self._sent is None:
+                self._sent = ()
+                update(())
             if not self._lost:
                 self._lost = True
-                log.warning("docker_lost", endpoint=self._endpoint, why=why, keeps_backends=len(self._told))
-            if loop.time() - began > _LONGEST_PAUSE_S:  # it worked for a while; a daemon that flaps is asked less often
+                log.warning("docker_lost", endpoint=self._endpoint, why=why, keeps_backends=len(self._sent))
+            if loop.time() - began > _LONGEST_PAUSE_S:  # it worked for a while; a daemon that flaps is tried less often
                 pause = _FIRST_PAUSE_S
             await asyncio.sleep(pause * self._rng.uniform(0.75, 1.0))
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
-    async def _follow(self, docker: Docker, tell: Tell) -> None:
+    async def _follow(self, docker: Docker, update: Update) -> None:
         """List, then follow the events; returns when their stream ends."""
-        # The events are asked for from a moment before the listing, by the daemon's own clock: what happens between
-        # the two is then heard, and hearing of a change that the list has already does no harm.
+        # The events begin at a moment before the listing, by the daemon's clock, so that nothing between the two is
+        # missed; an event of a change that the list has already does no harm.
         now = datetime.fromisoformat((await docker.system.info())["SystemTime"])
         # Not its own task: aiodocker would raise the stream's error out of close().
         events = docker.events.subscribe(create_task=False)  # type: ignore[no-untyped-call]  # aiodocker has none
@@ -195,18 +195,18 @@ class DockerSource:
         try:
             while True:
                 await self._list_all(docker)
-                self._tell(tell)
+                self._send(update)
                 if stream.done():
                     await stream  # a daemon that lists but gives no events is not back
                     return
                 if self._lost:
                     self._lost = False
-                    log.info("docker_back", endpoint=self._endpoint, backends=len(self._told or ()))
+                    log.info("docker_back", endpoint=self._endpoint, backends=len(self._sent or ()))
                 try:
                     async with asyncio.timeout(_RELIST_S):
                         while await self._take(docker, await _batch(events.queue)):
-                            self._tell(tell)
-                        # Its end is told by an event that is None; the reason is in the task.
+                            self._send(update)
+                        # Its end is an event that is None; the reason is in the task.
                         await stream
                         return
                 except TimeoutError:
@@ -230,7 +230,7 @@ class DockerSource:
     async def _inspect_all(self, docker: Docker, containers: Iterable[str]) -> None:
         gate = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
         jobs = (self._inspect(docker, container, gate) for container in containers)
-        # Not a TaskGroup: the caller tells errors apart, and a group would wrap them.
+        # Not a TaskGroup, which would wrap the errors that the caller distinguishes.
         for outcome in await asyncio.gather(*jobs, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -275,7 +275,7 @@ class DockerSource:
         await self._inspect_all(docker, again)
         return True
 
-    def _tell(self, tell: Tell) -> None:
+    def _send(self, update: Update) -> None:
         specs = []
         problems: dict[str, str] = {}
         for row in sorted(self._rows.values(), key=lambda row: row.name):
@@ -293,9 +293,9 @@ class DockerSource:
                     log.info("docker_label_ignored", container=container.name, note=note)
         self._problems = problems
         self._noted = {noted for noted in self._noted if noted[0] in self._rows}
-        if tuple(specs) != self._told:
-            self._told = tuple(specs)
-            tell(self._told)
+        if tuple(specs) != self._sent:
+            self._sent = tuple(specs)
+            update(self._sent)
 
 
 async def _batch(queue: asyncio.Queue[dict[str, Any] | None]) -> list[dict[str, Any] | None]:
@@ -326,7 +326,7 @@ def _container(row: _Inspected, *, stopping: bool) -> Container:
 
 
 def _ends(sent: str, stop_signal: str | None) -> bool:
-    """Whether a signal, by number or name, asks a container to end whose own stop signal is `stop_signal`."""
+    """Whether a signal, by number or name, ends a container whose stop signal is `stop_signal`."""
     number = _signal(sent)
     return number is not None and (number in _ENDING or number == _signal(stop_signal or "SIGTERM"))
 

@@ -1,4 +1,4 @@
-"""What a container's labels say about it as a backend. Pure.
+"""What a container is as a backend, by its labels. Pure.
 
 Labels of our own, on a container that has `trunkline.enable=true`:
 
@@ -16,11 +16,11 @@ Without `trunkline.enable`, a container with `traefik.enable=true` is read by Tr
 `traefik.http.services.<name>.loadbalancer.server.port`, `.server.scheme`, `.server.url`, `.server.weight`,
 `.healthcheck.path`, and `traefik.docker.network`; as there, the lowest of several exposed ports is taken. Labels of our
 own may stand beside them and win. Routers and middlewares are Traefik's affair; `trunkline.enable=false` keeps a
-container out whatever Traefik's labels say.
+container out whatever Traefik's labels are.
 
 State: only a running container is a backend.
 
-- Paused, told to stop, or unhealthy by its own HEALTHCHECK: draining. It may hold connections that go on, and leaving
+- Paused, being stopped, or unhealthy by its own HEALTHCHECK: draining. It may hold connections that go on, and leaving
   it out would forget their count just when it comes back a second later.
 - Its HEALTHCHECK has not passed yet (`starting`): left out, since it has nothing to lose, and its slow start is to
   begin when it can serve.
@@ -54,7 +54,7 @@ _LONGEST_SHOWN = 100
 
 
 class Container(msgspec.Struct, frozen=True):
-    """What the daemon says of a container.
+    """A container, as the daemon describes it.
 
     Attributes:
         name: its name without the slash.
@@ -64,7 +64,7 @@ class Container(msgspec.Struct, frozen=True):
         host_network: it shares the network of the daemon's machine.
         state: `running`, `paused`, `exited` and so on, as the daemon names it.
         health: state of its HEALTHCHECK: `healthy`, `unhealthy`, `starting`; empty without one.
-        stopping: it was told to end and has not ended yet.
+        stopping: it is being stopped.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     Attributes:
         spec: the backend, None when it is none.
-        problem: why a container that asks to be a backend is none; empty when it does not ask, or does not run.
+        problem: why a container with the labels of a backend is none; empty without them, or when it does not run.
         notes: labels that are understood by Traefik alone and were ignored.
     """
 
@@ -111,20 +111,20 @@ def read(container: Container, *, network: str, host: str) -> Verdict:
         return Verdict()
     notes: list[str] = []
     try:
-        wishes = _wishes(container, notes)
-        url = wishes.url or _url(container, wishes, network, host)
+        wanted = _labels_of(container, notes)
+        url = wanted.url or _url(container, wanted, network, host)
     except _Wrong as wrong:
         return Verdict(problem=str(wrong), notes=tuple(notes))
     server_name = ""
     if url.startswith("https:"):
-        server_name = wishes.server_name or ("" if wishes.url else container.name)
+        server_name = wanted.server_name or ("" if wanted.url else container.name)
     spec = BackendSpec(
         url=url,
-        weight=wishes.weight,
-        group=wishes.colour,
-        pool=wishes.pool,
-        capacity=wishes.capacity,
-        health_path=wishes.health_path,
+        weight=wanted.weight,
+        group=wanted.colour,
+        pool=wanted.pool,
+        capacity=wanted.capacity,
+        health_path=wanted.health_path,
         source="docker",
         name=container.name,
         draining=container.stopping or container.state == "paused" or container.health == "unhealthy",
@@ -137,8 +137,8 @@ class _Wrong(Exception):
     """A sentence about the label that cannot be used."""
 
 
-class _Wishes(msgspec.Struct):
-    """What the labels ask for."""
+class _Labels(msgspec.Struct):
+    """What the labels set."""
 
     url: str = ""
     port: int | None = None
@@ -159,14 +159,14 @@ def _switches(labels: Mapping[str, str]) -> tuple[str, str]:
     return spelled.get("trunkline.enable", "trunkline.enable"), spelled.get("traefik.enable", "traefik.enable")
 
 
-def _wishes(container: Container, notes: list[str]) -> _Wishes:
+def _labels_of(container: Container, notes: list[str]) -> _Labels:
     labels = {name.lower(): value.strip() for name, value in container.labels.items()}
     switch = "trunkline.enable" if "trunkline.enable" in labels else "traefik.enable"
     if labels[switch].lower() not in _TRUE:
         raise _refusal(switch, labels[switch], "true or false")
-    wishes = _Wishes()
+    wanted = _Labels()
     if switch == "traefik.enable":
-        _read_traefik(labels, wishes, notes)
+        _read_traefik(labels, wanted, notes)
     own = {name: value for name, value in labels.items() if name.startswith(_OWN)}
     for name, value in own.items():
         if name == "trunkline.enable":
@@ -176,18 +176,18 @@ def _wishes(container: Container, notes: list[str]) -> _Wishes:
             near = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(_READERS)}"
             raise _Wrong(f"there is no label {_cut(name)}{near}")
         field, reader, allowed = _READERS[name]
-        _set(wishes, field, reader, name, value, allowed)
+        _set(wanted, field, reader, name, value, allowed)
     if not own.keys().isdisjoint({"trunkline.port", "trunkline.scheme"}):
-        wishes.url = ""
-    return wishes
+        wanted.url = ""
+    return wanted
 
 
-def _read_traefik(labels: Mapping[str, str], wishes: _Wishes, notes: list[str]) -> None:
-    wishes.lowest_port = True
+def _read_traefik(labels: Mapping[str, str], wanted: _Labels, notes: list[str]) -> None:
+    wanted.lowest_port = True
     services: dict[str, dict[str, tuple[str, str]]] = {}
     for name, value in labels.items():
         if name == "traefik.docker.network":
-            wishes.network = value
+            wanted.network = value
         match = _SERVICE.fullmatch(name)
         if match is not None:
             services.setdefault(match[1], {})[match[2]] = (name, value)
@@ -200,32 +200,32 @@ def _read_traefik(labels: Mapping[str, str], wishes: _Wishes, notes: list[str]) 
             notes.append(f"{_cut(name)} is ignored: {_WHY_IGNORED.get(option, 'it is for Traefik alone')}")
             continue
         field, reader, allowed = _TRAEFIK_READERS[option]
-        _set(wishes, field, reader, name, value, allowed)
+        _set(wanted, field, reader, name, value, allowed)
     options = next(iter(services.values()), {})
     if "server.url" in options and not {"server.port", "server.scheme"}.isdisjoint(options):
         raise _Wrong(f"{options['server.url'][0]} says where it listens; remove its server.port and server.scheme")
 
 
-def _set(wishes: _Wishes, field: str, reader: Callable[[str], object], name: str, value: str, allowed: str) -> None:
+def _set(wanted: _Labels, field: str, reader: Callable[[str], object], name: str, value: str, allowed: str) -> None:
     try:
-        setattr(wishes, field, reader(value))
+        setattr(wanted, field, reader(value))
     except ValueError:
         raise _refusal(name, value, allowed) from None
 
 
-def _url(container: Container, wishes: _Wishes, network: str, host: str) -> str:
-    port = wishes.port
+def _url(container: Container, wanted: _Labels, network: str, host: str) -> str:
+    port = wanted.port
     if port is None:
         ports = sorted(set(container.ports))
         if not ports:
             raise _Wrong("it exposes no TCP port; name one with trunkline.port")
-        if len(ports) > 1 and not wishes.lowest_port:
+        if len(ports) > 1 and not wanted.lowest_port:
             listed = ", ".join(map(str, ports[:10]))
             raise _Wrong(f"it exposes {len(ports)} ports ({listed}); name one with trunkline.port")
         port = ports[0]
-    address = _address(container, wishes.network or network, host)
+    address = _address(container, wanted.network or network, host)
     bracketed = f"[{address}]" if ":" in address else address
-    return canonical_url(f"{wishes.scheme}://{bracketed}:{port}")
+    return canonical_url(f"{wanted.scheme}://{bracketed}:{port}")
 
 
 def _address(container: Container, network: str, host: str) -> str:
@@ -291,27 +291,27 @@ def _server_name(text: str) -> str:
 
 _Readers = Mapping[str, tuple[str, Callable[[str], object], str]]
 
-_PORT_WORDS = "a port from 1 to 65535"
-_SCHEME_WORDS = "http, https, ws or wss"
-_PATH_WORDS = 'a path such as "/health"'
-_NAME_WORDS = "1 to 63 letters, digits, '.', '_' and '-'"
+_PORT_ALLOWED = "a port from 1 to 65535"
+_SCHEME_ALLOWED = "http, https, ws or wss"
+_PATH_ALLOWED = 'a path such as "/health"'
+_NAME_ALLOWED = "1 to 63 letters, digits, '.', '_' and '-'"
 _READERS: _Readers = {
-    "trunkline.port": ("port", _whole(1, 65_535), _PORT_WORDS),
-    "trunkline.scheme": ("scheme", _scheme, _SCHEME_WORDS),
+    "trunkline.port": ("port", _whole(1, 65_535), _PORT_ALLOWED),
+    "trunkline.scheme": ("scheme", _scheme, _SCHEME_ALLOWED),
     "trunkline.weight": ("weight", _weight, "a number from 0 to 1000"),
-    "trunkline.colour": ("colour", _like(_LABEL), _NAME_WORDS),
-    "trunkline.pool": ("pool", _like(_LABEL), _NAME_WORDS),
+    "trunkline.colour": ("colour", _like(_LABEL), _NAME_ALLOWED),
+    "trunkline.pool": ("pool", _like(_LABEL), _NAME_ALLOWED),
     "trunkline.capacity": ("capacity", _whole(1, 100_000_000), "a whole number of at least 1"),
-    "trunkline.health-path": ("health_path", _like(_PATH), _PATH_WORDS),
+    "trunkline.health-path": ("health_path", _like(_PATH), _PATH_ALLOWED),
     "trunkline.server-name": ("server_name", _server_name, "a host name"),
     "trunkline.network": ("network", _like(re.compile(r"\S{1,200}")), "the name of a network"),
 }
 _TRAEFIK_READERS: _Readers = {
-    "server.port": ("port", _whole(1, 65_535), _PORT_WORDS),
-    "server.scheme": ("scheme", _scheme, f"{_SCHEME_WORDS} (WebSockets do not pass over h2c)"),
+    "server.port": ("port", _whole(1, 65_535), _PORT_ALLOWED),
+    "server.scheme": ("scheme", _scheme, f"{_SCHEME_ALLOWED} (WebSockets do not pass over h2c)"),
     "server.url": ("url", canonical_url, "a URL of scheme, host and port such as http://10.0.0.1:3001"),
     "server.weight": ("weight", _weight, "a number from 0 to 1000"),
-    "healthcheck.path": ("health_path", _like(_PATH), _PATH_WORDS),
+    "healthcheck.path": ("health_path", _like(_PATH), _PATH_ALLOWED),
 }
 _WHY_IGNORED = {
     "healthcheck.interval": "balancer.health_interval_ms holds for all backends",

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
-from trunkline.balancer.sources.base import Tell
+from trunkline.balancer.sources.base import Update
 from trunkline.balancer.sources.fixed import spec_of
 from trunkline.errors import SettingsError
 from trunkline.placement.backend import BackendSpec
@@ -66,8 +66,8 @@ class FileSource:
         self._specs: tuple[BackendSpec, ...] | None = None
         self._problem = ""
 
-    async def run(self, tell: Tell) -> None:
-        """Read the file, tell its backends, and do so again at each change, until cancelled."""
+    async def run(self, update: Update) -> None:
+        """Read the file and give its backends, again at each change, until cancelled."""
         seen: _Stamp | None = None
         taken: _Stamp | None = None
         content: bytes | None = None
@@ -84,36 +84,36 @@ class FileSource:
                         taken = stamp
                         if fresh != content:
                             content = fresh
-                            self._take(fresh, tell)
+                            self._take(fresh, update)
             except OSError as error:
                 seen = taken = content = None
-                self._fail(f"{error.strerror or error}", tell)
+                self._fail(f"{error.strerror or error}", update)
             except ValueError as error:
                 taken, content = seen, None
-                self._fail(str(error), tell)
+                self._fail(str(error), update)
             await asyncio.sleep(self._poll_s)
 
-    def _take(self, content: bytes, tell: Tell) -> None:
+    def _take(self, content: bytes, update: Update) -> None:
         try:
             specs = parse(content, self._path.name)
         except SettingsError as error:
-            self._fail(str(error), tell)
+            self._fail(str(error), update)
             return
         recovered, self._problem = bool(self._problem), ""
         if specs != self._specs or recovered:
             log.info("backends_file_read", file=str(self._path), backends=len(specs))
         if specs != self._specs:
             self._specs = specs
-            tell(specs)
+            update(specs)
 
-    def _fail(self, why: str, tell: Tell) -> None:
+    def _fail(self, why: str, update: Update) -> None:
         if why != self._problem:
             self._problem = why
             keeps = len(self._specs or ())
             log.error("backends_file_unusable", file=str(self._path), why=why, keeps_backends=keeps)
         if self._specs is None:
             self._specs = ()
-            tell(())
+            update(())
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -1,11 +1,11 @@
-"""Backends that the operator lists in [[balancer.backends]]: they change with the settings, so they are told once."""
+"""Backends that the operator lists in [[balancer.backends]]: they change with the settings, so they are given once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 
-from trunkline.balancer.sources.base import Tell
+from trunkline.balancer.sources.base import Update
 from trunkline.errors import SettingsError
 from trunkline.placement.backend import BackendSpec, canonical_url
 from trunkline.settings.balancer import BackendEntry
@@ -19,7 +19,7 @@ def spec_of(entry: BackendEntry, source: str) -> BackendSpec:
         source: kind of the source, `list` or `file`.
 
     Raises:
-        ValueError: its URL has no usable host or port; the text says what is wrong.
+        ValueError: its URL has no usable host or port; the text names what is wrong.
     """
     return BackendSpec(
         url=canonical_url(entry.url),
@@ -49,7 +49,7 @@ class ListSource:
                 raise SettingsError(key, value=entry.url, allowed=str(error)) from None
         self._specs = tuple(specs)
 
-    async def run(self, tell: Tell) -> None:
-        """Tell the list and wait to be cancelled."""
-        tell(self._specs)
+    async def run(self, update: Update) -> None:
+        """Give the list and wait to be cancelled."""
+        update(self._specs)
         await asyncio.Event().wait()

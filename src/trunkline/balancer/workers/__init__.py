@@ -1,1 +1,1 @@
-"""Several relaying processes with one truth."""
+"""Several relaying processes with one authoritative state."""

@@ -1,7 +1,7 @@
-"""One worker of a balancer: accepts from the shared socket, relays, and asks the first process for every backend.
+"""One worker of a balancer: accepts from the shared socket, relays, and requests every pick from the first process.
 
 Started by `supervisor.py` as `python -m trunkline.balancer.workers.child LISTENING_FD LINK_FD`; of no use by itself. It
-ends when it is told to, and at once when the process that holds the truth is gone.
+ends on a signal, and at once when the first process is gone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LINK_LOST: Final = 3
 
 
 async def run(listening: int, link: int) -> int:
-    """Relay until told to stop; returns the exit code."""
+    """Relay until stopped; returns the exit code."""
     signals = lifecycle.Signals()
     placer = RemotePlacer(on_lost=lambda: os._exit(LINK_LOST))
     sock = socket.socket(fileno=link)

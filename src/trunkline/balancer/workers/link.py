@@ -1,10 +1,10 @@
-"""How workers share one truth: a worker relays bytes, and asks the process that started it for every backend.
+"""How workers share one state: a worker relays bytes, and requests every pick from the process that started it.
 
 Rules:
 
-- One stream socket a worker, messages in order, each behind its length. Nothing is asked twice: a link that breaks ends
-  the worker, whose clients reconnect.
-- What a worker has to say within one turn of its loop goes out in one write.
+- One stream socket a worker, messages in order, each behind its length. Nothing is requested twice: a link that breaks
+  ends the worker, whose clients reconnect.
+- A worker's messages of one turn of its loop go out in one write.
 - A worker that is gone holds nothing: what it had reserved is dropped, and what it had opened is closed.
 """
 
@@ -65,7 +65,7 @@ class Counts(msgspec.Struct, tag="counts"):
 
 
 class PageAsk(msgspec.Struct, tag="page"):
-    """Somebody asks a worker for a page that only the truth can fill."""
+    """A worker needs a page, which only the first process can fill."""
 
     id: int
     query: str
@@ -148,14 +148,14 @@ class Link(asyncio.Protocol, Generic[T]):
 
 
 class LinkLost(Exception):
-    """The process that holds the truth is gone."""
+    """The process that holds the authoritative state is gone."""
 
 
 class RemotePlacer:
     """The placer of a worker.
 
     Args:
-        on_lost: called when the truth is gone; the worker has to end then.
+        on_lost: called when the first process is gone; the worker has to end then.
 
     Attributes:
         welcome: done with the worker's settings when they have come.
@@ -170,7 +170,7 @@ class RemotePlacer:
         self.link: Link[ToWorker] = Link(msgspec.msgpack.Decoder(ToWorker), self._heard, self._lost)
 
     def place(self, ask: Ask) -> Awaitable[Pick | Refusal]:
-        """Ask for a backend; raises LinkLost when awaited after the truth is gone."""
+        """Request a pick; raises LinkLost when awaited after the first process is gone."""
         self._next += 1
         answer = self._places[self._next] = asyncio.get_running_loop().create_future()
         self.link.send(PlaceAsk(self._next, ask))
@@ -202,7 +202,7 @@ class RemotePlacer:
         return page.content_type, page.body
 
     def count(self, data: bytes) -> None:
-        """Tell the counts."""
+        """Report the counts."""
         self.link.send(Counts(data))
 
     def _heard(self, message: ToWorker) -> None:
@@ -211,7 +211,7 @@ class RemotePlacer:
             if not waiting.done():
                 waiting.set_result(message.answer)
             elif isinstance(message.answer, Pick):
-                # The client has left while it was asked for.
+                # The client has left meanwhile.
                 self.dropped(message.answer)
         elif isinstance(message, Welcome):
             self.welcome.set_result(message.settings)
@@ -226,7 +226,7 @@ class RemotePlacer:
         for future in waiting:
             if not future.done():
                 future.set_exception(lost)
-                # Who waits gets it; that nobody waits any more is no fault to be told of.
+                # Marks it as seen: that nothing waits for it any more is no fault to be logged.
                 future.exception()
         self._places.clear()
         self._pages.clear()
@@ -234,10 +234,10 @@ class RemotePlacer:
 
 
 class WorkerSeat:
-    """What the truth knows of one worker.
+    """One worker, in the process that holds the authoritative state.
 
     Args:
-        placer: the placer that holds the truth.
+        placer: makes its picks.
         page: makes the page for a query and an Accept header: content type and body.
         on_counts: gets the worker's counts.
     """

@@ -1,4 +1,4 @@
-"""Several processes that relay, one that knows: the first process holds the port and the truth, workers carry bytes.
+"""Several processes that relay: the first one holds the port and the authoritative state, workers carry the bytes.
 
 Rules:
 
@@ -49,7 +49,7 @@ class Workers:
     """The workers of one balancer.
 
     Args:
-        balancer: the truth.
+        balancer: the authoritative state.
     """
 
     def __init__(self, balancer: Balancer, settings: Settings) -> None:
@@ -161,7 +161,7 @@ class Workers:
             ours.setblocking(False)
             await asyncio.get_running_loop().create_unix_connection(lambda: seat.link, sock=ours)
         except Exception:
-            # It accepts clients for whom nobody could place.
+            # It would accept clients that it cannot place.
             child.kill()
             ours.close()
             raise

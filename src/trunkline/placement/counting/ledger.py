@@ -53,7 +53,7 @@ class Reservation:
         key: Sec-WebSocket-Key.
         at: when it was made, in seconds.
         opened_at: when the 101 was seen, None before.
-        own: made by this balancer, not heard of from another.
+        own: made by this balancer, not reported by another.
         pending: the newest report may not contain it.
         shown: a report contained its key.
         over: nothing more is expected of it.
@@ -100,9 +100,28 @@ class Ledger:
     """
 
     __slots__ = (
-        "_closes", "_doubt", "_gone", "_keep_s", "_late", "_old_runs", "_others_keys", "_own_keys", "_relaying",
-        "_seen", "_taken_at", "asked_at", "count", "doubted", "held", "opened", "pending", "relayed", "reported", "run",
-        "run_number", "url",
+        "_closes",
+        "_doubt",
+        "_gone",
+        "_keep_s",
+        "_late",
+        "_old_runs",
+        "_own_keys",
+        "_relaying",
+        "_remote_keys",
+        "_seen",
+        "_taken_at",
+        "asked_at",
+        "count",
+        "doubted",
+        "held",
+        "opened",
+        "pending",
+        "relayed",
+        "reported",
+        "run",
+        "run_number",
+        "url",
     )  # fmt: skip
 
     def __init__(self, url: str, relaying: bool, keep_s: float, hold_s: float) -> None:
@@ -120,7 +139,7 @@ class Ledger:
         self._relaying = relaying
         self._keep_s = keep_s
         self._own_keys: KeyTable[Reservation] = KeyTable()
-        self._others_keys: KeyTable[Reservation] = KeyTable()
+        self._remote_keys: KeyTable[Reservation] = KeyTable()
         self._seen = SeenKeys(keep_s, SEEN_KEPT)
         self._gone = SeenKeys(hold_s, SEEN_KEPT)
         self._closes = Closes()
@@ -207,7 +226,7 @@ class Ledger:
 
     # --- events of other balancers ------------------------------------------------------------------------------------
 
-    def heard_pick(self, number: int, key: str, now: float) -> Reservation | None:
+    def remote_pick(self, number: int, key: str, now: float) -> Reservation | None:
         """Count a pick of another balancer; None when a report has contained it already."""
         key = key[:KEY_CHARS]
         if self._seen.take(key, now):
@@ -216,26 +235,26 @@ class Ledger:
             return None
         made = Reservation(number, self, key, now, False)
         self.pending[number] = made
-        self._others_keys.add(made)
+        self._remote_keys.add(made)
         self.count += 1
         return made
 
-    def heard_failure(self, key: str, now: float) -> None:
+    def remote_failure(self, key: str, now: float) -> None:
         """A pick of another balancer came to nothing."""
-        made = self._others_keys.first(key[:KEY_CHARS])
+        made = self._remote_keys.first(key[:KEY_CHARS])
         if made is not None:
-            self._end_of_other(made, now)
+            self._end_of_remote(made, now)
 
-    def heard_close(self, key: str, now: float) -> None:
+    def remote_close(self, key: str, now: float) -> None:
         """A connection that another balancer relayed has ended."""
-        made = self._others_keys.first(key[:KEY_CHARS])
+        made = self._remote_keys.first(key[:KEY_CHARS])
         if made is not None:
-            self._end_of_other(made, now)
+            self._end_of_remote(made, now)
             self._gone.add(made.key, now)
         elif self.reported is not None:
             self._ended(now)
 
-    def _end_of_other(self, made: Reservation, now: float) -> None:
+    def _end_of_remote(self, made: Reservation, now: float) -> None:
         made.over = True
         self._settle(made)
         self.count -= 1
@@ -276,7 +295,7 @@ class Ledger:
         most = reported + len(self.pending)
         closed = self._closes.since(asked_at)
         self._move(reported - closed, most, first=self.reported is None, now=now, know_keys=False)
-        # A count below the most says that so many events are in the report; closes explain it as well as picks do.
+        # A count below the most means that so many events are in the report; closes explain it as well as picks do.
         self._settle_oldest(most - self.count - closed)
         self.reported = reported
         self.asked_at = asked_at
@@ -354,13 +373,13 @@ class Ledger:
             if made.opened_at is None:
                 self.held -= 1
         else:
-            self._others_keys.remove(made)
+            self._remote_keys.remove(made)
 
     def _show(self, key: str, now: float) -> None:
         """A connection of this key was opened at the node."""
         if self._gone.take(key, now):
             return
-        made, other = self._own_keys.first(key), self._others_keys.first(key)
+        made, other = self._own_keys.first(key), self._remote_keys.first(key)
         # Of a repeated key the oldest: what stays pending in its place must not expire too early.
         if made is None or (other is not None and other.at < made.at):
             made = other

@@ -1,4 +1,4 @@
-"""What the given files say together: pieces of Traefik's configuration, Compose services, scrape configurations.
+"""What the given files hold together: pieces of Traefik's configuration, Compose services, scrape configurations.
 
 Rules:
 

@@ -4,7 +4,7 @@ Rules:
 
 - What is read is small: 4 MiB a file, and a bounded number of values, for YAML aliases can multiply.
 - A Markdown or text file is read fence by fence; lines are those of the file.
-- What a document is, is told by its keys, not by its name: published snippets have no names.
+- What a document is, its keys show, not its name: published snippets have no names.
 """
 
 from __future__ import annotations

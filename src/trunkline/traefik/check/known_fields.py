@@ -104,7 +104,7 @@ def canonical(node: Node, field: Field, via: Via, complain: Complain, path: str 
         node: the piece of a configuration.
         field: what it should be.
         via: how it is set.
-        complain: hears of what Traefik would refuse.
+        complain: gets what Traefik would refuse.
         path: the full name of the piece, for the complaint.
     """
     return _wrapped(node, field, field.wrappers, via, complain, path)

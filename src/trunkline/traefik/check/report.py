@@ -46,7 +46,7 @@ def check_texts(named: Sequence[tuple[str, Path | str]]) -> Report:
     """Check files or texts together.
 
     Args:
-        named: name and file, or name and text; the name's suffix tells the language.
+        named: name and file, or name and text; the name's suffix gives the language.
     """
     corpus = Corpus()
     found: list[Finding] = []

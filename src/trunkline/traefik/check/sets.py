@@ -123,7 +123,7 @@ def _instead(name: str, known: set[str], otherwise: str) -> str:
 
 
 def picks_outside_retry(corpus: Corpus) -> Iterator[Finding]:
-    """A router whose retry repeats the request without asking for another server."""
+    """A router whose retry repeats the request without a new pick."""
     kinds: dict[tuple[str, str], Node] = {
         (piece.provider, name): node
         for piece in corpus.of("file", "docker")
@@ -144,7 +144,7 @@ def picks_outside_retry(corpus: Corpus) -> Iterator[Finding]:
 
 
 def conflicting_labels(corpus: Corpus) -> Iterator[Finding]:
-    """Replicas whose labels say different things of one service, router or middleware."""
+    """Replicas with different labels of one service, router or middleware."""
     first: dict[tuple[int, str, str], tuple[Node, object]] = {}
     for piece in corpus.of("docker"):
         for kind, entries in (

@@ -1,14 +1,14 @@
-"""Traefik's dynamic configuration from our settings: routes, services, middlewares, each only when asked for. Pure.
+"""Traefik's dynamic configuration from our settings: routes, services, middlewares, each only when set. Pure.
 
 Rules:
 
 - With `traefik.steer` the balancer publishes its servers, and `layers.layered` makes of `dynamic` the two layers by
   which Traefik obeys a pick. Without, `dynamic` is made of `balancer.backends`, and Traefik balances by itself.
 - What must live without the balancer (certificates, dashboard) is `file_dynamic`'s.
-- `pick` stands inside `retry`, so that each attempt asks anew; the other way round a dead server is tried again.
+- `pick` stands inside `retry`, so that each attempt gets a pick; the other way round a dead server is tried again.
 - `pick` stands before the rewriting of paths, so that the balancer sees the path that its own routes name.
 - Without steering equal weights and a health check take Traefik's p2c, which counts open WebSockets. All else takes
-  wrr: p2c ignores weights, and a dead server has the fewest connections, so p2c asks it again at every attempt until a
+  wrr: p2c ignores weights, and a dead server has the fewest connections, so p2c tries it again at every attempt until a
   check finds out (seen with two servers, one dead, three attempts: 12 of 60 requests lost, with wrr none).
 - No passive health check: Traefik's counts an answer of 500 as a failure, so one broken page takes every server away.
 """
@@ -69,7 +69,7 @@ def dynamic(settings: Settings, servers: Sequence[ServerView]) -> model.Dynamic:
         servers: the servers to publish, those known to be down left out.
 
     Raises:
-        SettingsError: something is asked for that Traefik cannot do with these settings.
+        SettingsError: Traefik cannot do what these settings want.
     """
     routes = (*settings.balancer.routes, *DEFAULT_ROUTES)
     services = _services(settings, servers, routes)
@@ -112,7 +112,7 @@ def file_dynamic(settings: Settings) -> model.Dynamic:
     """What Traefik reads from a file: without steering everything, with it only what needs no balancer.
 
     Raises:
-        SettingsError: something is asked for that Traefik cannot do with these settings.
+        SettingsError: Traefik cannot do what these settings want.
     """
     traefik = settings.traefik
     http: model.Http | None = None
@@ -142,7 +142,7 @@ def file_dynamic(settings: Settings) -> model.Dynamic:
 
 
 def balancer_url(settings: Settings) -> str:
-    """Where Traefik finds the balancer that it asks."""
+    """Where Traefik finds the balancer."""
     return canonical_url(settings.traefik.balancer_url or f"http://127.0.0.1:{settings.balancer.port}")
 
 

@@ -128,7 +128,7 @@ class IpStrategy(Part, frozen=True):
 
 
 class SourceCriterion(Part, frozen=True):
-    """By what requests are told apart."""
+    """By what requests are grouped."""
 
     ip_strategy: IpStrategy
 
@@ -154,7 +154,7 @@ class Compress(Part, frozen=True):
 
 
 class CircuitBreaker(Part, frozen=True):
-    """Stops asking a service that fails."""
+    """Stops using a service that fails."""
 
     expression: str
 
@@ -170,7 +170,7 @@ class Headers(Part, frozen=True):
 
 
 class ForwardAuth(Part, frozen=True):
-    """Asks another service first. What it names of the answer replaces the request's headers, or deletes them."""
+    """Requests another service first. What it names of the answer replaces the request's headers, or deletes them."""
 
     address: str
     trust_forward_header: bool | None = None
@@ -180,7 +180,7 @@ class ForwardAuth(Part, frozen=True):
 
 
 class BasicAuth(Part, frozen=True):
-    """Asks for a name and a password."""
+    """Requires a name and a password."""
 
     users: tuple[str, ...]
 

@@ -1,1 +1,1 @@
-"""Traefik carries the bytes and asks the balancer for each connection."""
+"""Traefik carries the bytes and requests each pick from the balancer."""

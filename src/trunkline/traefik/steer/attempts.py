@@ -1,6 +1,6 @@
-"""Which handshakes are asked for again because their backend could not be reached. Pure.
+"""Which handshakes are tried again because their backend could not be reached. Pure.
 
-Traefik's retry asks for a new pick at every attempt, and nothing in the question numbers the attempts: each starts from
+Traefik's retry requests a new pick at every attempt, and nothing in the request numbers the attempts: each starts from
 the request as the client sent it (seen with Traefik 3.7). So the same key, client and target within the time of a dial
 are taken for one handshake.
 
@@ -48,7 +48,7 @@ class Attempts:
         """The picks that failed this handshake, oldest first.
 
         Args:
-            handshake: the hash of what tells it from others.
+            handshake: the hash of what distinguishes it.
             now: seconds.
         """
         known = self._handshakes.get(handshake)

@@ -1,4 +1,4 @@
-"""Answers what Traefik asks: where a new connection goes (`/place`), and how to route at all (`/traefik/dynamic`).
+"""Answers Traefik's requests: where a new connection goes (`/place`), and how to route at all (`/traefik/dynamic`).
 
 Rules:
 
@@ -9,7 +9,7 @@ Rules:
   sentence.
 - A balancer that sees no backend that can be used may be cut off itself, or have started a moment ago. Then it gives no
   pick, and Traefik tries by its own checks.
-- Nothing that Traefik needs is kept here: it may start anew at any time, and so may the balancer.
+- Nothing that Traefik needs is kept here: it may restart at any time, and so may the balancer.
 - A backend is not picked before Traefik can have loaded a configuration that holds it: the connection would land
   anywhere. This holds from the first fetch on, so that a balancer that has just started picks at once.
 
@@ -57,9 +57,9 @@ class SteeringMeter:
     """The live counts of steering.
 
     Attributes:
-        place: seconds from Traefik's question to the answer.
-        answers: questions by answer: `picked`, `open` (no pick), `refused`, `stranger`.
-        repeated: handshakes asked for again because a backend could not be reached.
+        place: seconds from Traefik's request to the answer.
+        answers: requests by answer: `picked`, `open` (no pick), `refused`, `stranger`.
+        repeated: handshakes tried again because a backend could not be reached.
         fetches: configurations fetched.
     """
 
@@ -76,14 +76,14 @@ class Steering:
     """The handlers, to be mounted in the balancer's HTTP server.
 
     Args:
-        placer: gives out the backends. It hears `failed(pick, "retry")` when a handshake is asked for again: a
-            suspicion, for the key may have been used twice, so a reason to check that backend now.
+        placer: gives out the backends. It gets `failed(pick, "retry")` when a handshake is tried again: a
+            suspicion, because the key may have been used twice, so a reason to check that backend now.
         servers: every backend of the fleet as it is now.
-        on_event: told of each handshake; None when nobody listens.
+        on_event: gets each handshake; None when nobody listens.
         clock: seconds, monotonic.
 
     Raises:
-        SettingsError: something is asked for that Traefik cannot do with these settings.
+        SettingsError: Traefik cannot do what these settings want.
     """
 
     def __init__(
@@ -104,12 +104,12 @@ class Steering:
         self._routes = Routes(settings.balancer)
         self._sticky = settings.balancer.sticky_cookie
         self._attempts = Attempts(traefik.dial_timeout_ms / 1000 + _RETRY_MARGIN_S, traefik.retry_attempts)
-        self._askers = networks((*LOOPBACK, *traefik.networks))
+        self._trusted_networks = networks((*LOOPBACK, *traefik.networks))
         self._proxies = networks((*LOOPBACK, *traefik.trusted_proxies))
         self._publication = Publication(lambda chosen: layered(settings, chosen))
         self._loaded: frozenset[str] | None = None
         self._loading: tuple[frozenset[str], float] | None = None
-        self._stranger_logged = False
+        self._untrusted_logged = False
         self._publication.update(servers())
 
     def routes(self) -> list[web.RouteDef]:
@@ -118,8 +118,8 @@ class Steering:
 
     async def _on_place(self, request: web.Request) -> web.Response:
         started = time.perf_counter()
-        if not self._may_ask(request):
-            return self._refuse_stranger(request)
+        if not self._trusted(request):
+            return self._refuse_untrusted(request)
         headers = request.headers
         target = headers.get("X-Forwarded-Uri", "/")
         route = self._routes.find(headers.get("X-Forwarded-Host", ""), target.partition("?")[0])
@@ -203,7 +203,7 @@ class Steering:
         )
 
     def _client(self, forwarded_for: str) -> str:
-        """The client's address as Traefik forwarded it; the last hop is Traefik asking itself on loopback."""
+        """The client's address as Traefik forwarded it; the last hop is Traefik's request to itself on loopback."""
         return origin_of("127.0.0.1", {"x-forwarded-for": forwarded_for}, self._proxies).address
 
     def _known_to_traefik(self) -> frozenset[str] | None:
@@ -213,8 +213,8 @@ class Steering:
         return self._loaded
 
     async def _on_dynamic(self, request: web.Request) -> web.Response:
-        if not self._may_ask(request):
-            return self._refuse_stranger(request)
+        if not self._trusted(request):
+            return self._refuse_untrusted(request)
         self.meter.fetches += 1
         publication = self._publication
         if publication.update(self._servers()):
@@ -225,13 +225,13 @@ class Steering:
             self._loading = (urls, self._clock() + APPLY_S)
         return web.Response(body=publication.body, content_type="application/json", headers=_SERVER)
 
-    def _may_ask(self, request: web.Request) -> bool:
-        return within(request.remote or "", self._askers)
+    def _trusted(self, request: web.Request) -> bool:
+        return within(request.remote or "", self._trusted_networks)
 
-    def _refuse_stranger(self, request: web.Request) -> web.Response:
+    def _refuse_untrusted(self, request: web.Request) -> web.Response:
         self.meter.answers.add("stranger")
-        if not self._stranger_logged:
-            self._stranger_logged = True
+        if not self._untrusted_logged:
+            self._untrusted_logged = True
             log.warning(
                 "stranger_refused",
                 address=request.remote,

@@ -1,9 +1,9 @@
-"""Which servers Traefik is told of, and in which text. Pure.
+"""Which servers are published to Traefik, and in which text. Pure.
 
 Rules:
 
-- A reload makes Traefik forget its counts and who was down, so the text changes only when what it says changes: servers
-  are in the order of their URLs, and equal servers give equal bytes.
+- A reload makes Traefik forget its counts and who was down, so the text changes only with its content: servers are in
+  the order of their URLs, and equal servers give equal bytes.
 - Down, ejected and draining servers take no part where Traefik balances by itself, for after a reload it would count
   them as up. When none is left in a pool, those that are down come back: whoever calls all of them down may be cut off
   itself, and Traefik has its own checks.
@@ -69,7 +69,7 @@ def _view(candidate: Candidate) -> ServerView:
 
 
 class Publication:
-    """The text that Traefik fetches, made anew only when the servers changed.
+    """The text that Traefik fetches, made again only when the servers changed.
 
     Args:
         render: makes the configuration of servers.

@@ -1,4 +1,4 @@
-"""A balancer that steers Traefik, whole: the truth, and the port on which Traefik asks.
+"""A balancer that steers Traefik, composed: authoritative state, and the port for Traefik's requests.
 
 The same port answers what the admin port of a relaying balancer does, for here no client comes by: only Traefik, and
 whoever looks at the balancer.

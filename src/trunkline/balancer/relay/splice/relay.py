@@ -1,15 +1,15 @@
 """What a relayed connection is, after its 101: two sides, bytes passed untouched between them. The balancer's hot path.
 
-There are two kinds. `relay_sockets.SocketRelay` passes bytes between bare sockets and costs little memory; it needs
-epoll, and plain TCP on both sides. `relay_transports.TransportRelay` splices two asyncio transports and does for the
-rest: TLS on either side, systems without epoll.
+There are two kinds. `sockets.SocketRelay` passes bytes between bare sockets and costs little memory; it needs epoll and
+plain TCP on both sides. `transports.TransportRelay` splices two asyncio transports for the rest: TLS on either side,
+systems without epoll.
 
 Rules of both:
 
 - No await, task, timer or log line belongs to a message, and nothing of the handshake is kept.
 - What one side does not take stops the reading of the other, so that memory stays bounded.
 - A side that ends its direction ends only that; a side that is cut off cuts the other off.
-- Whatever may wait for ever (half-closed, a farewell that nobody reads) gets a deadline in the edge's sweep.
+- Whatever may wait for ever (half-closed, last bytes that are not read) gets a deadline in the edge's sweep.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class RelayOwner(Protocol):
-    """Who looks after relays: the edge."""
+    """Looks after relays."""
 
     def end_by(self, relay: Relay, in_s: float) -> None:
         """Abort `relay` when it is still there in so many seconds."""
@@ -57,7 +57,7 @@ class Relay(abc.ABC):
     """A relayed connection.
 
     Args:
-        owner: is told of its end, and keeps its deadlines.
+        owner: keeps its deadlines, and gets its end.
         pick: the backend it was placed on.
 
     Attributes:
@@ -90,7 +90,7 @@ class Relay(abc.ABC):
 
     @abc.abstractmethod
     def spoke(self) -> bool:
-        """Whether anything came from either side since this was last asked."""
+        """Whether anything came from either side since the last call."""
 
     @abc.abstractmethod
     def close(self) -> None:

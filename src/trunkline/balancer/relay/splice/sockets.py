@@ -1,12 +1,12 @@
 """A relay between two bare sockets, by descriptors alone: the cheap kind.
 
-While all goes well the poller passes bytes without asking. Rules for the rest:
+While all goes well the poller passes bytes by itself. Rules for the rest:
 
 - Of a direction at most one read waits (`Poller.READ_SIZE`); until the kernel has taken it, nothing more is read.
-- A side that ends is told to the other once it has all bytes. Both ended: both sockets are closed.
-- A side that can be written to no more may still have something to say, such as its close frame. That is passed on;
+- The end of a side is passed on once the other has all bytes. Both ended: both sockets are closed.
+- A side that can be written to no more may still have sent something, such as its close frame. That is passed on;
   what the other side sends meanwhile is thrown away, not left unread: closing with unread bytes resets, and the reset
-  may overtake the last words.
+  may overtake the last bytes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _CLIENT_BROKEN: Final = 4
 _BACKEND_BROKEN: Final = 8
 _GONE: Final = 16
 
-_NOBODY: Final = asyncio.Protocol()
+_NO_PROTOCOL: Final = asyncio.Protocol()
 
 
 class SocketRelay(Relay):
     """A relay on descriptors, which are its own from now on.
 
     Args:
-        owner: is told of its end, and keeps its deadlines.
+        owner: keeps its deadlines, and gets its end.
         pick: the backend it was placed on.
         poller: watches the descriptors.
     """
@@ -73,7 +73,7 @@ class SocketRelay(Relay):
         return len(self._for_client), len(self._for_backend)
 
     def spoke(self) -> bool:
-        """Whether anything came from either side since this was last asked."""
+        """Whether anything came from either side since the last call."""
         spoke = self._poller.spoke
         found = spoke[self._client] or spoke[self._backend]
         spoke[self._client] = spoke[self._backend] = 0
@@ -105,7 +105,7 @@ class SocketRelay(Relay):
             return
         if self._is_read(fd):
             if events == ERROR:
-                # Its read failed, or it would say more than that.
+                # Its read failed, or there would be more events than that.
                 self._cut_off(fd)
             else:
                 self._read(fd)
@@ -116,7 +116,7 @@ class SocketRelay(Relay):
             else:
                 self._cut_off(fd)
         elif events & HUNG_UP:
-            # Both its directions have ended, which epoll would tell again and again.
+            # Both its directions have ended, which epoll would report again and again.
             self._poller.silence(fd)
 
     def not_taken(self, fd: int, rest: bytes) -> None:
@@ -202,7 +202,7 @@ class SocketRelay(Relay):
             return
         self._watch_both()
         if self._state & (_BACKEND_ENDED if fd == self._client else _CLIENT_ENDED):
-            self._say_end(fd)
+            self._pass_end(fd)
 
     def _on_end(self, fd: int) -> None:
         """A side sends no more."""
@@ -211,11 +211,11 @@ class SocketRelay(Relay):
         self._watch_both()
         self.is_half_closed()
         if not (self._for_backend if fd == self._client else self._for_client):
-            self._say_end(self._other(fd))
+            self._pass_end(self._other(fd))
         elif self._state & _CLIENT_ENDED and self._state & _BACKEND_ENDED:
             self.lingers()
 
-    def _say_end(self, fd: int) -> None:
+    def _pass_end(self, fd: int) -> None:
         """`fd` has all that will ever be sent to it."""
         both = _CLIENT_ENDED | _BACKEND_ENDED
         if self._state & both == both:
@@ -241,6 +241,6 @@ def take_descriptor(transport: asyncio.Transport) -> int:
         OSError: no more files can be opened.
     """
     fd = os.dup(transport.get_extra_info("socket").fileno())
-    transport.set_protocol(_NOBODY)
+    transport.set_protocol(_NO_PROTOCOL)
     transport.abort()
     return fd

@@ -5,7 +5,7 @@ Rules:
 - Each end reads from its own transport and writes to the other's. While the kernel takes our bytes they go straight to
   it with one `os.write`; once the other transport holds bytes that the kernel did not take, everything goes through
   that transport, for the order's sake, until it is empty again.
-- The other's descriptor is kept only while it may be written to; -1 says no: TLS, bytes waiting, half-closed, gone. The
+- The other's descriptor is kept only while it may be written to; -1 else: TLS, bytes waiting, half-closed, gone. The
   kernel gives its number to the next connection, so it is forgotten at `connection_lost` or our own close.
 """
 
@@ -62,7 +62,7 @@ class End(asyncio.Protocol):
             except BlockingIOError:
                 sent = 0
             except OSError:
-                self._nobody_reads()
+                self._peer_gone()
                 return
             if sent == len(data):
                 return
@@ -80,7 +80,7 @@ class End(asyncio.Protocol):
             self.held = True
             self.own.pause_reading()
 
-    def _nobody_reads(self) -> None:
+    def _peer_gone(self) -> None:
         """A direct write found the other side gone.
 
         What it sent before it went may still wait to be read, such as its close frame: it is passed on, and
@@ -158,7 +158,7 @@ class TransportRelay(Relay):
     """A relay on transports.
 
     Args:
-        owner: is told of its end, and keeps its deadlines.
+        owner: keeps its deadlines, and gets its end.
         pick: the backend it was placed on.
 
     Attributes:
@@ -194,7 +194,7 @@ class TransportRelay(Relay):
                 end.own.resume_reading()
 
     def spoke(self) -> bool:
-        """Whether anything came from either side since this was last asked."""
+        """Whether anything came from either side since the last call."""
         near = self.client
         far = near.peer
         spoke = near.active or far.active
