@@ -19,7 +19,7 @@ from trunkline.balancer.event_log import MOST_WAITING, EventLog
 from trunkline.balancer.measures import EdgeCounts
 from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.relay.meter import EdgeEvent
-from trunkline.balancer.sources.base import Tell
+from trunkline.balancer.sources.base import Update
 from trunkline.logs import configure
 from trunkline.placement.backend import BackendSpec
 from trunkline.placement.placing import Ask, Pick
@@ -33,9 +33,9 @@ class Scripted:
     def __init__(self, faults: int, *specs: BackendSpec) -> None:
         self.faults = faults
         self.specs: Sequence[BackendSpec] = specs
-        self.tell: Tell = lambda specs: None
+        self.tell: Update = lambda specs: None
 
-    async def run(self, tell: Tell) -> None:
+    async def run(self, tell: Update) -> None:
         if self.faults:
             self.faults -= 1
             raise RuntimeError("a fault nobody thought of")

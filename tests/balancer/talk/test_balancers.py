@@ -190,7 +190,7 @@ async def test_source_follows_the_nodes(scene: Scene) -> None:
     """The source tells nodes as they come and go, before their report is passed on."""
     told: list[tuple[BackendSpec, ...]] = []
     source = NatsSource()
-    talk = FleetTalk(scene.bus, "b", source.heard, lambda *_: None, source.connected)
+    talk = FleetTalk(scene.bus, "b", source.reported, lambda *_: None, source.connected)
     task = asyncio.create_task(source.run(lambda specs: told.append(tuple(specs))))
     await talk.start()
     try:

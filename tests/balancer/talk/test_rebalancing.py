@@ -78,7 +78,7 @@ class Watcher:
 
     def _heard(self, said: NodeReport) -> None:
         now = time.monotonic()
-        self.source.heard(said)
+        self.source.reported(said)
         self.fleet.take_report(said.url, said.report, asked_at=now, now=now)
 
 
