@@ -47,11 +47,13 @@ def words(name: str) -> set[str]:
 
 
 def test_refused_handshakes() -> None:
-    """Each label of a `Refused` in the server, what its HTTP door counts, and what is shed."""
+    """Each label of a `Refused` in the server, what its HTTP connections report as failed, and what is shed."""
     said = counted("connections_failed", "server") | set(get_args(ShedReason))
     for name, call in calls("server", "websocket", "http1"):
         if name == "Refused":
             said |= set().union(*(texts(given.value) for given in call.keywords if given.arg == "label"))
+        elif name.endswith("_port.failed"):
+            said |= texts(call.args[0])
     assert said == words("ws_connections_failed_total")
     assert words("ws_capacity_rejections_total") == set(get_args(ShedReason))
 
