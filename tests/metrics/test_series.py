@@ -36,7 +36,11 @@ def texts(node: ast.AST) -> set[str]:
 def counted(counter: str, *rooms: str) -> set[str]:
     """The literal words under which `meter.<counter>.add(...)` counts."""
     return set().union(
-        *(texts(call.args[0]) for name, call in calls(*rooms) if name.endswith(f".{counter}.add") and call.args)
+        *(
+            texts(call.args[0])
+            for name, call in calls(*rooms)
+            if name.endswith((f".{counter}.add", f"._{counter}.add")) and call.args
+        )
     )
 
 

@@ -185,7 +185,8 @@ def check_beginning(data: bytes, scanned: int = 0) -> None:
         BadHead: 400 or 505.
     """
     end = data.find(b"\r\n")
-    if end < 0 or end + 2 > scanned:
+    # With the first read and with the end of the line, but not with each read between: it may come byte by byte.
+    if end + 2 > scanned:
         line = data if end < 0 else data[:end]
         if not _BEGINNING.fullmatch(line):
             raise BadHead(400, "malformed request line")
