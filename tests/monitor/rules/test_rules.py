@@ -25,7 +25,7 @@ GROUPS: Final = {group.name: group for group in load.groups(SETTINGS)}
 ALERTS: Final = {alert.name: alert for alert in load.alerts(SETTINGS)}
 RUNBOOKS: Final = ROOT / "docs" / "runbooks"
 LAYOUTS: Final = (
-    ("**Felt:**", "**See:**", "**First:**", "**Usual causes:**"),
+    ("**Impact:**", "**See:**", "**First steps:**", "**Usual causes:**"),
     ("## What users feel", "## How to see it", "## First steps", "## Usual causes"),
 )
 """Parts of a runbook: what is felt, how to see it, what to do first and why it happens."""

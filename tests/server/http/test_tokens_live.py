@@ -44,7 +44,7 @@ async def status_of(node: Node, path: str = "/ws", **headers: str) -> int:
     "bad",
     [
         pytest.param(token(exp=time.time() - 60), id="expired"),
-        pytest.param(token(nbf=time.time() + 60), id="not yet valid"),
+        pytest.param(token(nbf=time.time() + 86_400), id="not yet valid"),
         pytest.param(token("another key of at least 32 bytes!!"), id="wrong key"),
         pytest.param(jwt.encode({"sub": "u1"}, None, algorithm="none"), id="alg none"),
         pytest.param(token(algorithm="HS512", key=KEY * 2), id="algorithm that is not allowed"),
