@@ -121,3 +121,9 @@ def test_the_bus_over_nats(tmp_path: Path) -> None:
     program = f"{LIST_AT_EXIT}\nimport trunkline.bus.nats.bus"
     assert "aiohttp" not in heavy(loaded(start(tmp_path, program), tmp_path))
     loaded(start(tmp_path, f"{program}\nfrom aiohttp import web\nassert web.Application"), tmp_path)
+
+
+def test_a_balancer_without_a_bus(tmp_path: Path) -> None:
+    """A relay before listed backends loads neither NATS nor a resolver; its HTTP is aiohttp's."""
+    program = f"{LIST_AT_EXIT}\nimport trunkline.balancer.service"
+    assert heavy(loaded(start(tmp_path, program), tmp_path)) <= {"aiohttp", "structlog", "rich", "uvloop"}

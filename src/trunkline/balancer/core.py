@@ -18,7 +18,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -29,7 +29,6 @@ from trunkline.balancer.rebalance.driver import Rebalancer
 from trunkline.balancer.sources import base
 from trunkline.balancer.sources.configured import configured
 from trunkline.balancer.sources.nats import NatsSource
-from trunkline.balancer.talk import FleetTalk
 from trunkline.metrics import exposition
 from trunkline.metrics.series import LATENCY_BUCKETS
 from trunkline.placement.backend import BackendSpec
@@ -40,6 +39,9 @@ from trunkline.placement.pick import place
 from trunkline.placement.placing import Ask, Pick, Refusal
 from trunkline.protocol.control import LoadReport, NodeReport, PickNotice, PickNotices
 from trunkline.settings.sections import Settings
+
+if TYPE_CHECKING:
+    from trunkline.balancer.talk import FleetTalk
 
 log = structlog.get_logger("trunkline.balancer")
 
@@ -112,6 +114,8 @@ class Balancer:
         self._talk: FleetTalk | None = None
         self._sources: dict[str, base.Source] = configured(self.settings)
         if self.settings.announced and settings.bus.url != "memory":
+            from trunkline.balancer.talk import FleetTalk
+
             self._nats_source = NatsSource()
             self._sources["nats"] = self._nats_source
             self._talk = FleetTalk(settings.bus, self.id, self._on_node, self._on_notices, self._on_nats)

@@ -12,14 +12,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from trunkline.balancer.rebalance import plan
 from trunkline.balancer.rebalance.plan import RebalanceState
 from trunkline.balancer.rebalance.rows import GroupKey, Move, Row
-from trunkline.balancer.talk import FleetTalk
 from trunkline.errors import BusError
 from trunkline.metrics.exposition import Labelled
 from trunkline.placement.affinity import choose
@@ -27,6 +26,9 @@ from trunkline.placement.fleet import Fleet
 from trunkline.placement.hashing import point_of, score
 from trunkline.protocol.control import MoveOrder, PickNotice
 from trunkline.settings.balancer import BalancerSettings
+
+if TYPE_CHECKING:
+    from trunkline.balancer.talk import FleetTalk
 
 log = structlog.get_logger("trunkline.balancer")
 

@@ -1,11 +1,8 @@
-"""The sources of backends that are set."""
+"""The sources of backends that are set; a source and its library are loaded only then."""
 
 from __future__ import annotations
 
 from trunkline.balancer.sources.base import Source
-from trunkline.balancer.sources.dns import DnsSource
-from trunkline.balancer.sources.docker import DockerSource
-from trunkline.balancer.sources.file import FileSource
 from trunkline.balancer.sources.fixed import ListSource
 from trunkline.settings.balancer import BalancerSettings
 
@@ -21,9 +18,15 @@ def configured(settings: BalancerSettings) -> dict[str, Source]:
     if settings.backends:
         found["list"] = ListSource(settings.backends)
     if settings.backends_file is not None:
+        from trunkline.balancer.sources.file import FileSource
+
         found["file"] = FileSource(settings.backends_file)
     if settings.docker:
+        from trunkline.balancer.sources.docker import DockerSource
+
         found["docker"] = DockerSource(settings.docker, settings.docker_network)
     if settings.dns:
+        from trunkline.balancer.sources.dns import DnsSource
+
         found["dns"] = DnsSource(settings.dns, settings.dns_interval_ms)
     return found
