@@ -20,8 +20,6 @@ LOGGER: Final = "trunkline.edge"
 TICK_S: Final = 0.1
 MOST_WAITING: Final = 10_000
 """Lines that may wait for the tick; above it a flood of refusals would cost more than it is worth."""
-
-
 PATH_CHARS: Final = 1024
 
 
@@ -75,7 +73,7 @@ class EventLog:
         lines = [msgspec.json.encode(_line(at, event)) for at, event in events]
         configure.write_lines(LOGGER, b"\n".join(lines).decode())
         if left_out:
-            configure.write_lines(LOGGER, msgspec.json.encode(_flood(left_out)).decode())
+            configure.write_lines(LOGGER, msgspec.json.encode(_Flood(left_out, _iso(time.time()))).decode())
 
     async def _run(self) -> None:
         while True:
@@ -93,10 +91,6 @@ class _Flood(msgspec.Struct):
     event: str = "connection_lines_left_out"
     logger: str = LOGGER
     level: str = "warning"
-
-
-def _flood(count: int) -> _Flood:
-    return _Flood(count, _iso(time.time()))
 
 
 def _line(at: float, event: EdgeEvent) -> EventLine:

@@ -50,8 +50,10 @@ def choose(
         return None, False
     part = total / shares
     for backend in lane.members if settled is not None else ():
-        if backend.url == settled and backend.ready(now, tried) and _has_room(backend, bound * part, NEVER_FULL):
-            return backend, False
+        if backend.url == settled and backend.ready(now, tried):
+            if backend.estimate < max(NEVER_FULL, math.ceil(bound * part * backend.full_share)):
+                return backend, False
+            break
     allowed = (1.0 + (bound - 1.0) * NEW_KEYS) * part
     point = point_of(key)
     even = lane.even
@@ -71,7 +73,3 @@ def choose(
                 chosen = backend
     # The parts add up to more than the total, so somebody has room; rounding of floats is all that could deny it.
     return (home, False) if chosen is None else (chosen, chosen is not home)
-
-
-def _has_room(backend: Backend, allowed: float, always: int) -> bool:
-    return backend.estimate < max(always, math.ceil(allowed * backend.full_share))

@@ -116,25 +116,20 @@ class Fleet:
             backend = self.backends[url]
             backend.spec = wanted[url]
             backend.describe()
-        running = self._running(now)
+        running = self._first_at is not None and now - self._first_at > STARTING_S
+        if added and self._first_at is None:
+            self._first_at = now
         pools_before = {backend.spec.pool for backend in self.backends.values()}
         for url in added:
-            backend = self._join(wanted[url], now)
+            known = self._left.pop(url, None)
+            ledger = known or Ledger(url, self._relaying, self._keep_s, self._hold_s)
+            backend = Backend(wanted[url], ledger, Condition(self.settings, self._rng))
             if running and self._slow_start_s and backend.spec.pool in pools_before:
                 backend.warm_at = now + self._slow_start_s
             self.backends[url] = backend
         self._left = {url: ledger for url, ledger in self._left.items() if ledger.held or ledger.relayed}
         self._arrange(now)
         return Changes(added, removed, changed)
-
-    def _join(self, spec: BackendSpec, now: float) -> Backend:
-        if self._first_at is None:
-            self._first_at = now
-        ledger = self._left.pop(spec.url, None) or Ledger(spec.url, self._relaying, self._keep_s, self._hold_s)
-        return Backend(spec, ledger, Condition(self.settings, self._rng))
-
-    def _running(self, now: float) -> bool:
-        return self._first_at is not None and now - self._first_at > STARTING_S
 
     def _arrange(self, now: float) -> None:
         members: dict[str, list[Backend]] = {}

@@ -50,16 +50,7 @@ class ClientSide(Protocol):
         headers: Iterable[tuple[str, str]] = (),
         head_only: bool = False,
     ) -> None:
-        """Refuse a request with one line of text, and close.
-
-        Args:
-            status: HTTP status.
-            reason: the label under which it is counted.
-            text: for people.
-            retry_after_s: seconds for Retry-After.
-            headers: more headers.
-            head_only: it answers HEAD.
-        """
+        """Refuse a request with one line of text, counted under `reason`, and close; `head_only` answers HEAD."""
 
     def finish(self, data: bytes) -> None:
         """Write the last of an answer, and close when the client has it."""

@@ -14,8 +14,8 @@ from trunkline.balancer.relay.forwarding import Forwarding
 from trunkline.balancer.relay.meter import EdgeMeter, OnEvent
 from trunkline.balancer.relay.pending import PendingConnections
 from trunkline.balancer.relay.relays import Relays
-from trunkline.balancer.routes import Routes
-from trunkline.http1.heads import PageRequest
+from trunkline.balancer.routes import Route, Routes, cookie_value
+from trunkline.http1.heads import PageRequest, RequestHead
 from trunkline.http1.requests import Response
 from trunkline.net.addresses import Network
 from trunkline.net.limits import AddressLimiter
@@ -60,6 +60,18 @@ class RelayContext:
     jitter: Callable[[], float]
     handshake_timeout_s: float
     _abandoned: set[asyncio.Future[Pick | Refusal]] = field(init=False, default_factory=set)
+
+    def pick_request(self, route: Route, head: RequestHead, address: str, key: str) -> Ask:
+        """What a pick is requested with; an empty `key` reserves nothing."""
+        cookie = self.settings.sticky_cookie
+        return Ask(
+            key=key,
+            pool=route.pool,
+            policy=route.policy,
+            affinity=route.affinity(head.target, head.headers),
+            sticky=cookie_value(head.headers.get("cookie", ""), cookie) if cookie else None,
+            address=address,
+        )
 
     async def place(self, ask: Ask) -> Pick | Refusal:
         """Request a pick, which in a worker comes from another process."""

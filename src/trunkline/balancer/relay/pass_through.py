@@ -26,10 +26,9 @@ from trunkline.balancer.relay.client_side import STALL_S, ClientSide
 from trunkline.balancer.relay.context import RelayContext
 from trunkline.balancer.relay.forwarding import Caller, head_bytes
 from trunkline.balancer.relay.meter import EdgeEvent
-from trunkline.balancer.routes import cookie_value
 from trunkline.http1.bodies import BodyReader
 from trunkline.http1.heads import AnswerHead, Field, PageRequest, RequestHead
-from trunkline.placement.placing import Ask, Pick, Refusal
+from trunkline.placement.placing import Pick, Refusal
 
 BODY_HIGH_WATER: Final = 1 << 16
 """Bytes of a request's body waiting for the backend, above which the client is not read."""
@@ -145,15 +144,7 @@ class PassThrough:
         context, head = self._context, self._head
         route = context.routes.find(head.headers.get("host", ""), head.path)
         self._target = route.rewritten(head.target)
-        cookie = context.settings.sticky_cookie
-        ask = Ask(
-            key="",
-            pool=route.pool,
-            policy=route.policy,
-            affinity=route.affinity(head.target, head.headers),
-            sticky=cookie_value(head.headers.get("cookie", ""), cookie) if cookie else None,
-            address=self._caller.address,
-        )
+        ask = context.pick_request(route, head, self._caller.address, "")
         again = head.method in ("GET", "HEAD") and self._body.complete
         while True:
             picked = await context.place(ask)

@@ -21,9 +21,8 @@ from trunkline.balancer.relay.dial import Dialled
 from trunkline.balancer.relay.forwarding import Caller, accepts, text_answer
 from trunkline.balancer.relay.handshake_answer import Accepted, Failure, Refused
 from trunkline.balancer.relay.meter import EdgeEvent, EventName
-from trunkline.balancer.routes import cookie_value
 from trunkline.http1.heads import RequestHead
-from trunkline.placement.placing import Ask, Pick, Refusal
+from trunkline.placement.placing import Pick, Refusal
 from trunkline.websocket.handshake import key_is_valid
 
 
@@ -94,16 +93,8 @@ class Upgrade:
 
     async def _connect(self) -> None:
         context, head = self._context, self._head
-        cookie = context.settings.sticky_cookie
         route = context.routes.find(head.headers["host"], self._path)
-        ask = Ask(
-            key=head.headers["sec-websocket-key"],
-            pool=route.pool,
-            policy=route.policy,
-            affinity=route.affinity(head.target, head.headers),
-            sticky=cookie_value(head.headers.get("cookie", ""), cookie) if cookie else None,
-            address=self._caller.address,
-        )
+        ask = context.pick_request(route, head, self._caller.address, head.headers["sec-websocket-key"])
         request = context.forwarding.upgrade_request(head, route.rewritten(head.target), self._caller)
         last: Refused | None = None
         why = ""

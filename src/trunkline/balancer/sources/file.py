@@ -78,7 +78,9 @@ class FileSource:
                 # look does not wait, for there the balancer has nothing else to go by.
                 settled = stamp == seen or self._specs is None
                 seen = stamp
-                if settled and (stamp != taken or _young(stamp)):
+                # By the wall clock, as file times are; one that was set back only means more reading.
+                young = time.time() - stamp.modified_ns / 1e9 < _YOUNG_S
+                if settled and (stamp != taken or young):
                     fresh = await asyncio.to_thread(_read, self._path)
                     if await asyncio.to_thread(_stamp, self._path) == stamp:
                         taken = stamp
@@ -121,11 +123,6 @@ def _stamp(path: Path) -> _Stamp:
     if not stat.S_ISREG(found.st_mode):
         raise OSError("it is no regular file")  # reading a pipe would wait for ever
     return _Stamp(found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-def _young(stamp: _Stamp) -> bool:
-    # The wall clock, since that is what file times are in; a clock that was set back only means more reading.
-    return time.time() - stamp.modified_ns / 1e9 < _YOUNG_S
 
 
 def _read(path: Path) -> bytes:

@@ -327,7 +327,8 @@ class Ledger:
             for made in list(islice(certain, unnamed)):
                 self._settle(made)
                 unnamed -= 1
-        self._end_run()
+        for made in [made for made in self.pending.values() if made.run != self.run_number]:
+            self._settle(made)
         self._forget_overdue(asked_at)
         pending = len(self.pending)
         most = report.agentsConnections + pending
@@ -410,10 +411,6 @@ class Ledger:
                 self.held += made.own
         # Relays of other balancers will report each connection that is gone now.
         self._late.expect_closes(asked_at + self._keep_s)
-
-    def _end_run(self) -> None:
-        for made in [made for made in self.pending.values() if made.run != self.run_number]:
-            self._settle(made)
 
     def _forget_overdue(self, asked_at: float) -> None:
         """Picks that a key should have shown long ago failed, or something on their way gave them another key."""

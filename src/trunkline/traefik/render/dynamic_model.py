@@ -54,7 +54,6 @@ class LoadBalancer(Part, frozen=True):
     sticky: Sticky | None = None
     health_check: HealthCheck | None = None
     servers_transport: str | None = None
-    pass_host_header: bool | None = None
 
 
 class WeightedService(Part, frozen=True):
@@ -96,12 +95,6 @@ class Service(Part, frozen=True):
     middlewares: tuple[str, ...] = ()
 
 
-class Tls(Part, frozen=True):
-    """TLS of a router; empty: with the default certificate."""
-
-    cert_resolver: str | None = None
-
-
 class Router(Part, frozen=True):
     """Leads requests that match a rule to a service; of two layers a parent has no service, a child no entry points."""
 
@@ -111,7 +104,6 @@ class Router(Part, frozen=True):
     parent_refs: tuple[str, ...] = ()
     middlewares: tuple[str, ...] = ()
     priority: int | None = None
-    tls: Tls | None = None
 
 
 class ReplacePathRegex(Part, frozen=True):
@@ -146,7 +138,6 @@ class Retry(Part, frozen=True):
     """Attempts when a server cannot be reached."""
 
     attempts: int
-    initial_interval: str | None = None
 
 
 class Compress(Part, frozen=True):

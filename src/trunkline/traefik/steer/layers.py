@@ -64,6 +64,7 @@ def layered(settings: Settings, servers: Servers) -> model.Dynamic:
     Raises:
         SettingsError: Traefik cannot do what these settings want.
     """
+    routes: Sequence[RouteEntry] = (*settings.balancer.routes, *DEFAULT_ROUTES)
     flat = render.dynamic(settings, servers.open)
     http = flat.http or model.Http()
     routers: dict[str, model.Router] = {}
@@ -73,7 +74,8 @@ def layered(settings: Settings, servers: Servers) -> model.Dynamic:
         if PICK not in router.middlewares:
             routers[name] = router
             continue
-        route = _route_of(settings, name)
+        # `render.dynamic` numbers the routers by their routes.
+        route = routes[int(name.rpartition("-")[2])]
         pools[route.pool] = router.service
         parents.setdefault(router.service, []).append(f"{name}-ws")
         routers[f"{name}-ws"] = _parent(
@@ -124,15 +126,7 @@ def layered(settings: Settings, servers: Servers) -> model.Dynamic:
 
 
 def _parent(router: model.Router, rule: str, priority: int | None) -> model.Router:
-    return model.Router(
-        rule=rule, entry_points=router.entry_points, middlewares=router.middlewares, priority=priority, tls=router.tls
-    )
-
-
-def _route_of(settings: Settings, router: str) -> RouteEntry:
-    """The route that `render.dynamic` made `router` of; it numbers them."""
-    routes: Sequence[RouteEntry] = (*settings.balancer.routes, *DEFAULT_ROUTES)
-    return routes[int(router.rpartition("-")[2])]
+    return model.Router(rule=rule, entry_points=router.entry_points, middlewares=router.middlewares, priority=priority)
 
 
 def _middlewares(settings: Settings) -> dict[str, model.Middleware]:
