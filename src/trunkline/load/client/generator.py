@@ -28,7 +28,7 @@ from trunkline.load.client.protocols import make_session
 from trunkline.load.client.protocols.flow import load_flow
 from trunkline.load.client.rota import Rota
 from trunkline.load.client.session import Session, Shared
-from trunkline.load.model.messages import MAX_HOLES, Begin, Done, Hole, Job, Position, Sent, Settle
+from trunkline.load.model.messages import LONGEST_SETTLE, MAX_HOLES, Begin, Done, Hole, Job, Position, Sent, Settle
 from trunkline.load.model.positions import merge_ends
 from trunkline.load.model.tally import Beat, Tally
 from trunkline.load.scenario.shapes import ConnectionPlan, Cuts, MessagePlan, spread
@@ -47,8 +47,6 @@ _ABNORMAL: Final = 1006
 _CLOSE_S: Final = 5.0
 _CLOSES_AT_ONCE: Final = 500
 _POLL_S: Final = 0.02
-_LONGEST_SETTLE: Final = 12
-"""Settling goes on while something still comes, up to so many times `settle_s`."""
 
 
 class Generator:
@@ -368,7 +366,7 @@ class Generator:
             now = time.monotonic()
             if self._tally.received != received:
                 received, last_sign = self._tally.received, now
-            given_up = now - last_sign > patience or now - began > _LONGEST_SETTLE * patience
+            given_up = now - last_sign > patience or now - began > LONGEST_SETTLE * patience
             if given_up or not (waiting or self._dialling):
                 return
             await asyncio.sleep(_POLL_S)

@@ -23,6 +23,9 @@ MAX_OFFSETS = 50_000
 MAX_HOLES = 5_000
 """Holes that one worker sends; the rest is counted in `Done.more_holes`."""
 
+LONGEST_SETTLE = 12
+"""A generator goes on settling while something still comes, up to so many times `settle_s`."""
+
 
 class Position(msgspec.Struct, frozen=True):
     """The last publication of a channel.

@@ -20,6 +20,7 @@ import msgspec
 
 from trunkline.errors import SettingsError, StartError
 from trunkline.load.model.messages import (
+    LONGEST_SETTLE,
     Begin,
     Done,
     Failed,
@@ -45,9 +46,6 @@ from trunkline.load.workers.remote import Agents
 from trunkline.load.workers.timeline import Timeline
 
 BEGINS_IN_S: Final = 0.3
-LONGEST_SETTLE: Final = 12
-"""A generator goes on settling while something still comes, up to so many times `settle_s`."""
-
 _TICK_S: Final = 0.2
 _SEND_S: Final = 10.0
 
