@@ -28,7 +28,7 @@ LAYOUTS: Final = (
     ("**Impact:**", "**See:**", "**First steps:**", "**Usual causes:**"),
     ("## What users feel", "## How to see it", "## First steps", "## Usual causes"),
 )
-"""Parts of a runbook: what is felt, how to see it, what to do first and why it happens."""
+"""Parts of a runbook: the impact, how to see it, what to do first and why it happens."""
 by_alert = pytest.mark.parametrize("alert", ALERTS.values(), ids=list(ALERTS))
 
 
