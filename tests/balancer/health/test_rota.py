@@ -41,6 +41,7 @@ async def test_at_once_then_spread_over_the_interval() -> None:
     log = Log()
     begin = time.monotonic()
     rota = Rota(log.ask, 1.0, 1000, random.Random(1))
+    rota.start()
     rota.set_members(map(str, range(100)))
     await asyncio.gather(*(log.until_asked(str(number), 2) for number in range(100)))
     await rota.close()
@@ -55,6 +56,7 @@ async def test_no_more_at_once_than_allowed() -> None:
     """However many members there are, only so many are being asked."""
     log = Log(work_s=0.005)
     rota = Rota(log.ask, 60.0, 7, random.Random(1))
+    rota.start()
     rota.set_members(map(str, range(50)))
     await asyncio.gather(*(log.until_asked(str(number), 1) for number in range(50)))
     await rota.close()
@@ -74,6 +76,7 @@ async def test_a_fault_ends_no_turns() -> None:
         raise RuntimeError("a fault")
 
     rota = Rota(ask, 0.01, 1, random.Random(1))
+    rota.start()
     with structlog.testing.capture_logs() as logs:
         rota.set_members(["a"])
         await asyncio.wait_for(thrice.wait(), patient(10))
@@ -85,6 +88,7 @@ async def test_postponed_turns_wait_a_whole_interval() -> None:
     """A member that is postponed again and again is never asked, while the others are."""
     log = Log()
     rota = Rota(log.ask, 0.2, 10, random.Random(1))
+    rota.start()
     rota.set_members(["a", "b"])
     await log.until_asked("a", 1)
     rota.postpone("nobody")
@@ -105,6 +109,7 @@ async def test_members_that_left_are_asked_no_more() -> None:
     """Who leaves is not asked again, and who comes back is asked at once."""
     log = Log()
     rota = Rota(log.ask, 0.01, 10, random.Random(1))
+    rota.start()
     rota.set_members(["a", "b"])
     await log.until_asked("a", 2)
     rota.set_members(["b"])

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -23,16 +22,13 @@ import aiohttp
 import msgspec
 import structlog
 
-from trunkline.balancer.health.asking import FAULTS, Redirected, in_words, open_session, read_at_most
+from trunkline.balancer.health.requests import FAULTS, Redirected, open_session, read_at_most, reason_of
 from trunkline.balancer.health.rota import Rota
 from trunkline.placement.backend import BackendSpec
 from trunkline.protocol.control import Health
 from trunkline.settings.balancer import BalancerSettings
 
 log = structlog.get_logger("trunkline.balancer")
-
-AT_ONCE: Final = 32
-"""Checks under way at the same time."""
 
 LONGEST_BODY: Final = 65_536
 DEFAULT_PATH: Final = BalancerSettings().health_path
@@ -50,41 +46,31 @@ class HealthChecks:
         self._settings = settings
         self._on_result = on_result
         self._specs: dict[str, BackendSpec] = {}
-        self._told: set[str] = set()
+        self._missing_logged: set[str] = set()
         self._session: aiohttp.ClientSession | None = None
-        self._rota: Rota | None = None
         self._timeout_s = settings.health_timeout_ms / 1000
+        self._rota = Rota(self._check, settings.health_interval_ms / 1000)
 
     def set_backends(self, specs: Sequence[BackendSpec]) -> None:
         """Take the whole list of backends; a new one is checked at once."""
         self._specs = {spec.url: spec for spec in specs}
-        self._told &= self._specs.keys()
-        if self._rota is not None:
-            self._rota.set_members(self._specs)
+        self._missing_logged &= self._specs.keys()
+        self._rota.set_members(self._specs)
 
     def hurry(self, url: str) -> None:
         """Check a backend now, because it is suspected."""
-        if self._rota is not None:
-            self._rota.hurry(url)
+        self._rota.hurry(url)
 
     async def start(self) -> None:
         """Begin to check, unless `balancer.health` is off; raises SettingsError for a CA file it cannot use."""
-        if self._settings.health == "off" or self._rota is not None:
+        if self._settings.health == "off":
             return
         self._session = open_session(self._settings, timeout_s=self._timeout_s, keep_alive=False)
-        self._rota = Rota(
-            self._check,
-            self._settings.health_interval_ms / 1000,
-            AT_ONCE,
-            random.Random(),  # noqa: S311 - jitter, no secrets
-        )
-        self._rota.set_members(self._specs)
+        self._rota.start()
 
     async def close(self) -> None:
         """End all checks under way; nothing is reported after this."""
-        rota, self._rota = self._rota, None
-        if rota is not None:
-            await rota.close()
+        await self._rota.close()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -104,7 +90,7 @@ class HealthChecks:
         except TimeoutError:
             wrong = f"no answer within {self._settings.health_timeout_ms} ms"
         except FAULTS as error:
-            wrong = in_words(error)
+            wrong = reason_of(error)
         # It may have left the list meanwhile, and come back as another one.
         if self._specs.get(url) == spec:
             self._on_result(url, not wrong, wrong)
@@ -121,8 +107,8 @@ class HealthChecks:
         if 200 <= status < 300:
             return ""
         if not named and 400 <= status < 500:
-            if url not in self._told:
-                self._told.add(url)
+            if url not in self._missing_logged:
+                self._missing_logged.add(url)
                 log.info("health_page_missing", backend=url, path=path, status=status, taken_as="well, it answers")
             return ""
         if status == 503 and body is not None and only_loaded(body):
@@ -143,8 +129,8 @@ class HealthChecks:
                 )
         except aiohttp.WSServerHandshakeError as error:
             if named or error.status == 101:
-                return in_words(error)
-            return f"{in_words(error)}; name a WebSocket endpoint in balancer.health_path"
+                return reason_of(error)
+            return f"{reason_of(error)}; name a WebSocket endpoint in balancer.health_path"
         # The handshake was the check; how long the backend takes to close is not.
         with contextlib.suppress(*FAULTS):
             await socket.close(code=aiohttp.WSCloseCode.OK)

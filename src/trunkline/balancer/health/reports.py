@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Final
@@ -23,7 +22,7 @@ import aiohttp
 import msgspec
 import structlog
 
-from trunkline.balancer.health.asking import FAULTS, in_words, open_session, read_at_most
+from trunkline.balancer.health.requests import FAULTS, open_session, read_at_most, reason_of
 from trunkline.balancer.health.rota import Rota
 from trunkline.placement.backend import BackendSpec
 from trunkline.placement.counting.ledger import MOST_REPORTED
@@ -31,9 +30,6 @@ from trunkline.protocol.control import LoadReport
 from trunkline.settings.balancer import BalancerSettings
 
 log = structlog.get_logger("trunkline.balancer")
-
-AT_ONCE: Final = 32
-"""Requests under way at the same time; fresh reports are not held back."""
 
 LONGEST_REPORT: Final = 65_536
 LONGEST_REPORT_WITH_KEYS: Final = 1_048_576
@@ -63,7 +59,7 @@ class ReportPoller:
         self._timeout_s = settings.report_timeout_ms / 1000
         self._backends: dict[str, _Asked] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._rota: Rota | None = None
+        self._rota = Rota(self._ask, settings.cache_ttl_ms / 1000)
         self._running: set[asyncio.Task[None]] = set()
 
     def set_backends(self, specs: Sequence[BackendSpec]) -> None:
@@ -71,15 +67,12 @@ class ReportPoller:
         self._backends = {spec.url: self._backends.get(spec.url) or _Asked() for spec in specs}
         for spec in specs:
             self._backends[spec.url].server_name = spec.server_name or None
-        if self._rota is not None:
-            self._rota.set_members(self._backends)
-        elif self._session is not None:
-            self._ask_new()
+        self._rota.set_members(self._backends)
+        self._ask_new()
 
     def reported(self, url: str) -> None:
         """The backend has just reported by itself: the next request can wait for a whole interval."""
-        if self._rota is not None:
-            self._rota.postpone(url)
+        self._rota.postpone(url)
 
     async def refresh(self, urls: Iterable[str]) -> None:
         """Wait for reports of `urls` that are requested from now on; unknown ones are passed over."""
@@ -96,21 +89,12 @@ class ReportPoller:
             return
         self._session = open_session(self._settings, timeout_s=self._timeout_s, keep_alive=True)
         if self._settings.cache_ttl_ms:
-            self._rota = Rota(
-                self._ask,
-                self._settings.cache_ttl_ms / 1000,
-                AT_ONCE,
-                random.Random(),  # noqa: S311 - jitter, no secrets
-            )
-            self._rota.set_members(self._backends)
-        else:
-            self._ask_new()
+            self._rota.start()
+        self._ask_new()
 
     async def close(self) -> None:
         """End all requests under way; nothing is reported after this."""
-        rota, self._rota = self._rota, None
-        if rota is not None:
-            await rota.close()
+        await self._rota.close()
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -119,6 +103,9 @@ class ReportPoller:
             await session.close()
 
     def _ask_new(self) -> None:
+        """Without a rota, request each backend once when it joins."""
+        if self._settings.cache_ttl_ms or self._session is None:
+            return
         for url, asked in self._backends.items():
             if not asked.ever:
                 self._next_round(url, asked)
@@ -154,7 +141,7 @@ class ReportPoller:
         except TimeoutError:
             answer = f"no answer within {self._settings.report_timeout_ms} ms"
         except FAULTS as error:
-            answer = in_words(error)
+            answer = reason_of(error)
         if self._backends.get(url) is not asked:
             return
         if isinstance(answer, LoadReport):

@@ -18,6 +18,7 @@ import structlog
 log = structlog.get_logger("trunkline.balancer")
 
 GOLDEN: Final = 0.6180339887498949
+AT_ONCE: Final = 32
 JITTER: Final = 0.1
 """Share of an interval by which a turn comes sooner or later."""
 
@@ -32,19 +33,34 @@ class Rota:
         rng: source of the jitter.
     """
 
-    def __init__(self, poll: Callable[[str], Awaitable[None]], interval_s: float, at_once: int, rng: random.Random):
+    def __init__(
+        self,
+        poll: Callable[[str], Awaitable[None]],
+        interval_s: float,
+        at_once: int = AT_ONCE,
+        rng: random.Random | None = None,
+    ) -> None:
         self._poll = poll
         self._interval_s = interval_s
-        self._rng = rng
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, no secrets
         self._places = asyncio.Semaphore(at_once)
         self._turns: dict[str, asyncio.Task[None]] = {}
         self._due: dict[str, float] = {}
         self._polling: set[str] = set()
         self._joined = 0
+        self._members: set[str] = set()
+        self._started = False
+
+    def start(self) -> None:
+        """Begin to poll."""
+        self._started = True
+        self.set_members(self._members)
 
     def set_members(self, members: Iterable[str]) -> None:
         """Take `members` as the whole set; new ones are polled at once, those that left never again."""
-        wanted = set(members)
+        self._members = wanted = set(members)
+        if not self._started:
+            return
         for gone in self._turns.keys() - wanted:
             self._turns.pop(gone).cancel()
             self._due.pop(gone, None)
@@ -71,6 +87,7 @@ class Rota:
 
     async def close(self) -> None:
         """Stop polling."""
+        self._started = False
         turns = list(self._turns.values())
         self._turns.clear()
         for turn in turns:

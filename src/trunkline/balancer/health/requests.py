@@ -57,7 +57,7 @@ async def read_at_most(answer: aiohttp.ClientResponse, limit: int) -> bytes | No
     return bytes(body)
 
 
-def in_words(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Why there was no answer, with nothing of the answer's content."""
     if isinstance(error, aiohttp.WSServerHandshakeError):
         # With 101 it is aiohttp that found a header of the answer false.
