@@ -264,7 +264,7 @@ def _services(
         name = _service_name(pool)
         members = [server for server in servers if server.pool == pool and server.weight > 0]
         if not splits:
-            found[name] = _load_balancer(settings, members, "")
+            found[name] = _load_balancer(settings, members)
             continue
         children = []
         for split in splits:
@@ -272,7 +272,7 @@ def _services(
             # A child with no server would answer 503 to its whole share.
             if of_group and split.weight > 0:
                 child = _service_name(pool, split.name)
-                found[child] = _load_balancer(settings, of_group, "")
+                found[child] = _load_balancer(settings, of_group)
                 children.append((child, split.weight))
         weights = _whole([weight for _, weight in children])
         found[name] = model.Service(
@@ -288,7 +288,7 @@ def _services(
     return found
 
 
-def _load_balancer(settings: Settings, members: Sequence[ServerView], suffix: str) -> model.Service:
+def _load_balancer(settings: Settings, members: Sequence[ServerView]) -> model.Service:
     traefik = settings.traefik
     weights = _whole([server.weight for server in members])
     even = len(set(weights)) < 2
@@ -299,7 +299,7 @@ def _load_balancer(settings: Settings, members: Sequence[ServerView], suffix: st
                 for server, weight in zip(members, weights, strict=True)
             ),
             strategy="p2c" if even and traefik.health_path and not traefik.steer else "wrr",
-            sticky=_sticky(settings, suffix),
+            sticky=_sticky(settings),
             health_check=(
                 model.HealthCheck(
                     path=traefik.health_path,
@@ -314,7 +314,7 @@ def _load_balancer(settings: Settings, members: Sequence[ServerView], suffix: st
     )
 
 
-def _sticky(settings: Settings, suffix: str) -> model.Sticky | None:
+def _sticky(settings: Settings, suffix: str = "") -> model.Sticky | None:
     traefik = settings.traefik
     if not traefik.sticky_cookie:
         return None
