@@ -72,9 +72,9 @@ async def test_missing_program_is_named(store: Path, tmp_path: Path) -> None:
     await server.stop()
 
 
-async def test_last_words_are_passed_on(store: Path) -> None:
+async def test_last_lines_are_passed_on(store: Path) -> None:
     """A server that ends while it starts is reported with what it said."""
-    with pytest.raises(StartError, match=r"Its last words: .*"):
+    with pytest.raises(StartError, match=r"Its last lines: .*"):
         await NatsServer.start(store, host="not.an.address.invalid")
 
 

@@ -46,7 +46,7 @@ def counted(counter: str, *rooms: str) -> set[str]:
 
 def words(name: str) -> set[str]:
     """The declared words of a series with one label."""
-    (only,) = BY_NAME[name].words
+    (only,) = BY_NAME[name].values
     return set(only)
 
 
@@ -81,8 +81,8 @@ def test_error_codes() -> None:
 @pytest.mark.parametrize("code", [*range(1000, 1016), 3000, 4001, 4003, 4008, 4999])
 def test_close_codes(code: int) -> None:
     """What a close is counted under is among the declared words."""
-    assert close_codes.label(code, "client too slow") in BY_NAME["ws_disconnects_total"].words[0]
-    assert close_codes.label(code) in BY_NAME["ws_disconnects_total"].words[0]
+    assert close_codes.label(code, "client too slow") in BY_NAME["ws_disconnects_total"].values[0]
+    assert close_codes.label(code) in BY_NAME["ws_disconnects_total"].values[0]
 
 
 def test_clients_turned_away() -> None:
@@ -98,17 +98,19 @@ def test_clients_turned_away() -> None:
     assert set(OUT) < set(get_args(State))
 
 
-@pytest.mark.parametrize("series", [each for each in (*SERIES, *BALANCER_SERIES) if each.words], ids=lambda it: it.name)
+@pytest.mark.parametrize(
+    "series", [each for each in (*SERIES, *BALANCER_SERIES) if each.values], ids=lambda it: it.name
+)
 def test_zero_from_the_start(series: Series) -> None:
     """A scrape before the first event has a 0 for each word; what is counted stands beside them, other words too."""
     counter = exposition.Labelled()
     (family,) = exposition.exposition([series], {series.name: counter})
-    assert len(family.samples) >= len(series.words[0])
+    assert len(family.samples) >= len(series.values[0])
     assert {sample.value for sample in family.samples} == {0.0}
     assert all(set(sample.labels) == set(series.labels) for sample in family.samples)
-    first = tuple(each[0] for each in series.words)
+    first = tuple(each[0] for each in series.values)
     counter.add(*first, times=3)
-    counter.add(*("an_application_s" for _ in series.words))
+    counter.add(*("an_application_s" for _ in series.values))
     (later,) = exposition.exposition([series], {series.name: counter})
     found = {tuple(sample.labels.values()): sample.value for sample in later.samples}
     assert found[first] == 3.0

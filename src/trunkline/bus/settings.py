@@ -12,7 +12,7 @@ class NatsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         prefix: the first token of every subject and stream name; fleets that share a NATS differ in it.
         replicas: how many NATS servers hold each stream; 3 in a cluster.
         keep_s: how long the log is kept on the server at least, seconds. Longer than publications are served, so that a
-            client of a quiet channel can be told that it missed nothing.
+            client of a quiet channel can learn that it missed nothing.
         max_bytes: the most each stream may take on disk, bytes. NATS reserves it when the stream is made.
         publish_timeout_s: how long to wait for an acknowledgement or an answer, seconds.
         tls_ca_file: the authority that signed the server's certificate, for a `tls://` address; None for the system's.

@@ -1,6 +1,6 @@
 """The command line: one file a command. Each parses its flags, loads the settings and calls one room.
 
-Exit codes: 0 done, 1 failed what it was asked to prove, 2 bad usage or settings. Errors that Trunkline raises on
+Exit codes: 0 done, 1 a check failed, 2 bad usage or settings. Errors that Trunkline raises on
 purpose are one line on standard error; anything else is a bug and shows its trace.
 """
 

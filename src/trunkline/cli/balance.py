@@ -53,7 +53,7 @@ def balance(
 
 
 async def run_balancer(settings: Settings) -> int:
-    """Run a balancer in this process until it is told to stop."""
+    """Run a balancer in this process until a signal stops it."""
     from trunkline.process import lifecycle
 
     signals = lifecycle.Signals()

@@ -195,7 +195,7 @@ def _require() -> None:
 
 
 def _deliver(report: Report, html: Path | None, junit: Path | None, out: Path | None, as_json: bool) -> None:
-    """Hand the report over in every form that was asked for."""
+    """Hand the report over in every requested form."""
     from rich.console import Console
 
     from trunkline.load.model.report import encode

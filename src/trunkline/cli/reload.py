@@ -1,4 +1,4 @@
-"""`trunkline serve --reload`: run the server as a child and start it anew when a source file changes."""
+"""`trunkline serve --reload`: run the server as a child and start it again when a source file changes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> int:
-    """End the child at once: in development nobody waits for a drain."""
+    """End the child at once: in development there is no need to drain."""
     if child.poll() is None:
         child.terminate()
         try:

@@ -57,22 +57,22 @@ _ecs_decoder = msgspec.json.Decoder(_EcsLine)
 
 
 def serious(line: str, is_error: bool) -> str | None:
-    """What the fleet's own output says of a line, None for nothing.
+    """What the fleet's own output shows of a line, None for nothing.
 
     Args:
         line: one line of a child.
-        is_error: it came on standard error, where a child says only what cannot be logged any more.
+        is_error: it came on standard error, where a child writes only what it can no longer log.
     """
     try:
         entry = _decode(line)
     except (msgspec.DecodeError, ValueError):
         # Of a trace only its last line, which is not indented, names the error.
-        told = is_error and not line.startswith((" ", "\t", "Traceback ("))
-        return _cut(line) if line.strip() and (told or _TEXT_LEVEL.search(line[:120])) else None
+        shown = is_error and not line.startswith((" ", "\t", "Traceback ("))
+        return _cut(line) if line.strip() and (shown or _TEXT_LEVEL.search(line[:120])) else None
     if entry.level.lower() not in _LEVELS:
         return None
     last = entry.exception.strip().rpartition("\n")[2]
-    # In the Elastic Common Schema a trace ends in the words that `error.message` has too.
+    # In the Elastic Common Schema a trace ends in the text that `error.message` has too.
     error = "" if entry.error and last.endswith(entry.error) else entry.error
     details = ", ".join(part for part in (entry.text, error, last) if part)
     return _cut(f"{entry.level} {entry.event}" + (f": {details}" if details else ""))
@@ -120,7 +120,7 @@ class ChildLog:
     Args:
         path: its log file.
         rotate_bytes: size at which the file is rotated.
-        show: gets what the fleet's own output should say.
+        show: gets what the fleet's own output should show.
     """
 
     def __init__(self, path: Path, rotate_bytes: int, show: Callable[[str], None]) -> None:
@@ -152,7 +152,7 @@ class ChildLog:
             self._file = None
 
     def begin(self, text: str) -> None:
-        """Start a run of the child: what an earlier one said last is no concern of it."""
+        """Start a run of the child: forget the last lines of the run before."""
         self._lines.clear()
         self._rests = [b"", b""]
         self.refusal = ""
@@ -174,7 +174,7 @@ class ChildLog:
                 self._lines.append(_cut(line.decode("utf-8", "replace").rstrip()))
 
     def last_lines(self) -> list[str]:
-        """What the child said last."""
+        """The last lines of the child."""
         for is_error in (False, True):
             if rest := self._rests[is_error]:
                 self._rests[is_error] = b""
@@ -183,7 +183,7 @@ class ChildLog:
 
     def _line(self, line: str, is_error: bool) -> None:
         if is_error and line.startswith(_OWN_NAME):
-            # How a node says that it cannot start; whoever waits for the node tells it once.
+            # How a node reports that it cannot start; shown once, by the part that waits for it.
             self.refusal = line.removeprefix(_OWN_NAME)
         text = serious(line, is_error)
         self._lines.append(_cut(line))

@@ -8,7 +8,7 @@ import time
 from trunkline.errors import StartError
 from trunkline.fleet.log import ChildLog
 from trunkline.fleet.nats_server import NatsServer
-from trunkline.fleet.part import Say
+from trunkline.fleet.part import OnEvent
 from trunkline.fleet.plan import NATS_HOST, FleetPlan
 from trunkline.fleet.restarts import Backoff
 from trunkline.fleet.status import Event, PartStatus
@@ -18,10 +18,10 @@ from trunkline.process.ending import ended
 class FleetNats:
     """The fleet's NATS: same port and same store for as long as the fleet runs."""
 
-    def __init__(self, plan: FleetPlan, say: Say) -> None:
+    def __init__(self, plan: FleetPlan, on_event: OnEvent) -> None:
         self.status = PartStatus("nats")
         self._plan = plan
-        self._say = say
+        self._on_event = on_event
         self._server: NatsServer | None = None
         self._port = 0
         # Only its file: `NatsServer` picks the lines that matter.
@@ -45,7 +45,7 @@ class FleetNats:
             host=NATS_HOST,
             port=self._port or None,
             on_line=self._write,
-            on_warning=lambda text: self._say(Event("log", "nats", text)),
+            on_warning=lambda text: self._on_event(Event("log", "nats", text)),
         )
         self._port = self._server.port
         if self._early is not None:
@@ -71,7 +71,7 @@ class FleetNats:
                 self.status.enter("down")
                 what, exit_code = ended(code), code
             wait_s = backoff.ended(time.monotonic() - began)
-            self._say(Event("ended", "nats", f"{what}; starting it again in {wait_s:g} s", exit_code=exit_code))
+            self._on_event(Event("ended", "nats", f"{what}; starting it again in {wait_s:g} s", exit_code=exit_code))
             await asyncio.sleep(wait_s)
             began = time.monotonic()
             try:
@@ -79,7 +79,7 @@ class FleetNats:
             except StartError as error:
                 what, exit_code = f"did not start: {error}".rstrip("."), None
             else:
-                self._say(Event("state", "nats", f"ready again at {self.url}"))
+                self._on_event(Event("state", "nats", f"ready again at {self.url}"))
 
     async def stop(self, timeout_s: float) -> None:
         """End it."""

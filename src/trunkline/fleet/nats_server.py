@@ -2,7 +2,7 @@
 
 Rules:
 
-- Ready means that the server said so, never that some time has passed.
+- Ready means that the server reported it, never that some time has passed.
 - The child dies with its parent on Linux, even when the parent is killed. Elsewhere only an orderly end stops it.
 - One server a store: a lock on the directory refuses a second one, whose writes would ruin the first one's.
 - The configuration may hold a token and is readable by its user only.
@@ -157,15 +157,15 @@ class NatsServer:
         except TimeoutError:
             raise StartError(
                 f"nats-server was not ready within {READY_TIMEOUT_S:g} s",
-                f"Its last words: {self._last_words()}",
+                f"Its last lines: {self._last_lines()}",
             ) from None
         finally:
             ending.cancel()
         if not self._ready.result():
-            words = self._last_words()
-            if "address already in use" in words:
+            lines = self._last_lines()
+            if "address already in use" in lines:
                 raise StartError(f"port {port} on {self.host} is taken", "Stop what uses it, or choose another port.")
-            raise StartError("nats-server ended while it was starting", f"Its last words: {words}")
+            raise StartError("nats-server ended while it was starting", f"Its last lines: {lines}")
 
     async def _end_of_start(self) -> None:
         await self.wait()
@@ -182,9 +182,9 @@ class NatsServer:
         elif "[ERR]" in text or "[FTL]" in text or "[WRN]" in text:
             self._on_warning(f"nats-server says: {text}")
 
-    def _last_words(self) -> str:
-        said = self._printed.last()
-        serious = [line for line in said if "[FTL]" in line or "[ERR]" in line] or said[-1:]
+    def _last_lines(self) -> str:
+        last = self._printed.last()
+        serious = [line for line in last if "[FTL]" in line or "[ERR]" in line] or last[-1:]
         return " / ".join(serious) or "none"
 
 

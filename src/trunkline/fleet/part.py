@@ -4,7 +4,7 @@ Rules:
 
 - Nothing is cancelled while a process is being made: a stop sets a flag, ends the process that runs, and the loop sees
   the flag. So no process can slip away between the two.
-- A part that was never ready and says that it cannot start ends the fleet; any other end is followed by a restart.
+- A part that was never ready and reports that it cannot start ends the fleet; any other end is followed by a restart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ POLL_READY_S: Final = 0.1
 AT_ONCE_S: Final = 5.0
 """A part that ended sooner than this after its start has a fault of its own, so its last lines are shown."""
 
-Say = Callable[[Event], None]
+OnEvent = Callable[[Event], None]
 
 
 class FleetPart:
@@ -39,16 +39,16 @@ class FleetPart:
         plan: the fleet.
         part: which of its parts.
         environ: the environment of the fleet.
-        say: gets what there is to say.
+        on_event: gets what happens.
     """
 
-    def __init__(self, plan: FleetPlan, part: PartPlan, environ: Mapping[str, str], say: Say) -> None:
+    def __init__(self, plan: FleetPlan, part: PartPlan, environ: Mapping[str, str], on_event: OnEvent) -> None:
         self.part = part
         self.status = PartStatus(part.name)
         self.first_ready = asyncio.Event()
         self._plan = plan
         self._environ = part_environment(plan, part, environ)
-        self._say = say
+        self._on_event = on_event
         self._stopping = asyncio.Event()
         self._killing = False
         self._child: Child | None = None
@@ -80,7 +80,7 @@ class FleetPart:
                     raise self._cannot_start()
                 wait_s = self._backoff.ended(up_s)
                 self.status.enter("down")
-                self._tell_end(code, up_s, wait_s)
+                self._report_end(code, up_s, wait_s)
                 await self._pause(wait_s)
         finally:
             self.status.enter("stopped")
@@ -99,10 +99,10 @@ class FleetPart:
         if self._child is not None:
             self._child.kill()
 
-    def tell_left_out(self) -> None:
-        """Say how many lines were not shown, if any."""
+    def report_left_out(self) -> None:
+        """OnEvent how many lines were not shown, if any."""
         if count := self._quota.left_out(time.monotonic()):
-            self._say(Event("log", self.part.name, f"{count:,} more lines like these in {self.log.path}"))
+            self._on_event(Event("log", self.part.name, f"{count:,} more lines like these in {self.log.path}"))
 
     async def _run_once(self, command: list[str]) -> int:
         self.status.enter("starting")
@@ -124,7 +124,7 @@ class FleetPart:
                 self.status.enter("up")
                 again = " again" if self.first_ready.is_set() else ""
                 self.first_ready.set()
-                self._say(Event("state", self.part.name, f"ready{again} at {self.part.page_url}"))
+                self._on_event(Event("state", self.part.name, f"ready{again} at {self.part.page_url}"))
                 return
             await asyncio.sleep(POLL_READY_S)
 
@@ -132,13 +132,13 @@ class FleetPart:
         reason = self.log.refusal or " / ".join(self.log.last_lines()[-2:]) or "it gave no reason"
         return StartError(f"{self.part.name} cannot start: {reason.rstrip('.')}", f"Its log is {self.log.path}.")
 
-    def _tell_end(self, code: int, up_s: float, wait_s: float) -> None:
+    def _report_end(self, code: int, up_s: float, wait_s: float) -> None:
         name = self.part.name
         text = f"{ended(code)} after {up_s:.1f} s; starting it again in {wait_s:g} s"
-        self._say(Event("ended", name, text, exit_code=code))
+        self._on_event(Event("ended", name, text, exit_code=code))
         if up_s < AT_ONCE_S or not self.first_ready.is_set():
             for line in self.log.last_lines():
-                self._say(Event("log", name, line))
+                self._on_event(Event("log", name, line))
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -149,4 +149,4 @@ class FleetPart:
 
     def _show(self, text: str) -> None:
         if self._quota.take(time.monotonic()):
-            self._say(Event("log", self.part.name, text))
+            self._on_event(Event("log", self.part.name, text))

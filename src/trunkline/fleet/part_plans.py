@@ -1,4 +1,4 @@
-"""The parts of a fleet on one machine: what each is called, where it listens, and what says that it is ready. Pure."""
+"""The parts of a fleet on one machine: their names, where they listen, and what shows that they are ready. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from trunkline.monitor.local.ports import ALERTMANAGER_STEP, NODE_EXPORTER_STEP
 
 HOST: Final = "127.0.0.1"
-"""Where everything listens but the edge, which may be told another address."""
+"""Where everything listens but the edge, which may have another address."""
 
 
 class NodePlan(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ class NodePlan(msgspec.Struct, frozen=True):
 
 
 class BalancerPlan(msgspec.Struct, frozen=True):
-    """The balancer: the edge itself when it relays, else what Traefik asks.
+    """The balancer: the edge itself when it relays, else what Traefik asks for each pick.
 
     Attributes:
         name: its name.
@@ -102,7 +102,7 @@ class TraefikPlan(msgspec.Struct, frozen=True):
         host: the address it listens on.
         port: its port.
         fail_open_port: the loopback port through which it asks the balancer.
-        ping_port: the loopback port on which it says that it is alive.
+        ping_port: the loopback port on which it answers that it is alive.
         metrics_port: the loopback port of its series, 0 for none.
         command: program and arguments.
         files: what it reads, path and text, to be written before it starts.

@@ -4,11 +4,11 @@ Pure: nothing here opens a port or starts a process.
 
 Rules:
 
-- Clients come in through the edge, which has the port that was asked for; everything else follows behind it.
+- Clients come in through the edge, which has the chosen port; every other port follows behind it.
 - A data port and its admin port are neighbours, so parts are two ports apart.
-- Nodes read the same file and the same environment as the fleet. Only what tells them apart is laid over that, and
+- Nodes read the same file and the same environment as the fleet. Only what distinguishes them is laid over that, and
   names such as PORT that would give all of them the same place are taken away.
-- The fleet is for one machine: nodes listen on loopback, and so does the edge unless an address was asked for.
+- The fleet is for one machine: nodes listen on loopback, and so does the edge unless an address is set.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def part_environment(plan: FleetPlan, part: PartPlan, environ: Mapping[str, str]
     if isinstance(part, NodePlan):
         own["TRUNKLINE_ADMIN_PORT"] = str(part.admin_port)
         own["TRUNKLINE_SERVER_ADVERTISE"] = part.page_url
-        # Nobody but the edge reaches a node here, and what it says of the client is true.
+        # Only the edge reaches a node here, so its forwarding headers can be trusted.
         own.setdefault("TRUNKLINE_SERVER_TRUSTED_PROXIES", "127.0.0.0/8,::1/128")
     elif isinstance(part, MonitorPlan):
         if plan.traefik is not None:
@@ -247,7 +247,7 @@ def _bracketed(host: str) -> str:
 
 
 class TakenPort(msgspec.Struct, frozen=True):
-    """A port of the plan that cannot be used, and why in words."""
+    """A port of the plan that cannot be used, and the reason."""
 
     host: str
     port: int

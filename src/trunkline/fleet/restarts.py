@@ -10,7 +10,7 @@ STABLE_S: Final = 30.0
 """A node that was up this long has proved itself: its next restart is quick again."""
 
 CANNOT_START: Final = 2
-"""Exit code with which a node says that settings or machine must be changed before it can start."""
+"""Exit code of a node that cannot start before settings or machine are changed."""
 
 
 class Backoff:
@@ -34,5 +34,5 @@ class Backoff:
 
 
 def gives_up(exit_code: int, was_ready: bool) -> bool:
-    """Whether the end of a node ends the fleet: it was never ready, and says that it cannot start as things are."""
+    """Whether the end of a node ends the fleet: it was never ready, and a restart would not help."""
     return exit_code == CANNOT_START and not was_ready

@@ -24,14 +24,14 @@ async def run_fleet(plan: FleetPlan, view: View) -> int:
     """
     signals = lifecycle.Signals()
 
-    def say(event: Event) -> None:
+    def on_event(event: Event) -> None:
         view.event(event)
         show_status()
 
     def show_status() -> None:
         view.status(lambda: status_text(fleet.statuses, [*fleet.edge_statuses, fleet.nats.status], fleet.draining))
 
-    fleet = Fleet(plan, os.environ, say, view.ready, show_status)
+    fleet = Fleet(plan, os.environ, on_event, view.ready, show_status)
     running = asyncio.ensure_future(fleet.run())
     await asyncio.wait({running, signals.first}, return_when=asyncio.FIRST_COMPLETED)
     failed = running.done()

@@ -1,4 +1,4 @@
-"""What is known of a running fleet, and how it is said in one line.
+"""What is known of a running fleet, and how it is shown in one line.
 
 Pure. The fleet writes into `PartStatus`, views read from it.
 """
@@ -20,7 +20,7 @@ EventName = Literal["note", "log", "state", "ended", "draining", "stopped"]
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="event"):
-    """Something the fleet has to say.
+    """Something that happened in the fleet.
 
     Attributes:
         event: what kind: `note` and `log` are text for people, the others mark a change.
@@ -158,7 +158,7 @@ def clients_text(count: int) -> str:
 
 
 def draining_text(count: int) -> str:
-    """What is said while the fleet drains."""
+    """What is shown while the fleet drains."""
     return f"draining, {clients_text(count)} left; Ctrl-C again ends at once"
 
 
@@ -168,7 +168,7 @@ def status_text(nodes: Sequence[PartStatus], others: Sequence[PartStatus], drain
     Args:
         nodes: the nodes in order.
         others: the parts that serve no clients of their own: balancer, Traefik, NATS.
-        draining: the fleet was told to stop.
+        draining: the fleet is stopping.
     """
     if len(nodes) <= SHOWN_ONE_BY_ONE:
         pieces = [_node_text(node) for node in nodes]

@@ -16,7 +16,7 @@ from trunkline.errors import StartError
 from trunkline.fleet import probe
 from trunkline.fleet.nats import FleetNats
 from trunkline.fleet.nats_server import find_binary
-from trunkline.fleet.part import FleetPart, Say
+from trunkline.fleet.part import FleetPart, OnEvent
 from trunkline.fleet.part_plans import NodePlan
 from trunkline.fleet.plan import FleetPlan
 from trunkline.fleet.ports import check_ports
@@ -29,7 +29,7 @@ NATS_STOP_S: Final = 5.0
 NATS_KILL_S: Final = 1.0
 DRAIN_NOTE_S: Final = 5.0
 EDGE_STOP_S: Final = 5.0
-"""Time of each part of the edge to end: the nodes are gone by then, so it has nobody left to serve."""
+"""Time of each part of the edge to end: the nodes are gone by then, so it has no clients left."""
 
 
 class Fleet:
@@ -38,27 +38,27 @@ class Fleet:
     Args:
         plan: what it consists of.
         environ: the environment that its nodes inherit.
-        say: gets what there is to say.
+        on_event: gets what happens.
         on_ready: gets the addresses once every node is ready.
-        on_sample: called once a second, after `nodes` were asked.
+        on_sample: called once a second, after the nodes were sampled.
     """
 
     def __init__(
         self,
         plan: FleetPlan,
         environ: Mapping[str, str],
-        say: Say,
+        on_event: OnEvent,
         on_ready: Callable[[Addresses], None],
         on_sample: Callable[[], None],
     ) -> None:
         self.plan = plan
-        self.nats = FleetNats(plan, say)
-        parts = [FleetPart(plan, part, environ, say) for part in plan.parts]
+        self.nats = FleetNats(plan, on_event)
+        parts = [FleetPart(plan, part, environ, on_event) for part in plan.parts]
         self.nodes = [part for part in parts if isinstance(part.part, NodePlan)]
         self.edge = [part for part in parts if not isinstance(part.part, NodePlan)]
         self.draining = False
         self.killed = False
-        self._say = say
+        self._on_event = on_event
         self._on_ready = on_ready
         self._on_sample = on_sample
         self._supervisors: list[asyncio.Task[None]] = []
@@ -105,7 +105,7 @@ class Fleet:
         """Let every node drain and end, then the edge, then NATS. `kill` hurries it."""
         self.draining = True
         if not self.killed and any(not task.done() for task in self._supervisors):
-            self._say(Event("draining", "", draining_text(clients(self.statuses))))
+            self._on_event(Event("draining", "", draining_text(clients(self.statuses))))
             self._on_sample()
         for node in self.nodes:
             node.stop()
@@ -141,11 +141,11 @@ class Fleet:
             left = clients(self.statuses)
             if left != noted and any(not task.done() for task in running):
                 noted = left
-                self._say(Event("draining", "", draining_text(left)))
+                self._on_event(Event("draining", "", draining_text(left)))
             if time.monotonic() >= deadline and not self.killed:
                 late = [node for node in self.nodes if node.pid]
                 for node in late:
-                    self._say(Event("note", node.part.name, "did not end in time and is killed"))
+                    self._on_event(Event("note", node.part.name, "did not end in time and is killed"))
                     node.kill()
                 deadline = time.monotonic() + DRAIN_NOTE_S
 
@@ -183,15 +183,15 @@ class Fleet:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            await asyncio.gather(*(self._ask(node) for node in self.nodes))
+            await asyncio.gather(*(self._sample_node(node) for node in self.nodes))
             for part in self.edge:
-                part.tell_left_out()
+                part.report_left_out()
             self._on_sample()
             due = max(due + SAMPLE_S, loop.time())
             await asyncio.sleep(due - loop.time())
 
-    async def _ask(self, node: FleetPart) -> None:
-        node.tell_left_out()
+    async def _sample_node(self, node: FleetPart) -> None:
+        node.report_left_out()
         if not isinstance(node.part, NodePlan):
             return
         status = node.status
@@ -202,10 +202,10 @@ class Fleet:
         if node.pid != pid or not pid:
             return  # it ended meanwhile
         changed = status.observe(sample, time.monotonic())
-        # That all nodes drain is said for the fleet.
+        # That all nodes drain is one event of the fleet.
         if changed is not None and not self.draining:
             text = "does not answer" if changed == "silent" else f"is {changed}"
-            self._say(Event("state", node.part.name, text))
+            self._on_event(Event("state", node.part.name, text))
 
     def _addresses(self) -> Addresses:
         edge, balancer = self.plan.edge, self.plan.balancer

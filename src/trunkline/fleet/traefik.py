@@ -25,7 +25,7 @@ def prepare(plan: FleetPlan, environ: Mapping[str, str]) -> FleetPlan:
 
     Args:
         plan: the fleet.
-        environ: the environment of the fleet; whatever [traefik] says beyond places is kept.
+        environ: the environment of the fleet; whatever [traefik] sets apart from addresses is kept.
 
     Raises:
         StartError: Traefik is not installed.

@@ -91,7 +91,7 @@ class PlainView(_LineView):
 
 
 class JsonView(_LineView):
-    """One JSON object a line: `event` and `addresses`, told apart by `type`."""
+    """One JSON object a line: `event` and `addresses`, distinguished by `type`."""
 
     def event(self, event: Event) -> None:  # noqa: D102
         self._write(msgspec.json.encode(event).decode())

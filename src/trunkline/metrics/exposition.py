@@ -209,7 +209,7 @@ def exposition(declared: Sequence[Series], values: Mapping[str, Value]) -> Itera
         if isinstance(value, Histogram):
             yield _histogram(name, series.help, value)
         elif isinstance(value, Labelled | LabelledGauge):
-            known = dict.fromkeys(product(*series.words), 0.0) if series.words else {}
+            known = dict.fromkeys(product(*series.values), 0.0) if series.values else {}
             samples = [
                 Sample(name, dict(zip(series.labels, labels, strict=False)), number)
                 for labels, number in {**known, **value.values}.items()

@@ -1,11 +1,11 @@
-"""Every series, declared once: name, kind, help, labels with their words, unit and buckets. Pure.
+"""Every series, declared once: name, kind, help, labels with their values, unit and buckets. Pure.
 
 Rules:
 
 - No other module writes a series' name in a string. Rules, dashboards and docs are made from `SERIES`.
-- Labels hold words from small fixed sets, never ids or addresses; `backend` is a URL of the operator's own sources.
-- A counter whose words are known stands at 0 under each of them from the start: Prometheus' `rate()` and `increase()`
-  see no step from nothing, and would miss the first event of its kind, which is the one that matters most.
+- Label values come from small fixed sets, never ids or addresses; `backend` is a URL of the operator's own sources.
+- A counter whose label values are known stands at 0 under each of them from the start: Prometheus' `rate()` and
+  `increase()` see no step from nothing, and would miss the first event of its kind, which matters most.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Series(NamedTuple):
         labels: label names, none for most.
         unit: what the number counts or measures.
         buckets: upper bounds of a histogram, in `unit`.
-        words: those of each label when all of them are known, else nothing; an application's own may come on top.
+        values: those of each label when all of them are known, else nothing; an application may add its own.
     """
 
     name: str
@@ -54,15 +54,15 @@ class Series(NamedTuple):
     labels: tuple[str, ...] = ()
     unit: str = ""
     buckets: tuple[float, ...] = ()
-    words: tuple[tuple[str, ...], ...] = ()
+    values: tuple[tuple[str, ...], ...] = ()
 
 
 SERIES: Final[tuple[Series, ...]] = (
     Series("ws_connections_total", "counter", "WebSocket connections opened since the start.", unit="connections"),
     Series("ws_connections_failed_total", "counter", "Handshakes refused or broken off, by reason.", ("reason",),
-           words=(_REFUSED,)),
+           values=(_REFUSED,)),
     Series("ws_disconnects_total", "counter", "Connections ended, by reason and by who ended them.",
-           ("reason", "initiated_by"), words=(close_codes.LABELS, ("client", "server"))),
+           ("reason", "initiated_by"), values=(close_codes.LABELS, ("client", "server"))),
     Series("ws_messages_sent_total", "counter", "Messages handed to clients' sockets.", unit="messages"),
     Series("ws_messages_received_total", "counter", "Data messages received from clients.", unit="messages"),
     Series("ws_bytes_sent_total", "counter", "Bytes written to clients after the handshake.", unit="bytes"),
@@ -70,12 +70,12 @@ SERIES: Final[tuple[Series, ...]] = (
     Series("ws_slow_clients_disconnected_total", "counter", "Clients closed because they did not keep up."),
     Series("ws_rate_limited_messages_total", "counter", "Messages refused because the client was over its rate."),
     Series("ws_replay_requests_total", "counter", "Replay and recover requests, by result.", ("result",),
-           words=(("complete", "recovered", "epoch_changed", "expired", "no_history"),)),
+           values=(("complete", "recovered", "epoch_changed", "expired", "no_history"),)),
     Series("ws_publications_dropped_total", "counter", "Publications not delivered to a subscriber, by reason.",
-           ("reason",), words=(("slow_client", "missed", "expired", "epoch_changed"),)),
+           ("reason",), values=(("slow_client", "missed", "expired", "epoch_changed"),)),
     Series("ws_errors_total", "counter", "Error messages sent to clients, by code.", ("code",),
-           words=(wire.ERROR_CODES,)),
-    Series("ws_capacity_rejections_total", "counter", "Handshakes shed, by reason.", ("reason",), words=(_SHED,)),
+           values=(wire.ERROR_CODES,)),
+    Series("ws_capacity_rejections_total", "counter", "Handshakes shed, by reason.", ("reason",), values=(_SHED,)),
     Series("ws_nats_messages_received_total", "counter", "Publications received from the bus.", unit="messages"),
     Series("ws_connections_active", "gauge", "WebSocket connections open now.", unit="connections"),
     Series("ws_connections_max", "gauge", "Connections this node will take.", unit="connections"),
@@ -106,18 +106,18 @@ BALANCER_SERIES: Final[tuple[Series, ...]] = (
     Series("ws_balancer_picks_total", "counter", "Backends chosen for new connections, by why that one.",
            ("backend", "reason")),
     Series("ws_balancer_refusals_total", "counter", "Clients turned away, by reason.", ("reason",),
-           words=(_TURNED_AWAY,)),
+           values=(_TURNED_AWAY,)),
     Series("ws_balancer_failures_total", "counter", "Picks that came to nothing through the backend's fault.",
            ("backend", "why")),
     Series("ws_balancer_retries_total", "counter", "Handshakes that were tried at another backend."),
     Series("ws_balancer_ejections_total", "counter", "Times a backend was taken out, by what it entered.",
            ("backend", "state")),
     Series("ws_balancer_reports_total", "counter", "Load reports asked for or heard, by result.", ("result",),
-           words=(("polled", "pushed", "failed"),)),
+           values=(("polled", "pushed", "failed"),)),
     Series("ws_balancer_moves_total", "counter", "Clients asked to move to even out the load.", ("backend",)),
     Series("ws_balancer_handshakes_total", "counter", "Handshakes answered with 101 through the relay."),
     Series("ws_balancer_http_requests_total", "counter", "Plain HTTP requests passed on, by class of the answer.",
-           ("status",), words=(("1xx", "2xx", "3xx", "4xx", "5xx"),)),
+           ("status",), values=(("1xx", "2xx", "3xx", "4xx", "5xx"),)),
     Series("ws_balancer_backend_connections", "gauge", "Connections a backend is believed to have.",
            ("backend", "group", "pool"), unit="connections"),
     Series("ws_balancer_backend_relayed", "gauge", "Connections relayed to a backend now.", ("backend",),
@@ -139,7 +139,7 @@ BALANCER_SERIES: Final[tuple[Series, ...]] = (
     Series("ws_balancer_connection_duration_seconds", "histogram", "How long ended relayed connections lasted.",
            unit="seconds", buckets=DURATION_BUCKETS),
     Series("ws_balancer_steering_answers_total", "counter", "Traefik's questions, by answer.", ("answer",),
-           words=(("picked", "open", "refused", "stranger"),)),
+           values=(("picked", "open", "refused", "stranger"),)),
     Series("ws_balancer_steering_seconds", "histogram", "From Traefik's question to the answer.",
            unit="seconds", buckets=LATENCY_BUCKETS),
     Series("ws_balancer_build_info", "gauge", "Always 1; tells version and mode.", ("version", "mode")),
