@@ -86,7 +86,7 @@ async def say(page: Page, text: str) -> None:
 
 async def see(page: Page, text: str) -> None:
     """Wait until a line of chat is shown."""
-    await page.get_by_test_id("chat-lines").get_by_text(text, exact=True).wait_for(timeout=20_000)
+    await page.get_by_test_id("chat-lines").get_by_text(text, exact=True).wait_for(timeout=patient(20_000))
 
 
 async def test_a_tab_whose_node_is_killed_misses_nothing(browser: Browser, fleet: Fleet) -> None:
@@ -101,7 +101,7 @@ async def test_a_tab_whose_node_is_killed_misses_nothing(browser: Browser, fleet
         async with http.get(fleet.nodes[1] + "/api/instance") as answer:
             pid = (await answer.json())["pid"]
         os.kill(pid, signal.SIGKILL)
-        await two.locator("[data-testid=connections] [data-state=reconnecting]").first.wait_for(timeout=10_000)
+        await two.locator("[data-testid=connections] [data-state=reconnecting]").first.wait_for(timeout=patient(10_000))
         for number in range(5):
             await say(one, f"missed {number}")
             await see(one, f"missed {number}")

@@ -407,7 +407,7 @@ async def test_nonsense_is_ignored(scene: Scene) -> None:
 
 
 async def _ask(client: Client, question: msgspec.Struct) -> Msg:
-    return await client.request(Subjects(PREFIX, "one").ask, msgspec.msgpack.encode(question), timeout=5)
+    return await client.request(Subjects(PREFIX, "one").ask, msgspec.msgpack.encode(question), timeout=patient(5))
 
 
 async def test_parcels_are_checked() -> None:

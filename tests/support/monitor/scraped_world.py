@@ -186,7 +186,7 @@ async def trouble(edge: str, traefik: str, node: str, rounds: int, scratch: Path
                 # Far over the rate of one client.
                 for _ in range(400 if number == 0 else 1):
                     await client.send_str(json.dumps({"type": "ping"}))
-                await client.receive(timeout=5)
+                await client.receive(timeout=patient(5))
             await asyncio.to_thread(_write, scratch)
             await asyncio.sleep(1)
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.free_ports import free_port
+from tests.support.patience import patient
 from tests.support.traefik.live_traefik import TRAEFIK, LiveTraefik, running
 from trunkline.settings.balancer import BackendEntry, BasicUser, GroupEntry, RouteEntry
 from trunkline.settings.sections import BalancerSettings, Settings, TraefikSettings
@@ -149,9 +150,9 @@ def get(
     """Status, headers and body of a GET."""
     context = ssl._create_unverified_context()
     connection = (
-        http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+        http.client.HTTPSConnection("127.0.0.1", port, timeout=patient(10), context=context)
         if tls
-        else http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        else http.client.HTTPConnection("127.0.0.1", port, timeout=patient(10))
     )
     try:
         connection.request("GET", path, headers={"Host": host, **headers})
