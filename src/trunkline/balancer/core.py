@@ -69,16 +69,8 @@ class BalancerMeter:
     """The live counts of one balancer."""
 
     __slots__ = (
-        "ejections",
-        "failures",
-        "moves",
-        "picks",
-        "place",
-        "refusals",
-        "reports",
-        "steering",
-        "steering_answers",
-    )
+        "ejections", "failures", "moves", "picks", "place", "refusals", "reports", "steering", "steering_answers",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.picks = exposition.Labelled()
@@ -88,7 +80,7 @@ class BalancerMeter:
         self.reports = exposition.Labelled()
         self.moves = exposition.Labelled()
         self.place = exposition.Histogram(LATENCY_BUCKETS)
-        # Of a balancer that steers; its handlers count into these.
+        # Of a balancer that steers: its handlers count into these.
         self.steering_answers = exposition.Labelled()
         self.steering = exposition.Histogram(LATENCY_BUCKETS)
 

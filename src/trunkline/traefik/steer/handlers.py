@@ -26,7 +26,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from trunkline.balancer.relay.meter import EdgeEvent
+from trunkline.balancer.relay.meter import EdgeEvent, OnEvent
 from trunkline.balancer.routes import Routes, cookie_value
 from trunkline.metrics import exposition
 from trunkline.metrics.series import LATENCY_BUCKETS
@@ -65,9 +65,9 @@ class SteeringMeter:
 
     __slots__ = ("answers", "fetches", "place", "repeated")
 
-    def __init__(self) -> None:
-        self.place = exposition.Histogram(LATENCY_BUCKETS)
-        self.answers = exposition.Labelled()
+    def __init__(self, place: exposition.Histogram | None = None, answers: exposition.Labelled | None = None) -> None:
+        self.place = place or exposition.Histogram(LATENCY_BUCKETS)
+        self.answers = answers or exposition.Labelled()
         self.repeated = 0
         self.fetches = 0
 
@@ -79,6 +79,7 @@ class Steering:
         placer: gives out the backends. It gets `failed(pick, "retry")` when a handshake is tried again: a
             suspicion, because the key may have been used twice, so a reason to check that backend now.
         servers: every backend of the fleet as it is now.
+        meter: counts; None for its own.
         on_event: gets each handshake; None when nobody listens.
         clock: seconds, monotonic.
 
@@ -92,11 +93,12 @@ class Steering:
         placer: Placer,
         servers: Callable[[], Sequence[Candidate]],
         *,
-        on_event: Callable[[EdgeEvent], None] | None = None,
+        meter: SteeringMeter | None = None,
+        on_event: OnEvent | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         traefik = settings.traefik
-        self.meter = SteeringMeter()
+        self.meter = meter or SteeringMeter()
         self._placer = placer
         self._servers = servers
         self._clock = clock

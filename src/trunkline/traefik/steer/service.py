@@ -19,7 +19,7 @@ from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.workers.supervisor import listening_socket
 from trunkline.errors import SettingsError, StartError
 from trunkline.settings.sections import Settings
-from trunkline.traefik.steer.handlers import Steering
+from trunkline.traefik.steer.handlers import Steering, SteeringMeter
 from trunkline.traefik.steer.published import Candidate
 
 log = structlog.get_logger("trunkline.traefik")
@@ -33,9 +33,8 @@ class SteeringService:
         self.balancer = Balancer(settings)
         self._events = EventLog() if settings.log.access else None
         on_event = self._events.add if self._events is not None else None
-        self.steering = Steering(settings, self.balancer, self._candidates, on_event=on_event)
-        self.balancer.meter.steering_answers = self.steering.meter.answers
-        self.balancer.meter.steering = self.steering.meter.place
+        meter = SteeringMeter(self.balancer.meter.steering, self.balancer.meter.steering_answers)
+        self.steering = Steering(settings, self.balancer, self._candidates, meter=meter, on_event=on_event)
         self.admin = BalancerAdmin(self.balancer, BalancerPages(self.balancer, EdgeCounts), settings.admin)
         self._runner: web.AppRunner | None = None
         self.port = 0
