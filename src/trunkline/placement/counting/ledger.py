@@ -100,28 +100,9 @@ class Ledger:
     """
 
     __slots__ = (
-        "_closes",
-        "_doubt",
-        "_gone",
-        "_keep_s",
-        "_late",
-        "_old_runs",
-        "_own_keys",
-        "_relaying",
-        "_remote_keys",
-        "_seen",
-        "_taken_at",
-        "asked_at",
-        "count",
-        "doubted",
-        "held",
-        "opened",
-        "pending",
-        "relayed",
-        "reported",
-        "run",
-        "run_number",
-        "url",
+        "_closes", "_doubt", "_gone", "_keep_s", "_late", "_old_runs", "_own_keys", "_relaying", "_remote_keys",
+        "_seen", "_taken_at", "asked_at", "count", "doubted", "held", "opened", "pending", "relayed", "reported",
+        "run", "run_number", "url",
     )  # fmt: skip
 
     def __init__(self, url: str, relaying: bool, keep_s: float, hold_s: float) -> None:
@@ -152,8 +133,6 @@ class Ledger:
     def estimate(self) -> int:
         """Its estimated connections."""
         return self.count if self.count > self.held else self.held
-
-    # --- own picks ----------------------------------------------------------------------------------------------------
 
     def reserve(self, number: int, key: str, now: float) -> Reservation:
         """Count a pick of ours."""
@@ -224,8 +203,6 @@ class Ledger:
         """Whether a report had its chance to show the pick; without any report there is nothing to wait for."""
         return self.reported is None or self.asked_at >= made.at + SETTLE_S
 
-    # --- events of other balancers ------------------------------------------------------------------------------------
-
     def remote_pick(self, number: int, key: str, now: float) -> Reservation | None:
         """Count a pick of another balancer; None when a report has contained it already."""
         key = key[:KEY_CHARS]
@@ -259,8 +236,6 @@ class Ledger:
         self._settle(made)
         self.count -= 1
         self._closes.add(now)
-
-    # --- reports ------------------------------------------------------------------------------------------------------
 
     def report(self, report: LoadReport, asked_at: float, now: float) -> bool:
         """Take a backend's report; false for a report that is older than what is known.
