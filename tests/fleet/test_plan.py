@@ -140,9 +140,9 @@ def test_addresses_can_be_reached_from_here(host: str, expected: str) -> None:
 
 def test_taken_ports_are_told_in_one_sentence() -> None:
     """Ports that share a reason are told together, with what to do and what the fleet needs."""
-    taken = [TakenPort("127.0.0.1", port, "it is taken") for port in (8081, 8080)]
+    taken = [TakenPort("127.0.0.1", port, "already in use") for port in (8081, 8080)]
     what, next_step = taken_text(taken, plan_of())
-    assert what == "the fleet cannot start, ports 8080, 8081 on 127.0.0.1: it is taken"
+    assert what == "the fleet cannot start, ports 8080, 8081 on 127.0.0.1: already in use"
     assert "--port" in next_step
     assert "8080, 8081, 8082, 8083, 8084, 8085" in next_step
 
@@ -154,7 +154,7 @@ def test_every_taken_port_is_found() -> None:
     check_ports(plan)
     with socket.create_server(("127.0.0.1", first + 3)), pytest.raises(StartError) as refused:
         check_ports(plan)
-    assert f"port {first + 3} on 127.0.0.1: it is taken" in refused.value.what
+    assert f"port {first + 3} on 127.0.0.1: already in use" in refused.value.what
     check_ports(plan)
 
 

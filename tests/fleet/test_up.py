@@ -100,7 +100,7 @@ async def test_second_fleet_names_the_taken_ports(start_fleet: StartFleet, tmp_p
     )  # fmt: skip
     assert second.returncode == 2
     assert second.stderr.count("\n") == 1
-    assert f"ports {', '.join(str(port + n) for n in range(6))} on 127.0.0.1: it is taken" in second.stderr
+    assert f"ports {', '.join(str(port + n) for n in range(6))} on 127.0.0.1: already in use" in second.stderr
     assert "--port" in second.stderr
     assert not (tmp_path / "other").exists()
     await crosses(fleet, "still here")
@@ -124,7 +124,7 @@ async def test_taken_admin_port_is_named(start_fleet: StartFleet, tmp_path: Path
         assert await fleet.ended() == 2
         errors = await fleet.errors()
         # Others may have taken its neighbours meanwhile.
-        assert re.search(rf"ports? [\d, ]*\b{port}\b[\d, ]* on 127\.0\.0\.1: it is taken", errors), errors
+        assert re.search(rf"ports? [\d, ]*\b{port}\b[\d, ]* on 127\.0\.0\.1: already in use", errors), errors
     assert not (tmp_path / "data" / "nats").exists()
 
 

@@ -13,7 +13,7 @@ def test_why_a_port_is_unusable() -> None:
     port = free_port()
     assert why_unusable("127.0.0.1", port) is None
     with socket.create_server(("127.0.0.1", port)):
-        assert why_unusable("127.0.0.1", port) == "it is taken"
+        assert why_unusable("127.0.0.1", port) == "already in use"
     assert why_unusable("192.0.2.1", port) is not None
     assert "unknown" in (why_unusable("no.such.host.invalid", port) or "")
     assert why_unusable("127.0.0.1", 1_000_000) is not None

@@ -48,7 +48,7 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
     """Nothing is started, and the error names the port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(StartError, match=f"port {port} on 127.0.0.1 cannot be used: it is taken"):
+        with pytest.raises(StartError, match=f"port {port} on 127.0.0.1 cannot be used: already in use"):
             await TraefikProcess.start(static(port), tmp_path, ping_port=port, ports=[("127.0.0.1", port)])
 
 

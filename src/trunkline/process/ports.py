@@ -27,7 +27,7 @@ def why_unusable(host: str, port: int) -> str | None:
         try:
             probe.bind(address)
         except PermissionError:
-            return "this user may not use it"
+            return "not permitted for this user"
         except OSError as error:
-            return "it is taken" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+            return "already in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
     return None
