@@ -30,11 +30,11 @@ atexit.register(lambda: open(file, "w").write(json.dumps(sorted(sys.modules))))
 COMMAND = f"{LIST_AT_EXIT}\nfrom trunkline.cli import main\nmain()\n"
 
 
-def start(tmp_path: Path, program: str, *arguments: str) -> subprocess.Popen[str]:
+def start(tmp_path: Path, program: str, *arguments: str, **environ: str) -> subprocess.Popen[str]:
     """Run a Python program that writes what it has loaded when it ends."""
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments, str(tmp_path / "modules.json")],
-        cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True,
+        cwd=tmp_path, env=environment(tmp_path, **environ), stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -107,9 +107,10 @@ def test_a_fleets_own_process(tmp_path: Path) -> None:
     assert not rooms(modules) & {"server", "balancer", "bus", "load", "placement", "metrics", "websocket", "net"}
 
 
-def test_a_served_node(tmp_path: Path) -> None:
+def test_a_served_node(tmp_path: Path, unused_tcp_port: int) -> None:
     """`serve` on the memory bus, from its command line on: no typer; structlog, which writes its log, brings rich."""
-    process = start(tmp_path, COMMAND, "serve", "--host", "127.0.0.1", "--port", "0", "--bus", "memory")
+    line = ("serve", "--host", "127.0.0.1", "--port", "0", "--bus", "memory")
+    process = start(tmp_path, COMMAND, *line, TRUNKLINE_ADMIN_PORT=str(unused_tcp_port))
     assert process.stdout is not None
     assert "event" in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
