@@ -16,15 +16,7 @@ import time
 
 import msgspec
 
-from trunkline.bus.base import (
-    Deliver,
-    HistoryPage,
-    OnState,
-    Publication,
-    Published,
-    RetentionOf,
-    Subscription,
-)
+from trunkline.bus.base import Deliver, HistoryPage, OnState, Publication, Published, RetentionOf, Subscription
 from trunkline.bus.history import History
 from trunkline.errors import BusUnavailable
 from trunkline.logs.logger import get_logger

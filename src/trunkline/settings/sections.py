@@ -183,10 +183,7 @@ class BusSettings(msgspec.Struct, frozen=True):
         about("The bus; several NATS servers are joined by commas."),
     ] = "memory"
     prefix: Annotated[
-        Annotated[
-            str,
-            Meta(pattern=r"^[a-z0-9_-]{1,32}$", extra={"allowed": "1 to 32 of a-z, 0-9, '_' and '-'"}),
-        ],
+        Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,32}$", extra={"allowed": "1 to 32 of a-z, 0-9, '_' and '-'"})],
         about("First part of every subject and stream name, so that fleets can share a bus."),
     ] = "trunkline"
     replicas: Annotated[int, about("Copies JetStream keeps of a publication.", ge=1, le=5)] = 1

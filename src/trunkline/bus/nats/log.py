@@ -76,14 +76,7 @@ class StreamLog:
     """
 
     def __init__(
-        self,
-        prefix: str,
-        retention: Retention,
-        *,
-        keep_s: float,
-        max_bytes: int,
-        replicas: int,
-        timeout_s: float,
+        self, prefix: str, retention: Retention, *, keep_s: float, max_bytes: int, replicas: int, timeout_s: float
     ) -> None:
         self._config = stream_config(prefix, retention, keep_s=keep_s, max_bytes=max_bytes, replicas=replicas)
         self._retention = retention
