@@ -28,7 +28,7 @@ async def under_test(request: pytest.FixtureRequest, nats_server: NatsServer) ->
         under_test = BusUnderTest("memory", lambda: MemoryBus(retention_of))
     else:
         prefix = f"t{secrets.token_hex(4)}"
-        under_test = BusUnderTest("nats", lambda: NatsBus(nats_server.url, retention_of, settings(prefix)))
+        under_test = BusUnderTest("nats", lambda: NatsBus(settings(nats_server.url, prefix), retention_of))
     await under_test.open()
     yield under_test
     await under_test.close()

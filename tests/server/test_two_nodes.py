@@ -18,9 +18,9 @@ from tests.support.server.live_node import OpenPeer, Peer, StartNode
 from tests.support.server.raw_peer import RawPeer, http
 from trunkline.bus import Bus, Deliver, HistoryPage, OnState, Published, Retention, Subscription
 from trunkline.bus.nats.bus import NatsBus
-from trunkline.bus.settings import NatsSettings
 from trunkline.fleet.nats_server import NatsServer
 from trunkline.server.node.node import Node
+from trunkline.settings.sections import BusSettings
 
 CHANNEL = "public.a"
 PLACE = ("epoch", "offset")
@@ -271,8 +271,8 @@ async def test_a_wiped_store_is_a_new_epoch(start_node: StartNode, open_peer: Op
 
 async def test_a_storm_of_recoveries_reads_history_once(start_node: StartNode, open_peer: OpenPeer, nats: Nats) -> None:
     """Two hundred clients recover at once while publishing goes on: each complete, in order, from one read."""
-    settings = NatsSettings(prefix=nats.prefix)
-    bus = Counting(NatsBus(nats.url, lambda _: Retention(1000, 300.0), settings))
+    settings = BusSettings(url=nats.url, prefix=nats.prefix)
+    bus = Counting(NatsBus(settings, lambda _: Retention(1000, 300.0)))
     source = await start_node(**nats.shared)
     writer = await open_peer(source)
     first = await open_peer(source)

@@ -12,7 +12,6 @@ from trunkline.bus.base import (
     Subscription,
 )
 from trunkline.bus.open import open_bus
-from trunkline.bus.settings import NatsSettings
 from trunkline.errors import BusUnavailable
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "BusUnavailable",
     "Deliver",
     "HistoryPage",
-    "NatsSettings",
     "OnState",
     "Publication",
     "Published",

@@ -25,17 +25,13 @@ import msgspec
 
 
 class Publication(msgspec.Struct, frozen=True, gc=False):
-    """One message in a channel, as the bus delivers it.
+    """One message in a channel, as the bus delivers it; epoch, offset and prev are None without retention.
 
     Attributes:
-        channel: its channel.
         data: JSON text, exactly as it was published.
-        epoch: the life of the history that `offset` belongs to; None for a channel without retention.
-        offset: its place, growing within the channel; None without retention.
-        prev: the offset before it in this channel, 0 when there is none or none is known any more; None without
-            retention.
+        prev: the offset before it in this channel, 0 when there is none or none is known any more.
         ts: when the bus took it, ms since 1970.
-        origin: an opaque tag given by the publisher, None for none. Not kept in history.
+        origin: an opaque tag given by the publisher; not kept in history.
     """
 
     channel: str
@@ -55,17 +51,15 @@ class Published(msgspec.Struct, frozen=True):
 
 
 class HistoryPage(msgspec.Struct, frozen=True):
-    """A piece of a channel's history.
+    """A piece of a channel's history, oldest first.
 
     Attributes:
-        epoch: the life of the history; None for a channel without retention.
-        floor: every publication of the channel with `floor` < offset <= `top` is in `publications` (as far as it is
-            after the requested `after`). A client at a position below `floor` may have missed something that
-            is gone.
+        epoch: None for a channel without retention.
+        floor: every publication with `floor` < offset <= `top` is in `publications` (as far as it is after the
+            requested `after`). A client at a position below `floor` may have missed something that is gone.
         top: the newest offset in this page or, with none, an offset that the channel is known to have nothing beyond
             (at the time of the request); a subscriber that starts there has missed nothing.
-        more: true when the limit cut the page and newer publications exist.
-        publications: oldest first.
+        more: whether the limit cut the page and newer publications exist.
     """
 
     epoch: str | None

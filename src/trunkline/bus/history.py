@@ -25,9 +25,12 @@ class History:
         retention: how much is kept; its `count` must be above 0.
         start: the offset that counts as given out already. A history that takes the place of one that was forgotten
             starts where no offset can have been used.
+
+    Attributes:
+        top: the newest offset that can have been given out, here or by a history this one took the place of.
     """
 
-    __slots__ = ("_age_ms", "_channel", "_count", "_epoch", "_floor", "_kept", "_start", "_top")
+    __slots__ = ("_age_ms", "_channel", "_count", "_epoch", "_floor", "_kept", "_start", "top")
 
     def __init__(self, channel: str, epoch: str, retention: Retention, *, start: int = 0) -> None:
         if not retention.kept:
@@ -36,27 +39,15 @@ class History:
         self._epoch = epoch
         self._count = retention.count
         self._age_ms = retention.age_s * 1000
-        self._start = start
-        self._floor = start
-        self._top = start
+        self._start = self._floor = self.top = start
         self._kept: deque[Publication] = deque()
 
-    @property
-    def top(self) -> int:
-        """The newest offset that can have been given out, here or by a history this one took the place of."""
-        return self._top
-
     def append(self, data: bytes, ts: int) -> Publication:
-        """Store one publication and return it.
-
-        Args:
-            data: JSON text.
-            ts: the time of publication, ms since 1970; eviction by age takes it as the present.
-        """
+        """Store JSON text at `ts` (ms since 1970), which eviction by age takes as the present."""
         # prev is 0 right after the start: what came before it, if anything, is forgotten.
-        prev = self._top if self._top > self._start else 0
-        publication = Publication(self._channel, data, self._epoch, self._top + 1, prev, ts)
-        self._top += 1
+        prev = self.top if self.top > self._start else 0
+        self.top += 1
+        publication = Publication(self._channel, data, self._epoch, self.top, prev, ts)
         self._kept.append(publication)
         if len(self._kept) > self._count:
             self._drop_oldest()
@@ -79,16 +70,11 @@ class History:
         self.evict(now)
         first = max(0, after - self._floor)  # offsets are dense, so an offset is an index
         publications = list(islice(self._kept, first, first + max(0, limit)))
-        top = publications[-1].offset if publications else self._top
+        top = publications[-1].offset if publications else self.top
         if top is None or top == self._start:
             top = 0  # nothing was published yet
-        return HistoryPage(
-            epoch=self._epoch,
-            floor=self._floor,
-            top=top,
-            publications=publications,
-            more=first + len(publications) < len(self._kept),
-        )
+        more = first + len(publications) < len(self._kept)
+        return HistoryPage(self._epoch, self._floor, top, publications, more)
 
     def _drop_oldest(self) -> None:
         self._kept.popleft()

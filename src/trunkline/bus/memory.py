@@ -28,12 +28,10 @@ FORGET_ABOVE = 10_000
 
 
 class _Channel:
-    """One channel: its subscribers, and what is kept (nothing without retention)."""
-
     __slots__ = ("history", "subscribers")
 
     def __init__(self, history: History | None) -> None:
-        self.history = history
+        self.history = history  # None without retention
         # A tuple that is replaced, never changed: a callback may unsubscribe anyone while it is being iterated.
         self.subscribers: tuple[_MemorySubscription, ...] = ()
 
@@ -51,12 +49,7 @@ class _MemorySubscription:
 
 
 class MemoryBus:
-    """A bus within one process.
-
-    Args:
-        retention: how much of each channel is kept; called once in the life of a channel.
-        forget_above: how many channels it holds before it forgets idle ones.
-    """
+    """A bus within one process; `retention` is called once in the life of a channel."""
 
     name = "memory"
 
@@ -75,7 +68,7 @@ class MemoryBus:
         return self._running
 
     async def start(self, on_state: OnState) -> None:
-        """Begin; `on_state(True)` is called once: there is no server to lose."""
+        """Begin; `on_state(True)` is called once, since there is no server to lose."""
         self._running = True
         on_state(True)
 

@@ -38,14 +38,12 @@ _SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 _SECRETS_IN_TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
-    (
-        re.compile(r"(?i)\b((?:access_|refresh_|id_|admin_)?token|password|passwd|secret|api_?key)=[^&\s\"'#;,]+"),
-        rf"\1={MASK}",
-    ),
+    (re.compile(r"(?i)\b((?:access_|refresh_|id_|admin_)?token|password|passwd|secret|api_?key)=[^&\s\"'#;,]+"),
+     rf"\1={MASK}"),
     (re.compile(r"(?i)\b(bearer[ .]+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{MASK}"),
     (re.compile(r"\b(Basic +)(?=\S*[A-Z0-9+/=])[A-Za-z0-9+/=]{8,}"), rf"\1{MASK}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), MASK),
-)
+)  # fmt: skip
 _MAX_DEPTH = 4
 
 
@@ -73,10 +71,18 @@ def configure(
     """
     out = stream if stream is not None else sys.stdout
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    console = settings.format == "console" or (settings.format == "auto" and out.isatty())
+    lines = _Formatter(None, structlog.processors.JSONRenderer())
+    if settings.format == "ecs":
+        pid = os.getpid()
+        origin = ecs.Origin(service, node or f"{socket.gethostname()}-{pid}", __version__, pid)
+        lines = _Formatter(ecs.renderer(origin), ecs.renderer(origin), ecs.name_error)
     handlers: list[logging.Handler] = [_StreamHandler(out)]
-    lines = _json_formatter(_origin(service, node) if settings.format == "ecs" else None)
-    handlers[0].setFormatter(_formatter(_console(out, environ)) if console else lines)
+    handlers[0].setFormatter(lines)
+    if settings.format == "console" or (settings.format == "auto" and out.isatty()):
+        # https://no-color.org: present and not empty, whatever its value.
+        colors = out.isatty() and not environ.get("NO_COLOR")
+        console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+        handlers[0].setFormatter(_Formatter(console, console))
     if settings.directory is not None:
         handlers += file_handlers(settings, settings.directory, lines, wall)
     close()
@@ -105,14 +111,11 @@ def close() -> None:
 
 
 def write_lines(name: str, lines: str) -> None:
-    """Log events at `info` that are JSON already, joined by line ends.
+    """Log events at `info` that are JSON already, joined by line ends; `name` is the logger.
 
     For the few events that come by the thousand: rendering them one by one would cost more than the work they report.
-
-    Args:
-        name: the logger.
-        lines: objects as `configure` would write them, with `event`, `level`, `logger` and `timestamp`. They are not
-            redacted again: `redact_text` is for whatever in them a client chose.
+    They are as `configure` would write them, with `event`, `level`, `logger` and `timestamp`, and are not redacted
+    again: `redact_text` is for whatever in them a client chose.
     """
     logger = logging.getLogger(name)
     if not logger.isEnabledFor(logging.INFO):
@@ -121,8 +124,6 @@ def write_lines(name: str, lines: str) -> None:
     record.lines = lines
     logger.handle(record)
 
-
-# --- what a line holds ------------------------------------------------------------------------------------------------
 
 _ORIGIN: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
@@ -168,8 +169,8 @@ def _redacted(key: object, value: Any, depth: int) -> Any:
 class _Formatter(structlog.stdlib.ProcessorFormatter):
     """Renders events, and what `write_lines` was given line by line; as they are if no `again` is named."""
 
-    def __init__(self, again: Processor | None, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, again: Processor | None, renderer: Processor, *before: Processor) -> None:
+        super().__init__(foreign_pre_chain=_FOREIGN, processors=[*before, *_SHOWN, renderer])
         self._again = again
 
     def format(self, record: logging.LogRecord) -> str:
@@ -179,23 +180,6 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
         if self._again is None:
             return str(lines)
         return "\n".join(str(self._again(None, "info", msgspec.json.decode(line))) for line in lines.split("\n"))
-
-
-def _origin(service: str, node: str) -> ecs.Origin:
-    pid = os.getpid()
-    return ecs.Origin(service, node or f"{socket.gethostname()}-{pid}", __version__, pid)
-
-
-def _json_formatter(origin: ecs.Origin | None) -> logging.Formatter:
-    if origin is None:
-        renderer: Processor = structlog.processors.JSONRenderer()
-        return _Formatter(None, foreign_pre_chain=_FOREIGN, processors=[*_SHOWN, renderer])
-    renderer = ecs.renderer(origin)
-    return _Formatter(renderer, foreign_pre_chain=_FOREIGN, processors=[ecs.name_error, *_SHOWN, renderer])
-
-
-def _formatter(renderer: Processor) -> logging.Formatter:
-    return _Formatter(renderer, foreign_pre_chain=_FOREIGN, processors=[*_SHOWN, renderer])
 
 
 def _no_color_message(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -215,15 +199,6 @@ _SHOWN: tuple[Processor, ...] = (
     redact,
 )
 """What every event passes before it is rendered."""
-
-
-def _console(out: TextIO, environ: Mapping[str, str]) -> Processor:
-    # https://no-color.org: present and not empty, whatever its value.
-    colors = out.isatty() and not environ.get("NO_COLOR")
-    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
-
-
-# --- where lines go ---------------------------------------------------------------------------------------------------
 
 
 class _StreamHandler(logging.StreamHandler[TextIO]):

@@ -17,7 +17,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 import msgspec
@@ -55,22 +55,15 @@ _NAMES: Final = {
     "error_message": "error.message",
     "file": "file.path",
 }
-"""Our keys of text by the schema's name."""
+"""The schema's names of our keys of text."""
 
 _BYTES: Final = {"bytes_in": "client.bytes", "bytes_out": "server.bytes"}
-_WORD: Final = re.compile(r"[a-z][a-z0-9_]*")
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 _KEY: Final = re.compile(r"[^A-Za-z0-9_]+")
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where the lines of this process come from.
-
-    Attributes:
-        service: name of the service.
-        node: name of the instance.
-        version: of the service.
-        pid: of this process.
-    """
+    """Where the lines of this process come from; `node` is the name of the instance."""
 
     service: str
     node: str
@@ -111,11 +104,9 @@ def _encoded(named: dict[str, Value]) -> str:
 
 
 def fields(event: Mapping[str, Any], fixed: Mapping[str, Value]) -> dict[str, Value]:
-    """An event with the schema's names.
+    """An event of our JSON format (`timestamp`, `level`, `event`, `logger` and more) with the schema's names.
 
-    Args:
-        event: as our JSON format has it: `timestamp`, `level`, `event`, `logger` and whatever else.
-        fixed: what all events share.
+    `fixed` is what all events share.
     """
     rest = dict(event)
     logger = str(rest.pop("logger", "") or "root")
@@ -129,13 +120,13 @@ def fields(event: Mapping[str, Any], fixed: Mapping[str, Value]) -> dict[str, Va
         "log.logger": logger,
         "event.dataset": logger,
     }
-    if _WORD.fullmatch(action):
+    if _NAME.fullmatch(action):
         named["event.action"] = action
     if action in _NETWORK and logger in _CLIENTS:
         kind, outcome = _NETWORK[action]
         named |= {"event.category": ["network"], "event.type": ["connection", kind], "event.outcome": outcome}
     if logger in _CLIENTS:
-        named |= _client(rest)
+        _add_client(named, rest)
     elif isinstance(rest.get("address"), str):
         named["server.address"] = rest.pop("address")
     if _is_number(rest.get("duration_s")):
@@ -150,8 +141,7 @@ def fields(event: Mapping[str, Any], fixed: Mapping[str, Value]) -> dict[str, Va
     return named
 
 
-def _client(rest: dict[str, Any]) -> dict[str, Value]:
-    named: dict[str, Value] = {}
+def _add_client(named: dict[str, Value], rest: dict[str, Any]) -> None:
     address = rest.pop("address", None)
     if isinstance(address, str) and address:
         named["client.address"] = address
@@ -162,7 +152,6 @@ def _client(rest: dict[str, Any]) -> dict[str, Value]:
     for key, name in _BYTES.items():
         if isinstance(rest.get(key), int):
             named[name] = rest.pop(key)
-    return named
 
 
 def _add(named: dict[str, Value], key: str, value: Any) -> None:
@@ -174,14 +163,10 @@ def _add(named: dict[str, Value], key: str, value: Any) -> None:
         named[name] = value
         return
     key = _clean(str(key))
-    if isinstance(value, bool):
-        named[f"labels.{key}"] = "true" if value else "false"
-    elif _is_number(value):
+    if _is_number(value):
         named[f"trunkline.{key}"] = value
-    elif isinstance(value, str):
-        named[f"labels.{key}"] = value
     else:
-        named[f"labels.{key}"] = json.dumps(value, default=repr, skipkeys=True)
+        named[f"labels.{key}"] = value if isinstance(value, str) else json.dumps(value, default=repr, skipkeys=True)
 
 
 def _is_number(value: object) -> bool:
@@ -208,12 +193,12 @@ def _is_ip(text: str) -> bool:
     return "%" not in text
 
 
-def name_error(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+def name_error(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """Name the exception's kind and message apart from its trace (a structlog processor, before the trace is made)."""
     error = event.get("exc_info")
     if error is True:
-        error = sys.exc_info()[1]
-    elif isinstance(error, tuple) and len(error) == 3:
+        error = sys.exc_info()
+    if isinstance(error, tuple) and len(error) == 3:
         error = error[1]
     if isinstance(error, BaseException):
         event["error_type"] = type(error).__qualname__

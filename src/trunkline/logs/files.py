@@ -47,22 +47,19 @@ class Complaint:
 
 
 class RotatingFile(BaseRotatingHandler):
-    """A log file that is rotated each day (UTC) and at a size.
+    """A log file that is rotated each day (UTC) and before it grows beyond a size.
 
     The file is `<stem>.log`; rotated ones are `<stem>.<date>.<number>.log.gz` and are deleted once the date is more
     than `keep_days` ago. The standard library's handlers rotate by size or by time, not by both, and compress in the
     caller's thread.
 
     Args:
-        directory: where, must exist.
+        directory: must exist.
         stem: the name without its ending.
-        rotate_bytes: size that a file does not grow beyond.
+        rotate_bytes: the size.
         keep_days: days that rotated files stay.
         lock: descriptor that keeps the stem for this process; closed with the file.
         wall: seconds since 1970.
-
-    Raises:
-        OSError: the file cannot be opened.
     """
 
     stream: TextIOWrapper | None  # type: ignore[assignment] # None between two files, as in the library
@@ -93,7 +90,7 @@ class RotatingFile(BaseRotatingHandler):
         self._tidy()
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record, made once for the look at the size and for the writing."""
+        """The line of a record, made once for the check of the size and for the writing."""
         if self._formatted[0] is not record:
             self._formatted = (record, super().format(record))
         return self._formatted[1]
@@ -184,19 +181,13 @@ def _compress(path: Path) -> None:
 def file_handlers(
     settings: LogSettings, directory: Path, formatter: logging.Formatter, wall: Callable[[], float]
 ) -> list[logging.Handler]:
-    """Handlers that write into `directory`: one for everything, one for errors.
-
-    Raises:
-        StartError: the directory cannot be written to.
-    """
-    size = settings.rotate_bytes
+    """Handlers that write into `directory`, one for everything, one for errors; raises StartError if they cannot."""
+    size, days, error_days = settings.rotate_bytes, settings.keep_days, settings.error_keep_days
     try:
         directory.mkdir(parents=True, exist_ok=True)
         stem, lock = _take_stem(directory)
-        plain = RotatingFile(directory, stem, rotate_bytes=size, keep_days=settings.keep_days, lock=lock, wall=wall)
-        errors = RotatingFile(
-            directory, f"{stem}.error", rotate_bytes=size, keep_days=settings.error_keep_days, wall=wall
-        )
+        plain = RotatingFile(directory, stem, rotate_bytes=size, keep_days=days, lock=lock, wall=wall)
+        errors = RotatingFile(directory, f"{stem}.error", rotate_bytes=size, keep_days=error_days, wall=wall)
     except OSError as error:
         raise StartError(
             f"cannot write log files into {directory}: {error.strerror or error}",

@@ -24,9 +24,5 @@ class _Logger:
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """A structlog logger; what `structlog.get_logger` returns, without loading structlog yet.
-
-    Args:
-        name: of the logger, such as `trunkline.hub`.
-    """
+    """A structlog logger; what `structlog.get_logger` returns, without loading structlog yet."""
     return cast("FilteringBoundLogger", _Logger(name))

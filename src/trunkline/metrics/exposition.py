@@ -15,11 +15,7 @@ from trunkline.metrics.text import Family, Sample
 
 
 class Histogram:
-    """A histogram for the hot path: one bisect an observation.
-
-    Args:
-        buckets: upper bounds, growing.
-    """
+    """A histogram for the hot path, with growing upper bounds: one bisect an observation."""
 
     __slots__ = ("buckets", "counts", "sum")
 
@@ -81,7 +77,7 @@ class LabelledGauge:
         self.values: dict[tuple[str, ...], float] = {}
 
     def set(self, value: float, *labels: str) -> None:
-        """Say that it is `value` under `labels`, in the order the series declares them."""
+        """Set the value under `labels`, in the order the series declares them."""
         self.values[labels] = value
 
 
@@ -92,25 +88,10 @@ class Meter:
     """The live counts of one node. Gauges are read at the scrape, from a `Gauges`."""
 
     __slots__ = (
-        "bus_messages_received",
-        "bytes_received",
-        "bytes_sent",
-        "capacity_rejections",
-        "connection_duration",
-        "connections",
-        "connections_failed",
-        "delivery_latency",
-        "disconnects",
-        "errors",
-        "handshake",
-        "message_latency",
-        "messages_received",
-        "messages_sent",
-        "publications_dropped",
-        "rate_limited",
-        "reads",
-        "replay_requests",
-        "slow_clients_disconnected",
+        "bus_messages_received", "bytes_received", "bytes_sent", "capacity_rejections", "connection_duration",
+        "connections", "connections_failed", "delivery_latency", "disconnects", "errors", "handshake",
+        "message_latency", "messages_received", "messages_sent", "publications_dropped", "rate_limited", "reads",
+        "replay_requests", "slow_clients_disconnected",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -157,7 +138,10 @@ class Gauges(NamedTuple):
 
 def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Iterator[Family]:
     """All series of a node in Prometheus' families, aliases last."""
-    plain: dict[str, float] = {
+    info = LabelledGauge()
+    info.set(1, *gauges.build)
+    values: dict[str, Value] = {
+        **{f"ws_{name}": float(value) for name, value in gauges._asdict().items() if name != "build"},
         "ws_connections_total": meter.connections,
         "ws_messages_sent_total": meter.messages_sent,
         "ws_messages_received_total": meter.messages_received,
@@ -166,25 +150,19 @@ def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Ite
         "ws_slow_clients_disconnected_total": meter.slow_clients_disconnected,
         "ws_rate_limited_messages_total": meter.rate_limited,
         "ws_nats_messages_received_total": meter.bus_messages_received,
-    }
-    plain.update({f"ws_{name}": float(value) for name, value in gauges._asdict().items() if name != "build"})
-    labelled = {
         "ws_connections_failed_total": meter.connections_failed,
         "ws_disconnects_total": meter.disconnects,
         "ws_replay_requests_total": meter.replay_requests,
         "ws_publications_dropped_total": meter.publications_dropped,
         "ws_errors_total": meter.errors,
         "ws_capacity_rejections_total": meter.capacity_rejections,
-    }
-    histograms = {
         "ws_message_latency_seconds": meter.message_latency,
         "ws_delivery_latency_seconds": meter.delivery_latency,
         "ws_connection_duration_seconds": meter.connection_duration,
         "ws_handshake_seconds": meter.handshake,
+        "ws_build_info": info,
     }
-    info = LabelledGauge()
-    info.set(1, *gauges.build)
-    yield from exposition(SERIES, {**plain, **labelled, **histograms, "ws_build_info": info})
+    yield from exposition(SERIES, values)
     if "websocket" in aliases:
         messages = meter.messages_received + meter.messages_sent
         errors = sum(meter.errors.values.values())
@@ -198,12 +176,7 @@ def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Ite
 
 
 def exposition(declared: Sequence[Series], values: Mapping[str, Value]) -> Iterator[Family]:
-    """Series in Prometheus' families.
-
-    Args:
-        declared: the series, in the order they come out.
-        values: the value of each by name: a number, or what fits its labels and kind.
-    """
+    """The declared series in Prometheus' families; `values` has by name a number, or what fits its labels and kind."""
     for series in declared:
         name, value = series.name, values[series.name]
         if isinstance(value, Histogram):

@@ -40,10 +40,6 @@ class Series(NamedTuple):
 
     Attributes:
         name: as scraped; a counter's name ends in `_total`.
-        kind: counter, gauge or histogram.
-        help: one sentence.
-        labels: label names, none for most.
-        unit: what the number counts or measures.
         buckets: upper bounds of a histogram, in `unit`.
         values: those of each label when all of them are known, else nothing; an application may add its own.
     """

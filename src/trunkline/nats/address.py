@@ -21,12 +21,7 @@ ALLOWED = "it must look like nats://host:4222 or tls://user:password@host:4222, 
 
 
 class NatsAddress(msgspec.Struct, frozen=True):
-    """A parsed address.
-
-    Attributes:
-        servers: URLs without user, password or token.
-        tls: whether an unencrypted connection must be refused.
-    """
+    """A parsed address: URLs without secrets, and whether an unencrypted connection must be refused."""
 
     servers: tuple[str, ...]
     tls: bool

@@ -58,14 +58,13 @@ class Link(Generic[K]):
 
     Args:
         address: where NATS is, for messages.
-        connect: makes a connection and makes it ready; raises BusError when that fails.
+        connect: makes a connection ready; raises BusError when that fails.
         log: gets the link's events.
         events: their names.
         probe: proves that the server still answers; raises BusUnavailable when it does not.
 
     Attributes:
-        connection: the present one, None between two.
-        since: loop time at which it was made.
+        since: loop time at which the connection was made.
         why: why there is none.
     """
 
@@ -86,7 +85,7 @@ class Link(Generic[K]):
         self._rng = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         self._tried = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Future[None]] = set()
         self.connection: K | None = None
         self.since = 0.0
         self.why = "it was not started"
@@ -98,11 +97,7 @@ class Link(Generic[K]):
         return self.connection
 
     def start(self, on_state: Callable[[bool], None]) -> None:
-        """Begin to connect; returns at once.
-
-        Args:
-            on_state: called with True when a connection is ready, with False when it is lost; not for `close`.
-        """
+        """Begin to connect; `on_state` is called with whether a connection is ready at each change but `close`."""
         self.why = "connecting"
         self._running = asyncio.create_task(self._run(on_state))
 
@@ -152,7 +147,10 @@ class Link(Generic[K]):
                 self.connection = None
                 self._log.warning(self._events.lost, address=self._address.shown, why=self.why)
                 self._report(on_state, False)
-                self._give_up(connection)
+                # In the background: a server that hangs would delay the next try.
+                closing = asyncio.ensure_future(connection.close(self.why))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
                 attempt = 0 if loop.time() - self.since > HELD_S else attempt
             longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempt, 16))
             attempt += 1
@@ -169,18 +167,8 @@ class Link(Generic[K]):
                     return str(error)
         return await asyncio.shield(connection.lost)
 
-    def _give_up(self, connection: K) -> None:
-        # Aside: a server that hangs would delay the next try.
-        task = asyncio.create_task(_close(connection, self.why))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
     def _report(self, on_state: Callable[[bool], None], connected: bool) -> None:
         try:
             on_state(connected)
         except Exception:
             self._log.exception(self._events.failed, connected=connected)
-
-
-async def _close(connection: Kept, why: str) -> None:
-    await connection.close(why)

@@ -28,12 +28,7 @@ CLOSE_TIMEOUT_S: Final = 2.0
 
 
 class Connection:
-    """A log-in that lasts until it is lost, and is never revived.
-
-    Attributes:
-        client: the library's.
-        lost: done with the reason when the connection has ended, or was given up.
-    """
+    """A log-in that is never revived; `lost` is done with the reason when it has ended, or was given up."""
 
     def __init__(self, client: Client, lost: asyncio.Future[str]) -> None:
         self.client = client
@@ -61,14 +56,14 @@ async def log_in(
     """Connect to the first server that answers.
 
     Args:
-        address: the servers to try, and who to log in as.
+        address: the servers to try, and the user or token to log in with.
         name: shown by NATS.
         tls: how to verify the server, for a `tls://` address.
         on_error: called with what else the server or the library reports.
         options: further ones of the library's `connect`.
 
     Raises:
-        BusUnavailable: no server let us in.
+        BusUnavailable: no server accepted the log-in.
     """
     client = Client()
     lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -146,23 +141,13 @@ def _refuse_plain(client: Client, address: NatsAddress) -> None:
 
 
 def is_own_cancellation(error: BaseException) -> bool:
-    """Whether it is the caller's task that is being cancelled: the library cancels what waits when a connection ends.
-
-    Args:
-        error: what an await on the library raised.
-    """
+    """Whether the caller's task is being cancelled, since the library cancels what waits when a connection ends."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 async def request(client: Client, subject: str, data: bytes, timeout_s: float) -> Msg:
-    """Send a request, and wait for the answer.
-
-    Args:
-        client: a connection.
-        subject: where to.
-        data: the request.
-        timeout_s: how long to wait.
+    """Send a request, and wait at most `timeout_s` seconds for the answer.
 
     Raises:
         NoRespondersError: the subject has no subscriber.
@@ -185,7 +170,7 @@ def tls_context(address: NatsAddress, ca_file: str | Path | None = None) -> ssl.
 
     Args:
         address: of NATS.
-        ca_file: PEM file of the authority that signed their certificates; by default the system's.
+        ca_file: PEM file of the authority that signed their certificates; None for the system's.
 
     Raises:
         SettingsError: the file cannot be used.
@@ -195,9 +180,8 @@ def tls_context(address: NatsAddress, ca_file: str | Path | None = None) -> ssl.
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
-        raise SettingsError(
-            "bus.tls_ca_file", value=str(ca_file), allowed=f"it must be a readable PEM file ({error})"
-        ) from None
+        allowed = f"it must be a readable PEM file ({error})"
+        raise SettingsError("bus.tls_ca_file", value=str(ca_file), allowed=allowed) from None
 
 
 async def _close(client: Client) -> None:

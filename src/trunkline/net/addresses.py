@@ -63,7 +63,7 @@ def origin_of(peer: str, headers: Mapping[str, str], trusted: Sequence[Network])
 
     Args:
         peer: the other end of the TCP connection.
-        headers: the request's headers, lower case.
+        headers: by name in lower case.
         trusted: the ranges of the operator's own proxies.
     """
     if FORWARDING_HEADERS.isdisjoint(headers):

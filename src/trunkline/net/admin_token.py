@@ -12,17 +12,12 @@ import secrets
 from pathlib import Path
 
 from trunkline.errors import StartError
-from trunkline.process.whole_files import replace_file
+from trunkline.process.whole_files import read_stripped, replace_file
 from trunkline.settings.secret import Secret
 
 
 class AdminToken:
-    """The token of one admin port.
-
-    Args:
-        port: the port it opens.
-        token: the token of the settings.
-        token_file: the file that holds it.
+    """The token of one admin port: that of the settings, of their file, or a new one.
 
     Raises:
         StartError: the file cannot be read, or the new token cannot be kept.
@@ -33,9 +28,12 @@ class AdminToken:
         if token is not None:
             self._token = token.reveal()
         elif token_file is not None:
-            self._token = _read(token_file)
+            self._token = read_stripped(token_file, "admin.token_file")
+            if not self._token:
+                hint = "Write a token into it, or leave admin.token_file out."
+                raise StartError(f"the admin token file {token_file} is empty", hint)
         else:
-            self._token, self._kept = keep_token(port)
+            self._token, self._kept = _keep_token(port)
 
     def allows(self, authorization: str | None) -> bool:
         """Whether an Authorization header carries it; takes the same time for every wrong one."""
@@ -69,8 +67,7 @@ def kept_ports() -> set[int]:
     return {int(name) for name in names if name.isdigit()}
 
 
-def keep_token(port: int) -> tuple[str, Path]:
-    """Make a token and keep it in a file that only this user can read; raises StartError."""
+def _keep_token(port: int) -> tuple[str, Path]:
     path = token_path(port)
     token = secrets.token_urlsafe(24)
     try:
@@ -82,17 +79,3 @@ def keep_token(port: int) -> tuple[str, Path]:
             "Set admin.token or admin.token_file, or switch the admin port off with admin.port = 0.",
         ) from None
     return token, path
-
-
-def _read(path: Path) -> str:
-    try:
-        token = path.read_text().strip()
-    except OSError as error:
-        raise StartError(
-            f"cannot read the admin token from {path}: {error.strerror}", "Check admin.token_file."
-        ) from None
-    if not token:
-        raise StartError(
-            f"the admin token file {path} is empty", "Write a token into it, or leave admin.token_file out."
-        )
-    return token

@@ -24,12 +24,12 @@ _EPSILON = 1e-6
 
 
 class Bucket:
-    """A token bucket.
+    """A token bucket, full at first.
 
     Args:
         burst: how many can be taken at once from a full bucket, at least 1.
         per_s: how many come back each second; 0 or less: no limit.
-        now: seconds of any steady clock; the bucket begins full.
+        now: seconds of any steady clock.
     """
 
     __slots__ = ("burst", "full_at", "per_s")
@@ -46,8 +46,7 @@ class Bucket:
         """
         if self.per_s <= 0:
             return 0.0
-        full_at, wait_s = _take(self.full_at, now, min(n, self.burst), self.burst, self.per_s)
-        self.full_at = full_at
+        self.full_at, wait_s = _take(self.full_at, now, n, self.burst, self.per_s)
         return wait_s
 
     def level(self, now: float) -> float:
@@ -56,11 +55,9 @@ class Bucket:
 
 
 def _take(full_at: float, now: float, n: float, burst: float, per_s: float) -> tuple[float, float]:
-    start = max(full_at, now)
-    over_s = start + n / per_s - now - burst / per_s
-    if over_s <= _EPSILON:
-        return start + n / per_s, 0.0
-    return full_at, over_s
+    filled_at = max(full_at, now) + min(n, burst) / per_s
+    over_s = filled_at - now - burst / per_s
+    return (filled_at, 0.0) if over_s <= _EPSILON else (full_at, over_s)
 
 
 class AddressLimiter:
@@ -102,7 +99,7 @@ class AddressLimiter:
         known = self._full_at.pop(key, None)
         if known is None and within(address, self._exempt):
             return 0.0
-        full_at, wait_s = _take(now if known is None else known, now, min(n, self._burst), self._burst, self._per_s)
+        full_at, wait_s = _take(now if known is None else known, now, n, self._burst, self._per_s)
         self._forget(now)
         self._full_at[key] = full_at
         return wait_s

@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import sys
@@ -63,10 +64,7 @@ class Passing(Watcher, Protocol):
 
 
 class Poller:
-    """Watches descriptors.
-
-    Args:
-        loop: which calls it when one is ready.
+    """Watches descriptors within an event loop.
 
     Attributes:
         straight: by descriptor the one that its bytes are written to at once, or NOWHERE.
@@ -114,11 +112,8 @@ class Poller:
             return
         self._watchers[fd] = None
         self.straight[fd] = NOWHERE
-        try:
+        with contextlib.suppress(FileNotFoundError):  # it was silenced
             self._epoll.unregister(fd)
-        except FileNotFoundError:
-            # It was silenced.
-            return
 
     def close(self) -> None:
         """Watch nothing from now on."""

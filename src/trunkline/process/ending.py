@@ -1,4 +1,4 @@
-"""How a process ended, in words. Pure."""
+"""How a process ended, as text. Pure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import signal
 
 
 def ended(exit_code: int) -> str:
-    """`ended with exit code 3`, `was ended by SIGKILL`.
-
-    Args:
-        exit_code: negative for a signal, as `subprocess` has it.
-    """
+    """`ended with exit code 3`, `was ended by SIGKILL`; an exit code is negative for a signal, as in `subprocess`."""
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:

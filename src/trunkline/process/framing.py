@@ -16,11 +16,8 @@ def head(length: int) -> bytes:
 class Framing:
     """Whole messages out of the pieces that a stream comes in.
 
-    Args:
-        longest: bytes of a message; both ends are ours, so a longer one means that the stream is out of step.
-
-    Attributes:
-        too_long: length of a message that was announced and is longer; nothing after it can be read.
+    Both ends are ours, so a message longer than `longest` bytes means that the stream is out of step: its length stands
+    in `too_long`, and nothing after it can be read.
     """
 
     def __init__(self, longest: int) -> None:
@@ -36,13 +33,13 @@ class Framing:
         start = 0
         while self.too_long is None and len(buffer) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer, start)
+            body = start + _LENGTH.size
             if length > self._longest:
                 self.too_long = length
+            elif len(buffer) < body + length:
                 break
-            end = start + _LENGTH.size + length
-            if len(buffer) < end:
-                break
-            found.append(bytes(buffer[start + _LENGTH.size : end]))
-            start = end
+            else:
+                found.append(bytes(buffer[body : body + length]))
+                start = body + length
         del buffer[:start]
         return found

@@ -25,16 +25,11 @@ T = TypeVar("T")
 
 _PR_SET_PDEATHSIG: Final = 1
 _CHUNK: Final = 65_536
-_LAST_WORDS_S: Final = 1.0
+_LAST_OUTPUT_S: Final = 1.0
 
 
 class Signals:
-    """The stop signals of this process; make it inside the running loop.
-
-    Attributes:
-        first: done at the first SIGTERM or SIGINT.
-        second: done at the second.
-    """
+    """Futures of the first and second SIGTERM or SIGINT; make it inside the running loop."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -51,12 +46,7 @@ class Signals:
 
 
 async def serve_until_stopped(signals: Signals, stop: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Wait for the first signal, then stop; the second signal cancels the orderly part of the stop.
-
-    Args:
-        signals: the process's signals.
-        stop: an orderly stop that, when cancelled, still frees everything.
-    """
+    """Wait for the first signal, then `stop`; the second one cancels it, which must still free everything."""
     await signals.first
     stopping = asyncio.ensure_future(stop())
     await asyncio.wait({stopping, signals.second}, return_when=asyncio.FIRST_COMPLETED)
@@ -84,15 +74,8 @@ def spare_collector() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-# --- child processes --------------------------------------------------------------------------------------------------
-
-
 def die_with_parent(number: signal.Signals = signal.SIGTERM) -> Callable[[], None] | None:
-    """What a child does between fork and exec: have the kernel signal it when its parent ends; None if it cannot.
-
-    Args:
-        number: the signal; SIGKILL for a child that may take its time over SIGTERM.
-    """
+    """What a child does between fork and exec: have the kernel signal it when its parent ends; None if it cannot."""
     if sys.platform != "linux":
         return None
     # Loaded before the fork: between fork and exec as little as possible may happen.
@@ -100,12 +83,12 @@ def die_with_parent(number: signal.Signals = signal.SIGTERM) -> Callable[[], Non
     parent = os.getpid()
     wanted = int(number)
 
-    def ask() -> None:
+    def request() -> None:
         prctl(_PR_SET_PDEATHSIG, wanted)
         if os.getppid() != parent:  # it ended before the request
             os._exit(1)
 
-    return ask
+    return request
 
 
 class Child:
@@ -129,7 +112,7 @@ class Child:
         pass_fds: Sequence[int] = (),
         dies_by: signal.Signals = signal.SIGKILL,
     ) -> Child:
-        """Start `command`.
+        """Start `command`; raises OSError when the program cannot be run.
 
         Args:
             command: program and arguments.
@@ -138,9 +121,6 @@ class Child:
             pass_fds: open files that it gets under the same numbers.
             dies_by: the signal that it gets when its parent ends; other than SIGKILL only for a program that surely
                 ends by it, since nothing would be left to end one that hangs in its orderly stop.
-
-        Raises:
-            OSError: the program cannot be run.
         """
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -169,13 +149,13 @@ class Child:
         code = await self._process.wait()
         if self._readers:
             # A process that it started may hold the pipes open without end.
-            _, unread = await asyncio.wait(self._readers, timeout=_LAST_WORDS_S)
+            _, unread = await asyncio.wait(self._readers, timeout=_LAST_OUTPUT_S)
             for reader in unread:
                 reader.cancel()
         return code
 
     def terminate(self) -> None:
-        """Ask it to end in order."""
+        """Send SIGTERM for an orderly end."""
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()

@@ -10,8 +10,7 @@ from pathlib import Path
 def take_lock(path: Path) -> int:
     """Take the lock of a file, which is made when missing, readable by this user alone.
 
-    Returns:
-        The descriptor that holds the lock: closing it lets go, and so does the end of the process, even by a crash.
+    Closing the descriptor that is returned releases it, and so does the end of the process, even by a crash.
 
     Raises:
         BlockingIOError: another process has it.

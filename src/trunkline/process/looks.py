@@ -16,12 +16,7 @@ _SCHEDSTAT: Final = "/proc/{pid}/schedstat"
 
 
 def look(pid: int, at: float) -> Look:
-    """The process now; all zeros for one that has ended.
-
-    Args:
-        pid: its process id.
-        at: the moment, from the caller's clock.
-    """
+    """The process now, at `at` of the caller's clock; all zeros for one that has ended."""
     with contextlib.suppress(OSError, ValueError):
         # Of its first thread, which is the one that runs the loop.
         ran, waited, _ = Path(_SCHEDSTAT.format(pid=pid)).read_text().split()
@@ -41,15 +36,15 @@ def ran_s(pid: int) -> float:
 
 
 async def started(
-    ready: Awaitable[object], pids: Callable[[], Iterable[int]], said: Callable[[], int], limit_s: float
+    ready: Awaitable[object], pids: Callable[[], Iterable[int]], logged: Callable[[], int], limit_s: float
 ) -> None:
     """Wait until `ready` is done, beyond the limit as long as the start makes progress.
 
     Args:
         ready: done when everything has started; cancelled when that is not waited for.
         pids: the processes that are still starting.
-        said: bytes that they have logged.
-        limit_s: how long a start may take, seconds.
+        logged: bytes that they have logged.
+        limit_s: how long a start may take.
 
     Raises:
         TimeoutError: it was not ready in time.
@@ -60,7 +55,7 @@ async def started(
         await asyncio.wait({waiting}, timeout=limit_s)
         start = Start(loop.time(), limit_s * (START_MOST - 1))
         while not waiting.done():
-            if start.gives_up(loop.time(), sum(ran_s(pid) for pid in pids() if pid), said()):
+            if start.gives_up(loop.time(), sum(ran_s(pid) for pid in pids() if pid), logged()):
                 raise TimeoutError
             await asyncio.wait({waiting}, timeout=LOOK_EVERY_S)
         await waiting

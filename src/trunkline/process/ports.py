@@ -7,12 +7,7 @@ import socket
 
 
 def why_unusable(host: str, port: int) -> str | None:
-    """Why nothing can listen there; None when it can.
-
-    Args:
-        host: the address; empty for all.
-        port: the port.
-    """
+    """Why nothing can listen there, None when it can; an empty host means all addresses."""
     if port > 65_535:
         return "ports end at 65535"
     try:

@@ -10,12 +10,7 @@ _LONGEST: Final = 65_536
 
 
 class Printed:
-    """The lines of a process's two streams.
-
-    Args:
-        keep: how many of the last lines are kept.
-        on_line: gets each whole line that is not empty, without white space at its end.
-    """
+    """The last `keep` lines of a process's two streams; `on_line` gets each whole one that is not empty, stripped."""
 
     def __init__(self, keep: int, on_line: Callable[[str], None] | None = None) -> None:
         self._lines: deque[str] = deque(maxlen=keep)

@@ -12,13 +12,7 @@ from trunkline.errors import StartError
 
 
 def find_program(name: str, package: str, missing: StartError) -> Path:
-    """The program that was installed with `package`, else the one on the PATH.
-
-    Args:
-        name: of the program.
-        package: the distribution that brings it.
-        missing: raised when there is neither.
-    """
+    """The program that was installed with the distribution `package`, else the one on the PATH; raises `missing`."""
     with contextlib.suppress(metadata.PackageNotFoundError):
         for file in metadata.files(package) or ():
             if file.stem == name:

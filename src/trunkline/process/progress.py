@@ -2,9 +2,9 @@
 
 Rules:
 
-- Silence counts only while the process could have spoken and been heard: not while it waited for a processor, and not
-  while the process that listens was itself late. So a busy loop and a stopped process run out of time, and a worker
-  that is starved for minutes does not.
+- Silence counts only while a message could have been sent and received: not while the process waited for a processor,
+  and not while the receiving one was late. So a busy loop and a stopped process run out of time, and a worker that is
+  starved for minutes does not.
 - A start that takes longer than its limit is waited for while it makes progress: it uses the processor, or it logs.
 """
 
@@ -39,12 +39,9 @@ class Look(NamedTuple):
 
 
 def chance_s(before: Look, now: Look, late_s: float) -> float:
-    """Seconds between two looks in which the process could have spoken and been heard.
+    """Seconds between two looks in which a message of the process could have been sent and received.
 
-    Args:
-        before: the earlier look.
-        now: the later one.
-        late_s: how much later than planned the second look was made, for want of a processor on our side.
+    `late_s` is how much later than planned the second look was made, for want of a processor on our side.
     """
     passed = now.at - before.at
     if now.waited_s is not None and before.waited_s is not None:
@@ -61,7 +58,7 @@ class Silence:
 
     Args:
         limit_s: a process that was silent longer hangs.
-        first_s: the same before it was heard for the first time.
+        first_s: the same before its first message.
     """
 
     def __init__(self, limit_s: float, first_s: float) -> None:
@@ -70,12 +67,12 @@ class Silence:
         self.silent_s = 0.0
 
     def heard(self) -> None:
-        """It has spoken."""
+        """A message of it has come."""
         self._left_s = self._limit_s
         self.silent_s = 0.0
 
     def passed(self, chance_s: float) -> bool:
-        """Count time in which it could have spoken and did not; returns whether it hangs."""
+        """Count time in which it could have sent a message and did not; returns whether it hangs."""
         self.silent_s += chance_s
         return self.silent_s > self._left_s
 
@@ -92,19 +89,18 @@ class Start:
         self._most_at = at + most_s
         self._moved_at = self._looked_at = at
         self._ran_s: float | None = None
-        self._said = 0
+        self._logged = 0
 
-    def gives_up(self, at: float, ran_s: float, said: int) -> bool:
+    def gives_up(self, at: float, ran_s: float, logged: int) -> bool:
         """Whether to wait no longer.
 
         Args:
             at: the moment.
             ran_s: processor time that what is being started has used; less than before after a restart.
-            said: bytes that it has logged.
+            logged: bytes that it has logged.
         """
-        if self._ran_s is not None and (
-            said != self._said or ran_s - self._ran_s > USED_SHARE * (at - self._looked_at)
-        ):
+        used_s = ran_s - self._ran_s if self._ran_s is not None else 0.0
+        if self._ran_s is not None and (logged != self._logged or used_s > USED_SHARE * (at - self._looked_at)):
             self._moved_at = at
-        self._looked_at, self._ran_s, self._said = at, ran_s, said
+        self._looked_at, self._ran_s, self._logged = at, ran_s, logged
         return at >= self._most_at or at - self._moved_at >= QUIET_S

@@ -10,14 +10,10 @@ from trunkline.errors import StartError
 
 
 def read_stripped(path: Path, setting: str) -> str:
-    """The text of a file that a setting names, without white space around it.
-
-    Args:
-        path: the file.
-        setting: its name, for the error; the text may be a secret and is never in it.
+    """The text of a file that `setting` names, without white space around it.
 
     Raises:
-        StartError: the file cannot be read, or is not UTF-8 text.
+        StartError: the file cannot be read, or is not UTF-8 text; the text may be a secret and is never in it.
     """
     try:
         return path.read_text(encoding="utf-8").strip()
@@ -27,12 +23,7 @@ def read_stripped(path: Path, setting: str) -> str:
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put a file in its place in one step, beside what may be reading the old one.
-
-    Args:
-        path: the file; its directory exists.
-        data: what it is to hold.
-        mode: its rights, whatever the old one had; by default it is for this user alone.
+    """Put a file in its place in one step, with the rights `mode` whatever the old one had.
 
     Raises:
         OSError: it cannot be written; the old file stands, and nothing is left beside it.

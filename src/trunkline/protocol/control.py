@@ -16,15 +16,10 @@ class LoadReport(msgspec.Struct, frozen=True):
     """`GET /metric`: how full a backend is. The first four names are those that foreign backends use.
 
     Attributes:
-        agentsConnections: open WebSocket connections.
-        podName: name of the pod, None outside of one.
-        podIP: address of the pod.
-        nodeName: name of the machine.
         state: `draining` takes no new connections.
         colour: deploy group.
         capacity: most connections it takes.
-        accept_per_s: handshakes per second it can take now.
-        loop_lag_ms: how late its event loop is.
+        accept_per_s: handshakes it can take now.
         run: drawn at the start of the process; with another one, `opened` counts from 0 again.
         opened: WebSockets opened since the start.
         keys: Sec-WebSocket-Key of the newest of these, oldest first. Only in the answer to `/metric?after=N`, which
@@ -43,9 +38,6 @@ class LoadReport(msgspec.Struct, frozen=True):
     run: str | msgspec.UnsetType = msgspec.UNSET
     opened: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
     keys: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-
-
-# --- between nodes and balancers, over NATS ---------------------------------------------------------------------------
 
 
 class NodeReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -82,22 +74,16 @@ class PickNotice(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PickNotices(msgspec.Struct, frozen=True):
-    """The events of one balancer in order.
-
-    Attributes:
-        balancer: id of the sender, drawn at its start.
-        notices: the events.
-    """
+    """The events of one balancer in order; its id is drawn at its start."""
 
     balancer: str
     notices: tuple[PickNotice, ...]
 
 
 class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ask some clients of a node to reconnect, idle ones first (`POST /api/move`, and over NATS).
+    """Ask at most `count` clients of a node to reconnect, idle ones first (`POST /api/move`, and over NATS).
 
     Attributes:
-        count: how many at most.
         over_ms: time to spread them over.
         affinity: what keeps clients together, as `balancer.affinity` spells it; None: any clients.
         values: with `affinity`: only clients of these values, all of them whatever `count` says. With `affinity` and
@@ -128,18 +114,11 @@ class KeysAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyCounts(msgspec.Struct, frozen=True):
-    """Answer to it.
-
-    Attributes:
-        counts: clients of each value, of 10,000 values at most.
-        more: there are values beyond these.
-    """
+    """Answer to it: clients of each value, of 10,000 values at most, and whether there are more values."""
 
     counts: dict[str, int]
     more: bool = False
 
-
-# --- health and statistics --------------------------------------------------------------------------------------------
 
 HealthStatus = Literal["healthy", "degraded", "unhealthy"]
 
@@ -149,12 +128,10 @@ class Check(msgspec.Struct, frozen=True):
 
     Attributes:
         status: of a bus, `connected` or `disconnected`.
-        current: connections now.
-        max: connections at most.
+        current: connections now; `max` at most.
         used_mb: resident memory in MiB.
         limit_mb: memory limit in MiB, None for none.
         percentage: how much of what may be used is in use, None without a limit.
-        healthy: false when this check makes the node unhealthy.
     """
 
     status: str | msgspec.UnsetType = msgspec.UNSET
@@ -167,15 +144,14 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """`GET /health`.
+    """`GET /health`; the answer is 503 when unhealthy.
 
     Attributes:
         status: the worst of the checks.
-        healthy: false when unhealthy; then the answer is 503.
         checks: `capacity`, `memory`, `cpu`, and the bus under its own name.
         warnings: what is near a limit.
         errors: what is over one or broken.
-        uptime: seconds since the start.
+        uptime: seconds.
     """
 
     status: HealthStatus
@@ -210,14 +186,8 @@ class Instance(msgspec.Struct, frozen=True):
     """`GET /api/instance`: which process answers.
 
     Attributes:
-        name: of the node.
-        colour: its deploy group.
-        version: of Trunkline.
-        pid: of the process.
         started: seconds since 1970.
-        state: what it is doing: `starting`, `up`, `draining` or `stopped`.
-        bus: the bus's name.
-        app: the application's name.
+        state: `starting`, `up`, `draining` or `stopped`.
         endpoints: paths of its WebSocket endpoints.
     """
 
@@ -230,9 +200,6 @@ class Instance(msgspec.Struct, frozen=True):
     bus: str
     app: str
     endpoints: list[str]
-
-
-# --- admin port -------------------------------------------------------------------------------------------------------
 
 
 class PublishOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -268,9 +235,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True):
     """A row of `GET /api/connections`.
 
     Attributes:
-        id: of the connection.
         session: what it keeps over reconnects.
-        path: the endpoint it came to, without the query.
+        path: without the query.
         address: the client's address, as far as it can be trusted.
         subject: `sub` of its token, None without a token.
         age_s: seconds since it was opened.

@@ -1,4 +1,4 @@
-"""Messages between client and server: one msgspec struct a message, `type` first. Pure.
+"""Messages between client and server: one msgspec struct a message, `type` first; the client's stand first. Pure.
 
 Rules: the structs are the contract, nothing is encoded by hand except `publication`, whose frame is spliced from
 bytes that the bus delivered (see `server/channels/publications.py`). Unknown fields are ignored. Lengths and ranges
@@ -23,9 +23,6 @@ class Position(msgspec.Struct, frozen=True):
 
     epoch: Annotated[str, msgspec.Meta(max_length=64)]
     offset: Offset
-
-
-# --- client to server -------------------------------------------------------------------------------------------------
 
 
 class Subscribe(msgspec.Struct, tag="subscribe"):
@@ -76,8 +73,6 @@ class ChatMessage(msgspec.Struct, tag="message"):
 
 
 ChannelRequest = Subscribe | Unsubscribe | Publish | Replay
-
-# --- server to client -------------------------------------------------------------------------------------------------
 
 
 class ClientLimits(msgspec.Struct, frozen=True):

@@ -13,11 +13,12 @@ from trunkline.settings.types import (
     MIB,
     PRIVATE,
     Burst,
+    ConnectionLimit,
     Label,
-    Milliseconds,
+    Ms,
     Network,
     Port,
-    PositiveMilliseconds,
+    PositiveMs,
     Rate,
     about,
 )
@@ -112,119 +113,73 @@ class BalancerSettings(msgspec.Struct, frozen=True):
 
     host: Annotated[str, about("Address the balancer listens on.")] = "127.0.0.1"
     port: Annotated[Port, about("Port the balancer listens on; 0 takes any free one.")] = 8080
-    mode: Annotated[
-        Literal["relay", "steer"], about("relay: carry the bytes; steer: only choose backends for Traefik.")
-    ] = "relay"
+    mode: Annotated[Literal["relay", "steer"], about("relay: carry the bytes; steer: choose for Traefik.")] = "relay"
     workers: Annotated[int, about("Processes that share the port and one state.", ge=1, le=64)] = 1
-    admin_port: Annotated[
-        Port | None, about("Admin port, on loopback; by default the port + 1, 0 switches it off.")
-    ] = None
+    admin_port: Annotated[Port | None, about("Admin port, on loopback; by default the port + 1; 0: none.")] = None
     backends: Annotated[tuple[BackendEntry, ...], about("Backends by list; in the environment as JSON.")] = ()
     dns: Annotated[
         tuple[str, ...],
         about('Backends by DNS: "http://name:port" for A and AAAA, "srv+http://_ws._tcp.name" for SRV records.'),
     ] = ()
-    dns_interval_ms: Annotated[PositiveMilliseconds, about("Longest time until names are resolved again.")] = 10_000
+    dns_interval_ms: Annotated[PositiveMs, about("Longest time until names are resolved again.")] = 10_000
     backends_file: Annotated[Path | None, about("TOML or JSON file with backends, read again when it changes.")] = None
-    docker: Annotated[
-        str, about('Docker daemon whose labelled containers are backends, e.g. "unix:///var/run/docker.sock".')
-    ] = ""
+    docker: Annotated[str, about('Docker daemon with labelled backends, e.g. "unix:///var/run/docker.sock".')] = ""
     docker_network: Annotated[str, about("Network whose addresses are used; by default the first of a container.")] = ""
     announced: Annotated[bool, about("Take nodes that announce themselves over the NATS of bus.url.")] = True
     policy: Annotated[Policy, about("How a backend is chosen.")] = "least_connections"
     affinity: Annotated[AffinityKey, about("What the affinity policy keeps together.")] = "query:matchId"
-    affinity_bound: Annotated[
-        float, about("No backend gets above this many times the mean by affinity.", ge=1.01, le=100)
-    ] = 1.25
-    routes: Annotated[
-        tuple[RouteEntry, ...], about("Routes, before the built-in ones; in the environment as JSON.")
-    ] = ()
+    affinity_bound: Annotated[float, about("Times the mean that affinity fills a backend to.", ge=1.01, le=100)] = 1.25
+    routes: Annotated[tuple[RouteEntry, ...], about("Routes before built-in ones; in the environment as JSON.")] = ()
     groups: Annotated[tuple[GroupEntry, ...], about("Canary groups and their shares; none: one group.")] = ()
-    sticky_cookie: Annotated[
-        CookieName, about("Name of the cookie that brings a client back to its backend; empty: none.")
-    ] = ""
+    sticky_cookie: Annotated[CookieName, about("Cookie that brings a client back to its backend; empty: none.")] = ""
     sticky_secure: Annotated[bool, about("Send the cookie over TLS alone.")] = True
     sticky_same_site: Annotated[Literal["lax", "strict", "none"], about("The cookie's SameSite.")] = "lax"
-    slow_start_ms: Annotated[Milliseconds, about("Time over which a new backend's share grows to its full weight.")] = (
-        10_000
-    )
-    cache_ttl_ms: Annotated[
-        Milliseconds, about("How often load reports are fetched from backends; 0: before every pick.")
-    ] = 30_000
+    slow_start_ms: Annotated[Ms, about("Time over which a new backend's share grows to its full weight.")] = 10_000
+    cache_ttl_ms: Annotated[Ms, about("How often load reports are fetched; 0: before every pick.")] = 30_000
     metric_path: Annotated[PathPrefix, about("Path of a backend's load report.")] = "/metric"
-    report_timeout_ms: Annotated[PositiveMilliseconds, about("Time a load report may take.")] = 2_000
+    report_timeout_ms: Annotated[PositiveMs, about("Time a load report may take.")] = 2_000
     balancer_metric_path: Annotated[PathPrefix, about("Path of the balancer's own counts.")] = "/balancer-metrics"
-    metrics_networks: Annotated[
-        tuple[Network, ...], about("Networks that may read the balancer's pages with no token.")
-    ] = PRIVATE
-    reservation_ms: Annotated[
-        PositiveMilliseconds, about("Time after which a pick that its backend never reported is forgotten.")
-    ] = 15_000
-    health: Annotated[
-        Literal["http", "websocket", "off"], about("Active health check: a request, a real handshake, or none.")
-    ] = "http"
+    metrics_networks: Annotated[tuple[Network, ...], about("Networks that read its pages with no token.")] = PRIVATE
+    reservation_ms: Annotated[PositiveMs, about("Life of a pick that its backend never reports.")] = 15_000
+    health: Annotated[Literal["http", "websocket", "off"], about("Health check: request, handshake or none.")] = "http"
     health_path: Annotated[PathPrefix, about("Path of the health check.")] = "/health"
-    health_interval_ms: Annotated[PositiveMilliseconds, about("Time between two health checks.")] = 5_000
-    health_timeout_ms: Annotated[PositiveMilliseconds, about("Time a health check may take.")] = 2_000
+    health_interval_ms: Annotated[PositiveMs, about("Time between two health checks.")] = 5_000
+    health_timeout_ms: Annotated[PositiveMs, about("Time a health check may take.")] = 2_000
     health_fall: Annotated[int, about("Failed checks until a backend is down.", ge=1, le=100)] = 2
     health_rise: Annotated[int, about("Good checks until it is up again.", ge=1, le=100)] = 1
-    eject_after: Annotated[
-        int, about("Failed dials or handshakes in a row until a backend is ejected.", ge=1, le=1000)
-    ] = 3
-    eject_ms: Annotated[PositiveMilliseconds, about("First time of an ejection; doubles with each.")] = 1_000
-    eject_max_ms: Annotated[PositiveMilliseconds, about("Longest time of an ejection.")] = 60_000
-    breaker_ratio: Annotated[
-        float, about("Share of failed handshakes that opens a backend's circuit breaker.", gt=0, le=1)
-    ] = 0.5
-    breaker_volume: Annotated[int, about("Handshakes within the window before the share counts.", ge=1, le=100_000)] = (
-        20
-    )
-    breaker_window_ms: Annotated[PositiveMilliseconds, about("Window of the circuit breaker.")] = 10_000
+    eject_after: Annotated[int, about("Failed dials or handshakes in a row until ejection.", ge=1, le=1000)] = 3
+    eject_ms: Annotated[PositiveMs, about("First time of an ejection; doubles with each.")] = 1_000
+    eject_max_ms: Annotated[PositiveMs, about("Longest time of an ejection.")] = 60_000
+    breaker_ratio: Annotated[float, about("Share of failed handshakes that opens a circuit breaker.", gt=0, le=1)] = 0.5
+    breaker_volume: Annotated[int, about("Handshakes in the window before the share counts.", ge=1, le=100_000)] = 20
+    breaker_window_ms: Annotated[PositiveMs, about("Window of the circuit breaker.")] = 10_000
     retries: Annotated[int, about("Other backends tried before the handshake is answered.", ge=0, le=10)] = 2
-    dial_timeout_ms: Annotated[PositiveMilliseconds, about("Time for the TCP (and TLS) connection to a backend.")] = (
-        10_000
-    )
-    handshake_timeout_ms: Annotated[
-        PositiveMilliseconds, about("Time for a client's request head, and for a backend's answer.")
-    ] = 10_000
-    idle_timeout_ms: Annotated[
-        Milliseconds, about("Silence in both directions that ends a relayed connection; 0: none.")
-    ] = 0
+    dial_timeout_ms: Annotated[PositiveMs, about("Time for the TCP (and TLS) connection to a backend.")] = 10_000
+    handshake_timeout_ms: Annotated[PositiveMs, about("Time for a request head, and for a backend's answer.")] = 10_000
+    idle_timeout_ms: Annotated[Ms, about("Silence in both directions that ends a relayed connection; 0: none.")] = 0
     header_bytes: Annotated[int, about("Longest head of a request or answer.", ge=1024, le=MIB)] = 32_768
     body_bytes: Annotated[int, about("Longest body of a plain HTTP request.", ge=0)] = 16 * MIB
     max_connections: Annotated[
-        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
-        about("Relayed connections at most; by default what the open-file limit allows."),
+        ConnectionLimit | None,
+        about("Relayed connections at most; by default by the open-file limit."),
     ] = None
     trusted_proxies: Annotated[tuple[Network, ...], about("Proxies in front whose forwarding headers are kept.")] = ()
     handshake_burst: Annotated[Burst, about("Handshakes an address may make at once.")] = 20.0
-    handshake_per_s: Annotated[
-        Rate, about("Handshakes an address may make per second in the long run; 0: no limit.")
-    ] = 10.0
+    handshake_per_s: Annotated[Rate, about("Handshakes of an address per second in the long run; 0: no limit.")] = 10.0
     connections_per_address: Annotated[int, about("Open connections of one address; 0: no limit.", ge=0)] = 0
     exempt: Annotated[tuple[Network, ...], about("Networks without limits per address.")] = LOOPBACK
     request_headers: Annotated[tuple[HeaderEntry, ...], about("Headers to set on requests to backends.")] = ()
     response_headers: Annotated[tuple[HeaderEntry, ...], about("Headers to set on answers to clients.")] = ()
-    tls_cert_file: Annotated[
-        Path | None, about("PEM file with the certificate chain of the listener; makes it TLS.")
-    ] = None
+    tls_cert_file: Annotated[Path | None, about("PEM file with the listener's certificate chain; makes it TLS.")] = None
     tls_key_file: Annotated[Path | None, about("PEM file with its key.")] = None
     tls_verify: Annotated[bool, about("Verify the certificates of backends.")] = True
-    tls_ca_file: Annotated[
-        Path | None, about("PEM file of the authority that signed them; by default the system's.")
-    ] = None
-    rebalance: Annotated[
-        Literal["on", "off", "dry-run"], about("Move clients after a backend joins; dry-run only logs.")
-    ] = "on"
+    tls_ca_file: Annotated[Path | None, about("PEM file of their authority; by default the system's.")] = None
+    rebalance: Annotated[Literal["on", "off", "dry-run"], about("Move clients to new backends; dry-run: log.")] = "on"
     rebalance_per_s: Annotated[float, about("Clients asked to move per second at most.", gt=0, le=10_000)] = 50.0
     rebalance_above: Annotated[float, about("Load beside the mean at which moving begins.", gt=1, le=100)] = 1.1
     rebalance_until: Annotated[float, about("Load beside the mean at which it ends.", ge=1, le=100)] = 1.02
-    rebalance_delay_ms: Annotated[Milliseconds, about("Time a new imbalance must last before clients are moved.")] = (
-        5_000
-    )
-    drain_ms: Annotated[
-        Milliseconds, about("Time for relayed connections to end by themselves when the balancer stops.")
-    ] = 10_000
+    rebalance_delay_ms: Annotated[Ms, about("Time a new imbalance must last before clients are moved.")] = 5_000
+    drain_ms: Annotated[Ms, about("Time for relayed connections to end by themselves at a stop.")] = 10_000
 
 
 class BasicUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -253,18 +208,16 @@ class TraefikSettings(msgspec.Struct, frozen=True):
     ] = None
     steer: Annotated[bool, about("Ask the balancer for each new connection.")] = True
     networks: Annotated[tuple[Network, ...], about("Networks from which Traefik may ask the balancer.")] = PRIVATE
-    fail_open_port: Annotated[Port, about("Loopback entry point for the questions to the balancer; it fails open.")] = (
-        8089
-    )
-    poll_interval_ms: Annotated[PositiveMilliseconds, about("How often Traefik fetches its configuration.")] = 1_000
+    fail_open_port: Annotated[Port, about("Loopback entry point for picks by the balancer; fails open.")] = 8089
+    poll_interval_ms: Annotated[PositiveMs, about("How often Traefik fetches its configuration.")] = 1_000
     sticky_cookie: Annotated[
         CookieName, about("Sticky cookie without steering; with it, balancer.sticky_cookie counts.")
     ] = "trunkline_lb"
     same_site: Annotated[Literal["lax", "strict", "none"], about("SameSite of that cookie.")] = "lax"
     health_path: Annotated[OptionalPath, about("Path of the servers' health check; empty: none.")] = "/ready"
-    health_interval_ms: Annotated[PositiveMilliseconds, about("Its interval.")] = 5_000
-    health_timeout_ms: Annotated[PositiveMilliseconds, about("Its time-out.")] = 2_000
-    dial_timeout_ms: Annotated[PositiveMilliseconds, about("Time to connect to a server.")] = 2_000
+    health_interval_ms: Annotated[PositiveMs, about("Its interval.")] = 5_000
+    health_timeout_ms: Annotated[PositiveMs, about("Its time-out.")] = 2_000
+    dial_timeout_ms: Annotated[PositiveMs, about("Time to connect to a server.")] = 2_000
     retry_attempts: Annotated[int, about("Attempts of a request; 0: no retry.", ge=0, le=20)] = 3
     rate_per_s: Annotated[Rate, about("Requests of one address per second; 0: no limit.")] = 0.0
     rate_burst: Annotated[Burst, about("Requests of one address at once.")] = 20.0
@@ -279,5 +232,5 @@ class TraefikSettings(msgspec.Struct, frozen=True):
     log_level: Annotated[Literal["DEBUG", "INFO", "WARN", "ERROR"], about("Level of Traefik's log.")] = "INFO"
     metrics_port: Annotated[Port, about("Loopback entry point of Prometheus metrics; 0: none.")] = 0
     ping_port: Annotated[Port, about("Loopback entry point of /ping; 0: none.")] = 0
-    grace_timeout_ms: Annotated[Milliseconds, about("Time open requests get when Traefik stops.")] = 10_000
+    grace_timeout_ms: Annotated[Ms, about("Time open requests get when Traefik stops.")] = 10_000
     trusted_proxies: Annotated[tuple[Network, ...], about("Proxies in front of Traefik whose headers it keeps.")] = ()

@@ -23,6 +23,7 @@ Pattern = Annotated[
 # Not `Annotated[str, Meta(pattern=...)] | tuple[...]`: msgspec 0.22 corrupts memory on a union of text with a pattern
 # and a list. `check` looks at the items instead.
 Access = str | tuple[str, ...]
+Kept = Annotated[int, Meta(ge=0, le=10_000_000)]
 
 
 class ChannelRule(msgspec.Struct, frozen=True):
@@ -39,9 +40,7 @@ class ChannelRule(msgspec.Struct, frozen=True):
         ),
     ] = "nobody"
     publish: Annotated[Access, about("Which clients may publish, in the same form.")] = "nobody"
-    history: Annotated[
-        Annotated[int, Meta(ge=0, le=10_000_000)] | None, about("Publications kept; 0: fire and forget.")
-    ] = None
+    history: Annotated[Kept | None, about("Publications kept; 0: fire and forget.")] = None
     history_age_s: Annotated[Annotated[float, Meta(gt=0)] | None, about("Age up to which they are kept.")] = None
 
 
@@ -58,8 +57,6 @@ DEFAULT_RULES: tuple[ChannelRule, ...] = (
 class ChannelsSettings(msgspec.Struct, frozen=True):
     """[channels]: history of all channels, and rules by pattern; the first rule that matches counts."""
 
-    history: Annotated[int, about("Publications kept of a channel; 0: fire and forget.", ge=0, le=10_000_000)] = 1000
+    history: Annotated[Kept, about("Publications kept of a channel; 0: fire and forget.")] = 1000
     history_age_s: Annotated[float, about("Age up to which publications are kept.", gt=0)] = 300.0
-    rules: Annotated[
-        tuple[ChannelRule, ...], about("Rules by pattern, before the built-in ones; in the environment as JSON.")
-    ] = ()
+    rules: Annotated[tuple[ChannelRule, ...], about("Rules before the built-in ones; in the environment as JSON.")] = ()

@@ -6,6 +6,7 @@ What depends on this machine is checked where the setting is used.
 from __future__ import annotations
 
 import ipaddress
+import operator
 import re
 from urllib.parse import urlsplit
 
@@ -16,30 +17,23 @@ from trunkline.settings.sections import AuthSettings, Settings
 from trunkline.settings.spelling import nearest
 
 _NETWORK_LISTS = (
-    "server.trusted_proxies",
-    "server.metrics_networks",
-    "limits.exempt",
-    "balancer.trusted_proxies",
-    "balancer.metrics_networks",
-    "balancer.exempt",
-    "traefik.trusted_proxies",
-    "traefik.networks",
-)
+    "server.trusted_proxies", "server.metrics_networks", "limits.exempt", "balancer.trusted_proxies",
+    "balancer.metrics_networks", "balancer.exempt", "traefik.trusted_proxies", "traefik.networks",
+)  # fmt: skip
 _MIN_SECRET_BYTES = 32
 _ACCESS = ("anyone", "authenticated", "nobody")
 _CLAIM = re.compile(r"[A-Za-z0-9_.:/-]+=.+")
 
 
 def check(settings: Settings) -> None:
-    """Check what the type of one field cannot express.
-
-    Raises:
-        SettingsError: the first thing that does not hold.
-    """
+    """Check what the type of one field cannot express; raises SettingsError with the first thing that does not hold."""
     for key in _NETWORK_LISTS:
-        section, _, name = key.partition(".")
-        for text in getattr(getattr(settings, section), name):
-            _check_network(key, text)
+        for text in operator.attrgetter(key)(settings):
+            try:
+                ipaddress.ip_network(text)
+            except ValueError as error:
+                allowed = f'allowed: addresses and networks such as "10.0.0.0/8" ({error})'
+                raise SettingsError(key, value=text, allowed=allowed) from None
     for index, rule in enumerate(settings.channels.rules):
         _check_access(f"channels.rules[{index}].subscribe", rule.subscribe)
         _check_access(f"channels.rules[{index}].publish", rule.publish)
@@ -92,20 +86,11 @@ def _check_balancer(settings: Settings) -> None:
         raise SettingsError("traefik.cert_file", allowed="certificate and traefik.key_file belong together; set both")
 
 
-def _check_network(key: str, text: str) -> None:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError as error:
-        allowed = f'allowed: addresses and networks such as "10.0.0.0/8" ({error})'
-        raise SettingsError(key, value=text, allowed=allowed) from None
-
-
 def _check_access(key: str, access: Access) -> None:
     for word in (access,) if isinstance(access, str) else access:
         if word not in _ACCESS and not _CLAIM.fullmatch(word):
-            allowed = (
-                'allowed: "anyone", "authenticated", "nobody", or claims such as "role=admin" ("role=*": any value)'
-            )
+            names = ", ".join(f'"{name}"' for name in _ACCESS)
+            allowed = f'allowed: {names}, or claims such as "role=admin" ("role=*": any value)'
             raise SettingsError(key, value=word, allowed=allowed, nearest=nearest(word, _ACCESS))
 
 

@@ -1,4 +1,4 @@
-"""One field of a section: what it takes, in words, and how a raw value of a source becomes its value. Pure.
+"""One field of a section: what it takes, as text, and how a raw value of a source becomes its value. Pure.
 
 Nothing here knows a single setting: all comes from the declared type, `Annotated[..., Meta(...)]`.
 """
@@ -17,12 +17,7 @@ from trunkline.settings.secret import Secret, mask_url
 
 
 class Field(NamedTuple):
-    """A field of a struct.
-
-    Attributes:
-        name: its ending (`_ms`, `_s`, `_bytes`) is the unit of a bare number.
-        declared: its type with constraints.
-    """
+    """A field of a struct; the ending of its name (`_ms`, `_s`, `_bytes`) is the unit of a bare number."""
 
     name: str
     declared: Any
@@ -57,11 +52,11 @@ class Field(NamedTuple):
 
     @property
     def allowed(self) -> str:
-        """What it takes, in words."""
+        """What it takes, as text."""
         info = inspect.type_info(self.declared)
-        words = _declared_words(info) or " or ".join(_words(part) for part in _alternatives(info))
+        text = _declared_text(info) or " or ".join(_text_of(part) for part in _alternatives(info))
         unit = quantities.unit_of(self.name)
-        return f"{words} ({unit.example})" if unit else words
+        return f"{text} ({unit.example})" if unit else text
 
     def shown(self, raw: object) -> str | None:
         """A value as an error may quote it: None for a secret, else as `shown`."""
@@ -73,12 +68,11 @@ class Field(NamedTuple):
 
         Args:
             raw: the value as the source has it.
-            textual: true when the source knows only text (the environment), so that numbers, booleans and lists are
+            textual: whether the source knows only text (the environment), so that numbers, booleans and lists are
                 read from it.
 
         Raises:
-            ValueError: the value does not fit; the message is for developers, `allowed` is for users.
-            TypeError: as ValueError.
+            ValueError: the value does not fit, as TypeError; the message is for developers, `allowed` is for users.
         """
         if isinstance(raw, str):
             if not self.is_list:
@@ -90,7 +84,7 @@ class Field(NamedTuple):
         return msgspec.convert(raw, self.declared, strict=not textual, dec_hook=_decode_custom)
 
     def _read(self, raw: str) -> object:
-        """A text with a unit as a number; one of the declared words as it is spelt there; else the text itself."""
+        """A text with a unit as a number; a declared literal as it is spelt there; else the text itself."""
         parts = list(self._parts())
         unit = quantities.unit_of(self.name)
         amount = unit.read(raw) if unit else None
@@ -134,22 +128,22 @@ def _alternatives(info: inspect.Type) -> Iterator[inspect.Type]:
         yield info
 
 
-def _declared_words(info: inspect.Type) -> str:
-    """The words that stand at the type itself (`Meta(extra={"allowed": ...})`); empty for none."""
+def _declared_text(info: inspect.Type) -> str:
+    """The text at the type itself (`Meta(extra={"allowed": ...})`); empty for none."""
     if isinstance(info, inspect.Metadata):
-        return str((info.extra or {}).get("allowed", "")) or _declared_words(info.type)
+        return str((info.extra or {}).get("allowed", "")) or _declared_text(info.type)
     if isinstance(info, inspect.UnionType):
-        return next((words for words in map(_declared_words, info.types) if words), "")
+        return next((text for text in map(_declared_text, info.types) if text), "")
     return ""
 
 
-def _words(info: inspect.Type) -> str:
-    declared = _declared_words(info)
+def _text_of(info: inspect.Type) -> str:
+    declared = _declared_text(info)
     if declared:
         return declared
     match info:
         case inspect.Metadata():
-            return _words(info.type)
+            return _text_of(info.type)
         case inspect.IntType():
             return "a whole number" + _range(info.ge, info.gt, info.le)
         case inspect.FloatType():
@@ -159,7 +153,7 @@ def _words(info: inspect.Type) -> str:
         case inspect.LiteralType():
             return "one of " + ", ".join(str(value) for value in info.values)
         case inspect.VarTupleType():
-            return f"a list, each {_words(info.item_type)}"
+            return f"a list, each {_text_of(info.item_type)}"
         case inspect.StrType(max_length=int(most)):
             return f"text of {info.min_length or 0} to {most:,} characters"
         case inspect.CustomType():

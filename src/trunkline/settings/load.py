@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,13 +37,7 @@ class SettingHelp(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """Settings, and where each that is not a default came from.
-
-    Attributes:
-        settings: the values.
-        sources: the source of each setting by full name, `default` when none set it.
-        file: the TOML file that was read, None for none.
-    """
+    """Settings, the source of each by full name (`default` when none set it), and the TOML file that was read."""
 
     settings: Settings
     sources: Mapping[str, str]
@@ -51,12 +46,8 @@ class Loaded(NamedTuple):
     def rows(self) -> list[ShownSetting]:
         """Every setting with its value and source, secrets masked."""
         return [
-            ShownSetting(
-                key,
-                _presentable(getattr(getattr(self.settings, variable.section), variable.field.name)),
-                self.sources[key],
-            )
-            for key, variable in source.variables(SECTIONS, {}).items()
+            ShownSetting(key, _presentable(operator.attrgetter(key)(self.settings)), self.sources[key])
+            for key in source.variables(SECTIONS, {})
         ]
 
 

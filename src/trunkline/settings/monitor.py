@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from trunkline.settings.types import Milliseconds, PositiveMilliseconds, about
+from trunkline.settings.types import Ms, PositiveMs, about
 
 HostPort = Annotated[
     str,
@@ -24,9 +24,9 @@ Share = Annotated[float, Meta(gt=0, lt=1)]
 class MonitorSettings(msgspec.Struct, frozen=True):
     """[monitor]: rendering and running Prometheus, Alertmanager and Grafana's provisioning."""
 
-    scrape_interval_ms: Annotated[PositiveMilliseconds, about("How often every target is scraped.")] = 15_000
-    scrape_timeout_ms: Annotated[PositiveMilliseconds, about("How long a scrape may take.")] = 10_000
-    evaluation_interval_ms: Annotated[PositiveMilliseconds, about("How often rules are evaluated.")] = 15_000
+    scrape_interval_ms: Annotated[PositiveMs, about("How often every target is scraped.")] = 15_000
+    scrape_timeout_ms: Annotated[PositiveMs, about("How long a scrape may take.")] = 10_000
+    evaluation_interval_ms: Annotated[PositiveMs, about("How often rules are evaluated.")] = 15_000
     patience: Annotated[
         float,
         about(
@@ -37,9 +37,7 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     ] = 1.0
     retention_days: Annotated[int, about("Days that Prometheus keeps samples.", ge=1, le=3650)] = 15
     nodes: Annotated[tuple[HostPort, ...], about("Nodes to scrape, when they are few and fixed.")] = ()
-    nodes_file: Annotated[
-        str, about("File of scrape targets (Prometheus's file_sd) that names the nodes; empty: none.")
-    ] = ""
+    nodes_file: Annotated[str, about("File (Prometheus's file_sd) that names the nodes; empty: none.")] = ""
     nodes_dns: Annotated[str, about("DNS name whose A records are the nodes; empty: none.")] = ""
     nodes_dns_port: Annotated[int, about("Data port of those.", ge=1, le=65535)] = 3001
     nodes_docker: Annotated[bool, about("Find nodes by their Docker label trunkline.enable.")] = False
@@ -66,21 +64,15 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     smtp_user: Annotated[str, about("User at the mail server; empty: no log-in.")] = ""
     smtp_password_file: Annotated[Path | None, about("File that holds that user's password.")] = None
     smtp_tls: Annotated[bool, about("Refuse a mail server without TLS.")] = True
-    group_wait_ms: Annotated[Milliseconds, about("How long the first alert of a group waits for others.")] = 30_000
-    group_interval_ms: Annotated[PositiveMilliseconds, about("Time between two messages of a group.")] = 300_000
-    repeat_interval_ms: Annotated[PositiveMilliseconds, about("Time after which an alert is sent again.")] = 14_400_000
+    group_wait_ms: Annotated[Ms, about("How long the first alert of a group waits for others.")] = 30_000
+    group_interval_ms: Annotated[PositiveMs, about("Time between two messages of a group.")] = 300_000
+    repeat_interval_ms: Annotated[PositiveMs, about("Time after which an alert is sent again.")] = 14_400_000
     grafana_url: Annotated[HttpUrl, about("Where people find Grafana, for links.")] = "http://localhost:3000"
-    runbook_url: Annotated[
-        str, about("Where people find docs/runbooks, for links; empty: the path in this project.")
-    ] = ""
+    runbook_url: Annotated[str, about("Where people find docs/runbooks; empty: the path in this project.")] = ""
     prometheus_url: Annotated[HttpUrl, about("Where Grafana finds Prometheus.")] = "http://localhost:9090"
-    grafana_credentials: Annotated[
-        Literal["file", "vault"], about("Where Grafana's admin user and password come from.")
-    ] = "file"
+    grafana_credentials: Annotated[Literal["file", "vault"], about("Source of Grafana's user and password.")] = "file"
     grafana_user_file: Annotated[Path | None, about("File that holds Grafana's admin user; by default admin.")] = None
-    grafana_password_file: Annotated[
-        Path | None, about("File that holds that user's password; by default one is made.")
-    ] = None
+    grafana_password_file: Annotated[Path | None, about("File with its password; by default one is made.")] = None
     grafana_dashboards_path: Annotated[str, about("Directory in which Grafana finds the dashboards.")] = (
         "/var/lib/grafana/dashboards/trunkline"
     )
@@ -91,9 +83,7 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     vault_path: Annotated[str, about("Secret in Vault (KV v2), as mount/path, with admin_user and admin_password.")] = (
         "secret/trunkline/grafana"
     )
-    compose: Annotated[
-        bool, about("Render docker-compose.yml too, and use the names of its services as addresses.")
-    ] = False
+    compose: Annotated[bool, about("Render docker-compose.yml too, with its services as addresses.")] = False
     slo_handshake: Annotated[Share, about("Share of handshakes that are to succeed.")] = 0.999
     slo_delivery: Annotated[Share, about("Share of publications to be delivered within slo_delivery_ms.")] = 0.99
     slo_delivery_ms: Annotated[

@@ -62,12 +62,7 @@ def go_duration(milliseconds: int) -> str:
 
 
 class Unit(NamedTuple):
-    """What a setting is measured in.
-
-    Attributes:
-        read: a text with a unit as a number of this one; None when the text is none.
-        example: for error texts.
-    """
+    """What a setting is measured in: how a text with a unit is read (None when it is none), and an example."""
 
     read: Callable[[str], float | None]
     example: str

@@ -10,11 +10,7 @@ _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*://)[^/?#@\s,]*@")
 
 
 class Secret:
-    """A value whose `repr` is `***`, and which cannot be printed or encoded by accident.
-
-    `str()` raises rather than masks: code that wants text wants the value, and a key that is silently `***` lets
-    everybody in.
-    """
+    """A value whose `repr` is `***`; `str()` raises, because a key that is silently `***` would let everybody in."""
 
     __slots__ = ("_value",)
 

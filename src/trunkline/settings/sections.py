@@ -27,11 +27,12 @@ from trunkline.settings.types import (
     MIB,
     PRIVATE,
     Burst,
+    ConnectionLimit,
     Label,
-    Milliseconds,
+    Ms,
     Network,
     Port,
-    PositiveMilliseconds,
+    PositiveMs,
     Rate,
     Size,
     about,
@@ -63,34 +64,24 @@ class ServerSettings(msgspec.Struct, frozen=True):
     ] = None
     app: Annotated[str, about("The application as module:attribute; empty runs the stock app.")] = ""
     max_connections: Annotated[
-        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
-        about("Connections this node takes; by default computed from the memory limit."),
+        ConnectionLimit | None,
+        about("Connections this node takes; by default from the memory limit."),
     ] = None
-    memory_base_bytes: Annotated[Size, about("Memory set aside for the process itself in that computation.")] = (
-        128 * MIB
-    )
-    memory_per_connection_bytes: Annotated[
-        int, about("Memory counted for one connection in that computation.", ge=1024)
-    ] = 180 * 1024
+    memory_base_bytes: Annotated[Size, about("Memory set aside for the process in that computation.")] = 128 * MIB
+    memory_per_connection_bytes: Annotated[int, about("Memory counted for one connection there.", ge=1024)] = 180 * 1024
     memory_limit_bytes: Annotated[
         Annotated[int, Meta(ge=16 * MIB)] | None, about("Memory limit to use instead of the one of the cgroup.")
     ] = None
-    heartbeat_interval_ms: Annotated[int, about("Time between two heartbeats to a client.", ge=10, le=86_400_000)] = (
-        30_000
-    )
+    heartbeat_interval_ms: Annotated[int, about("Time between heartbeats to a client.", ge=10, le=86_400_000)] = 30_000
     connection_timeout_ms: Annotated[
         int, about("Silence of a client after which it is closed with 4008.", ge=10, le=86_400_000)
     ] = 300_000
-    handshake_timeout_ms: Annotated[PositiveMilliseconds, about("Time a client has for its whole handshake.")] = 10_000
-    close_timeout_ms: Annotated[Milliseconds, about("Time to wait for the peer's close frame.")] = 2_000
-    message_bytes: Annotated[int, about("Longest message a client may send; above it: 1009.", ge=128, le=64 * MIB)] = (
-        65_536
-    )
-    header_bytes: Annotated[
-        int, about("Longest request head (request line and headers) of a handshake.", ge=1024, le=MIB)
-    ] = 16_384
-    drain_ms: Annotated[Milliseconds, about("Time over which a drain asks its clients to move.")] = 10_000
-    shutdown_deadline_ms: Annotated[Milliseconds, about("Time a stop may take before the rest is cut off.")] = 30_000
+    handshake_timeout_ms: Annotated[PositiveMs, about("Time a client has for its whole handshake.")] = 10_000
+    close_timeout_ms: Annotated[Ms, about("Time to wait for the peer's close frame.")] = 2_000
+    message_bytes: Annotated[int, about("Longest message of a client; above it: 1009.", ge=128, le=64 * MIB)] = 65_536
+    header_bytes: Annotated[int, about("Longest request line and headers of a handshake.", ge=1024, le=MIB)] = 16_384
+    drain_ms: Annotated[Ms, about("Time over which a drain asks its clients to move.")] = 10_000
+    shutdown_deadline_ms: Annotated[Ms, about("Time a stop may take before the rest is cut off.")] = 30_000
     echo: Annotated[bool, about("Serve /ws/echo, which has no message rate limit.")] = True
     chat: Annotated[bool, about("Serve the chat and match endpoints of the stock app.")] = True
     deflate: Annotated[bool, about("Offer permessage-deflate compression.")] = True
@@ -101,9 +92,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
             'Browser origins that may connect; empty: the same host only, "*": any. Without an Origin header: always.'
         ),
     ] = ()
-    trusted_proxies: Annotated[
-        tuple[Network, ...], about("Proxies whose forwarding headers are trusted; by default none.")
-    ] = ()
+    trusted_proxies: Annotated[tuple[Network, ...], about("Proxies whose forwarding headers are trusted.")] = ()
     metrics_networks: Annotated[tuple[Network, ...], about("Networks that may read /metrics with no token.")] = PRIVATE
     subprotocols: Annotated[
         tuple[Token, ...], about("Subprotocols the server speaks, best first; the first one offered is chosen.")
@@ -129,27 +118,19 @@ class LimitsSettings(msgspec.Struct, frozen=True):
     rate_burst: Annotated[Burst, about("Messages a client may send at once.")] = 100.0
     rate_per_s: Annotated[Rate, about("Messages a client may send per second in the long run; 0: no limit.")] = 10.0
     handshake_burst: Annotated[Burst, about("Handshakes an address may make at once.")] = 10.0
-    handshake_per_s: Annotated[
-        Rate, about("Handshakes an address may make per second in the long run; 0: no limit.")
-    ] = 5.0
+    handshake_per_s: Annotated[Rate, about("Handshakes of an address per second in the long run; 0: no limit.")] = 5.0
     http_burst: Annotated[Burst, about("Plain HTTP requests an address may make at once.")] = 20.0
-    http_per_s: Annotated[
-        Rate, about("Plain HTTP requests an address may make per second in the long run; 0: no limit.")
-    ] = 10.0
+    http_per_s: Annotated[Rate, about("Plain HTTP requests of an address per second; 0: no limit.")] = 10.0
     exempt: Annotated[tuple[Network, ...], about("Networks without limits per address.")] = LOOPBACK
-    outbox_bytes: Annotated[
-        int, about("Bytes that may wait for one client; above it publications are dropped.", ge=4096)
-    ] = MIB
-    outbox_grace_ms: Annotated[Milliseconds, about("Time above that bound until a client is closed with 1008.")] = 5_000
+    outbox_bytes: Annotated[int, about("Bytes that may wait for a client; then publications drop out.", ge=4096)] = MIB
+    outbox_grace_ms: Annotated[Ms, about("Time above that bound until a client is closed with 1008.")] = 5_000
     channels_per_client: Annotated[int, about("Channels a client may be subscribed to.", ge=1, le=1_000_000)] = 100
     channel_name_bytes: Annotated[int, about("Longest channel name.", ge=1, le=1024)] = 200
     accept_per_s: Annotated[
         Annotated[float, Meta(gt=0, le=1_000_000)] | None,
         about("Handshakes this node takes per second before it answers 503; by default no fixed rate."),
     ] = None
-    loop_lag_shed_ms: Annotated[
-        PositiveMilliseconds, about("Event-loop lag above which new handshakes are answered with 503.")
-    ] = 500
+    loop_lag_shed_ms: Annotated[PositiveMs, about("Event-loop lag above which handshakes are answered with 503.")] = 500
 
 
 Algorithm = Literal["HS256", "RS256", "ES256"]
@@ -189,23 +170,17 @@ class BusSettings(msgspec.Struct, frozen=True):
     replicas: Annotated[int, about("Copies JetStream keeps of a publication.", ge=1, le=5)] = 1
     keep_s: Annotated[float, about("Longest time the stream keeps any publication.", ge=1)] = 86_400.0
     max_bytes: Annotated[int, about("Longest the stream may grow.", ge=MIB)] = 1024 * MIB
-    publish_timeout_s: Annotated[
-        float, about("Time to wait for the bus to acknowledge a publication.", ge=0.05, le=60)
-    ] = 2.0
+    publish_timeout_s: Annotated[float, about("Time the bus has to acknowledge a publication.", ge=0.05, le=60)] = 2.0
     tls_ca_file: Annotated[Path | None, about("PEM file of the authority that signed the bus's certificate.")] = None
 
 
 class LogSettings(msgspec.Struct, frozen=True):
     """[log]: what is logged, how and where."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error", "critical"], about("Least level that is logged.")] = (
-        "info"
-    )
+    level: Annotated[Literal["debug", "info", "warning", "error", "critical"], about("Least level logged.")] = "info"
     format: Annotated[
         Literal["auto", "json", "console", "ecs"],
-        about(
-            "JSON lines, text for people, or JSON in the Elastic Common Schema; auto: text on a terminal, else JSON."
-        ),
+        about("JSON lines, text for people, or Elastic Common Schema; auto: text on a terminal, else JSON."),
     ] = "auto"
     directory: Annotated[Path | None, about("Directory for log files besides standard output; by default none.")] = None
     access: Annotated[bool, about("Log handshakes and HTTP requests.")] = True
@@ -217,9 +192,7 @@ class LogSettings(msgspec.Struct, frozen=True):
 class MetricsSettings(msgspec.Struct, frozen=True):
     """[metrics]: what /metrics shows."""
 
-    aliases: Annotated[
-        tuple[Literal["websocket"], ...], about("Further name families for existing dashboards: websocket.")
-    ] = ()
+    aliases: Annotated[tuple[Literal["websocket"], ...], about("Name families for existing dashboards.")] = ()
 
 
 class UpSettings(msgspec.Struct, frozen=True):
@@ -227,9 +200,7 @@ class UpSettings(msgspec.Struct, frozen=True):
 
     nodes: Annotated[int, about("How many nodes.", ge=1, le=64)] = 2
     port: Annotated[Port, about("The port clients connect to.")] = 8080
-    edge: Annotated[Literal["relay", "traefik"], about("What stands before the nodes: our relay, or Traefik.")] = (
-        "relay"
-    )
+    edge: Annotated[Literal["relay", "traefik"], about("What stands before the nodes: our relay or Traefik.")] = "relay"
     data_dir: Annotated[Path, about("Directory for what the parts store.")] = Path(".trunkline")
 
 

@@ -56,12 +56,7 @@ class Value(NamedTuple):
 
 
 def variables(sections: Sections, plain: Mapping[str, str]) -> dict[str, Variable]:
-    """Every setting by its full name, `section.name`.
-
-    Args:
-        sections: the struct class of each section.
-        plain: environment names that work without the prefix, by full setting name.
-    """
+    """Every setting by its full name, `section.name`; `plain` has environment names that work without the prefix."""
     found: dict[str, Variable] = {}
     for section, struct in sections.items():
         for field in _fields(struct):
@@ -80,12 +75,7 @@ def _fields(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
 
 
 def from_toml(text: str, file: str, sections: Sections) -> dict[str, Value]:
-    """Read the settings of a TOML text.
-
-    Args:
-        text: the file's content.
-        file: its name, for messages.
-        sections: the struct class of each section.
+    """Read the settings of a TOML text; `file` is its name, for messages.
 
     Raises:
         SettingsError: no TOML, an unknown section or key, or a value that does not fit.
@@ -165,9 +155,8 @@ def from_flags(flags: Mapping[str, object], sections: Sections) -> dict[str, Val
         if raw is None:
             continue
         field = _known(key, known, "command line").field
-        if isinstance(raw, Path):
-            raw = str(raw)
-        value = _checked(key, field, raw, "command line", textual=isinstance(raw, str))
+        given = str(raw) if isinstance(raw, Path) else raw
+        value = _checked(key, field, given, "command line", textual=isinstance(given, str))
         values[key] = Value(value, "command line")
     return values
 
@@ -201,9 +190,5 @@ def _refuse_unknown_in_tables(key: str, field: Field, raw: object, source: Calla
         for name in table if isinstance(table, dict) else ():
             if name not in names:
                 full = f"{key}[{index}].{name}"
-                raise SettingsError(
-                    full,
-                    allowed=f"there is no such key; a table of {key} has {', '.join(names)}",
-                    nearest=nearest(name, names),
-                    source=source(full),
-                )
+                allowed = f"there is no such key; a table of {key} has {', '.join(names)}"
+                raise SettingsError(full, allowed=allowed, nearest=nearest(name, names), source=source(full))

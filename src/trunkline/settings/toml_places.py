@@ -113,25 +113,19 @@ class _Scan:
         self._skip(_BLANK)
         first = self._text[self._at : self._at + 1]
         if first == "[":
-            self._list(place)
+            self._at += 1
+            index = 0
+            while self._more("]"):
+                self._note((*place, index))
+                self._value((*place, index))
+                index += 1
         elif first == "{":
-            self._inline(place)
+            self._at += 1
+            while self._more("}"):
+                self._pair(place)
         else:
             found = _STRING.match(self._text, self._at) or _BARE_VALUE.match(self._text, self._at)
             self._at = found.end() if found else len(self._text)
-
-    def _list(self, place: Place) -> None:
-        self._at += 1
-        index = 0
-        while self._more("]"):
-            self._note((*place, index))
-            self._value((*place, index))
-            index += 1
-
-    def _inline(self, place: Place) -> None:
-        self._at += 1
-        while self._more("}"):
-            self._pair(place)
 
     def _more(self, end: str) -> bool:
         self._skip(_BLANK)

@@ -14,9 +14,10 @@ PRIVATE = (
 )  # fmt: skip
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
-Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
-PositiveMilliseconds = Annotated[int, Meta(ge=1, le=86_400_000)]
+Ms = Annotated[int, Meta(ge=0, le=86_400_000)]
+PositiveMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 Size = Annotated[int, Meta(ge=0)]
+ConnectionLimit = Annotated[int, Meta(ge=1, le=1_000_000)]
 Rate = Annotated[float, Meta(ge=0, le=1_000_000)]
 Burst = Annotated[float, Meta(ge=1, le=1_000_000)]
 Network = Annotated[str, Meta(extra={"allowed": 'an address or network such as "10.0.0.0/8" or "fd00::/8"'})]

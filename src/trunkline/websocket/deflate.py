@@ -29,12 +29,7 @@ _END = b"\x03\x00"
 
 
 class Negotiated(NamedTuple):
-    """What both sides agreed on.
-
-    Attributes:
-        response: the value of our Sec-WebSocket-Extensions header.
-        server_bits: the largest window we may compress with for this client.
-    """
+    """Our Sec-WebSocket-Extensions header, and the largest window that we may compress with for this client."""
 
     response: str
     server_bits: int
@@ -87,13 +82,7 @@ def _window_bits(value: str, lowest: int) -> bool:
 
 
 def deflate(payload: bytes, bits: int = SHARED_WINDOW_BITS, level: int = LEVEL) -> bytes:
-    """Compress one message alone (RFC 7692 section 7.2.1).
-
-    Args:
-        payload: the message.
-        bits: log2 of the window, 9 to 15.
-        level: zlib's effort, 1 to 9.
-    """
+    """Compress one message alone (RFC 7692 section 7.2.1); `bits` is log2 of the window, 9 to 15."""
     compressor = zlib.compressobj(level, zlib.DEFLATED, -bits)
     out = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
     return out[:-4] if out.endswith(_TAIL) else out
@@ -108,11 +97,7 @@ def deflate_overhead(size: int) -> int:
 
 
 def inflate(payload: bytes, limit: int) -> bytes:
-    """Decompress one message (RFC 7692 section 7.2.2).
-
-    Args:
-        payload: the compressed message without the sync tail.
-        limit: the largest result in bytes.
+    """Decompress one message, without its sync tail (RFC 7692 section 7.2.2).
 
     Raises:
         ProtocolViolation: 1009 when the result would exceed `limit`, 1002 when the data is not deflate, is cut short,

@@ -95,13 +95,9 @@ class FrameReader:
         return bool(self._tail) or self._frame is not None or self._assembly is not None
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take what one read returned.
+        """Take what one read returned, and return the messages and control frames that are complete now, in order.
 
-        Args:
-            data: bytes as they came, cut anywhere.
-
-        Returns:
-            The messages and control frames that are complete now, in order. Look at `violation` afterwards.
+        Look at `violation` afterwards.
         """
         messages: list[Message] = []
         if self._busy:
@@ -139,8 +135,6 @@ class FrameReader:
         if at < end:
             self._slowly(data[at:] if at else data, messages)
         return messages
-
-    # --- slow path ----------------------------------------------------------------------------------------------------
 
     def _break(self, code: int, reason: str) -> None:
         self.violation = ProtocolViolation(code, reason)
@@ -312,10 +306,8 @@ def check_close_payload(payload: bytes) -> None:
     code = int.from_bytes(payload[:2], "big")
     if not close_codes.is_valid_on_wire(code):
         raise ProtocolViolation(close_codes.PROTOCOL_ERROR.code, f"close code {code} is not allowed on the wire")
-    try:
-        payload[2:].decode()
-    except UnicodeDecodeError:
-        raise ProtocolViolation(close_codes.INVALID_TEXT.code, "close reason is not valid UTF-8") from None
+    if not _is_utf8(payload[2:]):
+        raise ProtocolViolation(close_codes.INVALID_TEXT.code, "close reason is not valid UTF-8")
 
 
 def read_close(payload: bytes) -> tuple[int, str]:
@@ -330,11 +322,9 @@ SHORT_HEADS: Final = {first: [bytes((first, length)) for length in range(126)] f
 
 
 def build(first: int, payload: bytes) -> bytes:
-    """One unmasked, unfragmented frame.
+    """One unmasked, unfragmented frame, of at most 125 bytes if it is a control frame.
 
-    Args:
-        first: its first byte: 0x80 + opcode, + 0x40 when the payload is deflated.
-        payload: at most 125 bytes for a control frame.
+    `first` is its first byte: 0x80 + opcode, + 0x40 when the payload is deflated.
     """
     length = len(payload)
     if length < 126:

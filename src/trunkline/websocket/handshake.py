@@ -33,10 +33,7 @@ def key_is_valid(key: str) -> bool:
 
 
 def check(request: Request) -> str:
-    """Check the shape of an upgrade request (RFC 6455 section 4.2.1).
-
-    Returns:
-        Its Sec-WebSocket-Key.
+    """Check the shape of an upgrade request (RFC 6455 section 4.2.1), and return its Sec-WebSocket-Key.
 
     Raises:
         Refused: 426 when it is no upgrade to WebSocket 13, 400 when it is a broken one.
@@ -90,12 +87,7 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> boo
 
 def choose_subprotocol(offered: str | None, supported: Sequence[str]) -> str | None:
     """The first of the client's subprotocols that we support (RFC 6455 section 1.9), or None."""
-    if not offered:
-        return None
-    for name in (part.strip() for part in offered.split(",")):
-        if name in supported:
-            return name
-    return None
+    return next((name for part in (offered or "").split(",") if (name := part.strip()) in supported), None)
 
 
 def response(

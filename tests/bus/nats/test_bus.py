@@ -48,7 +48,7 @@ async def open_node() -> AsyncIterator[Open]:
     buses: list[NatsBus] = []
 
     async def open_node(url: str, states: States | None = None, **changes: float) -> NatsBus:
-        bus = NatsBus(url, retention_of, settings("t", **changes))
+        bus = NatsBus(settings(url, "t", **changes), retention_of)
         buses.append(bus)
         await bus.start(states or (lambda _: None))
         return bus
@@ -383,7 +383,7 @@ async def test_closing_leaves_no_task_behind(store: Path, start_server: Start) -
     server = await start_server(store)
     before = asyncio.all_tasks()
     for url in (server.url, "nats://127.0.0.1:1"):
-        bus = NatsBus(url, retention_of, settings("t"))
+        bus = NatsBus(settings(url, "t"), retention_of)
         await bus.start(lambda _: None)
         await bus.close()
         await until(lambda: asyncio.all_tasks() <= before)

@@ -19,6 +19,7 @@ from trunkline.bus.nats.jetstream import (
 )
 from trunkline.errors import SettingsError
 from trunkline.nats.address import parse_address
+from trunkline.settings.sections import BusSettings
 
 
 class Stream:
@@ -141,10 +142,10 @@ def test_times_of_the_server() -> None:
 
 def test_stream_of_a_retention() -> None:
     """Each retention has its own stream and subjects; the log outlives what is served from it."""
-    config = stream_config("fleet-1", Retention(1000, 300.0), keep_s=86400.0, max_bytes=1 << 20, replicas=3)
+    config = stream_config(BusSettings(prefix="fleet-1"), Retention(1000, 300.0))
     assert (config.name, config.subjects) == ("FLEET-1_1000_300S", ["fleet-1.log.1000_300s.>"])
     assert config.max_age == 86_400 * 10**9
-    assert stream_config("f", Retention(1, 10.0), keep_s=5.0, max_bytes=1, replicas=1).max_age == 10 * 10**9
+    assert stream_config(BusSettings(keep_s=5.0), Retention(1, 10.0)).max_age == 10 * 10**9
     assert profile_of(Retention(5, 0.25)) == "5_250ms"
 
 

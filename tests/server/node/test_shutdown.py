@@ -23,8 +23,8 @@ from tests.support.server.live_node import Peer
 from tests.support.server.raw_peer import RawPeer, http, upgrade
 from trunkline.bus import Retention
 from trunkline.bus.nats.bus import NatsBus
-from trunkline.bus.settings import NatsSettings
 from trunkline.fleet.nats_server import NatsServer
+from trunkline.settings.sections import BusSettings
 
 
 class Process:
@@ -277,7 +277,7 @@ async def test_acknowledged_publications_survive_the_stop(serve: Serve, tmp_path
         await asyncio.wait_for(publish(), patient(10))
         assert await node.exit_code() == 0
         assert len(acked) >= 50
-        bus = NatsBus(server.url, lambda _: Retention(1000, 300.0), NatsSettings(prefix=prefix))
+        bus = NatsBus(BusSettings(url=server.url, prefix=prefix), lambda _: Retention(1000, 300.0))
         await bus.start(lambda _: None)
         page = await bus.history("public.a", 0, 10_000)
         await bus.close()

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from tests.support.patience import patient
-from trunkline.bus import Bus, NatsSettings, Publication, Retention
+from trunkline.bus import Bus, Publication, Retention
+from trunkline.settings.sections import BusSettings
 
 PATIENCE_S = patient(10.0)
 """How long a test waits for what must come; far more than it takes, so that a slow machine fails nothing."""
@@ -22,9 +23,9 @@ def retention_of(channel: str) -> Retention:
     }.get(channel.partition(".")[0], Retention(1000, 300.0))
 
 
-def settings(prefix: str, **changes: float) -> NatsSettings:
+def settings(url: str, prefix: str, **changes: float) -> BusSettings:
     """Settings of a NATS bus for a test; little disk, since NATS reserves it."""
-    return NatsSettings(prefix=prefix, max_bytes=16 << 20, **changes)  # type: ignore[arg-type]
+    return BusSettings(url=url, prefix=prefix, max_bytes=16 << 20, **changes)  # type: ignore[arg-type]
 
 
 class Inbox:

@@ -28,14 +28,14 @@ from nats.aio.msg import Msg
 
 from trunkline.bus.base import Deliver, HistoryPage, OnState, Publication, Published, RetentionOf, Subscription
 from trunkline.bus.nats.fleet import NatsFleetLink
-from trunkline.bus.nats.jetstream import PREFIX, PubAck, ms_of
+from trunkline.bus.nats.jetstream import PubAck, ms_of
 from trunkline.bus.nats.log import StreamLog
-from trunkline.bus.nats.wire import Wire, WireSubscription
-from trunkline.bus.settings import NatsSettings
-from trunkline.errors import BusError, BusUnavailable, SettingsError
+from trunkline.bus.nats.wire import LastingSubscription, Wire
+from trunkline.errors import BusError, BusUnavailable
 from trunkline.nats.address import parse_address
 from trunkline.nats.link import Events, Link
 from trunkline.nats.login import tls_context
+from trunkline.settings.sections import BusSettings
 
 log = structlog.get_logger("trunkline.bus")
 
@@ -46,40 +46,28 @@ ECHO_S = 4.0
 _EVENTS = Events("nats connected", "nats unreachable", "nats lost", "on_state failed")
 
 
-class _NatsSubscription:
-    """A channel being delivered, over one wire after another."""
-
-    __slots__ = ("_bus", "_deliver", "_wired", "channel", "closed", "kept", "last")
+class _NatsSubscription(LastingSubscription):
+    """A channel being delivered; `last` is the newest offset that came over the present wire."""
 
     def __init__(self, bus: NatsBus, channel: str, kept: StreamLog | None, deliver: Deliver) -> None:
+        on_message = self._on_live if kept is None else self._on_stored
+        super().__init__(bus.live_subject(channel), on_message, lambda _: bus.forget(self))
         self._bus = bus
         self._deliver = deliver
-        self._wired: WireSubscription | None = None
+        self._kept = kept
         self.channel = channel
-        self.kept = kept
-        self.closed = False
         self.last = 0
 
     async def attach(self, wire: Wire) -> None:
         self.last = 0
-        self._wired = await wire.subscribe(
-            self._bus.live_subject(self.channel), self._on_live if self.kept is None else self._on_stored
-        )
-        if self.closed:
-            await self._wired.close()
-
-    async def close(self) -> None:
-        self.closed = True
-        self._bus.forget(self)
-        if self._wired is not None:
-            await self._wired.close()
+        await super().attach(wire)
 
     def _on_live(self, msg: Msg) -> None:
         origin = msg.headers.get(ORIGIN) if msg.headers else None
         self._deliver(Publication(self.channel, msg.data, None, None, None, time.time_ns() // 1_000_000, origin))
 
     def _on_stored(self, msg: Msg) -> None:
-        kept, headers = self.kept, msg.headers
+        kept, headers = self._kept, msg.headers
         if kept is None or not headers or headers.get("Nats-Stream") != kept.name:
             # A node that keeps this channel differently published it; its offsets belong to another history.
             log.warning("publication from another stream ignored", channel=self.channel)
@@ -106,26 +94,21 @@ class _NatsSubscription:
 
 
 class NatsBus:
-    """A bus over NATS, shared by all nodes that use the same servers and prefix.
-
-    Args:
-        address: `nats://…` or `tls://…`, see `nats/address.py`.
-        retention: how much of each channel is kept; the same on all nodes.
-        settings: see `NatsSettings`.
+    """A bus over NATS, shared by all nodes that use the same servers, prefix and retentions.
 
     Raises:
-        SettingsError: the address or a setting cannot be used.
+        SettingsError: the address (see `nats/address.py`) or the file of the authority cannot be used.
     """
 
     name = "nats"
 
-    def __init__(self, address: str, retention: RetentionOf, settings: NatsSettings | None = None) -> None:
-        self._settings = settings or NatsSettings()
-        _check(self._settings)
-        self._address = parse_address(address)
-        self._tls = tls_context(self._address, self._settings.tls_ca_file)
+    def __init__(self, settings: BusSettings, retention: RetentionOf) -> None:
+        # Kept without the URL, which may hold a password; `NatsAddress` hides it.
+        self._settings = msgspec.structs.replace(settings, url="")
+        self._address = parse_address(settings.url)
+        self._tls = tls_context(self._address, settings.tls_ca_file)
         self._retention = retention
-        self._prefix = self._settings.prefix
+        self._prefix = settings.prefix
         self._logs: dict[tuple[int, float], StreamLog] = {}
         self._subscriptions: dict[str, set[_NatsSubscription]] = {}
         self._rechecks: dict[str, asyncio.Task[None]] = {}
@@ -226,7 +209,7 @@ class NatsBus:
                 del self._subscriptions[subscription.channel]
 
     def recheck(self, kept: StreamLog) -> None:
-        """Ask whether the stream is still the one we know, aside; reconnect when it is not."""
+        """Check in the background whether the stream is still the one we know; reconnect when it is not."""
         if kept.name not in self._rechecks:
             task = asyncio.create_task(self._recheck(kept))
             self._rechecks[kept.name] = task
@@ -261,24 +244,21 @@ class NatsBus:
     async def _connect(self) -> Wire:
         wire = await Wire.connect(self._address, prefix=self._prefix, tls=self._tls)
         try:
-            await self._prepare(wire)
+            # Streams and epochs first: a delivery needs them.
+            for kept in list(self._logs.values()):
+                async with kept.lock:
+                    await kept.ensure(wire)
+                kept.newest = 0
+                kept.remade = False
+            await wire.subscribe("$JS.EVENT.ADVISORY.STREAM.*.*", self._on_advisory)
+            for subscription in self._all_subscriptions():
+                await subscription.attach(wire)
+            await self._fleet.attach(wire)
+            await wire.echo()
         except BaseException as error:
             await wire.close(f"given up: {error}")
             raise
         return wire
-
-    async def _prepare(self, wire: Wire) -> None:
-        """Make a new wire ready: streams and epochs first, because a delivery needs them."""
-        for kept in list(self._logs.values()):
-            async with kept.lock:
-                await kept.ensure(wire)
-            kept.newest = 0
-            kept.remade = False
-        await wire.subscribe("$JS.EVENT.ADVISORY.STREAM.*.*", self._on_advisory)
-        for subscription in self._all_subscriptions():
-            await subscription.attach(wire)
-        await self._fleet.attach(wire)
-        await wire.echo()
 
     def _all_subscriptions(self) -> list[_NatsSubscription]:
         return [each for listening in self._subscriptions.values() for each in listening]
@@ -314,25 +294,5 @@ class NatsBus:
         key = (retention.count, retention.age_s)
         kept = self._logs.get(key)
         if kept is None:
-            kept = self._logs[key] = StreamLog(
-                self._prefix,
-                retention,
-                keep_s=self._settings.keep_s,
-                max_bytes=self._settings.max_bytes,
-                replicas=self._settings.replicas,
-                timeout_s=self._settings.publish_timeout_s,
-            )
+            kept = self._logs[key] = StreamLog(self._settings, retention)
         return kept
-
-
-def _check(settings: NatsSettings) -> None:
-    if not PREFIX.fullmatch(settings.prefix):
-        raise SettingsError("bus.prefix", value=settings.prefix, allowed="1 to 32 of a-z, 0-9, _ and -")
-    for key, value, least in (
-        ("replicas", settings.replicas, 1),
-        ("keep_s", settings.keep_s, 1),
-        ("max_bytes", settings.max_bytes, 1 << 20),
-        ("publish_timeout_s", settings.publish_timeout_s, 0.05),
-    ):
-        if value < least:
-            raise SettingsError(f"bus.{key}", value=str(value), allowed=f"it must be at least {least}")

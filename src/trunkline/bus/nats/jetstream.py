@@ -14,20 +14,18 @@ How a stream serves as the log of many channels:
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 
 import msgspec
 
 from trunkline.bus.base import Retention
+from trunkline.settings.sections import BusSettings
 
 NOT_FOUND = 404
 NO_MESSAGE = 10037
 """JetStream's error code for a message that is not there."""
 STREAM_EXISTS_DIFFERENTLY = 10058
 """JetStream's error code for creating a stream that exists with another configuration."""
-
-PREFIX = re.compile(r"[a-z0-9_-]{1,32}")
 
 
 class RePublish(msgspec.Struct, frozen=True):
@@ -114,13 +112,7 @@ class DirectGet(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
-    """A message as the log holds it.
-
-    Attributes:
-        seq: its sequence in the stream.
-        ts: when the stream took it, ms since 1970.
-        data: the payload.
-    """
+    """A message as the log holds it; `ts` is when the stream took it, ms since 1970."""
 
     seq: int
     ts: int
@@ -142,26 +134,18 @@ class Seen(msgspec.Struct, frozen=True):
     oldest: int | None
 
 
-def stream_config(prefix: str, retention: Retention, *, keep_s: float, max_bytes: int, replicas: int) -> StreamConfig:
-    """The stream for one retention.
-
-    Args:
-        prefix: the first token of every subject.
-        retention: its count becomes the limit per channel.
-        keep_s: how long messages are kept at least, seconds; see the module's text.
-        max_bytes: the most the stream may take on disk.
-        replicas: how many servers hold it.
-    """
+def stream_config(settings: BusSettings, retention: Retention) -> StreamConfig:
+    """The stream for one retention, whose count becomes the limit per channel."""
     profile = profile_of(retention)
-    subject = f"{prefix}.log.{profile}.>"
+    subject = f"{settings.prefix}.log.{profile}.>"
     return StreamConfig(
-        name=f"{prefix}_{profile}".upper(),
+        name=f"{settings.prefix}_{profile}".upper(),
         subjects=[subject],
         max_msgs_per_subject=retention.count,
-        max_age=int(max(retention.age_s, keep_s, 1.0) * 1e9),
-        max_bytes=max_bytes,
-        num_replicas=replicas,
-        republish=RePublish(subject, f"{prefix}.live.>"),
+        max_age=int(max(retention.age_s, settings.keep_s) * 1e9),
+        max_bytes=settings.max_bytes,
+        num_replicas=settings.replicas,
+        republish=RePublish(subject, f"{settings.prefix}.live.>"),
         duplicate_window=1_000_000_000,  # nothing is published with an id, so as little as is sensible
     )
 
@@ -190,7 +174,7 @@ def time_of(ms: int) -> str:
 
 
 def needs_first_seq(seen: Seen, after: int, count: int) -> bool:
-    """Whether the channel's messages alone cannot tell what is gone after `after`."""
+    """Whether the channel's messages alone do not show what is gone after `after`."""
     if seen.oldest is None:
         return True
     return after < seen.oldest - 1 and not _evicted_by_count(seen, count)
@@ -202,8 +186,8 @@ def floor_of(seen: Seen, *, count: int, first_seq: int | None) -> int:
     Args:
         seen: what was read.
         count: the limit per channel.
-        first_seq: the stream's first sequence, requested **after** the reading (before it would be a race: what was
-            evicted in between would be missing unnoticed); None when `needs_first_seq` is false.
+        first_seq: the stream's first sequence, requested **after** the reading (earlier, what was evicted in between
+            would be missing unnoticed); None when `needs_first_seq` is false.
 
     Why this is right: the stream evicts oldest first, by age and bytes over all channels, and by count within one.
     While `oldest` is held, everything of the channel after it is held too. Before `oldest` there can only be something

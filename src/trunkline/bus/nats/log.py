@@ -41,6 +41,7 @@ from trunkline.bus.nats.jetstream import (
 from trunkline.bus.nats.reading import Reading, Wanted, publications
 from trunkline.bus.nats.wire import Wire
 from trunkline.errors import BusUnavailable
+from trunkline.settings.sections import BusSettings
 
 log = structlog.get_logger("trunkline.bus")
 
@@ -59,14 +60,6 @@ class _Overtaken(Exception):
 class StreamLog:
     """One stream and what is known of it.
 
-    Args:
-        prefix: the first token of every subject.
-        retention: what its channels keep.
-        keep_s: how long the stream keeps messages at least, seconds.
-        max_bytes: its limit on disk.
-        replicas: how many servers hold it.
-        timeout_s: how long to wait for each answer, seconds.
-
     Attributes:
         epoch: the life of the stream as last reported; None before the first time.
         stale: whether it has to be checked before the next use.
@@ -75,13 +68,11 @@ class StreamLog:
         lock: held while the stream is made and while a publication is handed over.
     """
 
-    def __init__(
-        self, prefix: str, retention: Retention, *, keep_s: float, max_bytes: int, replicas: int, timeout_s: float
-    ) -> None:
-        self._config = stream_config(prefix, retention, keep_s=keep_s, max_bytes=max_bytes, replicas=replicas)
+    def __init__(self, settings: BusSettings, retention: Retention) -> None:
+        self._config = stream_config(settings, retention)
         self._retention = retention
-        self._subjects = f"{prefix}.log.{profile_of(retention)}."
-        self._timeout_s = timeout_s
+        self._subjects = f"{settings.prefix}.log.{profile_of(retention)}."
+        self._timeout_s = settings.publish_timeout_s
         self.name = self._config.name
         self.epoch: str | None = None
         self.stale = True
@@ -127,13 +118,13 @@ class StreamLog:
         self.stale = False
 
     async def page(self, wire: Wire, channel: str, after: int, limit: int, *, now: int, delivered: int) -> HistoryPage:
-        """Read a page of a channel.
+        """Read at most `limit` publications of a channel that come after the offset `after`.
 
         Args:
             wire: a prepared wire.
             channel: the channel.
-            after: read what comes after this offset.
-            limit: how many publications at most.
+            after: an offset.
+            limit: the most publications.
             now: ms since 1970, against which the retention's age is judged.
             delivered: the newest offset of the channel known to exist.
 

@@ -9,13 +9,10 @@ from trunkline.bus.nats.jetstream import Seen, Stored
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What a page is to hold.
+    """What a page is to hold: at most `limit` publications with offset > `after`, as old as `oldest_ts` at most.
 
     Attributes:
-        channel: whose publications.
-        after: the offset that they come after.
-        limit: how many at most.
-        oldest_ts: what is older is not served, ms since 1970.
+        oldest_ts: ms since 1970.
         delivered: the newest offset known to exist.
     """
 
@@ -30,8 +27,7 @@ class Reading(msgspec.Struct, frozen=True):
     """Messages of a channel from a position on, in order.
 
     Attributes:
-        stored: those that came.
-        pending: how many more there are.
+        pending: how many more there are than came.
         first: the first sequence at or after the position, None for none.
         held: how many messages there were from the position on.
         newest: the newest sequence where the whole channel was read, None where it was not.
@@ -73,7 +69,7 @@ class Reading(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, stored=[], pending=0, newest=too_old, too_old=too_old)
 
     def seen(self, oldest: Stored | None) -> Seen:
-        """What it shows about the channel, with the oldest message that is held after it."""
+        """What it shows about the channel; `oldest` is the oldest message that is still held after the reading."""
         return Seen(self.first, self.held, oldest.seq if oldest is not None else None)
 
     def served(self, wanted: Wanted, floor: int) -> tuple[list[Stored], bool]:

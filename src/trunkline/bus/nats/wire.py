@@ -21,6 +21,7 @@ import contextlib
 import secrets
 import ssl
 from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 from nats import errors as nats_errors
@@ -79,15 +80,37 @@ class WireSubscription:
             await self._subscription.unsubscribe()
 
 
-class _Call:
+class LastingSubscription:
+    """A subject being delivered over one wire after another; `forget` takes it off the list of those to bring back."""
+
+    def __init__(self, subject: str, on_message: OnMessage, forget: Callable[[LastingSubscription], None]) -> None:
+        self._subject = subject
+        self._on_message = on_message
+        self._forget = forget
+        self._wired: WireSubscription | None = None
+        self.closed = False
+
+    async def attach(self, wire: Wire) -> None:
+        """Go on over a new wire; raises BusUnavailable when that is lost already."""
+        self._wired = await wire.subscribe(self._subject, self._on_message)
+        if self.closed:
+            await self._wired.close()
+
+    async def close(self) -> None:
+        """End delivery; safe to call twice and while there is no server."""
+        if not self.closed:
+            self.closed = True
+            self._forget(self)
+        if self._wired is not None:
+            await self._wired.close()
+
+
+class _Call(NamedTuple):
     """A request that waits: for one reply, or for many that end with a status."""
 
-    __slots__ = ("future", "many", "timer")
-
-    def __init__(self, future: asyncio.Future[list[Msg]], timer: asyncio.TimerHandle, many: list[Msg] | None) -> None:
-        self.future = future
-        self.timer = timer
-        self.many = many
+    future: asyncio.Future[list[Msg]]
+    timer: asyncio.TimerHandle
+    many: list[Msg] | None
 
 
 class Wire:
@@ -105,15 +128,12 @@ class Wire:
 
     @classmethod
     async def connect(cls, address: NatsAddress, *, prefix: str, tls: ssl.SSLContext | None) -> Wire:
-        """Log in.
+        """Log in; raises BusUnavailable when no server let us in.
 
         Args:
-            address: the servers to try, and who to log in as.
+            address: the servers to try, and the user or token to log in with.
             prefix: the first token of every subject used.
             tls: how to verify the server, for a `tls://` address.
-
-        Raises:
-            BusUnavailable: no server let us in.
         """
         connection = await log_in(
             address, name="trunkline", tls=tls, on_error=lambda error: log.debug("nats reports", error=error)

@@ -10,7 +10,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Final
 
-from trunkline.bus import Bus, NatsSettings, open_bus
+from trunkline.bus import Bus, open_bus
 from trunkline.bus.base import FleetBus
 from trunkline.errors import StartError
 from trunkline.logs.logger import get_logger
@@ -36,7 +36,7 @@ from trunkline.server.node.move import Mover
 from trunkline.server.node.reports import NodeReports
 from trunkline.server.node.state import NodeState
 from trunkline.server.node.states import Event
-from trunkline.settings.sections import AuthSettings, BusSettings, Settings
+from trunkline.settings.sections import AuthSettings, Settings
 
 if TYPE_CHECKING:
     from trunkline.server.http.tokens import Verifier
@@ -79,7 +79,7 @@ class Node:
             TICK_S,
         )
         rules = RuleSet.of(settings, app.rules)
-        self.bus: Bus = bus or open_bus(settings.bus.url, rules.retention, _nats_settings(settings.bus))
+        self.bus: Bus = bus or open_bus(settings.bus, rules.retention)
         self.hub = Hub(self.bus, rules.retention, self.runtime.meter, self.runtime.clock, server.deflate_min_bytes)
         self.registry = Registry(self.runtime, self.hub.drop, self._on_closed)
         self.state = NodeState(settings, self.runtime, self.registry, rng)
@@ -299,14 +299,3 @@ def _verifier(auth: AuthSettings) -> Verifier | None:
     from trunkline.server.http.tokens import Verifier
 
     return Verifier(auth)
-
-
-def _nats_settings(bus: BusSettings) -> NatsSettings:
-    return NatsSettings(
-        prefix=bus.prefix,
-        replicas=bus.replicas,
-        keep_s=bus.keep_s,
-        max_bytes=bus.max_bytes,
-        publish_timeout_s=bus.publish_timeout_s,
-        tls_ca_file=str(bus.tls_ca_file) if bus.tls_ca_file is not None else None,
-    )
