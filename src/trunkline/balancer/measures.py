@@ -94,7 +94,7 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
     handshake.counts, handshake.sum = list(edge.handshake_counts), edge.handshake_sum
     duration = exposition.Histogram(DURATION_BUCKETS)
     duration.counts, duration.sum = list(edge.duration_counts), edge.duration_sum
-    connections, relayed, reserved, capacity, up, age, imbalance, build = (exposition.LabelledGauge() for _ in range(8))
+    connections, relayed, reserved, capacity, up, age, imbalance, build = (exposition.Labelled() for _ in range(8))
     found = balancer.overview()
     for service in found.services:
         # At 0 from the first scrape on, so that Prometheus sees the first one as a step.

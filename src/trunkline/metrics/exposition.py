@@ -56,32 +56,23 @@ class Histogram:
 
 
 class Labelled:
-    """A counter with labels: one number for each set of label values."""
-
-    __slots__ = ("values",)
-
-    def __init__(self) -> None:
-        self.values: dict[tuple[str, ...], int] = {}
-
-    def add(self, *labels: str, times: int = 1) -> None:
-        """Count under `labels`, in the order the series declares them."""
-        self.values[labels] = self.values.get(labels, 0) + times
-
-
-class LabelledGauge:
-    """A gauge with labels, filled at a scrape."""
+    """A counter or gauge with one number for each set of label values, in the order the series declares the labels."""
 
     __slots__ = ("values",)
 
     def __init__(self) -> None:
         self.values: dict[tuple[str, ...], float] = {}
 
+    def add(self, *labels: str, times: int = 1) -> None:
+        """Count under `labels`."""
+        self.values[labels] = self.values.get(labels, 0) + times
+
     def set(self, value: float, *labels: str) -> None:
-        """Set the value under `labels`, in the order the series declares them."""
+        """Set the value under `labels`."""
         self.values[labels] = value
 
 
-Value = float | Labelled | LabelledGauge | Histogram
+Value = float | Labelled | Histogram
 
 
 class Meter:
@@ -138,7 +129,7 @@ class Gauges(NamedTuple):
 
 def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Iterator[Family]:
     """All series of a node in Prometheus' families, aliases last."""
-    info = LabelledGauge()
+    info = Labelled()
     info.set(1, *gauges.build)
     values: dict[str, Value] = {
         **{f"ws_{name}": float(value) for name, value in gauges._asdict().items() if name != "build"},
@@ -181,7 +172,7 @@ def exposition(declared: Sequence[Series], values: Mapping[str, Value]) -> Itera
         name, value = series.name, values[series.name]
         if isinstance(value, Histogram):
             yield _histogram(name, series.help, value)
-        elif isinstance(value, Labelled | LabelledGauge):
+        elif isinstance(value, Labelled):
             known = dict.fromkeys(product(*series.values), 0.0) if series.values else {}
             samples = [
                 Sample(name, dict(zip(series.labels, labels, strict=False)), number)

@@ -40,19 +40,22 @@ BACKLOG_BYTES = 64 * 1024 * 1024
 """What may wait for a server that does not read, before publishing fails."""
 
 
-class _Sink(asyncio.Future[Msg]):
-    """Receives a subscription's messages where the client library would complete a future.
+class WireSubscription(asyncio.Future[Msg]):
+    """A subject being delivered over one wire: receives messages where the client library would complete a future.
 
     The library hands a message for a subscription with a `future` straight to `set_result`, inside its parser. A future
     that never completes and passes each message on is thereby a subscription without queue and task. The conformance
     suite shows whether a new version of the library still does so.
     """
 
-    def __init__(self, on_message: OnMessage) -> None:
+    def __init__(self, on_message: OnMessage, siblings: set[WireSubscription]) -> None:
         super().__init__()
+        self._siblings = siblings
         self.on_message: OnMessage | None = on_message
+        self.subscription: NatsSubscription | None = None
 
     def set_result(self, msg: Msg) -> None:
+        """Deliver a message."""
         if self.on_message is None:
             return
         try:
@@ -61,23 +64,13 @@ class _Sink(asyncio.Future[Msg]):
             # An exception here would end the library's read loop, and with it every other subscription.
             log.exception("delivery failed", subject=msg.subject)
 
-
-class WireSubscription:
-    """A subject being delivered over one wire."""
-
-    __slots__ = ("_sink", "_sinks", "_subscription")
-
-    def __init__(self, subscription: NatsSubscription, sink: _Sink, sinks: set[_Sink]) -> None:
-        self._subscription = subscription
-        self._sink = sink
-        self._sinks = sinks
-
     async def close(self) -> None:
         """End delivery at once, and unsubscribe at the server when it can be reached."""
-        self._sink.on_message = None
-        self._sinks.discard(self._sink)
-        with contextlib.suppress(nats_errors.Error, OSError):
-            await self._subscription.unsubscribe()
+        self.on_message = None
+        self._siblings.discard(self)
+        if self.subscription is not None:
+            with contextlib.suppress(nats_errors.Error, OSError):
+                await self.subscription.unsubscribe()
 
 
 class LastingSubscription:
@@ -109,7 +102,6 @@ class _Call(NamedTuple):
     """A request that waits: for one reply, or for many that end with a status."""
 
     future: asyncio.Future[list[Msg]]
-    timer: asyncio.TimerHandle
     many: list[Msg] | None
 
 
@@ -122,7 +114,7 @@ class Wire:
         self._inbox = inbox
         self._calls: dict[str, _Call] = {}
         self._last_call = 0
-        self._sinks: set[_Sink] = set()
+        self._subscriptions: set[WireSubscription] = set()
         self._echo: asyncio.Task[None] | None = None
         self.lost = connection.lost
 
@@ -164,11 +156,6 @@ class Wire:
         url = self._client.connected_url
         return (url.hostname, url.port or DEFAULT_PORT) if url is not None and url.hostname else None
 
-    @property
-    def max_payload(self) -> int:
-        """The largest message the server takes, bytes, headers included."""
-        return self._client.max_payload
-
     async def send(self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None) -> None:
         """Queue one message for writing, in the order of the calls; never waits for the network.
 
@@ -182,22 +169,49 @@ class Wire:
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
         except nats_errors.MaxPayloadError:
-            raise BusError(
-                f"a message of {len(data)} bytes is larger than NATS takes ({self.max_payload}); raise its max_payload"
-            ) from None
+            most = self._client.max_payload
+            why = f"a message of {len(data)} bytes is larger than NATS takes ({most}); raise its max_payload"
+            raise BusError(why) from None
         except (nats_errors.Error, OSError) as error:
             raise BusUnavailable(f"NATS did not take a message: {error}") from error
 
     async def call(
-        self, subject: str, data: bytes, *, timeout_s: float, headers: dict[str, str] | None = None, many: bool = False
+        self,
+        subject: str | None,
+        data: bytes,
+        *,
+        timeout_s: float,
+        headers: dict[str, str] | None = None,
+        many: bool = False,
     ) -> asyncio.Future[list[Msg]]:
         """Send a request and return the future of its replies; it fails with BusUnavailable after `timeout_s` seconds.
 
         With `many`, replies are gathered until one with a status ends them; that one is included. Sending does not
-        wait, so requests leave in the order of the calls.
+        wait, so requests leave in the order of the calls. Without a subject the message itself comes back.
         """
-        token, future = self._open(subject, timeout_s, [] if many else None)
-        await self._send_call(future, subject, data, reply=f"{self._inbox}.{token}", headers=headers)
+        loop = asyncio.get_running_loop()
+        self._last_call += 1
+        token = str(self._last_call)
+        reply = f"{self._inbox}.{token}"
+        future: asyncio.Future[list[Msg]] = loop.create_future()
+
+        def expire() -> None:
+            if not future.done():
+                name = subject or "its own inbox"
+                future.set_exception(BusUnavailable(f"NATS did not answer on {name} within {timeout_s:g} s"))
+
+        def forget(_: asyncio.Future[list[Msg]]) -> None:
+            timer.cancel()
+            self._calls.pop(token, None)
+
+        timer = loop.call_later(timeout_s, expire)
+        self._calls[token] = _Call(future, [] if many else None)
+        future.add_done_callback(forget)
+        try:
+            await self.send(subject or reply, data, reply=reply, headers=headers)
+        except BaseException:
+            future.cancel()
+            raise
         return future
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> Msg:
@@ -211,7 +225,8 @@ class Wire:
         """
         if self._echo is None:
             self._echo = asyncio.create_task(self._send_echo(timeout_s))
-            self._echo.add_done_callback(_look_at)
+            # Retrieves its outcome: when every caller has given up, asyncio would report its failure.
+            self._echo.add_done_callback(lambda done: done.cancelled() or done.exception())
         # Shielded: one caller that gives up must not take the answer from the others.
         await asyncio.shield(self._echo)
 
@@ -221,13 +236,13 @@ class Wire:
         The server has processed it after the next `echo`.
         """
         self._require_alive()
-        sink = _Sink(on_message)
+        wired = WireSubscription(on_message, self._subscriptions)
         try:
-            subscription = await self._client.subscribe(subject, future=sink)
+            wired.subscription = await self._client.subscribe(subject, future=wired)
         except (nats_errors.Error, OSError) as error:
             raise BusUnavailable(f"NATS did not take a subscription: {error}") from error
-        self._sinks.add(sink)
-        return WireSubscription(subscription, sink, self._sinks)
+        self._subscriptions.add(wired)
+        return wired
 
     async def close(self, reason: str) -> None:
         """Silence every subscription, fail every call, and close the socket; `lost` is set with `reason`."""
@@ -241,10 +256,9 @@ class Wire:
             self.lost.set_result(reason)
 
     def _require_alive(self) -> None:
-        if self.lost.done():
-            raise BusUnavailable(f"the connection to NATS is lost: {self.lost.result()}")
         if not self._client.is_connected:
             self.fail(str(self._client.last_error or "closed by the server"))
+        if self.lost.done():
             raise BusUnavailable(f"the connection to NATS is lost: {self.lost.result()}")
 
     async def _send_echo(self, timeout_s: float) -> None:
@@ -252,33 +266,7 @@ class Wire:
         await asyncio.sleep(0)
         self._echo = None
         # A message to our own inbox: it travels behind everything sent before, and back.
-        token, future = self._open("its own inbox", timeout_s, None)
-        await self._send_call(future, f"{self._inbox}.{token}", b"")
-        await future
-
-    def _open(self, subject: str, timeout_s: float, many: list[Msg] | None) -> tuple[str, asyncio.Future[list[Msg]]]:
-        loop = asyncio.get_running_loop()
-        self._last_call += 1
-        token = str(self._last_call)
-        future: asyncio.Future[list[Msg]] = loop.create_future()
-        self._calls[token] = _Call(future, loop.call_later(timeout_s, self._expire, token, subject, timeout_s), many)
-        future.add_done_callback(lambda _: self._forget(token))
-        return token, future
-
-    async def _send_call(
-        self,
-        future: asyncio.Future[list[Msg]],
-        subject: str,
-        data: bytes,
-        *,
-        reply: str = "",
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        try:
-            await self.send(subject, data, reply=reply, headers=headers)
-        except BaseException:
-            future.cancel()
-            raise
+        await (await self.call(None, b"", timeout_s=timeout_s))
 
     def _on_reply(self, msg: Msg) -> None:
         call = self._calls.get(msg.subject.rpartition(".")[2])
@@ -291,26 +279,10 @@ class Wire:
         if msg.headers is not None and "Status" in msg.headers:
             call.future.set_result(call.many)
 
-    def _expire(self, token: str, subject: str, timeout_s: float) -> None:
-        call = self._calls.get(token)
-        if call is not None and not call.future.done():
-            call.future.set_exception(BusUnavailable(f"NATS did not answer on {subject} within {timeout_s:g} s"))
-
-    def _forget(self, token: str) -> None:
-        call = self._calls.pop(token, None)
-        if call is not None:
-            call.timer.cancel()
-
     def _on_lost(self, lost: asyncio.Future[str]) -> None:
-        for sink in self._sinks:
-            sink.on_message = None
-        self._sinks.clear()
+        for subscription in self._subscriptions:
+            subscription.on_message = None
+        self._subscriptions.clear()
         for call in list(self._calls.values()):
             if not call.future.done():
                 call.future.set_exception(BusUnavailable(f"the connection to NATS was lost: {lost.result()}"))
-
-
-def _look_at(done: asyncio.Task[None]) -> None:
-    """Retrieve a task's outcome: when every caller has given up, asyncio would report its failure."""
-    if not done.cancelled():
-        done.exception()
