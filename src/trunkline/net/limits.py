@@ -68,12 +68,9 @@ class AddressLimiter:
 
     Args:
         burst: how many an address can take at once.
-        per_s: how many an address gets back each second; 0: no limit.
-        exempt: addresses and networks without a limit.
-        max_addresses: how many are remembered at most.
-
-    Raises:
-        ValueError: `exempt` holds something that is no network.
+        per_s: how many it gets back each second; 0: no limit.
+        exempt: addresses and networks without a limit; ValueError when one is neither.
+        max_addresses: the most that are remembered.
     """
 
     __slots__ = ("_burst", "_exempt", "_full_at", "_max", "_per_s")

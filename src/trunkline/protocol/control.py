@@ -44,8 +44,7 @@ class NodeReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a node sends to all balancers: at the start, on a change, on request, and every two seconds.
 
     Attributes:
-        node: its name.
-        url: where backends' connections go, e.g. http://10.0.0.7:3001.
+        url: where its connections go, e.g. http://10.0.0.7:3001.
         report: its load report, with the keys opened since its last message.
         leaving: its last message: it is about to end.
     """
@@ -105,9 +104,7 @@ class Moved(msgspec.Struct, frozen=True):
 class KeysAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Request for the number of clients by value of `by` (`GET /api/keys`, and over NATS).
 
-    Attributes:
-        by: what keeps clients together: `query:NAME` or `path:N` as the node sees them. A node keeps no headers and
-            cookies, so it has no values of them.
+    `by` is `query:NAME` or `path:N` as the node sees them: it keeps no headers and cookies.
     """
 
     by: str
@@ -239,11 +236,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True):
         path: without the query.
         address: the client's address, as far as it can be trusted.
         subject: `sub` of its token, None without a token.
-        age_s: seconds since it was opened.
         idle_s: seconds since the client last sent anything.
-        channels: names of the channels it follows.
         bytes_in: received from it.
-        bytes_out: sent to it.
         waiting_bytes: waiting in its outbox.
     """
 
