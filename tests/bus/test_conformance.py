@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.patience import patient
 from tests.support.server.bus_probe import BusUnderTest, Inbox
-from trunkline.bus import Bus, BusUnavailable, HistoryPage, Publication
+from trunkline.bus.base import Bus, HistoryPage, Publication
+from trunkline.errors import BusUnavailable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

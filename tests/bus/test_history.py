@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trunkline.bus import Retention
+from trunkline.bus.base import Retention
 from trunkline.bus.history import History
 
 STEPS = st.lists(

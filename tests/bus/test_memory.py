@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.support.server.bus_probe import Inbox, States
-from trunkline.bus import Publication, Retention
+from trunkline.bus.base import Publication, Retention
 from trunkline.bus.memory import MemoryBus
 
 

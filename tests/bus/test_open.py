@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.server.bus_probe import retention_of
-from trunkline.bus import open_bus
+from trunkline.bus.open import open_bus
 from trunkline.errors import SettingsError
 from trunkline.settings.sections import BusSettings
 

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, Peer, StartNode, settings_with
 from trunkline import App
-from trunkline.bus import Bus
+from trunkline.bus.base import Bus
 from trunkline.server.app import stock
 from trunkline.server.node.node import Node
 

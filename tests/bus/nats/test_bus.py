@@ -18,9 +18,8 @@ from nats.aio.client import Client
 from tests.support.free_ports import free_port
 from tests.support.patience import patient
 from tests.support.server.bus_probe import Inbox, States, retention_of, settings, until
-from trunkline.bus import BusUnavailable
 from trunkline.bus.nats.bus import NatsBus
-from trunkline.errors import BusError
+from trunkline.errors import BusError, BusUnavailable
 from trunkline.fleet.nats_server import NatsServer
 
 Start = Callable[..., Awaitable[NatsServer]]

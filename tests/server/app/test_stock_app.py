@@ -13,8 +13,9 @@ import pytest_asyncio
 from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, Peer, StartNode
 from tests.support.server.raw_peer import RawPeer, upgrade
-from trunkline.bus import BusUnavailable, Deliver, Retention, Subscription
+from trunkline.bus.base import Deliver, Retention, Subscription
 from trunkline.bus.memory import MemoryBus
+from trunkline.errors import BusUnavailable
 from trunkline.fleet.nats_server import NatsServer
 
 

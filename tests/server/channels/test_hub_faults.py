@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.server.faulty_bus import FaultyBus
 from tests.support.server.open_hub import OpenHub, Peer, frames_in
-from trunkline.bus import HistoryPage, Publication, Retention
+from trunkline.bus.base import HistoryPage, Publication, Retention
 from trunkline.protocol import close_codes
 from trunkline.server.channels import hub, publications, senders
 

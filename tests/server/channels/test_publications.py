@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.bus import Publication
+from trunkline.bus.base import Publication
 from trunkline.server.channels.publications import Outgoing, payload
 from trunkline.websocket.deflate import inflate
 

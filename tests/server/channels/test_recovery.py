@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trunkline.bus import HistoryPage, Publication, Retention
+from trunkline.bus.base import HistoryPage, Publication, Retention
 from trunkline.protocol import wire
 from trunkline.server.channels import recovery
 from trunkline.server.channels.channel import Channel

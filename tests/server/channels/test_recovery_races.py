@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.server.faulty_bus import FaultyBus
 from tests.support.server.open_hub import OpenHub, Peer
-from trunkline.bus import Retention
+from trunkline.bus.base import Retention
 from trunkline.server.channels import publications
 
 KEPT = ("public.a", "public.b")

@@ -9,7 +9,7 @@ import pytest
 from tests.support.server.faulty_bus import FaultyBus
 from tests.support.server.open_hub import OpenHub
 from tests.support.server.transition_table import shown_transitions
-from trunkline.bus import Publication, Retention
+from trunkline.bus.base import Publication, Retention
 from trunkline.server.channels import channel
 from trunkline.server.channels.channel import TRANSITIONS, Channel, Event, State
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from trunkline.bus import HistoryPage, Publication
+from trunkline.bus.base import HistoryPage, Publication
 from trunkline.server.channels.publications import Outgoing
 from trunkline.server.channels.window import Hole, Window, merge
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.server.faulty_bus import FaultyBus
 from tests.support.server.open_hub import OpenHub, Peer
 from tests.support.server.transition_table import shown_transitions
-from trunkline.bus import Retention
+from trunkline.bus.base import Retention
 from trunkline.server.connections import states
 from trunkline.server.connections.connection import Connection
 from trunkline.server.connections.states import CLOSED, CLOSING, OPEN, TRANSITIONS, Event

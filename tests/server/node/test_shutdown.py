@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 from tests.support.patience import patient
 from tests.support.server.live_node import Peer
 from tests.support.server.raw_peer import RawPeer, http, upgrade
-from trunkline.bus import Retention
+from trunkline.bus.base import Retention
 from trunkline.bus.nats.bus import NatsBus
 from trunkline.fleet.nats_server import NatsServer
 from trunkline.settings.sections import BusSettings

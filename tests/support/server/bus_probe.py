@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from tests.support.patience import patient
-from trunkline.bus import Bus, Publication, Retention
+from trunkline.bus.base import Bus, Publication, Retention
 from trunkline.settings.sections import BusSettings
 
 PATIENCE_S = patient(10.0)

@@ -10,8 +10,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from trunkline.bus import BusUnavailable, HistoryPage, Publication, Published, RetentionOf
+from trunkline.bus.base import HistoryPage, Publication, Published, RetentionOf
 from trunkline.bus.memory import MemoryBus
+from trunkline.errors import BusUnavailable
 
 Deliver = Callable[[Publication], None]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from trunkline.bus import Bus, RetentionOf
+from trunkline.bus.base import Bus, RetentionOf
 from trunkline.server.app import stock
 from trunkline.server.app.route import Route, Services
 from trunkline.server.app.serving import serve

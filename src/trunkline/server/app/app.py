@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 
-from trunkline.bus import Publication
+from trunkline.bus.base import Publication
 from trunkline.logs.logger import get_logger
 from trunkline.protocol import wire
 from trunkline.server.app.declaration import Declaration

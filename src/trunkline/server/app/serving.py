@@ -16,8 +16,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from trunkline.bus import BusUnavailable
-from trunkline.errors import ClientGone, MessageError
+from trunkline.errors import BusUnavailable, ClientGone, MessageError
 from trunkline.logs.logger import get_logger
 from trunkline.net.limits import Bucket
 from trunkline.protocol import close_codes, wire

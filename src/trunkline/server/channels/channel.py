@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from trunkline.bus import Publication, Retention, Subscription
+from trunkline.bus.base import Publication, Retention, Subscription
 from trunkline.server.channels.publications import Outgoing
 from trunkline.server.channels.window import Window
 from trunkline.server.connections.ports import Subscriber

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from trunkline.bus import Bus, BusUnavailable, HistoryPage
+from trunkline.bus.base import Bus, HistoryPage
+from trunkline.errors import BusUnavailable
 
 MAX_PARALLEL_READS: Final = 16
 

@@ -19,7 +19,8 @@ from typing import Final
 
 import msgspec
 
-from trunkline.bus import Bus, BusUnavailable, HistoryPage, Publication, RetentionOf
+from trunkline.bus.base import Bus, HistoryPage, Publication, RetentionOf
+from trunkline.errors import BusUnavailable
 from trunkline.logs.logger import get_logger
 from trunkline.metrics.exposition import Meter
 from trunkline.protocol import wire

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from trunkline.bus import Publication
+from trunkline.bus.base import Publication
 from trunkline.websocket import frames
 from trunkline.websocket.deflate import deflate
 

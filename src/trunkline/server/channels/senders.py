@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from trunkline.bus import Published
+from trunkline.bus.base import Published
 from trunkline.protocol import wire
 from trunkline.server.channels.channel import Channel
 from trunkline.server.connections.clock import Clock

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from trunkline.bus import BusUnavailable
+from trunkline.errors import BusUnavailable
 from trunkline.protocol import close_codes, wire
 from trunkline.server.channels import recovery
 from trunkline.server.channels.channel import Channel

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from trunkline.bus import HistoryPage, Publication
+from trunkline.bus.base import HistoryPage, Publication
 from trunkline.server.channels.publications import Outgoing
 
 

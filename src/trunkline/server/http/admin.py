@@ -15,8 +15,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from trunkline.bus import BusUnavailable
-from trunkline.errors import StartError
+from trunkline.errors import BusUnavailable, StartError
 from trunkline.http1.requests import Request, RequestReader, Response, json_response
 from trunkline.logs.logger import get_logger
 from trunkline.net.addresses import Network

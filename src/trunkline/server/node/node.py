@@ -10,8 +10,8 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Final
 
-from trunkline.bus import Bus, open_bus
-from trunkline.bus.base import FleetBus
+from trunkline.bus.base import Bus, FleetBus
+from trunkline.bus.open import open_bus
 from trunkline.errors import StartError
 from trunkline.logs.logger import get_logger
 from trunkline.net.limits import AddressLimiter
