@@ -60,21 +60,16 @@ class MemoryBus:
         self._forget_above = forget_above
         self._look_at = forget_above
         self._forgotten_top = 0
-        self._running = False
-
-    @property
-    def connected(self) -> bool:
-        """Whether the bus was started and not closed."""
-        return self._running
+        self.connected = False
 
     async def start(self, on_state: OnState) -> None:
         """Begin; `on_state(True)` is called once, since there is no server to lose."""
-        self._running = True
+        self.connected = True
         on_state(True)
 
     async def close(self) -> None:
         """Forget every channel; nothing more is delivered."""
-        self._running = False
+        self.connected = False
         for channel in self._channels.values():
             for subscription in channel.subscribers:
                 subscription.deliver = None
@@ -122,7 +117,7 @@ class MemoryBus:
         return HistoryPage(self._epoch, self._forgotten_top, 0, [])
 
     def _require_running(self) -> None:
-        if not self._running:
+        if not self.connected:
             raise BusUnavailable("the memory bus is not running: it was not started, or it was closed")
 
     def _channel(self, name: str) -> _Channel:

@@ -49,10 +49,6 @@ class Bucket:
         self.full_at, wait_s = _take(self.full_at, now, n, self.burst, self.per_s)
         return wait_s
 
-    def level(self, now: float) -> float:
-        """How many could be taken now."""
-        return self.burst - max(0.0, self.full_at - now) * self.per_s if self.per_s > 0 else self.burst
-
 
 def _take(full_at: float, now: float, n: float, burst: float, per_s: float) -> tuple[float, float]:
     filled_at = max(full_at, now) + min(n, burst) / per_s

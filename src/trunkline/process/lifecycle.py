@@ -16,7 +16,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import uvloop
@@ -55,13 +55,9 @@ async def serve_until_stopped(signals: Signals, stop: Callable[[], Coroutine[Any
     await asyncio.gather(stopping, return_exceptions=True)
 
 
-def run(main: Callable[[], Awaitable[T]]) -> T:
+def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a command's coroutine on uvloop; returns what it returns, most often an exit code."""
-
-    async def entry() -> T:
-        return await main()
-
-    return uvloop.run(entry())
+    return uvloop.run(main())
 
 
 def spare_collector() -> None:
@@ -96,6 +92,7 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process, on_output: Callable[[bytes, bool], None]) -> None:
         self._process = process
+        self.pid = process.pid  # of its group too
         # Read from the first moment on: a full pipe would stop the child.
         self._readers = [
             asyncio.create_task(self._read(stream, on_output, is_error))
@@ -133,11 +130,6 @@ class Child:
             preexec_fn=die_with_parent(dies_by),
         )
         return cls(process, on_output)
-
-    @property
-    def pid(self) -> int:
-        """Its process id, which is also that of its group."""
-        return self._process.pid
 
     @property
     def running(self) -> bool:

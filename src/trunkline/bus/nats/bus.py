@@ -28,7 +28,7 @@ from nats.aio.msg import Msg
 
 from trunkline.bus.base import Deliver, HistoryPage, OnState, Publication, Published, RetentionOf, Subscription
 from trunkline.bus.nats.fleet import NatsFleetLink
-from trunkline.bus.nats.jetstream import PubAck, ms_of
+from trunkline.bus.nats.jetstream import Reply, ms_of
 from trunkline.bus.nats.log import StreamLog
 from trunkline.bus.nats.wire import LastingSubscription, Wire
 from trunkline.errors import BusError, BusUnavailable
@@ -113,18 +113,13 @@ class NatsBus:
         self._subscriptions: dict[str, set[_NatsSubscription]] = {}
         self._rechecks: dict[str, asyncio.Task[None]] = {}
         self._link = Link(self._address, self._connect, log=log, events=_EVENTS, probe=lambda wire: wire.echo(ECHO_S))
-        self._fleet = NatsFleetLink(self._prefix)
+        self.fleet_link = NatsFleetLink(self._prefix)
 
     @property
     def connected(self) -> bool:
         """Whether NATS is connected, and streams and subscriptions are in place."""
         wire = self._link.connection
         return wire is not None and wire.alive
-
-    @property
-    def fleet_link(self) -> NatsFleetLink:
-        """Plain messages over the same connection."""
-        return self._fleet
 
     async def start(self, on_state: OnState) -> None:
         """Connect, or keep trying in the background when the first try failed."""
@@ -253,7 +248,7 @@ class NatsBus:
             await wire.subscribe("$JS.EVENT.ADVISORY.STREAM.*.*", self._on_advisory)
             for subscription in self._all_subscriptions():
                 await subscription.attach(wire)
-            await self._fleet.attach(wire)
+            await self.fleet_link.attach(wire)
             await wire.echo()
         except BaseException as error:
             await wire.close(f"given up: {error}")
@@ -273,7 +268,7 @@ class NatsBus:
 
     async def _store(
         self, wire: Wire, kept: StreamLog, channel: str, data: bytes, headers: dict[str, str] | None
-    ) -> PubAck | None:
+    ) -> Reply | None:
         """Send one publication to its stream and await the answer; None when there is no such stream."""
         # The lock holds publishers back while the stream is being made, so that none overtakes; it is fair.
         async with kept.lock:
@@ -285,7 +280,7 @@ class NatsBus:
         reply = (await call)[0]
         if reply.headers is not None and "Status" in reply.headers:
             return None
-        return msgspec.json.decode(reply.data, type=PubAck)
+        return msgspec.json.decode(reply.data, type=Reply)
 
     def _log_of(self, channel: str) -> StreamLog | None:
         retention = self._retention(channel)

@@ -19,14 +19,9 @@ class NatsFleetLink:
     """See `base.FleetLink`."""
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
         self._wire: Wire | None = None
         self._listeners: list[LastingSubscription] = []
-
-    @property
-    def prefix(self) -> str:
-        """The first token of every subject."""
-        return self._prefix
 
     @property
     def server(self) -> tuple[str, int] | None:

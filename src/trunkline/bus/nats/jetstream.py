@@ -70,14 +70,6 @@ class ApiError(msgspec.Struct, frozen=True):
     description: str = ""
 
 
-class StreamReply(msgspec.Struct, frozen=True):
-    """The answer to a request to create, update or describe a stream."""
-
-    error: ApiError | None = None
-    created: str = ""
-    state: StreamState | None = None
-
-
 class StoredMessage(msgspec.Struct, frozen=True):
     """A message as the leader has it, without its payload."""
 
@@ -85,18 +77,13 @@ class StoredMessage(msgspec.Struct, frozen=True):
     time: str
 
 
-class MessageReply(msgspec.Struct, frozen=True):
-    """The answer to a request to the leader for one message."""
+class Reply(msgspec.Struct, frozen=True):
+    """An answer of JetStream: what it has beside an error depends on the request."""
 
     error: ApiError | None = None
+    created: str = ""
+    state: StreamState | None = None
     message: StoredMessage | None = None
-
-
-class PubAck(msgspec.Struct, frozen=True):
-    """The answer to a publication."""
-
-    error: ApiError | None = None
-    stream: str = ""
     seq: int = 0
 
 

@@ -26,9 +26,8 @@ from trunkline.bus.nats.jetstream import (
     NOT_FOUND,
     STREAM_EXISTS_DIFFERENTLY,
     DirectGet,
-    MessageReply,
+    Reply,
     Stored,
-    StreamReply,
     StreamState,
     epoch_of,
     floor_of,
@@ -109,7 +108,7 @@ class StreamLog:
         else:
             self._note(reply)
 
-    def _note(self, reply: StreamReply) -> None:
+    def _note(self, reply: Reply) -> None:
         epoch = epoch_of(reply.created)
         if epoch != self.epoch:
             self.remade = self.epoch is not None
@@ -239,7 +238,7 @@ class StreamLog:
         )
         if msg.headers is not None and "Status" in msg.headers:
             self._check_status(msg.headers)
-        reply = msgspec.json.decode(msg.data, type=MessageReply)
+        reply = msgspec.json.decode(msg.data, type=Reply)
         if reply.message is not None:
             return Stored(reply.message.seq, ms_of(reply.message.time), b"")
         if reply.error is None or reply.error.err_code != NO_MESSAGE:
@@ -255,8 +254,8 @@ class StreamLog:
             self.stale = True  # the stream may be gone
             raise BusUnavailable(f"stream {self.name} cannot be read: status {status}")
 
-    async def _api(self, wire: Wire, verb: str, request: bytes) -> StreamReply:
+    async def _api(self, wire: Wire, verb: str, request: bytes) -> Reply:
         msg = await wire.request(f"$JS.API.STREAM.{verb}.{self.name}", request, timeout_s=self._timeout_s)
         if msg.headers is not None and "Status" in msg.headers:
             raise BusUnavailable("NATS runs without JetStream, or it is not ready; channels with history need it")
-        return msgspec.json.decode(msg.data, type=StreamReply)
+        return msgspec.json.decode(msg.data, type=Reply)
