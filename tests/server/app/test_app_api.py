@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 from websockets.exceptions import InvalidStatus
 
 from tests.support.patience import patient
@@ -459,6 +460,30 @@ async def test_on_disconnect_is_called_once(start_node: StartNode, open_peer: Op
     assert heard == {("server", 4000), ("client", 3000), ("cut", 1006), ("broken", 1002)}
     await asyncio.sleep(0.1)
     assert ended.empty()
+
+
+async def test_a_failing_on_disconnect_is_logged(start_node: StartNode, open_peer: OpenPeer) -> None:
+    """An exception of `on_disconnect` reaches the log, whether the method is a plain one or async."""
+    app = App()
+
+    @app.websocket("/plain", envelope=False)
+    class Plain(Endpoint):
+        def on_disconnect(self, client: Client, code: int, reason: str) -> None:
+            raise RuntimeError("plain")
+
+    @app.websocket("/async", envelope=False)
+    class Async(Endpoint):
+        async def on_disconnect(self, client: Client, code: int, reason: str) -> None:
+            raise RuntimeError("async")
+
+    node = await start_node(app)
+    for kind in ("plain", "async"):
+        peer = await open_peer(node, f"/{kind}", greet=False)
+        with capture_logs() as seen:
+            await peer.socket.close()
+            async with asyncio.timeout(patient(2)):
+                while ("on_disconnect_failed", f"/{kind}") not in [(entry["event"], entry.get("path")) for entry in seen]:
+                    await asyncio.sleep(0.01)
 
 
 async def test_nothing_follows_a_close_frame(start_node: StartNode) -> None:

@@ -104,10 +104,20 @@ class Serving:
         try:
             work = handler.on_disconnect(self._client, connection.close_code, connection.close_reason)
         except Exception as error:
-            log.error("on_disconnect_failed", path=self._route.path, connection=connection.identity.id, exc_info=error)
-            return
-        if work is not None:
-            self._route.services.registry.spawn(self._guard(work))
+            self._disconnect_failed(error)
+        else:
+            if work is not None:
+                self._route.services.registry.spawn(self._disconnect(work))
+
+    async def _disconnect(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            self._disconnect_failed(error)
+
+    def _disconnect_failed(self, error: Exception) -> None:
+        id = self.connection.identity.id
+        log.error("on_disconnect_failed", path=self._route.path, connection=id, exc_info=error)
 
     # --- one message after another ------------------------------------------------------------------------------------
 

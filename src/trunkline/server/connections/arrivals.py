@@ -16,16 +16,7 @@ KEPT = 4096
 
 
 class Arrivals:
-    """The keys of the newest WebSockets.
-
-    Args:
-        run: drawn at the start of the process.
-        kept: how many keys are kept.
-
-    Attributes:
-        run: as given.
-        opened: WebSockets opened since the start.
-    """
+    """The keys of the newest WebSockets; `run` is drawn at the start of the process, `opened` counts since then."""
 
     __slots__ = ("_keys", "opened", "run")
 
