@@ -482,7 +482,9 @@ async def test_a_failing_on_disconnect_is_logged(start_node: StartNode, open_pee
         with capture_logs() as seen:
             await peer.socket.close()
             async with asyncio.timeout(patient(2)):
-                while ("on_disconnect_failed", f"/{kind}") not in [(entry["event"], entry.get("path")) for entry in seen]:
+                while ("on_disconnect_failed", f"/{kind}") not in [
+                    (entry["event"], entry.get("path")) for entry in seen
+                ]:
                     await asyncio.sleep(0.01)
 
 

@@ -42,11 +42,7 @@ E = TypeVar("E", bound=type[Endpoint] | Endpoint | EndpointFunction)
 
 
 class App:
-    """A set of endpoints with the hooks around them.
-
-    Args:
-        name: shown in `/api/instance`.
-    """
+    """A set of endpoints with the hooks around them; `/api/instance` shows its `name`."""
 
     def __init__(self, name: str = "app") -> None:
         self.name = name
@@ -58,8 +54,6 @@ class App:
         self._tasks = Tasks("background_task_failed")
         self._hub: Hub | None = None
         self._settings: Settings | None = None
-
-    # --- declaring ----------------------------------------------------------------------------------------------------
 
     def websocket(
         self,
@@ -95,15 +89,7 @@ class App:
             else:
                 raise TypeError(f"an endpoint is a subclass of Endpoint or an async function, not {target!r}")
             self.declarations.append(
-                Declaration(
-                    path,
-                    handler,
-                    message=message,
-                    channels=channels,
-                    envelope=envelope,
-                    limits=limits or Limits(),
-                    setting=setting,
-                )
+                Declaration(path, handler, message, channels, envelope, limits or Limits(), setting)
             )
             return target
 
@@ -149,14 +135,8 @@ class App:
 
         return declare
 
-    # --- while it runs ------------------------------------------------------------------------------------------------
-
     async def publish(self, channel: str, data: object) -> wire.Position | None:
-        """Put a message into a channel from server-side code.
-
-        Args:
-            channel: a channel's name.
-            data: anything msgspec can encode as JSON.
+        """Put a message into a channel from server-side code; `data` is anything msgspec can encode as JSON.
 
         Returns:
             Its position; None for a channel without history.
@@ -190,8 +170,6 @@ class App:
         if self._hub is None:
             raise RuntimeError("the app is not running yet; use it from a hook or an endpoint")
         return self._hub
-
-    # --- for the node -------------------------------------------------------------------------------------------------
 
     async def start(self, hub: Hub, settings: Settings) -> None:
         """Bind the app to a node and run its start-up hooks."""

@@ -96,8 +96,7 @@ class Client:
     def send(self, message: object) -> None:
         """Send one message; it is never dropped.
 
-        Args:
-            message: `str` goes out as text, `bytes` as binary, anything else that msgspec encodes as JSON text.
+        `str` goes out as text, `bytes` as binary, anything else that msgspec encodes as JSON text.
 
         Raises:
             ClientGone: the connection has ended.
@@ -141,11 +140,7 @@ class Client:
             await hub.publish(channel, encoded)
 
     async def join(self, channel: str, since: wire.Position | None = None) -> None:
-        """Make this client a subscriber; it gets a `subscription_ack` and, with `since`, what it missed.
-
-        Args:
-            channel: a channel's name.
-            since: the last position that the client saw.
+        """Make this client a subscriber; it gets a `subscription_ack`, and what it missed `since` the given position.
 
         Raises:
             BusUnavailable: the channel cannot be had now.

@@ -29,7 +29,6 @@ class Declaration:
         self,
         path: str,
         handler: Endpoint | EndpointFunction,
-        *,
         message: object,
         channels: bool,
         envelope: bool,

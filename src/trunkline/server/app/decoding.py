@@ -83,15 +83,7 @@ def check_json(payload: bytes) -> None:
 
 
 def decode(decoder: msgspec.json.Decoder[Any], payload: bytes) -> Any:
-    """Decode one message.
-
-    Args:
-        decoder: for the messages that this endpoint takes.
-        payload: JSON text.
-
-    Raises:
-        MessageError: INVALID_JSON, UNKNOWN_TYPE or INVALID_MESSAGE, in this order.
-    """
+    """Decode one message; raises MessageError: INVALID_JSON, UNKNOWN_TYPE or INVALID_MESSAGE, in this order."""
     if too_deep(payload):
         raise MessageError(wire.INVALID_JSON, f"message nests deeper than {MAX_DEPTH}")
     try:

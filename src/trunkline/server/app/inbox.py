@@ -13,11 +13,7 @@ BACKLOG_LIMIT: Final = 64
 
 
 class Inbox:
-    """The queue between a connection and its endpoint function.
-
-    Args:
-        connection: whose messages they are.
-    """
+    """The queue between a connection and its endpoint function."""
 
     __slots__ = ("_connection", "_ended", "_messages", "_waiter")
 

@@ -57,13 +57,7 @@ class Roster:
         return True
 
     def hear(self, node: str, players: list[str], now: float) -> Change:
-        """Another node has announced its players.
-
-        Args:
-            node: its name.
-            players: all its players of this match.
-            now: seconds.
-        """
+        """Another node has announced all its players of this match; `now` in seconds."""
         before = self.players
         if players:
             self._remote[node] = list(players)

@@ -41,13 +41,7 @@ class EffectiveLimits(msgspec.Struct, frozen=True):
 
 
 class Route:
-    """One endpoint of a node.
-
-    Args:
-        declaration: as the application declared it.
-        settings: fill in limits that it left open.
-        services: what its clients are served with.
-    """
+    """One endpoint of a node; `settings` fill in the limits that its declaration left open."""
 
     def __init__(self, declaration: Declaration, settings: Settings, services: Services) -> None:
         self.declaration = declaration

@@ -62,8 +62,6 @@ class Serving:
         self._backlog: deque[tuple[int, bytes]] | None = None
         self._bucket: Bucket | None = None
 
-    # --- the life of a connection -------------------------------------------------------------------------------------
-
     def begin(self) -> None:
         """Begin the endpoint's work."""
         handler = self._route.declaration.handler
@@ -119,8 +117,6 @@ class Serving:
         id = self.connection.identity.id
         log.error("on_disconnect_failed", path=self._route.path, connection=id, exc_info=error)
 
-    # --- one message after another ------------------------------------------------------------------------------------
-
     def receive(self, opcode: int, payload: bytes) -> None:
         """Serve a message now, or when those before it are served."""
         backlog = self._backlog
@@ -168,10 +164,11 @@ class Serving:
         if limits.rate_per_s <= 0:
             return
         runtime = self._route.services.runtime
+        now = runtime.clock.now
         bucket = self._bucket
         if bucket is None:
-            bucket = self._bucket = Bucket(limits.rate_burst, limits.rate_per_s, runtime.clock.now)
-        wait_s = bucket.take(runtime.clock.now)
+            bucket = self._bucket = Bucket(limits.rate_burst, limits.rate_per_s, now)
+        wait_s = bucket.take(now)
         if wait_s:
             runtime.meter.rate_limited += 1
             raise MessageError(
@@ -189,8 +186,6 @@ class Serving:
         work = self._route.on_message(self._client, message)
         return None if work is None else self._guard(work, id)
 
-    # --- faults -------------------------------------------------------------------------------------------------------
-
     async def _guard(self, work: Awaitable[None], id: wire.MessageId = None, *, close_on_fault: bool = False) -> None:
         """Await `work` for the client; see `_explain` for what becomes of an exception."""
         try:
@@ -201,10 +196,7 @@ class Serving:
     def _explain(self, error: Exception, id: wire.MessageId = None, *, close_on_fault: bool = False) -> None:
         """Log the application's fault and end the connection: without envelope there is no error message.
 
-        Args:
-            error: what went wrong.
-            id: of the message that was not served.
-            close_on_fault: end the connection with 1011 when it was the application's fault.
+        With envelope, the error message names `id`, and only with `close_on_fault` the connection ends too.
         """
         if isinstance(error, ClientGone) or self.connection.state == CLOSED:
             return

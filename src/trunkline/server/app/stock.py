@@ -12,6 +12,7 @@ import msgspec
 from trunkline import App, BusUnavailable, Client, Endpoint, Limits, Position, Publication, Refused, Request
 from trunkline.protocol import close_codes
 from trunkline.protocol.wire import ChatMessage, MessageResponse, PlayerJoined, PlayerLeft
+from trunkline.server.app.decoding import message_id
 from trunkline.server.app.roster import REFRESH_S, Roster
 
 _NAME = re.compile(r"[A-Za-z0-9_~:@=+-]{1,64}")
@@ -164,7 +165,7 @@ class Match(Endpoint):
         """Pass a player's message to the others."""
         seat = client.state
         if isinstance(seat, Seat):
-            id = _message_id(message)
+            id = message_id(bytes(message))
             await client.publish(f"match.{seat.match}", Move(seat.player, message), to_others=True, id=id)
 
     async def on_disconnect(self, client: Client, code: int, reason: str) -> None:
@@ -219,16 +220,6 @@ class Match(Endpoint):
         except BusUnavailable:
             # The next refresh announces it again; until then each node shows its own players.
             return
-
-
-def _message_id(message: msgspec.Raw) -> str | int | None:
-    """The `id` of a player's message, for its acknowledgement."""
-    try:
-        found = msgspec.json.decode(message)
-    except msgspec.DecodeError:
-        return None
-    id = found.get("id") if isinstance(found, dict) else None
-    return id if isinstance(id, (str, int)) and not isinstance(id, bool) else None
 
 
 def create() -> App:

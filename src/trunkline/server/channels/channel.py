@@ -55,11 +55,8 @@ Listener = Callable[[Publication], None]
 class Channel:
     """A channel that somebody on this node follows.
 
-    Args:
-        name: the channel's name.
-        retention: how much of it the bus keeps.
-
     Attributes:
+        retention: how much of it the bus keeps.
         last: the newest offset that subscribers here have seen, or know that they will not get.
         clear_to: an offset up to which history had nothing more than `last`; offsets of other channels lie between.
         joining: clients that still read what they missed and will be subscribers after it.
@@ -122,11 +119,7 @@ class Channel:
             self.idle_since = now
 
     def accept(self, publication: Publication) -> bool:
-        """Take the next publication into the tick's batch.
-
-        Returns:
-            False when it does not continue the chain: a hole, or an epoch that began.
-        """
+        """Take the next publication into the tick's batch; False when it opens a hole, or an epoch began."""
         offset = publication.offset
         if offset is None:
             self._append(publication, None)
@@ -151,8 +144,7 @@ class Channel:
     def flush(self, deflate_min_bytes: int, shared_bits: int) -> tuple[int, int, int]:
         """Write the tick's publications, joined, once to each subscriber.
 
-        Returns:
-            How many deliveries were made, how many bytes were written, how many deliveries were dropped.
+        Returns how many deliveries were made, how many bytes were written, how many deliveries were dropped.
         """
         batch, self.pending = self.pending, []
         if not batch or not self.subscribers:

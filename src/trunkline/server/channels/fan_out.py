@@ -14,13 +14,7 @@ log = get_logger("trunkline.hub")
 
 
 class FanOut:
-    """Writes the publications that wait in channels.
-
-    Args:
-        meter: where to count.
-        clock: the node's clock.
-        deflate_min_bytes: frames below this go out uncompressed.
-    """
+    """Writes the publications that wait in channels; frames below `deflate_min_bytes` are not compressed."""
 
     def __init__(self, meter: Meter, clock: Clock, deflate_min_bytes: int) -> None:
         self._meter = meter

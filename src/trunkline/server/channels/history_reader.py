@@ -12,11 +12,7 @@ MAX_PARALLEL_READS: Final = 16
 
 
 class HistoryReader:
-    """Asks one bus.
-
-    Args:
-        bus: a started bus.
-    """
+    """Reads from one bus."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -37,11 +33,6 @@ class HistoryReader:
                 continue
             if following.more and following.top <= page.top:
                 raise BusUnavailable(f"the bus has more of {channel} after {page.top}, and gives none")
-            page = HistoryPage(
-                page.epoch,
-                page.floor,
-                max(page.top, following.top),
-                [*page.publications, *following.publications],
-                following.more,
-            )
+            publications = [*page.publications, *following.publications]
+            page = HistoryPage(page.epoch, page.floor, max(page.top, following.top), publications, following.more)
         return page

@@ -47,15 +47,7 @@ PAGE: Final = 1000
 
 
 class Hub:
-    """All channels of a node.
-
-    Args:
-        bus: a started bus.
-        retention: how much the bus keeps of a channel.
-        meter: where to count.
-        clock: the node's coarse clock.
-        deflate_min_bytes: frames below this go out uncompressed.
-    """
+    """All channels of a node. The `bus` is started; frames below `deflate_min_bytes` go out uncompressed."""
 
     def __init__(self, bus: Bus, retention: RetentionOf, meter: Meter, clock: Clock, deflate_min_bytes: int) -> None:
         self.bus = bus
@@ -304,14 +296,9 @@ class Hub:
             channel.clear_to = max(channel.clear_to, page.top)
 
     def _take_waiting(self, channel: Channel, seen: int) -> bool:
-        """Let publications go on that came while history was read.
+        """Let publications go on that came while history was read, `seen` of them before that read began.
 
-        Args:
-            channel: theirs.
-            seen: how many of them had come when the read began.
-
-        Returns:
-            False when history has to be read again: one that came later shows a hole, which that read cannot fill.
+        Returns False when history has to be read again: one that came later shows a hole, which that read cannot fill.
         """
         waiting, channel.waiting = channel.waiting, []
         for index, publication in enumerate(waiting):

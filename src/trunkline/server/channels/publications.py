@@ -21,13 +21,7 @@ _encode = msgspec.json.encode
 
 
 class Outgoing:
-    """One publication, ready to be written.
-
-    Attributes:
-        publication: as the bus delivered it.
-        prev: the offset that subscribers of this node saw before it.
-        frame: the uncompressed text frame.
-    """
+    """One publication, ready to be written; subscribers of this node saw offset `prev` before it."""
 
     __slots__ = ("_deflated", "frame", "prev", "publication")
 
@@ -53,8 +47,9 @@ def payload(publication: Publication, prev: int | None) -> bytes:
         place = b'"epoch":null,"offset":null,"prev":null'
     else:
         place = b'"epoch":%b,"offset":%d,"prev":%d' % (_encode(publication.epoch), offset, prev or 0)
+    channel = _encode(publication.channel)
     return b'{"type":"publication","channel":%b,%b,"data":%b,"ts":%d}' % (
-        _encode(publication.channel),
+        channel,
         place,
         publication.data,
         publication.ts,
@@ -72,12 +67,7 @@ def first_piece(items: list[Outgoing]) -> list[Outgoing]:
 
 
 def joined(items: list[Outgoing], after: int | None = None) -> bytes:
-    """The frames of `items`.
-
-    Args:
-        items: oldest first, at least one.
-        after: the offset that the client stands at: the first one's `prev`. None leaves it as it is.
-    """
+    """The frames of `items`, at least one; for a client that stands at offset `after`, the first `prev` is that."""
     written = [item.frame for item in items]
     if after is not None and items[0].prev != after:
         written[0] = Outgoing(items[0].publication, after).frame

@@ -25,11 +25,9 @@ class Missed(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What is granted of one channel.
+    """What is granted of one channel; `position` goes into the acknowledgement.
 
     Attributes:
-        channel: which.
-        position: for the acknowledgement.
         outcome: how the recovery ended, None when none was requested.
         missed: None when the client can go on live at once.
     """
@@ -41,12 +39,9 @@ class Verdict(NamedTuple):
 
 
 def decide(channel: Channel, wanted: wire.Position | None, window: Window | None) -> Verdict:
-    """Decide what a client gets of a live channel.
+    """Decide what a client gets of a live channel as it stands now.
 
-    Args:
-        channel: as it stands now.
-        wanted: the last position that the client saw, None when it recovers nothing.
-        window: the channel's recent publications, None when they were not read.
+    `wanted` is the last position that it saw, None when it recovers nothing; `window` is None when it was not read.
     """
     last = None if channel.epoch is None else channel.last
     if wanted is None:

@@ -22,16 +22,23 @@ class Replaying:
 
     async def replay(self, subscriber: Subscriber, request: wire.Replay) -> None:
         """Write what is kept of the requested range, then what is missing of it; raises BusUnavailable."""
+
+        def incomplete(epoch: str | None, sent: int, missing: tuple[int, int | None], reason: str) -> None:
+            self._meter.replay_requests.add(reason)
+            subscriber.send_message(
+                wire.ReplayIncomplete(request.id, request.channel, epoch, sent, *missing, reason, self._clock.wall_ms)
+            )
+
         channel = await self._hub.attach(request.channel)
         start = request.start if request.start is not None else (request.since or 0) + 1
         if channel.epoch is None:
-            self._incomplete(subscriber, request, None, 0, (start, request.to), "no_history")
+            incomplete(None, 0, (start, request.to), "no_history")
             return
         window = await self._hub.window(channel)
         # The history may have begun again while it was read, and may while it is written: what is read stays.
         epoch = channel.epoch
         if request.epoch is not None and request.epoch != epoch:
-            self._incomplete(subscriber, request, epoch, 0, (start, request.to), "epoch_changed")
+            incomplete(epoch, 0, (start, request.to), "epoch_changed")
             return
         to = channel.last if request.to is None else min(request.to, channel.last)
         sent = 0
@@ -51,24 +58,10 @@ class Replaying:
             at = (piece[-1].publication.offset or at) + 1
             await self._room(subscriber)
         if missing is not None:
-            self._incomplete(subscriber, request, epoch, sent, missing, "expired")
+            incomplete(epoch, sent, missing, "expired")
             return
         self._meter.replay_requests.add("complete")
         end = max(to, start - 1)
         subscriber.send_message(
             wire.ReplayComplete(request.id, request.channel, epoch, start, end, sent, self._clock.wall_ms)
-        )
-
-    def _incomplete(
-        self,
-        subscriber: Subscriber,
-        request: wire.Replay,
-        epoch: str | None,
-        sent: int,
-        missing: tuple[int, int | None],
-        reason: str,
-    ) -> None:
-        self._meter.replay_requests.add(reason)
-        subscriber.send_message(
-            wire.ReplayIncomplete(request.id, request.channel, epoch, sent, *missing, reason, self._clock.wall_ms)
         )

@@ -23,12 +23,7 @@ Work: TypeAlias = Coroutine[object, object, None]
 class Requests:
     """Serves channel requests.
 
-    Args:
-        hub: the node's channels.
-        rules: who may use which.
-        runtime: clock and counts.
-        room: waits until everything written to a subscriber has left.
-        max_channels: channels that one client may follow.
+    `room` waits until everything written to a subscriber has left; one client may follow `max_channels`.
     """
 
     def __init__(self, hub: Hub, rules: RuleSet, runtime: Runtime, room: Room, max_channels: int) -> None:

@@ -79,7 +79,8 @@ class _Rule:
                 continue
             if token[0] != "{":
                 return False
-            if claims is not None and _token_of(claims, token[1:-1]) != given:
+            value = given if claims is None else claims.get(token[1:-1])
+            if isinstance(value, bool) or _as_text(value) != given:
                 return False
         return True
 
@@ -102,13 +103,7 @@ class RuleSet:
         retention: Retention = Retention(1000, 300.0),  # noqa: B008 - frozen
         max_name_bytes: int = MAX_NAME_BYTES,
     ) -> RuleSet:
-        """Make a rule set.
-
-        Args:
-            rules: the operator's or the application's rules, tried first.
-            defaults: tried after them.
-            retention: for rules that leave open what is kept.
-            max_name_bytes: longest channel name.
+        """Make a rule set: `rules` are tried before `defaults`; `retention` holds for those that leave it open.
 
         Raises:
             SettingsError: a pattern or an access that cannot be used.
@@ -153,39 +148,16 @@ class RuleSet:
         return next((rule for rule in self._rules if rule.matches(name, claims or {})), None)
 
 
-def _token_of(claims: Claims, claim: str) -> str | None:
-    value = claims.get(claim)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return None
-
-
-# --- access -----------------------------------------------------------------------------------------------------------
-
 _May = Callable[[Claims], bool]
 
 
-def _anyone(_: Claims) -> bool:
-    return True
-
-
-def _nobody(_: Claims) -> bool:
-    return False
-
-
-_NAMED: dict[str, _May] = {"anyone": _anyone, "nobody": _nobody, "authenticated": bool}
+_NAMED: dict[str, _May] = {"anyone": lambda _: True, "nobody": lambda _: False, "authenticated": bool}
 
 
 def _access(key: str, access: str | tuple[str, ...]) -> _May:
-    if isinstance(access, str):
-        return _one(key, access)
-    choices = tuple(_one(key, one) for one in access)
-    return lambda claims: any(may(claims) for may in choices)
-
-
-def _one(key: str, access: str) -> _May:
+    if not isinstance(access, str):
+        choices = tuple(_access(key, one) for one in access)
+        return lambda claims: any(may(claims) for may in choices)
     if access in _NAMED:
         return _NAMED[access]
     claim, equals, wanted = access.partition("=")

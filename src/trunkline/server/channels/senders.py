@@ -37,12 +37,7 @@ class Sender:
 
 
 class Senders:
-    """All that wait on this node.
-
-    Args:
-        clock: the node's coarse clock.
-        flush: writes what waits in a channel's tick.
-    """
+    """All that wait on this node; `flush` writes what waits in a channel's tick."""
 
     def __init__(self, clock: Clock, flush: Callable[[Channel], None]) -> None:
         self._clock = clock

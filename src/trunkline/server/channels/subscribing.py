@@ -28,13 +28,7 @@ _TRIES: Final = 5
 
 
 class Subscribing:
-    """Makes connections subscribers.
-
-    Args:
-        hub: the node's channels.
-        runtime: clock and counts.
-        room: waits between the pieces of a replay.
-    """
+    """Makes connections subscribers; `room` waits between the pieces of a replay."""
 
     def __init__(self, hub: Hub, runtime: Runtime, room: Room) -> None:
         self._hub = hub

@@ -32,15 +32,10 @@ class Merged(NamedTuple):
 
 
 def merge(after: int, history: Sequence[Publication], live: Sequence[Publication]) -> Merged:
-    """Join history with publications that arrived while it was read.
+    """Join history (after offset `after`, without holes) with publications that arrived live while it was read.
 
     A live publication continues the run when the offset before it is not beyond what the run has: then nothing can be
     between them. `prev` below the run's end is fine, because older publications may have expired from the bus.
-
-    Args:
-        after: the offset the run starts behind.
-        history: oldest first, from the bus, without holes.
-        live: in order of arrival; may repeat what history has.
     """
     run: list[Publication] = []
     top = after
@@ -63,9 +58,7 @@ def merge(after: int, history: Sequence[Publication], live: Sequence[Publication
 class Window:
     """The publications of a channel after `floor`, up to the newest, without holes.
 
-    Args:
-        page: history as the bus gave it.
-        capacity: most publications to keep; the floor rises past it.
+    It begins with a page of history and keeps at most `capacity` publications; the floor rises past them.
     """
 
     __slots__ = ("_capacity", "_items", "_offsets", "floor", "top", "used_at")

@@ -33,10 +33,8 @@ class Arrivals:
     def behind(self, after: int, run: str | None = None) -> tuple[str, ...]:
         """Keys of those behind the first `after`, oldest first, as far as they are kept.
 
-        Args:
-            after: what `opened` was at the last look, negative when there was none.
-            run: the run that this number is from; with another than ours, or with a number that we have not reached,
-                all keys that are kept.
+        All that are kept when there was no look before (`after` is negative), or when `after` was counted in another
+        `run`.
         """
         new = self.opened - after
         kept = len(self._keys)

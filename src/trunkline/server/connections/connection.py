@@ -41,11 +41,11 @@ class Connection(asyncio.Protocol):
 
     Args:
         runtime: what all connections of the node share.
-        owner: whom it reports to.
+        owner: what it reports to.
         transport: the TCP connection, or a TLS one.
         reader: the frame reader, with this endpoint's limits.
         identity: whose connection it is.
-        serve: makes the handler of this connection.
+        serve: makes its handler.
         deflate_bits: window for compressed answers, 0 when permessage-deflate was not negotiated.
         outbox_bytes: the bound of the outbox.
         expires_at: when the client's token ends, in seconds of the node's clock.
@@ -245,13 +245,9 @@ class Connection(asyncio.Protocol):
             self.pause_reading()
 
     def push(self, data: bytes, channel: Followed, prev: int | None, last: int | None) -> bool:
-        """Write publications of one channel; returns False when they were dropped because the client is slow.
+        """Write publications of one channel, `prev` being the offset before the first, `last` that of the last.
 
-        Args:
-            data: the frames of a tick, joined.
-            channel: their channel.
-            prev: the offset before the first of them.
-            last: the offset of the last of them.
+        Returns False when they were dropped because the client is slow.
         """
         if self.state != OPEN:
             return False
@@ -406,10 +402,8 @@ class Connection(asyncio.Protocol):
     def end(self, code: int, reason: str, reconnect_after_ms: int | None = None) -> None:
         """Send a goodbye and a close frame, and wait for the client's; the wheel ends the wait.
 
-        Args:
-            code: a close code.
-            reason: at most 123 bytes of UTF-8 reach the client.
-            reconnect_after_ms: when the client should come back, for codes that allow it.
+        At most 123 bytes of the `reason` reach the client; it should come back after `reconnect_after_ms`, if the code
+        lets it.
         """
         if self.state != OPEN:
             return

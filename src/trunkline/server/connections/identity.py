@@ -12,16 +12,11 @@ Claims: TypeAlias = Mapping[str, object]
 
 
 class ClientIdentity(msgspec.Struct, frozen=True, gc=False):
-    """What is known of a client from its handshake.
+    """What is known of a client from its handshake; `Client` shows it to applications.
 
     Attributes:
-        id: the connection's id.
-        session: stays the same over reconnects of a client that sends it back.
-        resumed: whether the client brought its session along.
         target: path and query as sent, without a token.
         params: parameters of the path.
-        claims: of the verified token; empty without one.
-        address: the client's, seen through trusted proxies.
     """
 
     id: str

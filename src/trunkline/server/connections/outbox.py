@@ -29,12 +29,7 @@ class Dropped(NamedTuple):
 
 
 class Outbox:
-    """Frames waiting for one client.
-
-    Args:
-        limit: the bound in bytes.
-        grace_s: how long it may stay above the bound, in seconds.
-    """
+    """Frames waiting for one client: bounded by `limit` bytes, which it may exceed for `grace_s` seconds."""
 
     __slots__ = ("_dropped", "_frames", "grace_s", "limit", "over_since", "size")
 
@@ -50,15 +45,9 @@ class Outbox:
         return bool(self._frames) or bool(self._dropped)
 
     def put(self, frame: bytes, in_flight: int, now: float) -> bool:
-        """Queue a control message or an answer.
+        """Queue a control message or an answer; False when the hard bound is reached and the client has to be closed.
 
-        Args:
-            frame: the encoded frame or frames.
-            in_flight: bytes handed to the transport that the kernel has not taken.
-            now: seconds.
-
-        Returns:
-            False when the hard bound is reached and the client has to be closed.
+        `in_flight` counts the bytes handed to the transport that the kernel has not taken, `now` is in seconds.
         """
         self._frames.append(frame)
         self.size += len(frame)
@@ -77,7 +66,7 @@ class Outbox:
         in_flight: int,
         now: float,
     ) -> bool:
-        """Queue publications of one channel, or drop them.
+        """Queue publications of one channel, or drop them and return False.
 
         Args:
             frame: the frames of one or more publications.
@@ -87,9 +76,6 @@ class Outbox:
             last: the offset of the last of them.
             in_flight: bytes handed to the transport that the kernel has not taken.
             now: seconds.
-
-        Returns:
-            False when they were dropped.
         """
         earlier = self._dropped.get(channel)
         if earlier is None and self.size + in_flight + len(frame) <= self.limit:

@@ -79,9 +79,6 @@ class Subscriber(Protocol):
         blocked: whether the kernel does not take this client's bytes.
         corked: answers that leave when the read is handled, None outside of one.
         deflate_bits: window for compressed messages, 0 without compression.
-        bytes_out: bytes written so far.
-        channels: what it is subscribed to.
-        identity: whose connection it is.
     """
 
     state: int

@@ -20,11 +20,9 @@ class Registry:
         on_lost: called with each connection that has ended.
 
     Attributes:
-        connections: all that are open or closing.
-        slow: those with an outbox.
+        slow: connections with an outbox.
         tasks: work that the node waits for when it stops.
         last_error: code and text of the newest error message, for `/api/stats`.
-        last_error_ms: when it was sent, ms since 1970.
     """
 
     def __init__(
@@ -60,8 +58,6 @@ class Registry:
             if left is None:
                 left = self._leaving[connection] = asyncio.get_running_loop().create_future()
             await asyncio.shield(left)
-
-    # --- the owner of connections -------------------------------------------------------------------------------------
 
     def opened(self, connection: Connection) -> None:
         """A handshake is being answered: the connection's time-outs begin."""

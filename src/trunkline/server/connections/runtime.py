@@ -28,12 +28,7 @@ class Bounds(NamedTuple):
 
 
 class Runtime:
-    """The shared state of a node's connections.
-
-    Args:
-        bounds: the bounds of a connection.
-        tick_s: grain of time-outs in seconds.
-    """
+    """The shared state of a node's connections; `tick_s` is the grain of time-outs in seconds."""
 
     __slots__ = ("bounds", "clock", "meter", "wheel")
 

@@ -24,13 +24,7 @@ T = TypeVar("T", bound=Timed)
 
 
 class Wheel(Generic[T]):
-    """A wheel of slots.
-
-    Args:
-        tick_s: seconds between slots; also how late an entry may be handed out.
-        slots: how many slots make one turn.
-        now: the current time in seconds.
-    """
+    """A wheel of `slots`, `tick_s` seconds apart; entries are handed out at most so late."""
 
     def __init__(self, tick_s: float, slots: int, now: float) -> None:
         self._tick = tick_s
