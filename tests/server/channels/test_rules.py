@@ -18,7 +18,7 @@ ME = {"sub": "alice"}
 
 
 def may(pattern: str, channel: str, claims: dict[str, Any] | None = None, *, subscribe: Any = "anyone") -> bool:
-    return RuleSet.compile([ChannelRule(pattern, subscribe=subscribe)], []).may_subscribe(channel, claims)
+    return RuleSet([ChannelRule(pattern, subscribe=subscribe)], []).may_subscribe(channel, claims)
 
 
 @pytest.mark.parametrize("name", ["a", "public.news", "chat.room-1", "user.a@b:c=d+e~f_g", "x" * 200])
@@ -138,21 +138,21 @@ def test_access(access: Any, claims: dict[str, Any] | None, allowed: bool) -> No
 
 def test_subscribe_and_publish_are_apart() -> None:
     """A rule without `publish` lets nobody publish."""
-    rules = RuleSet.compile([ChannelRule("news.**", subscribe="anyone")])
+    rules = RuleSet([ChannelRule("news.**", subscribe="anyone")])
     assert rules.may_subscribe("news.today", None)
     assert not rules.may_publish("news.today", ME)
 
 
 def test_the_first_matching_rule_decides() -> None:
     """A later rule cannot give what an earlier one refuses."""
-    rules = RuleSet.compile([ChannelRule("public.secret.**"), ChannelRule("public.secret.x", subscribe="anyone")])
+    rules = RuleSet([ChannelRule("public.secret.**"), ChannelRule("public.secret.x", subscribe="anyone")])
     assert not rules.may_subscribe("public.secret.x", ME)
     assert rules.may_subscribe("public.other", None)
 
 
 def test_built_in_rules() -> None:
     """Public, chat and match channels are open; presence and everything unnamed are closed; presence keeps nothing."""
-    rules = RuleSet.compile([])
+    rules = RuleSet([])
     for channel in ("public.a", "chat.lobby", "match.7"):
         assert rules.may_subscribe(channel, None)
         assert rules.may_publish(channel, None)
@@ -183,7 +183,7 @@ def test_retention_from_settings() -> None:
 def test_remembered_retentions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many channel names do not grow memory, and the answers stay right."""
     monkeypatch.setattr("trunkline.server.channels.rules._MAX_CACHED", 10)
-    rules = RuleSet.compile([ChannelRule("a.*", history=3)])
+    rules = RuleSet([ChannelRule("a.*", history=3)])
     for number in range(100):
         assert rules.retention(f"a.{number}").count == 3
     assert len(rules._retention) == 10
@@ -193,4 +193,4 @@ def test_remembered_retentions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 def test_unusable_rules(rule: ChannelRule) -> None:
     """A rule of the application that cannot be understood is refused."""
     with pytest.raises(SettingsError):
-        RuleSet.compile([rule])
+        RuleSet([rule])

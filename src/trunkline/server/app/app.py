@@ -138,11 +138,8 @@ class App:
     async def publish(self, channel: str, data: object) -> wire.Position | None:
         """Put a message into a channel from server-side code; `data` is anything msgspec can encode as JSON.
 
-        Returns:
-            Its position; None for a channel without history.
-
-        Raises:
-            BusUnavailable: the bus did not acknowledge it.
+        Returns its position, None for a channel without history; raises BusUnavailable when the bus did not acknowledge
+        it.
         """
         return await self._running.publish(channel, msgspec.json.encode(data))
 

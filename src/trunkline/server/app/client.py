@@ -142,8 +142,7 @@ class Client:
     async def join(self, channel: str, since: wire.Position | None = None) -> None:
         """Make this client a subscriber; it gets a `subscription_ack`, and what it missed `since` the given position.
 
-        Raises:
-            BusUnavailable: the channel cannot be had now.
+        Raises BusUnavailable when the channel cannot be had now.
         """
         await self._reach.requests.join(self._connection, channel, since)
 

@@ -63,8 +63,6 @@ class Hub:
         self._history = HistoryReader(bus)
         self._catching: dict[str, asyncio.Task[None]] = {}
 
-    # --- publishing ---------------------------------------------------------------------------------------------------
-
     async def publish(self, channel: str, data: bytes) -> wire.Position | None:
         """Put JSON text into a channel; returns its position, None without history. Raises BusUnavailable."""
         published = await self.bus.publish(channel, data)
@@ -90,8 +88,6 @@ class Hub:
             sender.send_message(wire.PublishAck(id, channel, published.epoch, published.offset, self._clock.wall_ms))
         else:
             self.senders.acknowledged(origin, published, self.channels.get(channel))
-
-    # --- subscribing --------------------------------------------------------------------------------------------------
 
     def is_subscribed(self, connection: Subscriber, name: str) -> bool:
         """Whether `connection` follows the channel."""
@@ -180,8 +176,6 @@ class Hub:
         found.expire(self._clock.wall_ms - int(channel.retention.age_s * 1000))
         return found
 
-    # --- what the bus delivers ----------------------------------------------------------------------------------------
-
     def deliver(self, publication: Publication) -> None:
         """Take a publication from the bus."""
         self._meter.bus_messages_received += 1
@@ -225,8 +219,6 @@ class Hub:
                     # What it is reading now may be from before the loss: `tick` reads once more.
                     channel.suspect = True
             await asyncio.gather(*(self._catch_up(channel) for channel in live), return_exceptions=True)
-
-    # --- attaching and catching up ------------------------------------------------------------------------------------
 
     async def _bring_up(self, name: str) -> None:
         channel = self.channels.get(name)
@@ -359,8 +351,6 @@ class Hub:
             window.top = max(window.top, channel.last)
             channel.window = window
             return window
-
-    # --- housekeeping -------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Let go of what nobody needs; call it about once a second."""

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from trunkline.errors import MessageError
 from trunkline.protocol import wire
 from trunkline.server.channels.hub import Hub
-from trunkline.server.channels.replaying import Replaying
+from trunkline.server.channels.replaying import replay
 from trunkline.server.channels.rules import RuleSet, check_channel_name
 from trunkline.server.channels.subscribing import Room, Subscribing
 from trunkline.server.connections.ports import Subscriber
@@ -29,10 +29,10 @@ class Requests:
     def __init__(self, hub: Hub, rules: RuleSet, runtime: Runtime, room: Room, max_channels: int) -> None:
         self._hub = hub
         self._rules = rules
-        self._clock = runtime.clock
+        self._runtime = runtime
+        self._room = room
         self._max_channels = max_channels
         self._subscribing = Subscribing(hub, runtime, room)
-        self._replaying = Replaying(hub, runtime, room)
 
     def handle(self, subscriber: Subscriber, request: wire.ChannelRequest) -> Work | None:
         """Serve a request at once, or return the work that has to be awaited. Raises MessageError."""
@@ -52,7 +52,7 @@ class Requests:
                 return self._publish(subscriber, request)
             case wire.Replay():
                 self._check_replay(subscriber, request)
-                return self._replaying.replay(subscriber, request)
+                return replay(self._hub, self._runtime, self._room, subscriber, request)
 
     async def join(self, subscriber: Subscriber, channel: str, since: wire.Position | None) -> None:
         """Subscribe in the application's name, whatever the rules; raises MessageError and BusUnavailable."""
@@ -79,8 +79,7 @@ class Requests:
                 if not self._rules.may_subscribe(name, subscriber.identity.claims):
                     raise MessageError(wire.FORBIDDEN, f"subscribing to {name!r} is not allowed")
         count = len({channel.name for channel in subscriber.channels}.union(request.channels))
-        if count > self._max_channels:
-            limit = self._max_channels
+        if count > (limit := self._max_channels):
             raise MessageError(
                 wire.CHANNEL_LIMIT, f"channels: {count} would exceed the limit of {limit} for one client"
             )
@@ -108,9 +107,13 @@ class Requests:
             if channel is not None and subscriber in channel.subscribers:
                 self._hub.remove(channel, subscriber)
                 left.append(name)
-        subscriber.send_message(wire.UnsubscriptionAck(request.id, left, len(subscriber.channels), self._clock.wall_ms))
+        subscriber.send_message(
+            wire.UnsubscriptionAck(request.id, left, len(subscriber.channels), self._runtime.clock.wall_ms)
+        )
 
     async def _publish(self, subscriber: Subscriber, request: wire.Publish) -> None:
         position = await self._hub.publish(request.channel, bytes(request.data))
         epoch, offset = (position.epoch, position.offset) if position is not None else (None, None)
-        subscriber.send_message(wire.PublishAck(request.id, request.channel, epoch, offset, self._clock.wall_ms))
+        subscriber.send_message(
+            wire.PublishAck(request.id, request.channel, epoch, offset, self._runtime.clock.wall_ms)
+        )

@@ -86,35 +86,30 @@ class _Rule:
 
 
 class RuleSet:
-    """The rules of a node, in order."""
+    """The rules of a node, in order; `defaults` are tried last, and `retention` holds where a rule leaves it open.
 
-    def __init__(self, rules: Sequence[_Rule], kept: Retention, max_name_bytes: int) -> None:
-        self._rules = tuple(rules)
-        self._kept = kept
-        self._retention: dict[str, Retention] = {}
-        self.max_name_bytes = max_name_bytes
+    Raises:
+        SettingsError: a pattern or an access that cannot be used.
+    """
 
-    @classmethod
-    def compile(
-        cls,
+    def __init__(
+        self,
         rules: Sequence[ChannelRule],
         defaults: Sequence[ChannelRule] = DEFAULT_RULES,
         *,
         retention: Retention = Retention(1000, 300.0),  # noqa: B008 - frozen
         max_name_bytes: int = MAX_NAME_BYTES,
-    ) -> RuleSet:
-        """Make a rule set: `rules` are tried before `defaults`; `retention` holds for those that leave it open.
-
-        Raises:
-            SettingsError: a pattern or an access that cannot be used.
-        """
-        return cls([_Rule(rule, retention) for rule in (*rules, *defaults)], retention, max_name_bytes)
+    ) -> None:
+        self._rules = tuple(_Rule(rule, retention) for rule in (*rules, *defaults))
+        self._kept = retention
+        self._retention: dict[str, Retention] = {}
+        self.max_name_bytes = max_name_bytes
 
     @classmethod
     def of(cls, settings: Settings, rules: Sequence[ChannelRule] = ()) -> RuleSet:
         """The rules of the settings: the operator's, then `rules` of the application, then the built-in ones."""
         channels = settings.channels
-        return cls.compile(
+        return cls(
             (*channels.rules, *rules),
             retention=Retention(channels.history, channels.history_age_s),
             max_name_bytes=settings.limits.channel_name_bytes,

@@ -23,17 +23,14 @@ SENDER_WAIT_S: Final = 5.0
 """How long an acknowledged publication may take to come back before its sender is answered without waiting for it."""
 
 
-class Sender:
+class Sender(msgspec.Struct, eq=False):
     """One client that waits."""
 
-    __slots__ = ("channel", "connection", "id", "published", "until")
-
-    def __init__(self, connection: Subscriber, id: wire.MessageId, channel: str) -> None:
-        self.connection = connection
-        self.id = id
-        self.channel = channel
-        self.published: Published | None = None
-        self.until = 0.0
+    connection: Subscriber
+    id: wire.MessageId
+    channel: str
+    published: Published | None = None
+    until: float = 0.0
 
 
 class Senders:

@@ -37,15 +37,10 @@ _write = os.write
 
 
 class Connection(asyncio.Protocol):
-    """A WebSocket after its handshake.
+    """A WebSocket after its handshake; `serve` makes its handler.
 
     Args:
-        runtime: what all connections of the node share.
-        owner: what it reports to.
-        transport: the TCP connection, or a TLS one.
         reader: the frame reader, with this endpoint's limits.
-        identity: whose connection it is.
-        serve: makes its handler.
         deflate_bits: window for compressed answers, 0 when permessage-deflate was not negotiated.
         outbox_bytes: the bound of the outbox.
         expires_at: when the client's token ends, in seconds of the node's clock.
@@ -114,8 +109,6 @@ class Connection(asyncio.Protocol):
             self._transport.write(response)
         else:
             self._send_now(response)
-
-    # --- reading ------------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Handle one read."""
@@ -202,8 +195,6 @@ class Connection(asyncio.Protocol):
         if not self._reading and self.state != CLOSED and not self.handler.held_back:
             self._reading = True
             self._transport.resume_reading()
-
-    # --- writing ------------------------------------------------------------------------------------------------------
 
     def send_message(self, message: msgspec.Struct) -> None:
         """Send a message of the protocol; it is never dropped."""
@@ -356,8 +347,6 @@ class Connection(asyncio.Protocol):
     def waiting_bytes(self) -> int:
         """Bytes that this client has not taken yet."""
         return self._transport.get_write_buffer_size() + (self._outbox.size if self._outbox is not None else 0)
-
-    # --- time and ending ----------------------------------------------------------------------------------------------
 
     def on_time(self, now: float) -> float | None:
         """A time-out is due; returns when the next one is, in seconds of the node's clock, None for never."""

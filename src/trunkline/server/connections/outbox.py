@@ -68,14 +68,8 @@ class Outbox:
     ) -> bool:
         """Queue publications of one channel, or drop them and return False.
 
-        Args:
-            frame: the frames of one or more publications.
-            channel: their channel.
-            epoch: the epoch of their offsets.
-            prev: the offset before the first of them.
-            last: the offset of the last of them.
-            in_flight: bytes handed to the transport that the kernel has not taken.
-            now: seconds.
+        `prev` is the offset before the first of them and `last` that of the last, both of `epoch`; `in_flight` as in
+        `put`.
         """
         earlier = self._dropped.get(channel)
         if earlier is None and self.size + in_flight + len(frame) <= self.limit:

@@ -14,15 +14,10 @@ from trunkline.server.connections.states import OPEN
 class Registry:
     """Knows every connection from its handshake to its end; the owner that connections report to.
 
-    Args:
-        runtime: what the connections share.
-        unsubscribe: ends the subscriptions of a connection.
-        on_lost: called with each connection that has ended.
-
     Attributes:
         slow: connections with an outbox.
         tasks: work that the node waits for when it stops.
-        last_error: code and text of the newest error message, for `/api/stats`.
+        last_error: code and text of the newest error message, for `/api/stats`; sent at `last_error_ms`.
     """
 
     def __init__(

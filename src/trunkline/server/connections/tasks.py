@@ -14,12 +14,7 @@ T = TypeVar("T")
 
 
 class Tasks:
-    """A set of running tasks.
-
-    Args:
-        fault: the event under which a fault is logged.
-        expected: exceptions that are handled elsewhere, and not logged here.
-    """
+    """Running tasks; what one raises is logged as the event `fault`, unless it is `expected` and handled elsewhere."""
 
     def __init__(self, fault: str, expected: tuple[type[BaseException], ...] = ()) -> None:
         self._running: set[asyncio.Task[Any]] = set()
