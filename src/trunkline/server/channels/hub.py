@@ -155,8 +155,8 @@ class Hub:
             channel.listeners.remove(listener)
             channel.note_idle(self._clock.now)
 
-    async def reach(self, channel: Channel, offset: int) -> bool:
-        """Bring the channel up to `offset` when a client has seen more than this node; False when the bus has no more.
+    async def reach(self, channel: Channel, offset: int) -> None:
+        """Bring the channel up to `offset` when a client has seen more than this node, as far as the bus has it.
 
         Raises BusUnavailable: what the bus has cannot be known now.
         """
@@ -164,7 +164,6 @@ class Hub:
             await asyncio.shield(self._catch_up(channel))
             if channel.top < offset and channel.suspect:
                 raise BusUnavailable(f"history of channel {channel.name} cannot be read now")
-        return channel.top >= offset
 
     async def window(self, channel: Channel) -> Window:
         """The channel's recent publications, read from the bus at most once at a time; raises BusUnavailable."""
