@@ -20,9 +20,9 @@ class History:
     """Keeps the newest publications of one channel.
 
     Args:
-        channel: the channel's name, copied into every publication.
+        channel: copied into every publication, as `epoch`.
         epoch: the life of this history.
-        retention: how much is kept; its `count` must be above 0.
+        retention: its `count` must be above 0.
         start: the offset that counts as given out already. A history that takes the place of one that was forgotten
             starts where no offset can have been used.
 

@@ -28,7 +28,7 @@ VERSION: Final = "8.11.0"
 Value = str | int | float | list[str]
 
 _CLIENTS: Final = frozenset({"trunkline.access", "trunkline.edge", "trunkline.http", "trunkline.admin"})
-"""Loggers whose `address` is that of a client; elsewhere it is that of a server we talk to."""
+"""Loggers whose `address` is that of a client; elsewhere it is that of a server that we connect to."""
 
 _NETWORK: Final = {
     "connection": ("end", "success"),

@@ -95,7 +95,7 @@ SERIES: Final[tuple[Series, ...]] = (
            unit="seconds", buckets=DURATION_BUCKETS),
     Series("ws_handshake_seconds", "histogram", "From the request's last byte to the 101.",
            unit="seconds", buckets=LATENCY_BUCKETS),
-    Series("ws_build_info", "gauge", "Always 1; tells version, node and colour.", ("version", "node", "colour")),
+    Series("ws_build_info", "gauge", "Always 1; shows version, node and colour.", ("version", "node", "colour")),
 )  # fmt: skip
 
 BALANCER_SERIES: Final[tuple[Series, ...]] = (
@@ -108,9 +108,9 @@ BALANCER_SERIES: Final[tuple[Series, ...]] = (
     Series("ws_balancer_retries_total", "counter", "Handshakes that were tried at another backend."),
     Series("ws_balancer_ejections_total", "counter", "Times a backend was taken out, by what it entered.",
            ("backend", "state")),
-    Series("ws_balancer_reports_total", "counter", "Load reports asked for or heard, by result.", ("result",),
+    Series("ws_balancer_reports_total", "counter", "Load reports requested or received, by result.", ("result",),
            values=(("polled", "pushed", "failed"),)),
-    Series("ws_balancer_moves_total", "counter", "Clients asked to move to even out the load.", ("backend",)),
+    Series("ws_balancer_moves_total", "counter", "Clients moved to even out the load.", ("backend",)),
     Series("ws_balancer_handshakes_total", "counter", "Handshakes answered with 101 through the relay."),
     Series("ws_balancer_http_requests_total", "counter", "Plain HTTP requests passed on, by class of the answer.",
            ("status",), values=(("1xx", "2xx", "3xx", "4xx", "5xx"),)),
@@ -120,7 +120,7 @@ BALANCER_SERIES: Final[tuple[Series, ...]] = (
            unit="connections"),
     Series("ws_balancer_backend_reserved", "gauge", "Picks that have not been seen at the backend yet.", ("backend",),
            unit="connections"),
-    Series("ws_balancer_backend_capacity", "gauge", "Connections a backend takes; absent when it says nothing.",
+    Series("ws_balancer_backend_capacity", "gauge", "Connections a backend takes; absent when it reports none.",
            ("backend",), unit="connections"),
     Series("ws_balancer_backend_up", "gauge", "1 while a backend gets new connections.", ("backend",)),
     Series("ws_balancer_backend_report_age_seconds", "gauge", "Age of a backend's newest load report.", ("backend",),
@@ -138,7 +138,7 @@ BALANCER_SERIES: Final[tuple[Series, ...]] = (
            values=(("picked", "open", "refused", "stranger"),)),
     Series("ws_balancer_steering_seconds", "histogram", "From Traefik's question to the answer.",
            unit="seconds", buckets=LATENCY_BUCKETS),
-    Series("ws_balancer_build_info", "gauge", "Always 1; tells version and mode.", ("version", "mode")),
+    Series("ws_balancer_build_info", "gauge", "Always 1; shows version and mode.", ("version", "mode")),
 )  # fmt: skip
 """What a balancer exposes. `backend` is a URL from the operator's own sources, never anything a client chose."""
 

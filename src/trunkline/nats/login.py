@@ -58,7 +58,7 @@ async def log_in(
     Args:
         address: the servers to try, and the user or token to log in with.
         name: shown by NATS.
-        tls: how to verify the server, for a `tls://` address.
+        tls: see `tls_context`.
         on_error: called with what else the server or the library reports.
         options: further ones of the library's `connect`.
 
@@ -166,14 +166,9 @@ async def request(client: Client, subject: str, data: bytes, timeout_s: float) -
 
 
 def tls_context(address: NatsAddress, ca_file: str | Path | None = None) -> ssl.SSLContext | None:
-    """How to verify the servers of a `tls://` address; None for any other.
+    """How to verify the servers of a `tls://` address, None for any other; raises SettingsError for a bad `ca_file`.
 
-    Args:
-        address: of NATS.
-        ca_file: PEM file of the authority that signed their certificates; None for the system's.
-
-    Raises:
-        SettingsError: the file cannot be used.
+    `ca_file` is the PEM file of the authority that signed their certificates; None means the system's.
     """
     if not address.tls:
         return None

@@ -17,7 +17,7 @@ class Origin(NamedTuple):
 
     Attributes:
         address: the client's address as far as it can be trusted.
-        secure: whether a trusted proxy says that the client came over TLS.
+        secure: whether a trusted proxy reports that the client came over TLS.
         untrusted: forwarding headers came from a proxy that is not trusted, so the real client is unknown.
     """
 

@@ -26,10 +26,8 @@ _EPSILON = 1e-6
 class Bucket:
     """A token bucket, full at first.
 
-    Args:
-        burst: how many can be taken at once from a full bucket, at least 1.
-        per_s: how many come back each second; 0 or less: no limit.
-        now: seconds of any steady clock.
+    At most `burst` (at least 1) can be taken at once, and `per_s` come back each second; 0 or less means no limit.
+    Times are seconds of any steady clock.
     """
 
     __slots__ = ("burst", "full_at", "per_s")

@@ -54,12 +54,7 @@ def chance_s(before: Look, now: Look, late_s: float) -> float:
 
 
 class Silence:
-    """How long a process has been silent by its own fault.
-
-    Args:
-        limit_s: a process that was silent longer hangs.
-        first_s: the same before its first message.
-    """
+    """How long a process has been silent by its own fault: beyond `limit_s`, at first `first_s`, it hangs."""
 
     def __init__(self, limit_s: float, first_s: float) -> None:
         self._limit_s = limit_s
@@ -78,12 +73,7 @@ class Silence:
 
 
 class Start:
-    """How long a start that is late is waited for.
-
-    Args:
-        at: the moment from which on it is late.
-        most_s: how much longer it may take, whatever progress it makes.
-    """
+    """How long a start that is late from `at` on is waited for: at most `most_s`, whatever progress it makes."""
 
     def __init__(self, at: float, most_s: float) -> None:
         self._most_at = at + most_s
@@ -92,12 +82,9 @@ class Start:
         self._logged = 0
 
     def gives_up(self, at: float, ran_s: float, logged: int) -> bool:
-        """Whether to wait no longer.
+        """Whether to wait no longer, after `ran_s` of processor time (less than before after a restart).
 
-        Args:
-            at: the moment.
-            ran_s: processor time that what is being started has used; less than before after a restart.
-            logged: bytes that it has logged.
+        `logged` is how many bytes were logged.
         """
         used_s = ran_s - self._ran_s if self._ran_s is not None else 0.0
         if self._ran_s is not None and (logged != self._logged or used_s > USED_SHARE * (at - self._looked_at)):

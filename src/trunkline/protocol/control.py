@@ -85,7 +85,7 @@ class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         over_ms: time to spread them over.
         affinity: what keeps clients together, as `balancer.affinity` spells it; None: any clients.
-        values: with `affinity`: only clients of these values, all of them whatever `count` says. With `affinity` and
+        values: with `affinity`: only clients of these values, all of them whatever `count` is. With `affinity` and
             no values: only clients that nothing keeps together, at most `count`.
     """
 
@@ -96,7 +96,7 @@ class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """Answer to it: how many clients are being asked."""
+    """Answer to it: how many clients are being moved."""
 
     moving: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 

@@ -175,7 +175,7 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     tls_verify: Annotated[bool, about("Verify the certificates of backends.")] = True
     tls_ca_file: Annotated[Path | None, about("PEM file of their authority; by default the system's.")] = None
     rebalance: Annotated[Literal["on", "off", "dry-run"], about("Move clients to new backends; dry-run: log.")] = "on"
-    rebalance_per_s: Annotated[float, about("Clients asked to move per second at most.", gt=0, le=10_000)] = 50.0
+    rebalance_per_s: Annotated[float, about("Clients moved per second at most.", gt=0, le=10_000)] = 50.0
     rebalance_above: Annotated[float, about("Load beside the mean at which moving begins.", gt=1, le=100)] = 1.1
     rebalance_until: Annotated[float, about("Load beside the mean at which it ends.", ge=1, le=100)] = 1.02
     rebalance_delay_ms: Annotated[Ms, about("Time a new imbalance must last before clients are moved.")] = 5_000
@@ -207,7 +207,7 @@ class TraefikSettings(msgspec.Struct, frozen=True):
         about("Where Traefik finds the steering balancer; by default on its own machine, at balancer.port."),
     ] = None
     steer: Annotated[bool, about("Ask the balancer for each new connection.")] = True
-    networks: Annotated[tuple[Network, ...], about("Networks from which Traefik may ask the balancer.")] = PRIVATE
+    networks: Annotated[tuple[Network, ...], about("Networks from which Traefik may request picks.")] = PRIVATE
     fail_open_port: Annotated[Port, about("Loopback entry point for picks by the balancer; fails open.")] = 8089
     poll_interval_ms: Annotated[PositiveMs, about("How often Traefik fetches its configuration.")] = 1_000
     sticky_cookie: Annotated[

@@ -27,10 +27,7 @@ Kept = Annotated[int, Meta(ge=0, le=10_000_000)]
 
 
 class ChannelRule(msgspec.Struct, frozen=True):
-    """One entry of [[channels.rules]]: who may use the channels of a pattern, and what is kept of them.
-
-    What is not written is denied: with a rule without `publish` only the application publishes.
-    """
+    """One entry of [[channels.rules]]; without `publish` only the application publishes."""
 
     pattern: Annotated[Pattern, about("Channels the rule is for.")]
     subscribe: Annotated[

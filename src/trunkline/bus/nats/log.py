@@ -117,15 +117,9 @@ class StreamLog:
         self.stale = False
 
     async def page(self, wire: Wire, channel: str, after: int, limit: int, *, now: int, delivered: int) -> HistoryPage:
-        """Read at most `limit` publications of a channel that come after the offset `after`.
+        """Read at most `limit` publications of a channel with offset > `after`, over a prepared wire.
 
-        Args:
-            wire: a prepared wire.
-            channel: the channel.
-            after: an offset.
-            limit: the most publications.
-            now: ms since 1970, against which the retention's age is judged.
-            delivered: the newest offset of the channel known to exist.
+        The retention's age counts back from `now`, ms since 1970; `delivered` is the newest offset known to exist.
 
         Raises:
             BusUnavailable: NATS did not answer, or only with less than is known to exist.

@@ -120,22 +120,17 @@ class Wire:
 
     @classmethod
     async def connect(cls, address: NatsAddress, *, prefix: str, tls: ssl.SSLContext | None) -> Wire:
-        """Log in; raises BusUnavailable when no server let us in.
+        """Log in; raises BusUnavailable when no server accepts it. `prefix` is the first token of every subject."""
 
-        Args:
-            address: the servers to try, and the user or token to log in with.
-            prefix: the first token of every subject used.
-            tls: how to verify the server, for a `tls://` address.
-        """
-        connection = await log_in(
-            address, name="trunkline", tls=tls, on_error=lambda error: log.debug("nats reports", error=error)
-        )
+        def on_error(error: str) -> None:
+            log.debug("nats reports", error=error)
+
+        connection = await log_in(address, name="trunkline", tls=tls, on_error=on_error)
         version = connection.client.connected_server_version
         if (version.major, version.minor) < (2, 11):
             await connection.close()
-            raise BusUnavailable(
-                f"NATS at {address.shown} is version {version.major}.{version.minor}; history needs 2.11 or newer"
-            )
+            found = f"{version.major}.{version.minor}"
+            raise BusUnavailable(f"NATS at {address.shown} is version {found}; history needs 2.11 or newer")
         wire = cls(connection, f"{prefix}.inbox.{secrets.token_hex(8)}")
         try:
             await wire.subscribe(f"{wire._inbox}.*", wire._on_reply)
