@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FAILED = 1
 INTERRUPTED = 130
-_EXTRA = ("picows", "hdrh")
+_EXTRA = ("picows", "hdrh", "prometheus_client")
 _TOKEN = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
 
 
