@@ -1,7 +1,7 @@
 """The command line: one file a command. Each parses its flags, loads the settings and calls one room.
 
-Exit codes: 0 done, 1 a check failed, 2 bad usage or settings. Errors that Trunkline raises on
-purpose are one line on standard error; anything else is a bug and shows its trace.
+Exit codes: 0 done, 1 a check failed, 2 bad usage or settings, 130 interrupted before a command could stop in order.
+Errors that Trunkline raises on purpose are one line on standard error; anything else is a bug and shows its trace.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import sys
 
 from trunkline.cli import node
 from trunkline.errors import SettingsError, StartError
+
+INTERRUPTED = 130
+"""What a shell reports of a command that Ctrl-C ended; typer answers the same for the commands that it runs."""
 
 
 def main() -> None:
@@ -24,4 +27,4 @@ def main() -> None:
         print(f"trunkline: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(1)
+        sys.exit(INTERRUPTED)

@@ -35,7 +35,7 @@ def up(
     config_file: Annotated[
         Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as a line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell the addresses as a line of JSON.")] = False,
 ) -> None:
     """Watch a fleet on this machine until Ctrl-C: what it renders is what `monitor render` would, at this fleet."""
     from trunkline.fleet.monitoring import run_stack
