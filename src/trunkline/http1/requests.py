@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -178,7 +178,8 @@ class RequestReader:
                     self._body = self._begin_body(head)
                     continue
                 requests.append(_request(head, b""))
-                if head.upgrades:
+                # A port that takes bodies serves nothing but HTTP, and may ignore the wish (RFC 9110 section 7.8).
+                if head.upgrades and not self._max_body:
                     return requests, data
             else:
                 content, data = body.reader.feed(data)
@@ -193,11 +194,13 @@ class RequestReader:
             self._over = not head.keep_alive
         return requests, None
 
-    @property
     def awaits_continue(self) -> bool:
-        """Whether the client waits for `100 Continue` before it sends a body."""
+        """Whether the client waits for `100 Continue` before it sends a body; True once for each body."""
         body = self._body
-        return body is not None and body.expected and not body.reader.total
+        if body is None or not body.expected:
+            return False
+        body.expected = False
+        return not body.reader.total
 
     def _next_head(self, data: bytes) -> tuple[RequestHead | None, bytes]:
         """The head that `data` begins with, None when it is not complete, and what follows it."""
@@ -234,7 +237,7 @@ class RequestReader:
         )
 
 
-class _Body(NamedTuple):
+class _Body(msgspec.Struct):
     """A body that is being read; `kept` is None when it is thrown away."""
 
     head: RequestHead

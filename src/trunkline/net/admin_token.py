@@ -40,7 +40,9 @@ class AdminToken:
         if authorization is None:
             return False
         scheme, _, given = authorization.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token.encode())
+        return scheme.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode("utf-8", "surrogateescape"), self._token.encode()
+        )
 
     def reveal(self) -> str:
         """The token itself."""

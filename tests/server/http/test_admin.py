@@ -8,6 +8,7 @@ import stat
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
 import pytest
@@ -16,8 +17,10 @@ from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, StartNode
 from tests.support.server.raw_peer import RawPeer, http, upgrade
 from trunkline.errors import StartError
+from trunkline.http1.requests import Request, Response
 from trunkline.net.admin_token import token_path
 from trunkline.server.http import admin
+from trunkline.server.http.http_connection import HttpConnection
 from trunkline.server.node.node import Node
 from trunkline.settings.secret import Secret
 
@@ -75,6 +78,8 @@ async def test_publish(start_node: StartNode, open_peer: OpenPeer, unused_tcp_po
         {"channel": "a", "data": 1, "x": 2},
         b"{",
         b"",
+        b'{"channel":"public.a","data":"\xff"}',
+        b'{"channel":"public.a","data":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
     ]:
         status, answer = await ask(node, "POST", "/api/publish", body)
         assert (status, answer["error"]) == (400, "bad_request"), body
@@ -340,3 +345,123 @@ async def test_what_is_not_served(start_node: StartNode, unused_tcp_port: int) -
     await peer.send(b"nonsense\r\n\r\n")
     assert (await peer.answer()).status == 400
     assert await peer.ended() == b""
+
+
+async def test_a_token_of_any_letters(start_node: StartNode, unused_tcp_port: int) -> None:
+    """Tokens are UTF-8, here and at `/metrics`; bytes that are not are a wrong token."""
+    token = "schlüssel-schlüssel"
+    node = await start_node(
+        admin__port=unused_tcp_port, admin__token=Secret(token), server__metrics_networks=("192.0.2.0/24",)
+    )
+    for port, path, refusal in ((unused_tcp_port, "/api/channels", 401), (node.port, "/metrics", 403)):
+        peer = await RawPeer.connect(port)
+        for given, status in ((token.encode(), 200), (token.encode("latin-1"), refusal), (b"\xff", refusal)):
+            await peer.send(b"GET %b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n" % (path.encode(), given))
+            assert (await peer.answer()).status == status, (path, given)
+        peer.close()
+
+
+async def test_an_expected_continue_behind_another_order(start_node: StartNode, unused_tcp_port: int) -> None:
+    """A head with `Expect` that comes in one read with an order is continued once that order is answered."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peer = await RawPeer.connect(unused_tcp_port)
+    body = b'{"channel":"public.a","data":1}'
+    head = order(node, "POST", "/api/publish", f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n")
+    await peer.send(order(node, "GET", "/api/channels") + head)
+    assert [(await peer.answer()).status for _ in range(2)] == [200, 100]
+    await peer.send(body)
+    assert (await peer.answer()).status == 200
+    peer.close()
+
+
+class Held:
+    """Holds a node's publications, so that an order is under way for as long as a test needs."""
+
+    def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.done = asyncio.Event(), asyncio.Event()
+        self.finished = self.cancelled = False
+        monkeypatch.setattr(node.hub, "publish", self._publish)
+
+    async def _publish(self, channel: str, data: bytes) -> None:
+        self.begun.set()
+        try:
+            await self.done.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        self.finished = True
+
+
+@pytest.mark.parametrize(
+    "headers", ["", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"], ids=["plain", "h2c"]
+)
+async def test_an_order_outlives_its_client(
+    start_node: StartNode, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch, headers: str
+) -> None:
+    """A client that leaves ends no order, whatever protocol it also offered to speak."""
+    node = await start_node(admin__port=unused_tcp_port)
+    held = Held(node, monkeypatch)
+
+    async def slow(request: Request) -> Response:
+        await node.hub.publish("public.a", b"1")
+        return Response(200)
+
+    node.admin._handlers["/api/keys"]["GET"] = slow
+    peer = await RawPeer.connect(unused_tcp_port)
+    await peer.send(order(node, "GET", "/api/channels", headers))
+    assert (await peer.answer()).headers["connection"] == "keep-alive"
+    await peer.send(order(node, "GET", "/api/keys", headers))
+    await asyncio.wait_for(held.begun.wait(), patient(5))
+    peer.close()
+    await asyncio.sleep(0.05)
+    held.done.set()
+    await asyncio.sleep(0.05)
+    assert (held.finished, held.cancelled) == (True, False)
+
+
+async def test_a_stop_ends_what_waits_for_the_bus(
+    start_node: StartNode, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orders under way get a moment; none is left running, and idle clients do not hold the stop up."""
+    monkeypatch.setattr(admin, "STOP_S", 0.2)
+    node = await start_node(admin__port=unused_tcp_port)
+    held = Held(node, monkeypatch)
+    idle, peer = await RawPeer.connect(unused_tcp_port), await RawPeer.connect(unused_tcp_port)
+    body = b'{"channel":"public.a","data":1}'
+    await peer.send(order(node, "POST", "/api/publish", f"Content-Length: {len(body)}\r\n") + body)
+    await asyncio.wait_for(held.begun.wait(), patient(5))
+    await asyncio.wait_for(node.stop(drain_ms=0, deadline_ms=300), patient(5))
+    assert (held.finished, held.cancelled) == (False, True)
+    assert await idle.ended() == b""
+
+
+async def test_orders_cannot_end_a_stop(start_node: StartNode, open_peer: OpenPeer, unused_tcp_port: int) -> None:
+    """While a node stops, another drain and the end of a drain change nothing: clients are asked in their slots."""
+    node = await start_node(admin__port=unused_tcp_port)
+    peers = [await open_peer(node) for _ in range(2)]
+    stopping = asyncio.create_task(node.stop(drain_ms=600, deadline_ms=60_000))
+    await asyncio.sleep(0)
+    assert await ask(node, "DELETE", "/api/drain") == (200, {"state": "draining", "connections": 2, "over_ms": None})
+    status, answer = await ask(node, "POST", "/api/drain", {"over_ms": 36_000_000})
+    assert (status, answer["state"]) == (200, "draining")
+    assert (await http(node.port, "/ready")).status == 503
+    assert {await peer.closed() for peer in peers} == {(1001, "node shutting down")}
+    await asyncio.wait_for(stopping, patient(5))
+
+
+async def test_nothing_is_served_behind_a_408(start_node: StartNode, unused_tcp_port: int) -> None:
+    """A client that took no answer in time, and then takes them, gets nothing behind the 408, and no order is done."""
+    node = await start_node(admin__port=unused_tcp_port)
+    transport = mock.Mock(spec=asyncio.Transport)
+    transport.is_closing.return_value = False
+    transport.get_extra_info.return_value = ("127.0.0.1", 1)
+    connection = HttpConnection(node.admin)
+    connection.connection_made(transport)
+    connection.pause_writing()
+    connection.data_received(order(node, "DELETE", "/api/drain") + order(node, "POST", "/api/drain")[:-2])
+    connection.on_time_out()
+    connection.resume_writing()
+    (written,) = transport.write.call_args_list
+    assert written.args[0].startswith(b"HTTP/1.1 408 ")
+    assert not node.admin._tasks
+    connection.connection_lost(None)

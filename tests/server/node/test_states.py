@@ -10,7 +10,7 @@ from tests.support.server.live_node import StartNode
 from tests.support.server.raw_peer import http
 from trunkline.server.node.states import TRANSITIONS, Event, State
 
-READY = {State.STARTING: False, State.UP: True, State.DRAINING: False, State.STOPPED: False}
+READY = {State.STARTING: False, State.UP: True, State.DRAINING: False, State.STOPPING: False}
 
 
 def test_every_event_is_answered_in_every_state() -> None:
@@ -19,11 +19,11 @@ def test_every_event_is_answered_in_every_state() -> None:
 
 
 def test_nothing_leaves_the_end() -> None:
-    """A stopped node stays stopped, and a stop ends in it from everywhere."""
+    """A node that stops goes on stopping, and a stop ends in it from everywhere."""
     for event in Event:
-        assert TRANSITIONS[State.STOPPED, event] is State.STOPPED
+        assert TRANSITIONS[State.STOPPING, event] is State.STOPPING
     for state in State:
-        assert TRANSITIONS[state, Event.STOP] is State.STOPPED
+        assert TRANSITIONS[state, Event.STOP] is State.STOPPING
 
 
 def test_no_event_leads_back_to_the_start() -> None:

@@ -131,6 +131,9 @@ class Admin:
             self._server = None
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_S)
+        # What is left waits for the bus, which ends next, or came over a kept connection meanwhile.
+        for task in self._tasks:
+            task.cancel()
         self.pending.close()
         if self._token is not None:
             self._token.forget()
@@ -143,7 +146,10 @@ class Admin:
 
     def allows(self, authorization: str | None) -> bool:
         """Whether an Authorization header carries the admin token."""
-        return self._token is not None and self._token.allows(authorization)
+        if self._token is None or authorization is None:
+            return False
+        # Heads are read as latin-1, so that every byte survives; a token is UTF-8.
+        return self._token.allows(authorization.encode("latin-1").decode("utf-8", "surrogateescape"))
 
     # --- the port of its connections ----------------------------------------------------------------------------------
 
@@ -182,7 +188,7 @@ class Admin:
     async def _carry_out(self, handler: Handler, request: Request) -> Response:
         try:
             return await handler(request)
-        except (_BadOrder, msgspec.MsgspecError) as error:
+        except _BadOrder as error:
             return json_response(Problem("bad_request", str(error)), 400)
         except Exception:
             log.exception("order_failed", path=request.path)
@@ -191,7 +197,7 @@ class Admin:
     # --- orders -------------------------------------------------------------------------------------------------------
 
     async def _publish(self, request: Request) -> Response:
-        order = msgspec.json.decode(request.body, type=PublishOrder)
+        order = _read(request, PublishOrder)
         problem = check_channel_name(order.channel, self._rules.max_name_bytes)
         if problem is not None:
             raise _BadOrder(problem)
@@ -249,16 +255,15 @@ class Admin:
         return json_response(Disconnected(ended))
 
     async def _drain(self, request: Request) -> Response:
-        order = msgspec.json.decode(request.body, type=DrainOrder) if request.body else DrainOrder()
+        order = _read(request, DrainOrder) if request.body else DrainOrder()
         over_ms = order.over_ms if order.over_ms is not None else self._settings.server.drain_ms
         return json_response(DrainState("draining", self._draining.begin(over_ms), over_ms))
 
     async def _end_drain(self, request: Request) -> Response:
-        self._draining.end()
-        return json_response(DrainState("up", len(self._registry.connections)))
+        return json_response(DrainState("up" if self._draining.end() else "draining", len(self._registry.connections)))
 
     async def _move(self, request: Request) -> Response:
-        order = msgspec.json.decode(request.body, type=MoveOrder)
+        order = _read(request, MoveOrder)
         try:
             return json_response(await self._mover.move(order))
         except ValueError as error:
@@ -273,3 +278,16 @@ class Admin:
 
 class _BadOrder(Exception):
     """An order that makes no sense; the text says why."""
+
+
+def _read(request: Request, kind: type[T]) -> T:
+    try:
+        # msgspec does not check the data of a publication, which goes out in text frames as it came.
+        request.body.decode()
+        return msgspec.json.decode(request.body, type=kind)
+    except UnicodeDecodeError:
+        raise _BadOrder("the body is not UTF-8") from None
+    except RecursionError:
+        raise _BadOrder("the body is nested too deeply") from None
+    except msgspec.MsgspecError as error:
+        raise _BadOrder(str(error)) from None

@@ -168,11 +168,11 @@ class HttpConnection(asyncio.Protocol):
         if len(self._queue) > PIPELINE_LIMIT:
             self._end_with(text_response(429, f"more than {PIPELINE_LIMIT} requests wait on one connection"))
             return
-        if not requests and reader.awaits_continue and not self._queue:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._work()
 
     def _work(self) -> None:
+        if self._ending:
+            return
         port = self._port
         while self._queue and self._task is None and not self._blocked and not self.transport.is_closing():
             request = self._queue.popleft()
@@ -186,6 +186,11 @@ class HttpConnection(asyncio.Protocol):
                 if not upgrade:
                     self._read(False)
                 self._task = port.spawn(self._await_answer(request, answer, upgrade))
+        if self._queue or self._task is not None or self._blocked or self._reader is None:
+            return
+        # Behind the answers to all requests before it.
+        if self._reader.awaits_continue() and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def _await_answer(self, request: Request, answer: Awaitable[Response | None], close: bool) -> None:
         response = await answer

@@ -44,8 +44,8 @@ class Drains(Protocol):
     def begin(self, over_ms: int) -> int:
         """Take no new connections, ask every client to move within `over_ms`; returns how many."""
 
-    def end(self) -> None:
-        """Take connections again."""
+    def end(self) -> bool:
+        """Take connections again; False when the node stops."""
 
 
 class Moves(Protocol):

@@ -29,20 +29,21 @@ class Draining:
         self._task: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
-    def begin(self, over_ms: int, close: close_codes.Close = close_codes.DRAINING) -> int:
-        """Take no new connections and ask every client to move.
+    def begin(self, over_ms: int) -> int:
+        """Take no new connections and ask every client to move within `over_ms`; returns how many."""
+        connections = self._open()
+        # A node that stops is asking its clients already, and its stop waits for that.
+        if self._state.state is not State.STOPPING:
+            self._state.on(Event.DRAIN)
+            self._ask(connections, over_ms, close_codes.DRAINING)
+        return len(connections)
 
-        Args:
-            over_ms: time to spread the requests over.
-            close: what clients are closed with.
+    def _open(self) -> list[Connection]:
+        return [connection for connection in self._registry.connections if connection.state == OPEN]
 
-        Returns:
-            How many clients will be asked.
-        """
-        self._state.on(Event.DRAIN)
+    def _ask(self, connections: list[Connection], over_ms: int, close: close_codes.Close) -> asyncio.Task[None]:
         self._on_change()
         self.stop()
-        connections = [connection for connection in self._registry.connections if connection.state == OPEN]
         slots = drain.plan(len(connections), over_ms / 1000, self._rng)
         log.info("draining", node=self._state.name, connections=len(connections), over_ms=over_ms)
 
@@ -50,14 +51,15 @@ class Draining:
             connections[slot.client].end(close.code, close.reason, slot.reconnect_after_ms)
 
         self._task = asyncio.get_running_loop().create_task(carry_out(slots, ask))
-        return len(connections)
+        return self._task
 
-    def end(self) -> None:
-        """Take connections again; clients that were already asked to move stay asked."""
-        self.stop()
+    def end(self) -> bool:
+        """Take connections again, unless the node stops; clients that were already asked to move stay asked."""
         if self._state.on(Event.RESUME):
+            self.stop()
             self._on_change()
             log.info("drain_ended", node=self._state.name)
+        return self._state.state is not State.STOPPING
 
     def stop(self) -> None:
         """Ask no more clients."""
@@ -66,10 +68,9 @@ class Draining:
             self._task = None
 
     async def empty(self, over_ms: int, close: close_codes.Close) -> None:
-        """Drain, and wait until the last connection has ended."""
-        self.begin(over_ms, close)
-        if self._task is not None:
-            await self._task
+        """Drain for the last time, and wait until the last connection has ended."""
+        self._state.on(Event.STOP)
+        await asyncio.wait({self._ask(self._open(), over_ms, close)})
         while self._registry.connections:
             # Woken by each connection that ends; the wheel ends those that do not answer.
             self._gone.clear()
@@ -77,7 +78,7 @@ class Draining:
 
     def opened(self, connection: Connection) -> None:
         """Ask a client to move that was let in before the drain began, and decided after."""
-        if self._state.state is State.DRAINING:
+        if self._state.condition == "draining":
             asyncio.get_running_loop().call_soon(
                 connection.end, close_codes.DRAINING.code, close_codes.DRAINING.reason, int(self._rng.random() * 1000)
             )

@@ -1,6 +1,6 @@
 """The states of a node, and what moves it from one to another: one table, complete. Pure.
 
-A node is starting, then up, perhaps draining and up again; it can be stopped at any time.
+A node is starting, then up, perhaps draining and up again; it can be stopped at any time, and no order ends a stop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class State(enum.Enum):
     STARTING = "starting"
     UP = "up"
     DRAINING = "draining"
-    STOPPED = "stopped"
+    STOPPING = "stopping"
 
 
 class Event(enum.Enum):
@@ -26,7 +26,7 @@ class Event(enum.Enum):
         LISTENING: its ports are open, and everything behind them is ready.
         DRAIN: it takes no new connections, and asks its clients to move.
         RESUME: the drain is called off.
-        STOP: it ends.
+        STOP: it drains for the last time, then it ends.
     """
 
     LISTENING = "listening"
@@ -39,19 +39,19 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
     (State.STARTING, Event.LISTENING): State.UP,
     (State.STARTING, Event.DRAIN): State.DRAINING,
     (State.STARTING, Event.RESUME): State.STARTING,
-    (State.STARTING, Event.STOP): State.STOPPED,
+    (State.STARTING, Event.STOP): State.STOPPING,
     (State.UP, Event.LISTENING): State.UP,
     (State.UP, Event.DRAIN): State.DRAINING,
     (State.UP, Event.RESUME): State.UP,
-    (State.UP, Event.STOP): State.STOPPED,
+    (State.UP, Event.STOP): State.STOPPING,
     # A drain that was ordered during the start outlasts it.
     (State.DRAINING, Event.LISTENING): State.DRAINING,
     (State.DRAINING, Event.DRAIN): State.DRAINING,
     (State.DRAINING, Event.RESUME): State.UP,
-    (State.DRAINING, Event.STOP): State.STOPPED,
+    (State.DRAINING, Event.STOP): State.STOPPING,
     # Nothing leads out of the end.
-    (State.STOPPED, Event.LISTENING): State.STOPPED,
-    (State.STOPPED, Event.DRAIN): State.STOPPED,
-    (State.STOPPED, Event.RESUME): State.STOPPED,
-    (State.STOPPED, Event.STOP): State.STOPPED,
+    (State.STOPPING, Event.LISTENING): State.STOPPING,
+    (State.STOPPING, Event.DRAIN): State.STOPPING,
+    (State.STOPPING, Event.RESUME): State.STOPPING,
+    (State.STOPPING, Event.STOP): State.STOPPING,
 }
