@@ -21,7 +21,7 @@ from bench.servers import HERE
 async def main() -> None:
     import nats
 
-    from trunkline.fleet.nats_server import NatsServer
+    from trunkline.fleet.children.nats_server import NatsServer
 
     with tempfile.TemporaryDirectory() as directory:
         server = await NatsServer.start(Path(directory) / "store")

@@ -27,7 +27,7 @@ from tests.support.balancer.balance_process import (
     until,
 )
 from tests.support.patience import patient
-from trunkline.fleet.nats_server import NatsServer
+from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.metrics.series import BALANCER_SERIES
 
 Start = Callable[..., Awaitable[Command]]

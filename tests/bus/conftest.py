@@ -12,7 +12,7 @@ import pytest_asyncio
 from tests.support.server.bus_probe import BusUnderTest, retention_of, settings
 from trunkline.bus.memory import MemoryBus
 from trunkline.bus.nats.bus import NatsBus
-from trunkline.fleet.nats_server import NatsServer
+from trunkline.fleet.children.nats_server import NatsServer
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -18,7 +18,7 @@ from trunkline.fleet.status import (
     short,
     status_text,
 )
-from trunkline.fleet.view import make_view
+from trunkline.fleet.view.output import make_view
 
 
 def node(name: str = "node-1") -> PartStatus:

@@ -127,7 +127,7 @@ async def listening(told: Told, webhook_port: int, smtp_port: int) -> AsyncItera
 @asynccontextmanager
 async def nats(tmp_path: Path, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
     """A real NATS with JetStream on this port."""
-    from trunkline.fleet.nats_server import find_binary
+    from trunkline.fleet.children.nats_server import find_binary
 
     process = await asyncio.create_subprocess_exec(
         str(find_binary()), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "nats"),

@@ -18,7 +18,7 @@ from tests.support.server.live_node import OpenPeer, Peer, StartNode
 from tests.support.server.raw_peer import RawPeer, http
 from trunkline.bus.base import Bus, Deliver, HistoryPage, OnState, Published, Retention, Subscription
 from trunkline.bus.nats.bus import NatsBus
-from trunkline.fleet.nats_server import NatsServer
+from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.server.node.node import Node
 from trunkline.settings.sections import BusSettings
 

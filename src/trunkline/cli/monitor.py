@@ -39,7 +39,7 @@ def up(
 ) -> None:
     """Watch a fleet on this machine until Ctrl-C: what it renders is what `monitor render` would, at this fleet."""
     from trunkline.fleet.monitoring import run_stack
-    from trunkline.fleet.ports import free_first_port
+    from trunkline.fleet.plan.ports import free_first_port
     from trunkline.process import lifecycle
 
     settings = _settings(config_file)

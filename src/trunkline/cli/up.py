@@ -31,11 +31,11 @@ def up(
     It is meant for development and listens on 127.0.0.1 alone, unless HOST or server.host names another address for the
     edge. Admin ports are the port + 1. A part that dies is started again. Settings and environment reach every part.
     """
-    from trunkline.fleet.plan import make_plan, ports_needed
-    from trunkline.fleet.ports import free_first_port
+    from trunkline.fleet.plan.layout import make_plan, ports_needed
+    from trunkline.fleet.plan.ports import free_first_port
     from trunkline.fleet.run import run_fleet
     from trunkline.fleet.status import Event
-    from trunkline.fleet.view import make_view
+    from trunkline.fleet.view.output import make_view
     from trunkline.monitor.local.ports import PROMETHEUS, SPAN
     from trunkline.process import lifecycle
     from trunkline.settings.load import load
@@ -49,7 +49,7 @@ def up(
     first_port = settings.up.port or free_first_port(ports_needed(settings.up.nodes, settings.up.edge))
     plan = make_plan(loaded, first_port, monitor_port)
     if plan.traefik is not None:
-        from trunkline.fleet.traefik import prepare
+        from trunkline.fleet.plan.traefik import prepare
 
         plan = prepare(plan, os.environ)
     view = make_view(as_json)

@@ -6,10 +6,10 @@ import asyncio
 import os
 from typing import Final
 
-from trunkline.fleet.plan import FleetPlan
+from trunkline.fleet.plan.layout import FleetPlan
 from trunkline.fleet.status import Event, status_text
 from trunkline.fleet.supervisor import Fleet
-from trunkline.fleet.view import View
+from trunkline.fleet.view.output import View
 from trunkline.process import lifecycle
 
 KILLED: Final = 1

@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from trunkline.errors import StartError
-from trunkline.fleet import probe
-from trunkline.fleet.nats import FleetNats
-from trunkline.fleet.nats_server import find_binary
-from trunkline.fleet.part import FleetPart, OnEvent
-from trunkline.fleet.part_plans import NodePlan
-from trunkline.fleet.plan import FleetPlan
-from trunkline.fleet.ports import check_ports
+from trunkline.fleet.children import probe
+from trunkline.fleet.children.nats import FleetNats
+from trunkline.fleet.children.nats_server import find_binary
+from trunkline.fleet.children.part import FleetPart, OnEvent
+from trunkline.fleet.plan.layout import FleetPlan
+from trunkline.fleet.plan.parts import NodePlan
+from trunkline.fleet.plan.ports import check_ports
 from trunkline.fleet.status import Addresses, EdgeAddresses, Event, NodeAddresses, PartStatus, clients, draining_text
 from trunkline.process.looks import started
 

@@ -15,7 +15,7 @@ from tests.support.balancer.talking import Ear, Scene, until
 from trunkline.balancer.sources.nats import NatsSource
 from trunkline.balancer.talk import PEERS, FleetTalk
 from trunkline.errors import SettingsError
-from trunkline.fleet.nats_server import NatsServer
+from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.placement.backend import BackendSpec
 from trunkline.protocol.control import LoadReport, NodeReport, PickNotice, PickNotices
 from trunkline.settings.sections import BusSettings

@@ -20,7 +20,7 @@ from tests.support.patience import patient
 from tests.support.server.bus_probe import Inbox, States, retention_of, settings, until
 from trunkline.bus.nats.bus import NatsBus
 from trunkline.errors import BusError, BusUnavailable
-from trunkline.fleet.nats_server import NatsServer
+from trunkline.fleet.children.nats_server import NatsServer
 
 Start = Callable[..., Awaitable[NatsServer]]
 Open = Callable[..., Awaitable[NatsBus]]

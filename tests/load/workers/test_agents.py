@@ -20,7 +20,7 @@ from tests.support.load.faulty_server import FaultyServer
 from tests.support.load.seen_seconds import Seen
 from tests.support.patience import patient
 from trunkline.errors import SettingsError, StartError
-from trunkline.fleet.nats_server import NatsServer
+from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.load.model.histogram import quantiles
 from trunkline.load.model.messages import MAX_BYTES, Job
 from trunkline.load.model.plan import Scenario, Stage, Step, Target, Traffic

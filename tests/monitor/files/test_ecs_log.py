@@ -22,7 +22,7 @@ from tests.support.free_ports import free_port
 from tests.support.monitor.log_fields import types_of
 from tests.support.monitor.serving import running
 from tests.support.patience import patient
-from trunkline.fleet.log import serious
+from trunkline.fleet.children.log import serious
 from trunkline.logs import configure
 from trunkline.logs.ecs import VERSION
 from trunkline.monitor.files import logs

@@ -16,7 +16,7 @@ from tests.support.server.raw_peer import RawPeer, upgrade
 from trunkline.bus.base import Deliver, Retention, Subscription
 from trunkline.bus.memory import MemoryBus
 from trunkline.errors import BusUnavailable
-from trunkline.fleet.nats_server import NatsServer
+from trunkline.fleet.children.nats_server import NatsServer
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -23,7 +23,7 @@ from tests.support.server.live_node import Peer
 from tests.support.server.raw_peer import RawPeer, http, upgrade
 from trunkline.bus.base import Retention
 from trunkline.bus.nats.bus import NatsBus
-from trunkline.fleet.nats_server import NatsServer
+from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.settings.sections import BusSettings
 
 

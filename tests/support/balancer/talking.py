@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from tests.support.patience import patient
 from trunkline.balancer.talk import FleetTalk
 from trunkline.bus.base import FleetBus
-from trunkline.fleet.nats_server import NatsServer
+from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.protocol.control import NodeReport, PickNotices
 from trunkline.server.app import stock
 from trunkline.server.node.node import Node

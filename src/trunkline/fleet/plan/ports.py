@@ -6,7 +6,7 @@ import random
 from typing import Final
 
 from trunkline.errors import StartError
-from trunkline.fleet.plan import FleetPlan, TakenPort, taken_text
+from trunkline.fleet.plan.layout import FleetPlan, TakenPort, taken_text
 from trunkline.process.ports import why_unusable
 
 NEVER_CLIENTS: Final = (15_000, 32_000)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from trunkline.fleet.plan import FleetPlan, traefik_environment
+from trunkline.fleet.plan.layout import FleetPlan, traefik_environment
 from trunkline.settings.load import load
 from trunkline.settings.sections import Settings
 from trunkline.traefik.process import find_binary

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trunkline.errors import StartError
-from trunkline.fleet.log import KEPT_LINES, ChildLog, Quota, serious
+from trunkline.fleet.children.log import KEPT_LINES, ChildLog, Quota, serious
 
 
 @pytest.mark.parametrize(

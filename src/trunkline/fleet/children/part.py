@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from trunkline.errors import StartError
-from trunkline.fleet import probe
-from trunkline.fleet.log import ChildLog, Quota
-from trunkline.fleet.part_plans import PartPlan
-from trunkline.fleet.plan import FleetPlan, part_command, part_environment
-from trunkline.fleet.restarts import Backoff, gives_up
+from trunkline.fleet.children import probe
+from trunkline.fleet.children.log import ChildLog, Quota
+from trunkline.fleet.children.restarts import Backoff, gives_up
+from trunkline.fleet.plan.layout import FleetPlan, part_command, part_environment
+from trunkline.fleet.plan.parts import PartPlan
 from trunkline.fleet.status import Event, PartStatus
 from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from trunkline.fleet.part_plans import NodePlan, PartPlan, TraefikPlan
+from trunkline.fleet.plan.parts import NodePlan, PartPlan, TraefikPlan
 from trunkline.fleet.status import Sample
 from trunkline.http1.get import Answer, get
 from trunkline.http1.heads import BadHead

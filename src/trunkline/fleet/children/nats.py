@@ -6,11 +6,11 @@ import asyncio
 import time
 
 from trunkline.errors import StartError
-from trunkline.fleet.log import ChildLog
-from trunkline.fleet.nats_server import NatsServer
-from trunkline.fleet.part import OnEvent
-from trunkline.fleet.plan import NATS_HOST, FleetPlan
-from trunkline.fleet.restarts import Backoff
+from trunkline.fleet.children.log import ChildLog
+from trunkline.fleet.children.nats_server import NatsServer
+from trunkline.fleet.children.part import OnEvent
+from trunkline.fleet.children.restarts import Backoff
+from trunkline.fleet.plan.layout import NATS_HOST, FleetPlan
 from trunkline.fleet.status import Event, PartStatus
 from trunkline.process.ending import ended
 

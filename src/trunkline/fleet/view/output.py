@@ -47,7 +47,7 @@ def make_view(as_json: bool, out: TextIO | None = None) -> View:
     if as_json:
         return JsonView(out)
     if out.isatty() or any(os.environ.get(name) for name in _FORCES):
-        from trunkline.fleet.terminal import terminal_view
+        from trunkline.fleet.view.terminal import terminal_view
 
         if (view := terminal_view(out)) is not None:
             return view

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.fleet.part_plans import authority
-from trunkline.fleet.plan import (
+from trunkline.fleet.children.restarts import Backoff, gives_up
+from trunkline.fleet.plan.layout import (
     FleetPlan,
     TakenPort,
     make_plan,
@@ -22,8 +22,8 @@ from trunkline.fleet.plan import (
     ports_needed,
     taken_text,
 )
-from trunkline.fleet.ports import check_ports, free_first_port
-from trunkline.fleet.restarts import Backoff, gives_up
+from trunkline.fleet.plan.parts import authority
+from trunkline.fleet.plan.ports import check_ports, free_first_port
 from trunkline.settings.load import load
 
 

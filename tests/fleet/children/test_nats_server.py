@@ -15,7 +15,7 @@ import pytest
 from tests.support.patience import patient
 from tests.support.server.bus_probe import until
 from trunkline.errors import StartError
-from trunkline.fleet.nats_server import NatsServer, find_binary
+from trunkline.fleet.children.nats_server import NatsServer, find_binary
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ async def test_dies_with_its_parent(store: Path) -> None:
     """When the parent is killed, the server ends too."""
     program = (
         "import asyncio, pathlib, sys\n"
-        "from trunkline.fleet.nats_server import NatsServer\n"
+        "from trunkline.fleet.children.nats_server import NatsServer\n"
         "async def main():\n"
         "    server = await NatsServer.start(pathlib.Path(sys.argv[1]))\n"
         "    print(server.pid, flush=True)\n"

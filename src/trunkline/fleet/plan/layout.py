@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from trunkline.errors import SettingsError
-from trunkline.fleet.part_plans import HOST, BalancerPlan, MonitorPlan, NodePlan, PartPlan, TraefikPlan
+from trunkline.fleet.plan.parts import HOST, BalancerPlan, MonitorPlan, NodePlan, PartPlan, TraefikPlan
 from trunkline.settings.load import Loaded
 
 PORT_STEP: Final = 2

@@ -1,0 +1,1 @@
+"""Child processes of a fleet: started, watched, started again."""

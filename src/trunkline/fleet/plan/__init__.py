@@ -1,0 +1,1 @@
+"""What a fleet on one machine consists of, decided before anything is started."""

@@ -1,0 +1,1 @@
+"""What a fleet shows to its audience: a terminal, lines or JSON."""
