@@ -85,14 +85,37 @@ async def test_refused_dial_tries_another(start_edge: Any, raw_backend: Any) -> 
     wire.close()
 
 
-async def test_a_name_that_does_not_resolve_is_a_failed_dial(start_edge: Any, raw_backend: Any) -> None:
-    """A backend whose name is unknown fails like one that nobody listens at."""
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "empty..label", "long" * 20])
+async def test_a_name_that_does_not_resolve_is_a_failed_dial(
+    start_edge: Any, raw_backend: Any, relay_kind: str, host: str
+) -> None:
+    """A backend whose name is unknown, or cannot be one, fails like one that nobody listens at."""
     good = await raw_backend(echo)
-    placer = FixedPlacer("http://no-such-host.invalid:80", good.url)
+    placer = FixedPlacer(f"http://{host}:80", good.url)
     edge = await start_edge(placer)
     wire = await Wire.upgraded(edge.port)
-    assert placer.heard[0] == ("failed", "http://no-such-host.invalid:80", "dial")
+    assert placer.heard[0] == ("failed", f"http://{host}:80", "dial")
     wire.close()
+
+
+async def test_a_fault_of_our_own_drops_the_pick(
+    start_edge: Any, raw_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong in between, a pick is reported exactly once, and no backend is blamed for it."""
+
+    def fail(*_: object) -> bool:
+        raise ValueError
+
+    monkeypatch.setattr("trunkline.balancer.relay.upgrade.accepts", fail)
+    backend = await raw_backend(echo)
+    placer = FixedPlacer(backend.url)
+    edge = await start_edge(placer, connections_per_address=1)
+    for _ in range(2):
+        wire = await Wire.connect(edge.port)
+        wire.send(handshake())
+        assert (await wire.answer()).status == 500
+        wire.close()
+    assert placer.heard == [("dropped", backend.url)] * 2
 
 
 async def test_tls_to_a_plain_backend_fails_as_tls(start_edge: Any, raw_backend: Any) -> None:

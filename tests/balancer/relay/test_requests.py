@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from typing import Any
@@ -12,11 +13,13 @@ from aiohttp import web
 
 from tests.support.balancer.relay_peers import FixedPlacer, Session, Wire, echo, handshake, request, says
 from tests.support.free_ports import free_port
+from trunkline.balancer.relay.client import ClientConnection
 from trunkline.balancer.relay.edge import Edge
 from trunkline.errors import StartError
 from trunkline.http1.heads import PageRequest
 from trunkline.http1.requests import Response
 from trunkline.placement.placing import Refusal
+from trunkline.settings.balancer import HeaderEntry
 
 HOST = b"Host: play.example.org\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST
@@ -214,6 +217,39 @@ async def test_half_an_answer_is_cut_off(start_edge: Any, raw_backend: Any) -> N
     wire.send(GET + b"\r\n")
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await wire.answer()
+
+
+async def test_a_fault_in_the_middle_of_an_answer_cuts_it_off(
+    start_edge: Any, http_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once an answer has begun no other one is written into it."""
+
+    async def fail(self: ClientConnection, keep: bool) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(ClientConnection, "next_request", fail)
+    edge = await start_edge(FixedPlacer(http_backend))
+    wire = await Wire.connect(edge.port)
+    wire.send(GET + b"\r\n")
+    with contextlib.suppress(ConnectionError):
+        assert b" 500 " not in await wire.reader.read()
+    assert edge.meter.refusals.values == {}
+    wire.close()
+
+
+@pytest.mark.parametrize("host", ["empty..label", "long" * 20])
+async def test_a_name_that_cannot_be_one_is_a_failed_dial(start_edge: Any, http_backend: str, host: str) -> None:
+    """A GET whose backend has a name that no resolver takes gets another backend."""
+    placer = FixedPlacer(f"http://{host}:80", http_backend)
+    edge = await start_edge(placer)
+    assert (await request(edge.port, GET + b"\r\n")).status == 200
+    assert placer.heard == [("failed", f"http://{host}:80", "dial"), ("dropped", http_backend)]
+
+
+async def test_a_header_of_the_operator_in_any_script(start_edge: Any, http_backend: str) -> None:
+    """A value that Latin-1 does not have goes to the backend as UTF-8."""
+    edge = await start_edge(FixedPlacer(http_backend), request_headers=(HeaderEntry(name="X-Price", value="5 €"),))
+    assert (await request(edge.port, GET + b"\r\n")).status == 200
 
 
 async def test_silence_is_a_504(start_edge: Any, raw_backend: Any) -> None:

@@ -182,7 +182,10 @@ class ClientConnection(asyncio.Protocol):
             await work.run()
         except Exception:
             log.exception("request_failed")
-            if not self.answered:
+            if self.began:
+                # What comes now would be read as a piece of the answer's body.
+                self.abort()
+            elif not self.answered:
                 self.refuse(500, "internal", "this balancer could not handle the request")
         finally:
             self._task = None

@@ -101,7 +101,8 @@ class Dialer:
             raise Failure("dial_timeout") from None
         except ssl.SSLError:
             raise Failure("tls") from None
-        except OSError:
+        except (OSError, UnicodeError):
+            # A name with an empty or a too long label never gets to the resolver.
             raise Failure("dial") from None
 
     async def _dial_socket(self, poller: Poller, place: Place) -> SocketHandshake:

@@ -42,6 +42,7 @@ _FAULTS: Final[tuple[tuple[type[Exception], str, int], ...]] = (
     (aiohttp.ConnectionTimeoutError, "dial_timeout", 504),
     (aiohttp.ServerTimeoutError, "dial_timeout", 504),
     (aiohttp.ClientConnectorError, "dial", 502),
+    (UnicodeError, "dial", 502),  # of a host with an empty or a too long label
     (TimeoutError, "handshake_timeout", 504),
     (aiohttp.ClientResponseError, "bad_answer", 502),
     (aiohttp.ClientPayloadError, "bad_answer", 502),
@@ -202,12 +203,12 @@ class PassThrough:
                 context.placer.dropped(pick)
                 await self._pass_answer(answer, pick.cookie)
                 return True
-        except asyncio.CancelledError:
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            why, status = next((why, status) for kind, why, status in _FAULTS if isinstance(error, kind))
+        except BaseException:
             if not self._head_sent:
                 context.placer.dropped(pick)
             raise
-        except (aiohttp.ClientError, OSError) as error:
-            why, status = next((why, status) for kind, why, status in _FAULTS if isinstance(error, kind))
         return self._failed(pick, why, status, again)
 
     def _failed(self, pick: Pick, why: str, status: int, again: bool) -> bool:
@@ -301,5 +302,5 @@ def _text(value: str) -> str:
         return value
     try:
         return value.encode("latin-1").decode()
-    except UnicodeDecodeError:
+    except UnicodeError:
         return value

@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 import msgspec
@@ -158,8 +157,10 @@ class Upgrade:
                 raise Failure("bad_answer")
             self._relay(pick, backend, answer)
             return None
-        except asyncio.CancelledError:
-            # The client has left, or the edge is stopping.
+        except Failure:
+            raise
+        except BaseException:
+            # The client has left, the edge is stopping, or a fault of our own: no backend is to blame.
             context.placer.dropped(pick)
             raise
         finally:
@@ -189,4 +190,8 @@ class Upgrade:
         context.placer.opened(pick)
         context.meter.connect_seconds.observe(now - self._started)
         self._report("opened", pick.url, pick.reason, 101)
-        relay.start(context.forwarding.upgrade_answer(answer.head, pick.cookie) + answer.behind, early)
+        try:
+            relay.start(context.forwarding.upgrade_answer(answer.head, pick.cookie) + answer.behind, early)
+        except OSError:
+            # The kernel watches no more sockets.
+            relay.abort()

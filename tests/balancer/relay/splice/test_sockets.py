@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import select
@@ -665,3 +666,26 @@ async def test_a_turn_is_short(poller: Poller, pair: Callable[[Owner], Pair], mo
     assert sum(turns) == 10
     assert BATCH > 4
     assert sys.platform == "linux"
+
+
+async def test_a_relay_that_cannot_be_watched_is_closed(
+    start_edge: Any, raw_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the kernel watches no more sockets, a relay that has just been opened ends, and is counted no longer."""
+    watch = Poller.watch
+
+    def full(self: Poller, fd: int, watcher: Any, events: int) -> None:
+        if isinstance(watcher, SocketRelay):
+            raise OSError(errno.ENOSPC, "no more")
+        watch(self, fd, watcher, events)
+
+    monkeypatch.setattr(Poller, "watch", full)
+    backend = await raw_backend(echo)
+    placer = FixedPlacer(backend.url)
+    edge = await start_edge(placer)
+    wire = await Wire.connect(edge.port)
+    wire.send(handshake())
+    await placer.hears("closed", backend.url)
+    assert placer.heard == [("opened", backend.url), ("closed", backend.url)]
+    assert edge.connections == 0
+    wire.close()
