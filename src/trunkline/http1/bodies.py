@@ -21,16 +21,7 @@ _DATA, _SIZE_LINE, _DATA_END, _TRAILERS, _END = range(5)
 
 
 class BodyReader:
-    """Reads one body.
-
-    Args:
-        length: its bytes, CHUNKED or UNTIL_CLOSE.
-        limit: most bytes of its content.
-
-    Attributes:
-        done: whether its end has been read.
-        total: bytes of content so far.
-    """
+    """Reads one body of `length` bytes (or CHUNKED, UNTIL_CLOSE), at most `limit` of content; `total` came so far."""
 
     __slots__ = ("_chunked", "_left", "_limit", "_line", "_state", "_trailers", "total")
 
@@ -54,13 +45,9 @@ class BodyReader:
         return self._state == _END
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Take the next bytes.
+        """Take the next bytes; returns the content among them, and what follows the body's end.
 
-        Returns:
-            The content among them, and what follows the body's end.
-
-        Raises:
-            BadHead: 400 for malformed chunks, 413 for more content than the limit.
+        Raises BadHead: 400 for malformed chunks, 413 for more content than the limit.
         """
         if self._state == _DATA and not self._chunked:
             content, rest = data[: self._left], data[self._left :]

@@ -24,15 +24,9 @@ class Answer(NamedTuple):
 
 
 async def get(url: str, limit: int) -> Answer:
-    """Fetch a page; the caller limits the time.
+    """Fetch a page over plain HTTP, with at most `limit` bytes of body; the caller limits the time.
 
-    Args:
-        url: `http://host:port/path?query`.
-        limit: most bytes of the body.
-
-    Raises:
-        OSError: no connection could be made, or it ended within the answer.
-        BadHead: the answer is malformed, or longer than `limit`.
+    Raises OSError when the connection fails, BadHead when the answer is malformed or too long.
     """
     place = urlsplit(url)
     target = (place.path or "/") + (f"?{place.query}" if place.query else "")

@@ -53,12 +53,7 @@ Field = tuple[str, str, str]
 
 
 class BadHead(Exception):
-    """What came cannot be understood in one way only.
-
-    Attributes:
-        status: what to answer to a client: 400, 431 or 505.
-        text: one line that says why.
-    """
+    """What came cannot be understood in one way only; to a client it is `status` 400, 413, 431 or 505 and `text`."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(status, text)
@@ -67,15 +62,9 @@ class BadHead(Exception):
 
 
 class RequestHead(msgspec.Struct):
-    """The head of a request.
+    """The head of a request; its body has `length` bytes, or is CHUNKED.
 
-    Attributes:
-        method: as sent.
-        target: path and query as sent.
-        minor: 0 or 1, of HTTP/1.x.
-        fields: the headers in their order.
-        headers: the values by name in lower case; repeated ones joined by ", " (cookies by "; ").
-        length: bytes of the body that follows, or CHUNKED.
+    `headers` are by name in lower case, repeated ones joined by ", " (cookies by "; "); `fields` keep their order.
     """
 
     method: str
@@ -115,15 +104,7 @@ class RequestHead(msgspec.Struct):
 
 
 class AnswerHead(msgspec.Struct):
-    """The head of an answer.
-
-    Attributes:
-        status: 100 to 599.
-        phrase: its text.
-        fields: the headers in their order.
-        headers: the values by name in lower case.
-        length: bytes of the body that follows, CHUNKED or UNTIL_CLOSE.
-    """
+    """The head of an answer; its body has `length` bytes, is CHUNKED or goes on UNTIL_CLOSE."""
 
     status: int
     phrase: str
@@ -133,15 +114,9 @@ class AnswerHead(msgspec.Struct):
 
 
 class PageRequest(msgspec.Struct, frozen=True):
-    """A request that the balancer may answer itself.
+    """A GET or HEAD that the balancer may answer itself; path and query as sent.
 
-    Attributes:
-        method: GET or HEAD.
-        path: the path as sent, without the query.
-        query: what stands behind the "?", as sent.
-        headers: by name in lower case.
-        address: the client's, as far as it can be trusted.
-        untrusted: forwarding headers came from a proxy that is not trusted, so the real client is unknown.
+    `untrusted`: forwarding headers came from a proxy that is not trusted, so the real client is unknown.
     """
 
     method: str
@@ -153,18 +128,9 @@ class PageRequest(msgspec.Struct, frozen=True):
 
 
 def find_end(data: bytes, limit: int, scanned: int = 0) -> int:
-    """Where the head at the beginning of `data` ends.
+    """The index behind the empty line of the head that `data` begins with, -1 when it is not complete.
 
-    Args:
-        data: what has come so far.
-        limit: most bytes of a head.
-        scanned: how many of them were looked at before.
-
-    Returns:
-        The index behind its empty line, -1 when it is not complete.
-
-    Raises:
-        BadHead: 431 when it is longer than `limit`.
+    The first `scanned` bytes were looked at before. Raises BadHead (431) when the head is longer than `limit` bytes.
     """
     end = data.find(b"\r\n\r\n", max(scanned - 3, 0), limit)
     if end >= 0:
@@ -175,14 +141,9 @@ def find_end(data: bytes, limit: int, scanned: int = 0) -> int:
 
 
 def check_beginning(data: bytes, scanned: int = 0) -> None:
-    """Refuse what can no longer become a head, before its end has come.
+    """Refuse what can no longer become a head, before its end has come; the first `scanned` bytes were checked before.
 
-    Args:
-        data: what has come so far.
-        scanned: how many of them were checked before.
-
-    Raises:
-        BadHead: 400 or 505.
+    Raises BadHead: 400 or 505.
     """
     end = data.find(b"\r\n")
     # With the first read and with the end of the line, but not with each read between: it may come byte by byte.
@@ -213,15 +174,10 @@ def _request_line(line: str) -> tuple[str, str, int]:
 
 
 def read_request(head: bytes, *, once: Set[str] = ONCE, passed_on: bool = True) -> RequestHead:
-    """Read a request's head, its empty line included.
+    """Read a request's head, its empty line included; raises BadHead: 400, or 505 for another version of HTTP.
 
-    Args:
-        head: the bytes.
-        once: headers, in lower case, that must not stand twice.
-        passed_on: another server will resolve the path; then `..` in it is refused.
-
-    Raises:
-        BadHead: 400, or 505 for another version of HTTP.
+    Headers of `once` (in lower case) must not stand twice. A path that is `passed_on` is resolved by another server,
+    and must not hold `..`.
     """
     lines = _lines(head)
     method, target, minor = _request_line(lines[0])
@@ -247,12 +203,7 @@ def read_request(head: bytes, *, once: Set[str] = ONCE, passed_on: bool = True) 
 
 
 def read_answer(head: bytes, *, to_head: bool = False) -> AnswerHead:
-    """Read an answer's head, its empty line included; raises BadHead.
-
-    Args:
-        head: the bytes.
-        to_head: it answers a HEAD request, and has no body.
-    """
+    """Read an answer's head, its empty line included; raises BadHead. An answer `to_head` has no body."""
     lines = _lines(head)
     line = _STATUS_LINE.fullmatch(lines[0])
     if line is None:

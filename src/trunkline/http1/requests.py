@@ -36,19 +36,10 @@ _SECURITY_BYTES = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEA
 
 
 class Request(msgspec.Struct):
-    """One request.
+    """One request; names of `headers` in lower case, `path` decoded, `target` as sent.
 
-    Attributes:
-        method: as sent, upper case.
-        target: path and query as sent.
-        path: decoded path.
-        headers: names in lower case; repeated list headers are joined by ", ".
-        peer: address of the other end of the TCP connection.
-        address: address of the client; differs from `peer` when a trusted proxy forwarded the request.
-        secure: whether the client came over TLS, if a trusted proxy reports it.
-        http_version: "1.1" or "1.0".
-        keep_alive: whether the connection may serve another request.
-        body: what came behind the head; always empty on the data port.
+    `peer` is the other end of the TCP connection, `address` the client; they differ behind a trusted proxy, which also
+    reports whether the client came over TLS (`secure`).
     """
 
     method: str
@@ -86,13 +77,9 @@ class Response(msgspec.Struct):
 def render(
     response: Response, *, head_only: bool = False, keep_alive: bool = True, request_id: str | None = None
 ) -> bytes:
-    """An HTTP/1.1 answer as bytes.
+    """An HTTP/1.1 answer as bytes; `head_only` leaves the body out, but announces its length, as the answer to HEAD.
 
-    Args:
-        response: status, headers and body.
-        head_only: leave the body out, as the answer to HEAD; its length is still announced.
-        keep_alive: whether the connection stays open.
-        request_id: goes out as X-Request-ID, unless it holds what would end a header.
+    `request_id` goes out as X-Request-ID, unless it holds what would end a header.
     """
     lines = [
         f"HTTP/1.1 {response.status} {phrase(response.status)}\r\nContent-Type: {response.content_type}\r\n"
@@ -124,12 +111,9 @@ def text_response(status: int, text: str, headers: Sequence[tuple[str, str]] = (
 
 
 class RequestReader:
-    """Reads the requests of one connection until it is upgraded.
+    """Reads the requests of one connection until it is upgraded; `max_head` and `max_body` are bytes of one request.
 
-    Args:
-        max_head: most bytes of one request's head.
-        max_body: most bytes of one request's body.
-        keep_body: whether a request's body is kept; it is read to its end in any case. None keeps all.
+    Bodies that `keep_body` does not want are read to their end and thrown away; None keeps all.
     """
 
     __slots__ = ("_blank", "_body", "_buffer", "_keep_body", "_max_body", "_max_head", "_over", "_scanned")
@@ -152,14 +136,10 @@ class RequestReader:
         return self._body is not None or bool(self._buffer) or self._blank > 0
 
     def feed(self, data: bytes) -> tuple[list[Request], bytes | None]:
-        """Take what one read returned.
+        """Take one read; returns the complete requests, and what followed an upgrade request (None: there was none).
 
-        Returns:
-            The complete requests, and what followed an upgrade request (None: there was none).
-
-        Raises:
-            BadHead: 400 for what is no HTTP, 413 for a body that is too long, 431 when the head is too long, 505 for
-                another version. The requests before it are lost, for an answer out of turn would be worse.
+        Raises BadHead: 400 for what is no HTTP, 413 for a body that is too long, 431 for such a head, 505 for another
+        version. The requests before it are lost, for an answer out of turn would be worse.
         """
         requests: list[Request] = []
         if self._over:

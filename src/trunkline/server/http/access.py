@@ -44,13 +44,7 @@ class AccessLog:
         self._lines: list[bytes] = []
 
     def add(self, connection: Connection, duration_s: float, wall_ms: int) -> None:
-        """Add the line of a connection that has ended.
-
-        Args:
-            connection: the ended connection.
-            duration_s: how long it lasted.
-            wall_ms: when it ended, ms since 1970.
-        """
+        """Add the line of a connection that ended at `wall_ms` (since 1970)."""
         client = connection.identity
         line = AccessLine(
             connection=client.id,

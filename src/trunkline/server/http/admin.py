@@ -99,13 +99,9 @@ class Admin:
         }
 
     async def start(self, data_port: int) -> None:
-        """Listen, unless the settings switch the port off.
+        """Listen on the settings' port, by default the one above `data_port`; port 0 switches it off.
 
-        Args:
-            data_port: the node's data port; the admin port is the next one unless the settings name another.
-
-        Raises:
-            StartError: the port is taken, or the token can be neither read nor kept.
+        Raises StartError: the port is taken, or the token can be neither read nor kept.
         """
         settings = self._settings.admin
         if settings.port == 0:
@@ -151,8 +147,6 @@ class Admin:
         # Heads are read as latin-1, so that every byte survives; a token is UTF-8.
         return self._token.allows(authorization.encode("latin-1").decode("utf-8", "surrogateescape"))
 
-    # --- the port of its connections ----------------------------------------------------------------------------------
-
     def new_reader(self) -> RequestReader:
         """A reader with the bounds of this port."""
         return RequestReader(HEAD_BYTES, BODY_BYTES, lambda head: self.allows(head.headers.get("authorization")))
@@ -193,8 +187,6 @@ class Admin:
         except Exception:
             log.exception("order_failed", path=request.path)
             return json_response(Problem("internal", "the node could not carry out this order"), 500)
-
-    # --- orders -------------------------------------------------------------------------------------------------------
 
     async def _publish(self, request: Request) -> Response:
         order = _read(request, PublishOrder)

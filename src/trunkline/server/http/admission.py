@@ -52,16 +52,9 @@ class AdmissionRequest(msgspec.Struct):
 
 
 class Admission:
-    """Decides on the handshakes of a node.
+    """Decides on the handshakes of a node; without a verifier tokens are not looked at.
 
-    Args:
-        settings: origins, subprotocols, limits.
-        routes: the endpoints, in order of declaration.
-        verifier: checks tokens; None when no algorithm is configured, then tokens are not looked at.
-        limiter: handshakes by address.
-        shed: raises Refused while the node takes no more connections.
-        meter: where refusals are counted.
-        clock: the node's clock.
+    `shed` raises Refused while the node takes no more connections.
     """
 
     def __init__(

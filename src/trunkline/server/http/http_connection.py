@@ -27,11 +27,8 @@ EARLY_FRAMES_LIMIT: Final = 1 << 16
 class Port(Protocol):
     """What a connection needs of the port it came to.
 
-    Attributes:
-        pending: where it is registered.
-        trusted_proxies: whose forwarding headers count.
-        lingers: after an early refusal what the client still sends is read and thrown away, because closing at once
-            would reset the connection, and the answer would be lost to a client that is sending a body.
+    Where it `lingers`, what the client still sends after an early refusal is read and thrown away: closing at once
+    would reset the connection, and a client that is sending a body would not get the answer.
     """
 
     pending: Pending
@@ -44,16 +41,9 @@ class Port(Protocol):
     def serve(
         self, connection: HttpConnection, request: Request, untrusted: bool, upgrade: bool
     ) -> Response | Awaitable[Response | None] | None:
-        """Serve one request.
+        """Serve one request; returns the answer, None when the connection was upgraded.
 
-        Args:
-            connection: where it came from.
-            request: the request, with the client's address.
-            untrusted: forwarding headers came from a proxy that is not trusted.
-            upgrade: it asks to leave HTTP.
-
-        Returns:
-            The answer; None when the connection was upgraded.
+        `untrusted`: forwarding headers came from a proxy that is not trusted. `upgrade`: it asks to leave HTTP.
         """
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
@@ -64,24 +54,11 @@ class Port(Protocol):
 
 
 class HttpConnection(asyncio.Protocol):
-    """One TCP connection, until it is upgraded.
-
-    Attributes:
-        transport: its TCP or TLS connection.
-    """
+    """One TCP or TLS connection, until it is upgraded."""
 
     __slots__ = (
-        "_blocked",
-        "_early",
-        "_ending",
-        "_peer",
-        "_port",
-        "_queue",
-        "_reader",
-        "_reading",
-        "_task",
-        "transport",
-    )
+        "_blocked", "_early", "_ending", "_peer", "_port", "_queue", "_reader", "_reading", "_task", "transport",
+    )  # fmt: skip
 
     transport: asyncio.Transport
 

@@ -7,13 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Identity(NamedTuple):
-    """What a genuine token holds.
-
-    Attributes:
-        subject: its `sub`, None when it has none.
-        claims: all of its claims.
-        expires_at: seconds since 1970 after which it is no longer good, None for never.
-    """
+    """What a genuine token holds; `expires_at` is in seconds since 1970, None for never."""
 
     subject: str | None
     claims: Mapping[str, Any]
@@ -25,11 +19,6 @@ def find_token(authorization: str | None, query_token: str | None, subprotocols:
 
     Browsers cannot set headers on a WebSocket, so besides `Authorization: Bearer` there are the offered subprotocols
     (`bearer.<jwt>`, or `bearer` followed by the token) and, because it ends up in logs least preferred, `?token=`.
-
-    Args:
-        authorization: the header, None without one.
-        query_token: the query parameter `token`, None without one.
-        subprotocols: what the client offered, in its order.
     """
     if authorization:
         scheme, _, rest = authorization.strip().partition(" ")

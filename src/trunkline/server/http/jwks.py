@@ -46,12 +46,9 @@ class _JwkSet(msgspec.Struct):
 
 
 def parse_jwks(document: bytes, algorithms: frozenset[str]) -> dict[tuple[str, str | None], PublicKey]:
-    """The usable public keys of a JSON Web Key Set (RFC 7517), by algorithm and key id.
+    """The usable public keys of a JSON Web Key Set (RFC 7517), by algorithm and key id; ValueError when it is none.
 
     Keys of other kinds, secrets among them, keys for encryption and keys that do not parse are left out.
-
-    Raises:
-        ValueError: the document is no key set.
     """
     found: dict[tuple[str, str | None], PublicKey] = {}
     for entry in msgspec.json.decode(document, type=_JwkSet).keys:

@@ -69,12 +69,7 @@ class Pages:
                 self._pages[path] = _static(Response(200, body, content_type, [("Cache-Control", "no-cache")]))
 
     def answer(self, request: Request, untrusted: bool) -> Response:
-        """Answer one request.
-
-        Args:
-            request: the request, with the client's address.
-            untrusted: forwarding headers came from a proxy that is not trusted.
-        """
+        """Answer one request; `untrusted`: forwarding headers came from a proxy that is not trusted."""
         if request.method not in ("GET", "HEAD"):
             return text_response(405, "only GET and HEAD are served here", [("Allow", "GET, HEAD")])
         wait_s = 0.0

@@ -19,13 +19,7 @@ class Waiting(Protocol):
 
 
 class Pending:
-    """Registry of pending connections.
-
-    Args:
-        limit: most connections at a time.
-        timeout_s: seconds that each may take for its next step.
-        clock: the node's clock.
-    """
+    """Registry of at most `limit` pending connections, each with `timeout_s` seconds for its next step."""
 
     def __init__(self, limit: int, timeout_s: float, clock: Clock) -> None:
         self._limit = limit

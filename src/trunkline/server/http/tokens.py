@@ -36,14 +36,9 @@ class _UnknownKey(Exception):
 
 
 class Verifier:
-    """Checks tokens against the keys of the settings.
+    """Checks tokens against the keys of the settings, which name at least one algorithm.
 
-    Args:
-        auth: the settings; at least one algorithm must be named.
-        now: seconds of a steady clock, for the age of fetched keys.
-
-    Raises:
-        SettingsError: a key file that cannot be read, or a key that fits no algorithm of the settings.
+    Raises SettingsError for a key file that cannot be read, or a key that fits no algorithm of the settings.
     """
 
     def __init__(self, auth: AuthSettings, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -67,11 +62,7 @@ class Verifier:
             await self._remote.close()
 
     def verify_now(self, token: str) -> Identity | None:
-        """Check a token with the keys at hand; None means that keys must be fetched first (`await verify(token)`).
-
-        Raises:
-            Refused: with 401, the token is not accepted.
-        """
+        """Check a token with the keys at hand; None means that keys must be fetched first. Raises Refused (401)."""
         try:
             return self._verify(token)
         except _UnknownKey:
@@ -81,11 +72,7 @@ class Verifier:
             return None
 
     async def verify(self, token: str) -> Identity:
-        """Check a token, fetching keys if that may help.
-
-        Raises:
-            Refused: with 401, the token is not accepted; with 503, no key could be fetched yet.
-        """
+        """Check a token, fetching keys if that may help; raises Refused: 401, or 503 without any key yet."""
         remote = self._remote
         if remote is not None:
             remote.refresh_if_old()
@@ -154,9 +141,6 @@ class Verifier:
 def _refused(detail: str, reason: str = "the token is not accepted") -> Refused:
     _log.debug("token refused", detail=detail)
     return Refused(401, reason, label="unauthorized")
-
-
-# --- keys in files ----------------------------------------------------------------------------------------------------
 
 
 def _load_secret(auth: AuthSettings) -> str:

@@ -18,16 +18,9 @@ LONGEST = 256
 
 
 def reader_of(affinity: str) -> ReadValue | None:
-    """What reads the value out of a request target.
+    """What reads the value of an affinity (as `balancer.affinity` spells it) out of a request target.
 
-    Args:
-        affinity: as `balancer.affinity` spells it.
-
-    Returns:
-        A function from target to value (None where it has none), or None when a node cannot know such values.
-
-    Raises:
-        ValueError: no such affinity exists.
+    The value may be None; there is no reader when a node cannot know such values. Raises ValueError for no affinity.
     """
     kind, _, name = affinity.partition(":")
     if kind == "query" and name:

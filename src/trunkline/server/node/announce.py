@@ -97,8 +97,6 @@ class Announcer:
         if self._hello is not None:
             await self._hello.close()
 
-    # --- one message after another ------------------------------------------------------------------------------------
-
     def _on_hello(self, data: bytes, reply: str) -> None:
         self._all = True
         self._report_at(self._sent_at + BURST_S)

@@ -40,13 +40,7 @@ _ANSWERS: dict[ShedReason, _Answer] = {
 
 
 def max_connections(memory_limit_bytes: int | None, base_bytes: int, per_connection_bytes: int) -> int:
-    """How many connections fit into the memory of a node.
-
-    Args:
-        memory_limit_bytes: what the process may use, None for no limit.
-        base_bytes: set aside for the process itself.
-        per_connection_bytes: reckoned for a connection.
-    """
+    """How many connections fit into the memory of a node; `base_bytes` are set aside for the process itself."""
     if memory_limit_bytes is None:
         return WITHOUT_LIMIT
     fitting = (memory_limit_bytes - base_bytes) // per_connection_bytes
@@ -54,13 +48,7 @@ def max_connections(memory_limit_bytes: int | None, base_bytes: int, per_connect
 
 
 class Shed(NamedTuple):
-    """A handshake is turned away with 503.
-
-    Attributes:
-        reason: the label it is counted under.
-        text: for the client.
-        retry_after_s: seconds for Retry-After.
-    """
+    """A handshake is turned away with 503; `reason` is the label it is counted under, `text` is for the client."""
 
     reason: ShedReason
     text: str
@@ -70,10 +58,7 @@ class Shed(NamedTuple):
 class Shedder:
     """Decides for each handshake whether the node can afford it.
 
-    Args:
-        accept_per_s: handshakes per second, None for no fixed rate; then the event-loop lag is the brake.
-        lag_shed_s: event-loop lag in seconds above which handshakes are refused.
-        rng: source of the jitter.
+    Without a fixed `accept_per_s` the event-loop lag is the brake: above `lag_shed_s` seconds handshakes are refused.
     """
 
     __slots__ = ("_accept_per_s", "_bucket", "_lag_shed_s", "_rng")
@@ -86,15 +71,7 @@ class Shedder:
         self._bucket = None if accept_per_s is None else Bucket(max(1.0, accept_per_s / 2), accept_per_s, float("-inf"))
 
     def decide(self, now: float, *, connections: int, capacity: int, state: str, loop_lag_s: float) -> Shed | None:
-        """None lets the handshake in; it then counts against the rate.
-
-        Args:
-            now: seconds of a steady clock.
-            connections: connections open now.
-            capacity: most connections the node takes.
-            state: the node's state; only `up` takes connections.
-            loop_lag_s: how late the event loop is, in seconds.
-        """
+        """None lets the handshake in; it then counts against the rate. Times in seconds, `now` of a steady clock."""
         if state != "up":
             return self._shed("starting" if state == "starting" else "draining", 0.0)
         if connections >= capacity:

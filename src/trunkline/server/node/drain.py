@@ -20,13 +20,7 @@ class Slot(NamedTuple):
 
 
 def plan(count: int, over_s: float, rng: random.Random) -> list[Slot]:
-    """Slots for `count` clients, in order of time.
-
-    Args:
-        count: how many clients there are.
-        over_s: the time to spread them over; 0 asks all at once.
-        rng: source of order and jitter.
-    """
+    """Slots for `count` clients over `over_s` seconds, in order of time; 0 asks all at once."""
     order = list(range(count))
     rng.shuffle(order)
     step = over_s / count if count else 0.0
@@ -37,13 +31,7 @@ def plan(count: int, over_s: float, rng: random.Random) -> list[Slot]:
 
 
 def due(slots: Sequence[Slot], done: int, elapsed_s: float) -> Sequence[Slot]:
-    """The slots whose time has come, of those not yet carried out.
-
-    Args:
-        slots: the plan.
-        done: how many were carried out already.
-        elapsed_s: seconds since the drain's start.
-    """
+    """The slots whose time has come `elapsed_s` after the drain's start, without the first `done`."""
     end = done
     while end < len(slots) and slots[end].at_s <= elapsed_s:
         end += 1

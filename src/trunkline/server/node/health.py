@@ -38,20 +38,7 @@ def assess(
     draining: bool,
     uptime_s: float,
 ) -> Health:
-    """Build the answer of /health.
-
-    Args:
-        bus_name: the bus's name, key of its check.
-        bus_connected: whether publishing would reach it now.
-        connections: open connections.
-        max_connections: most connections taken.
-        memory_bytes: resident memory of the process.
-        memory_limit_bytes: what it may use, None for no limit.
-        cpu_percent: CPU use as a share of what the process may use.
-        slow_clients: connections over their outbox bound.
-        draining: whether clients are being asked to move.
-        uptime_s: seconds since the start.
-    """
+    """Build the answer of /health; a memory limit of None is no limit."""
     warnings: list[str] = []
     errors: list[str] = []
     capacity = _percent(connections, max_connections)

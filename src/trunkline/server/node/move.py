@@ -82,11 +82,7 @@ class Mover:
         self._asked.clear()
 
     async def move(self, order: MoveOrder) -> Moved:
-        """Begin to ask clients.
-
-        Raises:
-            ValueError: the order's affinity is none.
-        """
+        """Begin to ask clients; raises ValueError when the order's affinity is none."""
         chosen = await self._choose(order)
         if chosen:
             self._asked.update(chosen)
@@ -165,8 +161,6 @@ class Mover:
             await carry_out(slots, ask)
         finally:
             self._asked.difference_update(chosen)
-
-    # --- over NATS ----------------------------------------------------------------------------------------------------
 
     def _on_order(self, data: bytes, reply: str) -> None:
         self._spawn(self._answer(data, reply, MoveOrder))

@@ -53,14 +53,7 @@ TASKS_S: Final = 2.0
 
 
 class Node:
-    """One node.
-
-    Args:
-        settings: of the operator.
-        app: the endpoints it serves.
-        bus: a bus to use instead of the one that the settings name; it is started and closed with the node.
-        rng: source of jitter.
-    """
+    """One node. A `bus` that is given stands in for that of the settings; it is started and closed with the node."""
 
     def __init__(
         self, settings: Settings, app: App, *, bus: Bus | None = None, rng: random.Random | None = None
@@ -142,8 +135,6 @@ class Node:
         """Its state as others see it."""
         return self.state.condition
 
-    # --- start and stop -----------------------------------------------------------------------------------------------
-
     async def start(self) -> None:
         """Connect the bus, run the app's start-up hooks and listen; raises StartError when the port is taken."""
         loop = asyncio.get_running_loop()
@@ -186,9 +177,7 @@ class Node:
     async def stop(self, *, drain_ms: int | None = None, deadline_ms: int | None = None) -> None:
         """Drain, then stop. Cancel it to end the drain at once and stop all the same.
 
-        Args:
-            drain_ms: time to spread the goodbyes over; None: the setting.
-            deadline_ms: when to cut off the connections that are left; None: the setting.
+        Goodbyes are spread over `drain_ms`; at `deadline_ms` what is left is cut off. None takes the setting.
         """
         server = self.settings.server
         over_ms = server.drain_ms if drain_ms is None else drain_ms
@@ -228,8 +217,6 @@ class Node:
         if self._access is not None:
             self._access.flush()
         log.info("node_stopped", node=self.name)
-
-    # --- what happens -------------------------------------------------------------------------------------------------
 
     def _on_opened(self, connection: Connection) -> None:
         if self._announcer is not None:

@@ -52,11 +52,7 @@ class NodeReports:
         return self._state.condition
 
     def load(self, keys: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET) -> LoadReport:
-        """How full the node is.
-
-        Args:
-            keys: Sec-WebSocket-Key of newly opened connections, left out unless they are asked for.
-        """
+        """How full the node is; `keys` are Sec-WebSocket-Key of newly opened connections, where they are asked for."""
         server, state = self._server, self._state
         return LoadReport(
             agentsConnections=len(self._registry.connections),

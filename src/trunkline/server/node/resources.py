@@ -21,12 +21,7 @@ _UNLIMITED_BYTES = 1 << 60
 
 
 def memory_limit_bytes(root: Path = CGROUP_ROOT, self_cgroup: Path = SELF_CGROUP) -> int | None:
-    """The memory limit of this process's cgroup in bytes, None for none.
-
-    Args:
-        root: where the cgroup file systems are mounted.
-        self_cgroup: the file that names the groups of the process.
-    """
+    """The memory limit of this process's cgroup in bytes, None for none; `root` is where cgroups are mounted."""
     for directories, file in (
         (_version2(root, self_cgroup), "memory.max"),
         (_version1(root, self_cgroup, "memory"), "memory.limit_in_bytes"),
@@ -61,16 +56,8 @@ def usable_cpus(quota: float | None) -> float:
 class Resources:
     """What this process may use, found once, and what it uses, as of the last `sample`.
 
-    Args:
-        memory_limit_override: the operator's memory limit in bytes, instead of the cgroup's.
-        cpus: how many CPUs the process may use; None finds out. 100 % means all of them.
-        wall: seconds of a steady clock.
-        cpu: seconds of CPU time the process has used.
-
-    Attributes:
-        memory_limit: bytes the process may use, None for no limit.
-        memory_bytes: resident memory.
-        cpu_percent: CPU use between the last two samples, 0 to 100, as a share of what the process may use.
+    `memory_limit_override` is the operator's, instead of the cgroup's. 100 % of `cpu_percent` means all of `cpus`,
+    the CPUs that the process may use (None finds out). `wall` and `cpu` are clocks in seconds: a steady one, and CPU time used.
     """
 
     def __init__(

@@ -20,17 +20,9 @@ from trunkline.settings.sections import Settings
 
 
 class NodeState:
-    """The state of one node.
+    """The state of one node; `state` is changed by `on` alone.
 
-    Attributes:
-        name: of the node.
-        port: its data port; the one of the settings until it listens.
-        started_at: seconds since 1970.
-        capacity: most connections it takes.
-        loop_lag_s: how late its event loop was at the last tick, in seconds.
-        arrivals: keys of the newest connections.
-        resources: what the process may use and uses.
-        state: what it is doing; changed by `on` alone.
+    `port` is the settings' until it listens; `loop_lag_s` is how late the event loop was at the last tick.
     """
 
     def __init__(self, settings: Settings, runtime: Runtime, registry: Registry, rng: random.Random) -> None:
