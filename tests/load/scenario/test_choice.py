@@ -144,3 +144,14 @@ def test_sizes_out_of_range(asked: dict[str, float], key: str):
     with pytest.raises(SettingsError, match="allowed: ") as caught:
         builtin("hold", Size(**asked))
     assert caught.value.key == key
+
+
+def test_counts_out_of_range_are_quoted_as_written():
+    """Counts keep their digits in an error: 1.67772e+07 would seem to be within the bound."""
+    for size, written in (
+        (Size(message_bytes=16_777_217), "16777217"), (Size(connections=10_000_001), "10000001"),
+        (Size(rate=2e7), "2e+07"),
+    ):  # fmt: skip
+        with pytest.raises(SettingsError) as caught:
+            builtin("hold", size)
+        assert caught.value.value == written

@@ -194,6 +194,7 @@ GOOD = "[[stages]]\nduration = 10\nconnections = 5\n"
         ("name = ''\n" + GOOD, "name", 1, "text of 1 to 40"),
         ("protocol = 'ecko'\n" + GOOD, "protocol", 1, "one of auto, echo"),
         ("protocol = 'python'\n" + GOOD, "protocol", 1, '".py"'),
+        ("protocol = ' Python'\n" + GOOD, "protocol", 1, '".py"'),
         ("traffic = 5\n" + GOOD, "traffic", 1, "must be a table"),
         (GOOD + "[traffic]\n\nmessage_bytes = '12 parsec'\n", "traffic.message_bytes", 6, '"64KiB"'),
         (GOOD + "[traffic]\nmessage_bytes = '1B'\n", "traffic.message_bytes", 5, "from 40 to 16,777,216"),

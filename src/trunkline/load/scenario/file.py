@@ -100,8 +100,9 @@ def _of_toml(text: str, path: Path) -> Scenario:
         source, why = _toml_fault(str(error), text, path)
         raise SettingsError("scenario", allowed=f"it is not valid TOML: {why}", source=source) from None
     reader = _Reader(str(path), toml_places(text))
-    if table.get("protocol") == "python":
-        raise reader.error(("protocol",), "python", 'a flow in Python is a file of its own that ends in ".py"')
+    protocol = table.get("protocol")
+    if isinstance(protocol, str) and protocol.strip().lower() == "python":
+        raise reader.error(("protocol",), protocol, 'a flow in Python is a file of its own that ends in ".py"')
     if "stages" not in table:
         raise reader.error(("stages",), None, "a scenario needs at least one stage, written [[stages]]")
     defaults = {"name": path.stem[:40], "protocol": "steps" if table.get("steps") else "auto"}

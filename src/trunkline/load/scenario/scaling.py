@@ -60,7 +60,7 @@ def scaled(scenario: Scenario, size: Size, sudden: Collection[str] = ()) -> Scen
         # Written so that a nan is refused, too.
         if value is not None and not least <= value <= most:
             option = f"--{field.removesuffix('_s').replace('_', '-')}"
-            raise SettingsError(option, value=f"{value:g}", allowed=f"allowed: {least:,} to {most:,}")
+            raise SettingsError(option, value=str(value) if isinstance(value, int) else f"{value:g}", allowed=f"allowed: {least:,} to {most:,}")
     if size.connections is not None:
         scenario = replace(scenario, stages=_widened(scenario, size.connections))
     if size.duration_s is not None:
