@@ -53,22 +53,14 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done.
-
-    Attributes:
-        loaded: the scenario, whose protocol may be `auto`.
-        thresholds: of the user.
-        processes: on each machine; None: as many as the connections need.
-        agents: machines that generate instead of this one.
-        watch: None: the servers are not watched.
-    """
+    """What is to be done."""
 
     target: Target
-    loaded: LoadedScenario
-    thresholds: tuple[Threshold, ...] = ()
-    processes: int | None = None
-    agents: AgentGroup = AgentGroup()
-    watch: Watch | None = Watch()
+    loaded: LoadedScenario  # the scenario, whose protocol may be `auto`
+    thresholds: tuple[Threshold, ...] = ()  # of the user
+    processes: int | None = None  # on each machine; None: as many as the connections need
+    agents: AgentGroup = AgentGroup()  # machines that generate instead of this one
+    watch: Watch | None = Watch()  # None: the servers are not watched
     seed: int = 0
 
     @property

@@ -14,29 +14,20 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 _CLOCK_MONOTONIC = 1
 _NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _ABSOLUTE = 1
 _NANO = 1_000_000_000
 
-Callback = Callable[[float], None]
-"""Gets the moment that it was meant for."""
-
-
-class Alarm(Protocol):
-    """One moment at a time; setting it again replaces it."""
-
-    def set(self, at: float) -> None:
-        """Call back at `at`, in seconds of `time.monotonic()`; a moment in the past is now."""
-
-    def close(self) -> None:
-        """Never call back again."""
+Callback = Callable[[float], None]  # gets the moment that it was meant for
 
 
 def make_alarm(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Alarm:
-    """The most exact alarm that this system has; `callback` is called in the loop, once for each moment."""
+    """The most exact alarm that this system has; `callback` is called in the loop, once for each moment.
+
+    It has one moment at a time, in seconds of `time.monotonic()`: `set` replaces it, and one in the past is now.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             return _FileAlarm(loop, callback)
@@ -151,3 +142,6 @@ class _LoopAlarm:
     def close(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
+
+
+Alarm = _FileAlarm | _LoopAlarm

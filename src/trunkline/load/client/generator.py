@@ -33,12 +33,8 @@ from trunkline.load.model.positions import merge_ends
 from trunkline.load.model.tally import Beat, Tally
 from trunkline.load.scenario.shapes import ConnectionPlan, Cuts, MessagePlan, spread
 
-SPARE_FILES: Final = 100
-"""Open files of a worker that are not connections."""
-
-_PAUSE_S: Final = 0.0002
-"""The least time between two alarms: what becomes due meanwhile is done together."""
-
+SPARE_FILES: Final = 100  # open files of a worker that are not connections
+_PAUSE_S: Final = 0.0002  # the least time between two alarms: what becomes due meanwhile is done together
 _SLOT_S: Final = 0.001
 _SLOTS_ABOVE_PER_S: Final = 1_000.0
 

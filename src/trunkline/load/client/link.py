@@ -39,13 +39,9 @@ class WebSocket(picows.WSListener):
     """
 
     def __init__(
-        self,
-        session: Session,
-        tally: Tally,
-        up: Callable[[WebSocket], None],
-        down: Callable[[WebSocket, int, str], None],
-        slow_bytes_per_s: int = 0,
-    ) -> None:
+        self, session: Session, tally: Tally, up: Callable[[WebSocket], None],
+        down: Callable[[WebSocket, int, str], None], slow_bytes_per_s: int = 0,
+    ) -> None:  # fmt: skip
         self.session = session
         self._tally = tally
         self._up = up

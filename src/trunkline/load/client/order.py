@@ -27,8 +27,7 @@ from trunkline.load.client.ranges import Range, Ranges
 from trunkline.load.model.messages import Hole, Position
 from trunkline.load.model.tally import Finding, FindingKind
 
-MAX_PAST: Final = 4
-"""Ended epochs remembered of one channel."""
+MAX_PAST: Final = 4  # ended epochs remembered of one channel
 
 
 class Taken(NamedTuple):
@@ -58,20 +57,15 @@ class ChannelOrder:
 
     It has no position until `start`, or until the first publication: a room of the chat is joined by the server, with
     no ack. In a channel without history (null offsets) it never gets one; then publications are only counted.
-
-    Attributes:
-        connection: number of the connection, for findings.
-        epoch: of the position; None: none yet.
-        last: everything up to this offset was seen, or is known not to have come.
     """
 
     __slots__ = ("_forgotten", "_past", "_ranges", "channel", "connection", "epoch", "last")
 
     def __init__(self, channel: str, connection: int) -> None:
         self.channel = channel
-        self.connection = connection
-        self.epoch: str | None = None
-        self.last = 0
+        self.connection = connection  # number of the connection, for findings
+        self.epoch: str | None = None  # of the position; None: none yet
+        self.last = 0  # everything up to this offset was seen, or is known not to have come
         self._ranges: Ranges | None = None
         self._past: list[_Past] | None = None
         self._forgotten = 0
@@ -97,11 +91,7 @@ class ChannelOrder:
     def odd(self, epoch: str | None, offset: int | None, prev: int | None, at_s: float) -> Taken:
         """Judge a publication, or a `publish_ack` with `prev` in its place, that does not follow the last one.
 
-        Args:
-            epoch: null, as the offset, in a channel without history.
-            offset: its place in the channel.
-            prev: the offset before it in this channel.
-            at_s: now, from the start of the run.
+        Epoch and offset are None in a channel without history; `at_s` is now, from the start of the run.
         """
         if epoch is None or offset is None:
             return DELIVERED
@@ -125,19 +115,11 @@ class ChannelOrder:
         return Taken(False, (self._finding("duplicate", epoch, offset, at_s),))
 
     def gap(self, epoch: str | None, after: int | None, before: int | None) -> int:
-        """Excuse what a `gap` announces as not coming.
+        """Excuse what a `gap` announces as not coming; returns how many publications were dropped at the least.
 
         What is missing before the gap becomes a hole; holes within it are excused. A gap of another epoch announces
-        that the channel started again, and is no finding.
-
-        Args:
-            epoch: null in a channel without history.
-            after: the last offset before the gap; null: all there was.
-            before: the first offset behind it; null: unknown, and only what is a hole by now is excused.
-
-        Returns:
-            How many publications were dropped at the least: one for each hole that is closed and one for what lies
-            ahead; 0 when everything in the gap had come; 1 when it cannot be known.
+        that the channel started again, and is no finding. Without `before` only what is a hole by now is excused. Each
+        hole that is closed counts one, and so does what lies ahead; 1 also stands for what cannot be known.
         """
         if epoch is None:
             return 1
@@ -171,11 +153,7 @@ class ChannelOrder:
         return self.last >= position.offset and (self._ranges is None or not self._ranges.holes())
 
     def finish(self, end: Position | None) -> list[Hole]:
-        """The holes that are left, those of ended epochs first; see `forgotten`.
-
-        Args:
-            end: the last publication that this subscriber should have; None: unknown, or it was not owed to it.
-        """
+        """The holes that are left, those of ended epochs first; up to `end`, unless that was not owed to it."""
         of_epochs = [(past.epoch, past.ranges.holes()) for past in self._past or ()]
         if self.epoch is not None:
             holes = [] if self._ranges is None else self._ranges.holes()
@@ -236,15 +214,10 @@ class ChannelOrder:
 
 
 class Unechoed(NamedTuple):
-    """What did not come back over one connection.
+    """What did not come back over one connection."""
 
-    Attributes:
-        lost: messages that later ones overtook for good.
-        outstanding: messages after the last echo: abandoned if the connection was lost, else unanswered.
-    """
-
-    lost: int
-    outstanding: int
+    lost: int  # messages that later ones overtook for good
+    outstanding: int  # messages after the last echo: abandoned if the connection was lost, else unanswered
     findings: tuple[Finding, ...]
 
 

@@ -81,7 +81,7 @@ async def probe(target: Target, protocol: Protocol) -> Probed:
     def up(link: WebSocket) -> None:
         session.link = link
 
-    def down(link: WebSocket, code: int, reason: str) -> None:
+    def down(_: WebSocket, code: int, reason: str) -> None:
         if not session.closed.done():
             session.closed.set_result(f"{code} {reason}".rstrip())
 
@@ -89,7 +89,8 @@ async def probe(target: Target, protocol: Protocol) -> Probed:
         await dialer.open(lambda: WebSocket(session, tally, up, down), took.append)
         return await _find_out(session, protocol, max(_GREETING_S, 5 * took[0]), shown)
     except DialError as error:
-        raise StartError(f"{shown}: {error.reason}", _next_step(error.reason)) from None
+        step = next((step for part, step in _STEPS if part in error.reason), _OTHER_STEP)
+        raise StartError(f"{shown}: {error.reason}", step) from None
     except _Closed as closed:
         raise StartError(
             f"{shown}: the server closed the first connection at once with {closed}",
@@ -166,8 +167,4 @@ _STEPS: Final = (
     ("answered 503", "It is full, draining or starting; try again when it is ready."),
     ("answered", "Is this the path of a WebSocket?"),
 )
-
-
-def _next_step(reason: str) -> str:
-    """What to do about a connection that could not be opened."""
-    return next((step for part, step in _STEPS if part in reason), "Check the URL, and whether the server is well.")
+_OTHER_STEP: Final = "Check the URL, and whether the server is well."

@@ -13,23 +13,15 @@ from trunkline.protocol import close_codes, wire
 
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 10.0
-_PAUSED: Final = 2
-"""Codes that ask for a pause begin where the back-off would be after so many failures."""
-
+_PAUSED: Final = 2  # codes that ask for a pause begin where the back-off would be after so many failures
 _ROWS: Final = {row.code: row.reconnect for row in close_codes.TABLE}
 
 
 def seconds_away(code: int, goodbye: wire.Goodbye | None, attempt: int, rng: random.Random) -> float | None:
-    """How long a client stays away.
+    """How many seconds a client stays away; None: it must not reconnect.
 
-    Args:
-        code: the close code; 1006 when there was no close frame or the connection could not be opened.
-        goodbye: the server's last message, if it said goodbye on this connection.
-        attempt: how often it has failed in a row, from 0.
-        rng: for the back-off: from half to the whole of 1 s, doubled with each attempt up to 10 s.
-
-    Returns:
-        Seconds, or None: it must not reconnect.
+    The code is 1006 where there was no close frame or the connection could not be opened; `attempt` counts the failures
+    in a row, from 0. The back-off is from half to the whole of 1 s, doubled with each attempt up to 10 s.
     """
     row = _ROWS.get(code)
     if row == "no" or (goodbye is not None and not goodbye.reconnect):

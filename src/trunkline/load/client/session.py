@@ -47,30 +47,21 @@ class Published:
 class Shared:
     """What the sessions of one worker have in common.
 
-    Args:
-        clock: this machine's monotonic time in seconds.
-        on_ready: called when a session may be given messages to send, each time it connects.
-
-    Attributes:
-        started: when the run began, on the coordinator's clock; set by the generator.
-        published: acknowledged publications of this worker, by channel and epoch.
+    `clock` is this machine's monotonic time in seconds; `on_ready` is called when a session may be given messages to
+    send, each time it connects.
     """
 
     def __init__(
-        self,
-        job: Job,
-        tally: Tally,
-        clock: Callable[[], float],
-        rng: random.Random,
+        self, job: Job, tally: Tally, clock: Callable[[], float], rng: random.Random,
         on_ready: Callable[[Session], None] = lambda session: None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.job = job
         self.scenario: Scenario = job.scenario
         self.tally = tally
         self.rng = rng
-        self.started = 0.0
+        self.started = 0.0  # when the run began, on the coordinator's clock; set by the generator
         self.on_ready = on_ready
-        self.published: dict[str, dict[str, Published]] = {}
+        self.published: dict[str, dict[str, Published]] = {}  # of this worker, by channel and epoch
         self._clock = clock
         self._offset = job.clock_offset_s
         self.now: Callable[[], float] = clock if not self._offset else self._shifted
@@ -99,32 +90,21 @@ class Shared:
 
 
 class Session:
-    """One client; subclasses define how it talks.
-
-    Args:
-        number: its number in the whole run, over all workers.
-
-    Attributes:
-        link: its connection while that is open.
-        ready: whether it may be given messages to send.
-        attempt: how often connecting failed in a row.
-        place: where the generator keeps it among those that are ready; -1: nowhere.
-        opened_at: when its present connection's 101 came.
-        lost_at: when it lost a connection that should have stayed, or was to come back; None when it has not.
-    """
+    """One client, numbered over all workers of the run; subclasses define how it talks."""
 
     __slots__ = ("abusive", "attempt", "link", "lost_at", "number", "opened_at", "place", "ready", "shared", "slow")
 
     def __init__(self, number: int, shared: Shared) -> None:
         self.number = number
         self.shared = shared
-        self.link: Link | None = None
-        self.ready = False
+        self.link: Link | None = None  # its connection while that is open
+        self.ready = False  # whether it may be given messages to send
         self.abusive = False
         self.slow = False
-        self.attempt = 0
-        self.place = -1
-        self.opened_at = 0.0
+        self.attempt = 0  # how often connecting failed in a row
+        self.place = -1  # where the generator keeps it among those that are ready; -1: nowhere
+        self.opened_at = 0.0  # when its present connection's 101 came
+        # When it lost a connection that should have stayed, or was to come back; None when it has not.
         self.lost_at: float | None = None
 
     def opened(self) -> None:

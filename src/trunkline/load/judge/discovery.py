@@ -24,33 +24,20 @@ _BALANCER_PATH: Final = "/balancer-metrics"
 
 
 class Discovered(msgspec.Struct, frozen=True):
-    """The servers to watch.
+    """The servers to watch."""
 
-    Attributes:
-        urls: of their `/metrics`; none when the servers cannot be watched.
-        note: where these come from, or why there are none, as a sentence without a full stop.
-        named: the user named them, so that they may get the user's token.
-    """
-
-    urls: tuple[str, ...]
-    note: str
-    named: bool = False
+    urls: tuple[str, ...]  # of their `/metrics`; none when the servers cannot be watched
+    note: str  # where these come from, or why there are none, as a sentence without a full stop
+    named: bool = False  # the user named them, so that they may get the user's token
 
 
 async def discover(target_url: str, given: Sequence[str] = (), tls: ssl.SSLContext | bool = True) -> Discovered:
     """Find the `/metrics` of the servers behind a target.
 
-    URLs that the user named are taken as they are. Else, when the target is on this machine, a Trunkline balancer is
-    looked for: its admin port is the one after its port, and its own port has the same page. Else the target itself is
-    asked, which is of use when one server answers there.
-
-    Args:
-        target_url: ws:// or wss://.
-        given: URLs that the user named; one without a path gets `/metrics`.
-        tls: verifies certificates.
-
-    Raises:
-        SettingsError: one of `given` is no URL for HTTP.
+    URLs that the user named are taken as they are, with `/metrics` where they have no path. Else, when the target is on
+    this machine, a Trunkline balancer is looked for: its admin port is the one after its port, and its own port has the
+    same page. Else the target itself is asked, which is of use when one server answers there. Raises SettingsError when
+    one of `given` is no URL for HTTP.
     """
     if given:
         urls = tuple(dict.fromkeys(_metrics_url(url) for url in given))

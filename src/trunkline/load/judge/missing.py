@@ -16,8 +16,7 @@ from typing import Final
 from trunkline.load.model.messages import ChannelEpoch, Hole
 from trunkline.load.model.tally import MAX_FINDINGS, Finding
 
-EACH: Final = 100
-"""Publications of one hole that are named one by one; the rest of it is one finding."""
+EACH: Final = 100  # publications of one hole that are named one by one; the rest of it is one finding
 
 
 Offsets = Mapping[ChannelEpoch, Sequence[int]]

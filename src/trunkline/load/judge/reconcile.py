@@ -36,32 +36,22 @@ UNREAD_BYTES_SLOW: Final = 16 << 20
 REQUESTS_UNREAD: Final = 1
 """Messages without an answer of their own (a heartbeat, a first subscribe) that may be under way at a cut."""
 
-SIZE_UNKNOWN: Final = 64
-"""Mean size of messages when none has come."""
-
+SIZE_UNKNOWN: Final = 64  # mean size of messages when none has come
 MOST_REASONS: Final = 6
 _FRAME_HEAD: Final = 2
 NOTHING: Final = "nothing is missing"
 
 
 class _Facts(NamedTuple):
-    """What the lines are made from.
-
-    Attributes:
-        unheard: messages to the servers that may lie unread on connections that ended early, at most.
-        unread: messages from the servers, the same.
-        ended_early: connections that did not end in order with everything read.
-        unasked: why the servers' counts are not whole; empty when they are.
-        others: connections of others, as far as they show.
-    """
+    """What the lines are made from."""
 
     ours: Totals
     theirs: Counters
-    unheard: int
-    unread: int
-    ended_early: int
-    unasked: str
-    others: int
+    unheard: int  # messages to the servers that may lie unread on connections that ended early, at most
+    unread: int  # messages from the servers, the same
+    ended_early: int  # connections that did not end in order with everything read
+    unasked: str  # why the servers' counts are not whole; empty when they are
+    others: int  # connections of others, as far as they show
 
 
 def reconcile(
@@ -69,13 +59,8 @@ def reconcile(
 ) -> list[Balance]:
     """A line for each thing that both sides count; none when the servers' counts are of no use.
 
-    Args:
-        ours: counts of the whole run, of all workers.
-        before: what the servers had counted before the first connection.
-        after: the same after the last one has ended.
-        slow: sessions that read slowly; they are cut off with more unread than others.
-        answered: every message of the scenario awaits an answer (echo, feed), so that `ours.abandoned` knows what was
-            under way when a connection ended.
+    `slow` sessions are cut off with more unread than others. `answered`: every message of the scenario awaits an answer
+    (echo, feed), so that `ours.abandoned` knows what was under way when a connection ended.
     """
     known = [url for url in after.servers if url in before.servers]
     if not known or after.mixed:
@@ -174,18 +159,9 @@ def _line(
     less: tuple[int, str] = (0, ""), surplus_is_missing: bool = False, may_exceed: bool = False,
     less_means: str = "the servers do not count them (is every server watched?)",
 ) -> Balance:  # fmt: skip
-    """One line.
+    """One line; `more` and `less` are how much of the servers' surplus or deficit is explained, and how.
 
-    Args:
-        what: its name.
-        ours: counted here.
-        theirs: counted there.
-        facts: of the run.
-        more: how much of the servers' surplus is explained, and how.
-        less: the same of what they have less.
-        surplus_is_missing: the servers' surplus did not reach this side.
-        may_exceed: this side may rightly have more.
-        less_means: what it means that they have less.
+    `surplus_is_missing`: their surplus did not reach this side; `may_exceed`: this side may rightly have more.
     """
     difference = theirs - ours
     amount, explanation = more if difference > 0 else less

@@ -18,31 +18,22 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from trunkline.metrics.series import BY_NAME
 
-MAX_SAMPLES: Final = 2_000
-"""A node has about a hundred, and one more for each value of its labels."""
-
+MAX_SAMPLES: Final = 2_000  # a node has about a hundred, and one more for each value of its labels
 GREATEST: Final = float(1 << 53)
 """No real count is greater; beyond it neither the text format nor JSON is exact."""
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """What servers counted since they began, as far as this side counts the same.
-
-    Attributes:
-        messages_sent: messages handed to clients' sockets, heartbeats and goodbyes among them, pings not.
-        disconnects: ended connections by (reason, initiated by).
-        publications_dropped: by reason; for slow clients each delivery, else each hole in a channel of a node.
-        slow_clients_disconnected: closed because they did not keep up.
-        active: connections open now; the one that may fall.
-    """
+    """What servers counted since they began, as far as this side counts the same."""
 
     connections: int = 0
-    messages_sent: int = 0
+    messages_sent: int = 0  # messages handed to clients' sockets, heartbeats and goodbyes among them, pings not
     messages_received: int = 0
-    disconnects: dict[tuple[str, str], int] = {}
+    disconnects: dict[tuple[str, str], int] = {}  # ended connections by (reason, initiated by)
+    # By reason; for slow clients each delivery, else each hole in a channel of a node.
     publications_dropped: dict[str, int] = {}
-    slow_clients_disconnected: int = 0
-    active: int = 0
+    slow_clients_disconnected: int = 0  # closed because they did not keep up
+    active: int = 0  # connections open now; the one that may fall
 
 
 _SERIES: Final = {
@@ -155,20 +146,15 @@ def fell(later: Counters, earlier: Counters) -> bool:
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What all watched servers have counted at one moment.
+    """What all watched servers have counted at one moment."""
 
-    Attributes:
-        servers: counts by URL, those of ended processes included; of a server that did not answer now, its last ones.
-        silent: URLs that did not answer now.
-        restarted: names of servers whose process ended since the watch began; what an ended one counted after it was
-            last asked is in no sum.
-        mixed: URLs behind which several servers answer in turn; they are not in `servers`.
-    """
-
+    # Counts by URL, those of ended processes included; of a server that did not answer now, its last ones.
     servers: dict[str, Counters]
-    silent: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()  # URLs that did not answer now
+    # Names of servers whose process ended since the watch began; what an ended one counted after it was last asked is
+    # in no sum.
     restarted: tuple[str, ...] = ()
-    mixed: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()  # URLs behind which several servers answer in turn; they are not in `servers`
 
 
 class Course:

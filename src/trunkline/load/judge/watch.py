@@ -18,9 +18,7 @@ from trunkline.load.model.report import ServerSample
 from trunkline.load.output.formatting import plain
 
 INTERVAL_S: Final = 1.0
-FRESH_S: Final = INTERVAL_S + ANSWER_S + 0.5
-"""An answer older than this does not show how a server is now."""
-
+FRESH_S: Final = INTERVAL_S + ANSWER_S + 0.5  # an answer older than this does not show how a server is now
 _QUIET_S: Final = 0.2
 
 
@@ -74,13 +72,10 @@ class ServerWatch:
         )
 
     async def snapshot(self, settle_s: float = 0.0, left: int | None = None) -> Snapshot:
-        """Ask every server now.
+        """Ask every server now, and again for at most `settle_s` seconds until two answers in a row are the same.
 
-        Args:
-            settle_s: ask again for at most so many seconds, until two answers in a row are the same. A server needs a
-                moment to read the last messages and to notice that connections have ended.
-            left: connections that should be open there in the end, those of others too; with more of them the servers
-                have not settled.
+        A server needs a moment to read the last messages and to notice that connections have ended: with more than
+        `left` of them open, those of others included, it has not settled.
         """
         until = asyncio.get_running_loop().time() + settle_s
         snapshot = await self._ask_all()

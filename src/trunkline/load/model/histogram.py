@@ -17,11 +17,8 @@ from hdrh.histogram import HdrHistogram
 LOWEST_US = 1
 HIGHEST_US = 3_600_000_000
 DIGITS = 3
-_BITS = 11
-"""2 ** 11 = 2048 sub-buckets hold three significant digits, as in the library."""
-
-Counts = dict[int, int]
-"""Microseconds (the lowest value of a bucket) to how often."""
+_BITS = 11  # 2 ** 11 = 2048 sub-buckets hold three significant digits, as in the library
+Counts = dict[int, int]  # microseconds (the lowest value of a bucket) to how often
 
 
 class Recorder:

@@ -14,34 +14,23 @@ import msgspec
 from trunkline.load.model.plan import Scenario, Target
 from trunkline.load.model.tally import Beat
 
-MAX_BYTES = 900_000
-"""Below the longest message that NATS takes by default."""
-
-MAX_OFFSETS = 50_000
-"""Offsets in one `Offsets`."""
-
-MAX_HOLES = 5_000
-"""Holes that one worker sends; the rest is counted in `Done.more_holes`."""
-
+MAX_BYTES = 900_000  # below the longest message that NATS takes by default
+MAX_OFFSETS = 50_000  # offsets in one `Offsets`
+MAX_HOLES = 5_000  # holes that one worker sends; the rest is counted in `Done.more_holes`
 LONGEST_SETTLE = 12
 """A generator goes on settling while something still comes, up to so many times `settle_s`."""
 
 
 class Position(msgspec.Struct, frozen=True):
-    """The last publication of a channel.
-
-    Attributes:
-        at: when its acknowledgement came, on the coordinator's clock; decides between workers that name different
-            epochs.
-    """
+    """The last publication of a channel."""
 
     epoch: str
     offset: int
+    # When its acknowledgement came, on the coordinator's clock; decides between workers that name different epochs.
     at: float = 0.0
 
 
-ChannelEpoch = tuple[str, str]
-"""A channel and one of its epochs: offsets can be compared within both alone."""
+ChannelEpoch = tuple[str, str]  # a channel and one of its epochs: offsets can be compared within both alone
 
 
 class Hole(msgspec.Struct, frozen=True):
@@ -63,24 +52,17 @@ class Hole(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, tag="job", frozen=True):
-    """What to do.
-
-    Attributes:
-        scenario: its protocol is resolved and is not `auto`.
-        clock_offset_s: the coordinator's clock minus this machine's.
-        settle_s: how long to wait at the end for what is still to come.
-        flow_source: for protocol python: the text of the file; never sent to another machine.
-    """
+    """What to do."""
 
     run: str
     target: Target
-    scenario: Scenario
+    scenario: Scenario  # its protocol is resolved and is not `auto`
     worker: int
     workers: int
     seed: int
-    clock_offset_s: float = 0.0
-    settle_s: float = 5.0
-    flow_source: str = ""
+    clock_offset_s: float = 0.0  # the coordinator's clock minus this machine's
+    settle_s: float = 5.0  # how long to wait at the end for what is still to come
+    flow_source: str = ""  # for protocol python: the text of the file; never sent to another machine
 
 
 class Begin(msgspec.Struct, tag="begin", frozen=True):

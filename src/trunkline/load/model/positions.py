@@ -17,14 +17,11 @@ from typing import Final
 
 from trunkline.load.model.messages import ChannelEpoch, Done, Hole, Offsets, Position, SendOffsets
 
-ENDS_AT_ONCE: Final = 1_500
-"""A name has 400 characters at most, so this many positions stay below MAX_BYTES."""
-
+ENDS_AT_ONCE: Final = 1_500  # a name has 400 characters at most, so this many positions stay below MAX_BYTES
 CHANNELS_AT_ONCE: Final = 2_000
 """In one request, for the same reason: names of 400 characters stay below MAX_BYTES."""
 
-Range = tuple[int, int]
-"""First and last offset, both in it."""
+Range = tuple[int, int]  # first and last offset, both in it
 
 
 def merge_ends(of_workers: Iterable[Mapping[str, Position]]) -> dict[str, Position]:
@@ -79,15 +76,11 @@ def within(offsets: Sequence[int], ranges: Iterable[Range]) -> list[int]:
 
 
 class Holes:
-    """The holes that all workers noticed, and which publications in them exist.
-
-    Attributes:
-        more: holes that were only counted.
-    """
+    """The holes that all workers noticed, and which publications in them exist."""
 
     def __init__(self) -> None:
         self.holes: list[Hole] = []
-        self.more = 0
+        self.more = 0  # holes that were only counted
         self._ranges: dict[ChannelEpoch, list[Range]] = {}
         self._offsets: dict[ChannelEpoch, set[int]] = {}
 

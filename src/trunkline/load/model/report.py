@@ -26,44 +26,31 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class ServerSample(msgspec.Struct, frozen=True):
-    """What the servers reported at one moment, added up over them; CPU is the highest.
-
-    Attributes:
-        servers: how many answered.
-        draining: how many are draining.
-    """
+    """What the servers reported at one moment, added up over them; CPU is the highest."""
 
     at_s: float
-    servers: int
+    servers: int  # how many answered
     connections: int = 0
     cpu_percent: float = 0.0
     memory_bytes: int = 0
     outbox_bytes: int = 0
     loop_lag_s: float = 0.0
-    draining: int = 0
+    draining: int = 0  # how many are draining
 
 
 class Second(msgspec.Struct):
-    """One second of the run.
+    """One second of the run."""
 
-    Attributes:
-        at_s: its end.
-        target: connections that the stage wants then.
-        lag_max: the generator's own greatest lag, in ms.
-        generator_cpu: CPU of the busiest worker, as a share of one core.
-        server: what the servers reported, if anything.
-    """
-
-    at_s: float
+    at_s: float  # its end
     stage: str
-    target: int
+    target: int  # connections that the stage wants then
     open: int
     totals: Totals
     connect: Quantiles
     message: Quantiles
-    lag_max: float = 0.0
-    generator_cpu: float = 0.0
-    server: ServerSample | None = None
+    lag_max: float = 0.0  # the generator's own greatest lag, in ms
+    generator_cpu: float = 0.0  # CPU of the busiest worker, as a share of one core
+    server: ServerSample | None = None  # what the servers reported, if anything
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -102,11 +89,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """A run, from beginning to end.
-
-    Attributes:
-        peak: the most connections open at once, as far as the seconds show it.
-    """
+    """A run, from beginning to end."""
 
     format: Annotated[int, msgspec.Meta(ge=1, le=FORMAT)]
     version: str
@@ -118,7 +101,7 @@ class Report(msgspec.Struct):
     started: str
     planned_s: float
     lasted_s: float
-    peak: int
+    peak: int  # the most connections open at once, as far as the seconds show it
     workers: int
     agents: tuple[str, ...]
     machine: Machine

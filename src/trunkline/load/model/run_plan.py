@@ -13,19 +13,12 @@ from trunkline.load.model.tally import Sum
 
 
 class Patience(msgspec.Struct, frozen=True):
-    """How long workers are waited for, in seconds.
+    """How long workers are waited for, in seconds."""
 
-    Attributes:
-        ready_s: from the start of the processes until all are ready.
-        silent_s: between two messages of a worker while the run goes on.
-        sent_s: from the end of the stages, or from Stop, until its Sent.
-        done_s: for Done, beyond the longest settling.
-    """
-
-    ready_s: float = 60.0
-    silent_s: float = 30.0
-    sent_s: float = 30.0
-    done_s: float = 30.0
+    ready_s: float = 60.0  # from the start of the processes until all are ready
+    silent_s: float = 30.0  # between two messages of a worker while the run goes on
+    sent_s: float = 30.0  # from the end of the stages, or from Stop, until its Sent
+    done_s: float = 30.0  # for Done, beyond the longest settling
     offsets_s: float = 60.0
 
 
@@ -65,27 +58,21 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Outcome:
-    """What came out of a run.
-
-    Attributes:
-        holes: publications that may be missing; which of them exist, `offsets` says.
-        more_holes: holes that are not in `holes`.
-        offsets: growing, by channel and epoch: acknowledged publications that lie in one of the holes.
-        missing_workers: numbers of those that did not end in order; what they had not sent yet is not in the sum.
-        failures: sentences; with one of them a run has not passed.
-        printed: the last lines that workers on this machine printed: warnings, and the output of a user's flow.
-        lasted_s: how long the stages went on, until the last worker that came to their end had sent everything.
-        clock_error_s: how wrong times between two machines may be; 0 on one machine.
-    """
+    """What came out of a run."""
 
     sum: Sum
     seconds: list[Second]
+    # Publications that may be missing; which of them exist, `offsets` says.
     holes: list[Hole] = field(default_factory=list)
-    more_holes: int = 0
+    more_holes: int = 0  # holes that are not in `holes`
+    # By channel and epoch: acknowledged publications in one of the holes.
     offsets: dict[ChannelEpoch, list[int]] = field(default_factory=dict)
+    # Those that did not end in order; what they had not sent yet is not in the sum.
     missing_workers: tuple[int, ...] = ()
     interrupted: bool = False
-    failures: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)  # sentences; with one of them a run has not passed
+    # The last lines that workers on this machine printed: warnings, and the output of a user's flow.
     printed: list[str] = field(default_factory=list)
+    # How long the stages went on, until the last worker that came to their end had sent everything.
     lasted_s: float = 0.0
-    clock_error_s: float = 0.0
+    clock_error_s: float = 0.0  # how wrong times between two machines may be; 0 on one machine

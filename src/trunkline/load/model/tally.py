@@ -26,63 +26,34 @@ to being ready again (feed: subscribed and recovered). lag: how late the generat
 
 
 class Totals(msgspec.Struct):
-    """Counts of a beat, of a second or of a run.
+    """Counts of a beat, of a second or of a run."""
 
-    Attributes:
-        attempts: connections tried.
-        opened: of those, with a 101.
-        failed: of those, refused, timed out or broken off before it.
-        cut: connections ended by this side because the scenario says so.
-        closed: connections ended by the other side, or broken, that should have stayed.
-        goodbyes: of those, announced by a `goodbye` that requests a reconnect (a drain, a move).
-        shed: of those, slow readers without a goodbye: a server is right to end them.
-        sent: messages sent (data messages: text and binary frames).
-        received: messages received.
-        bytes_sent: payload bytes of those.
-        bytes_received: payload bytes of those.
-        published: publications sent.
-        acknowledged: publications whose position came back.
-        refused: publications that the server answered with an error.
-        unanswered: messages whose answer is missing at the end, on connections that stayed.
-        abandoned: messages whose answer was awaited when their connection ended.
-        deliveries: publications received, each once: double ones are not in it.
-        recovered: of those, in answer to a recover.
-        unrecovered: subscriptions that requested recovery in vain.
-        dropped: publications that a `gap` of the server announced as not delivered.
-        lost: messages or publications that never came.
-        duplicates: that came again.
-        reordered: that came late, behind later ones.
-        errors: whatever else went wrong, each also in `reasons`.
-        expected_errors: errors of the server that the scenario wants.
-        late: things done more than 10 ms after they were due, by the generator's own fault.
-    """
-
-    attempts: int = 0
-    opened: int = 0
-    failed: int = 0
-    cut: int = 0
-    closed: int = 0
-    goodbyes: int = 0
-    shed: int = 0
-    sent: int = 0
-    received: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    published: int = 0
-    acknowledged: int = 0
-    refused: int = 0
-    unanswered: int = 0
-    abandoned: int = 0
-    deliveries: int = 0
-    recovered: int = 0
-    unrecovered: int = 0
-    dropped: int = 0
-    lost: int = 0
-    duplicates: int = 0
-    reordered: int = 0
-    errors: int = 0
-    expected_errors: int = 0
-    late: int = 0
+    attempts: int = 0  # connections tried
+    opened: int = 0  # of those, with a 101
+    failed: int = 0  # of those, refused, timed out or broken off before it
+    cut: int = 0  # connections ended by this side because the scenario says so
+    closed: int = 0  # connections ended by the other side, or broken, that should have stayed
+    goodbyes: int = 0  # of those, announced by a `goodbye` that requests a reconnect (a drain, a move)
+    shed: int = 0  # of those, slow readers without a goodbye: a server is right to end them
+    sent: int = 0  # messages sent (data messages: text and binary frames)
+    received: int = 0  # messages received
+    bytes_sent: int = 0  # payload bytes of those
+    bytes_received: int = 0  # payload bytes of those
+    published: int = 0  # publications sent
+    acknowledged: int = 0  # publications whose position came back
+    refused: int = 0  # publications that the server answered with an error
+    unanswered: int = 0  # messages whose answer is missing at the end, on connections that stayed
+    abandoned: int = 0  # messages whose answer was awaited when their connection ended
+    deliveries: int = 0  # publications received, each once: double ones are not in it
+    recovered: int = 0  # of those, in answer to a recover
+    unrecovered: int = 0  # subscriptions that requested recovery in vain
+    dropped: int = 0  # publications that a `gap` of the server announced as not delivered
+    lost: int = 0  # messages or publications that never came
+    duplicates: int = 0  # that came again
+    reordered: int = 0  # that came late, behind later ones
+    errors: int = 0  # whatever else went wrong, each also in `reasons`
+    expected_errors: int = 0  # errors of the server that the scenario wants
+    late: int = 0  # things done more than 10 ms after they were due, by the generator's own fault
 
     def add(self, other: Totals) -> None:
         """Add another's counts."""
@@ -124,55 +95,36 @@ FindingKind = Literal["lost", "duplicate", "reordered", "epoch"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One message that did not come as it should.
+    """One message that did not come as it should."""
 
-    Attributes:
-        kind: what is wrong; epoch: the channel started again, older offsets are void.
-        offset: the offset of the publication, or the number of the echoed message; for lost ones the last one missing.
-        after: for lost ones: the last offset seen before the hole, so that all of after < x <= offset are missing.
-        at_s: when it was noticed, from the start of the run.
-    """
-
-    kind: FindingKind
+    kind: FindingKind  # what is wrong; epoch: the channel started again, older offsets are void
     channel: str
     connection: int
+    # The offset of the publication, or the number of the echoed message; for lost ones the last one missing.
     offset: int
+    # For lost ones: the last offset seen before the hole, so that all of after < x <= offset are missing.
     after: int | None = None
     epoch: str = ""
-    at_s: float = 0.0
+    at_s: float = 0.0  # when it was noticed, from the start of the run
 
 
 class Beat(msgspec.Struct, tag="beat"):
-    """What one worker counted since its last beat.
-
-    Attributes:
-        second: the whole second of the run in which it ended, from 0.
-        latencies: sparse counts by name.
-        open: connections open now (a level, not a difference).
-        cpu_s: CPU time of the worker since the beat before.
-        findings: the first ones only; `totals` counts all.
-    """
+    """What one worker counted since its last beat."""
 
     worker: int
-    second: int
+    second: int  # the whole second of the run in which it ended, from 0
     totals: Totals
-    latencies: dict[Latency, Counts]
+    latencies: dict[Latency, Counts]  # sparse counts by name
     reasons: dict[str, int]
     closes: dict[int, int]
-    open: int
-    cpu_s: float
-    findings: tuple[Finding, ...] = ()
+    open: int  # connections open now (a level, not a difference)
+    cpu_s: float  # CPU time of the worker since the beat before
+    findings: tuple[Finding, ...] = ()  # the first ones only; `totals` counts all
 
 
-MAX_FINDINGS = 1000
-"""Findings that one worker sends in all; it counts the rest."""
-
-MAX_REASONS = 200
-"""Different reasons that one worker counts apart; the rest is counted as `other`."""
-
-MAX_REASON = 200
-"""How much of a reason is kept: parts of it may be the server's text."""
-
+MAX_FINDINGS = 1000  # findings that one worker sends in all; it counts the rest
+MAX_REASONS = 200  # different reasons that one worker counts apart; the rest is counted as `other`
+MAX_REASON = 200  # how much of a reason is kept: parts of it may be the server's text
 LATE_S = 0.010
 
 

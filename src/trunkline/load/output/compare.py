@@ -47,15 +47,11 @@ RATIO: Final = 1.10
 LEAST_MS: Final = 1.0
 LEAST_ERROR_RATE: Final = 0.001
 QUANTILES: Final = (50.0, 95.0, 99.0)
-BEYOND: Final = 10
-"""Samples that must lie beyond a quantile before it means anything: p99 needs 1,000 in all."""
-
+BEYOND: Final = 10  # samples that must lie beyond a quantile before it means anything: p99 needs 1,000 in all
 _ALIKE: Final = 1.10
 """Ratio of lengths and of messages sent up to which two runs are taken for the same experiment."""
 
-Outcome = Literal["worse", "better", "same", "few", "shown"]
-"""few: too few samples to say; shown: not judged."""
-
+Outcome = Literal["worse", "better", "same", "few", "shown"]  # few: too few samples to say; shown: not judged
 Unit = Literal["ms", "share", "per_s", "bytes", "count"]
 
 
@@ -74,21 +70,14 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """Two runs beside each other.
-
-    Attributes:
-        comparable: whether both are the same experiment.
-        differences: why they are not, each a sentence.
-        cautions: what else to know before believing the numbers.
-        ratio: growth that is taken for noise.
-    """
+    """Two runs beside each other."""
 
     a: str
     b: str
-    comparable: bool
-    differences: tuple[str, ...]
-    cautions: tuple[str, ...]
-    ratio: float
+    comparable: bool  # whether both are the same experiment
+    differences: tuple[str, ...]  # why they are not, each a sentence
+    cautions: tuple[str, ...]  # what else to know before believing the numbers
+    ratio: float  # growth that is taken for noise
     latencies: tuple[Change, ...]
     numbers: tuple[Change, ...]
     regressed: bool

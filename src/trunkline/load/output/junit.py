@@ -17,9 +17,7 @@ from trunkline.load.output.summary import finding_text, summary
 if TYPE_CHECKING:
     from trunkline.load.model.report import Report
 
-MAX_FINDINGS: Final = 20
-"""Findings named in one test; the JSON report has more."""
-
+MAX_FINDINGS: Final = 20  # findings named in one test; the JSON report has more
 _KINDS: Final[dict[FindingKind, str]] = {
     "lost": "no message is lost",
     "duplicate": "no message comes twice",

@@ -47,8 +47,7 @@ LATE_MS: Final = 10.0
 _WIDE: Final = 100
 _LABEL: Final = 13
 _SHOWN: Final[tuple[Quantile, ...]] = ("p50", "p95", "p99")
-_SHORT: Final = 23
-"""A longer phase has a line of its own, because the bar needs the room."""
+_SHORT: Final = 23  # a longer phase has a line of its own, because the bar needs the room
 
 
 def make_live(as_json: bool, out: TextIO | None = None) -> PlainLive | TerminalLive:

@@ -36,16 +36,11 @@ from trunkline.load.output.formatting import (
 )
 from trunkline.load.output.plots import MAX_POINTS, Plots, plots
 
-MAX_FINDINGS = 200
-"""Rows of the table of findings; the rest is counted, and is in the JSON report."""
-
-MAX_REASONS = 100
-"""Rows of the table of errors."""
-
+MAX_FINDINGS = 200  # rows of the table of findings; the rest is counted, and is in the JSON report
+MAX_REASONS = 100  # rows of the table of errors
 _QUANTILES: Final[tuple[Quantile, ...]] = ("min", "mean", "p50", "p75", "p90", "p95", "p99", "p999", "max")
 _VERDICTS = {"passed": "Passed", "failed": "Failed", "interrupted": "Interrupted"}
-_SPACE = "\u00a0"
-"""In numbers, so that no line ends before a unit."""
+_SPACE = "\u00a0"  # in numbers, so that no line ends before a unit
 
 
 def page(report: Report) -> bytes:

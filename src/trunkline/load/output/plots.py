@@ -19,15 +19,9 @@ from trunkline.load.model.report import Report, Second, ServerSample
 from trunkline.load.model.tally import Latency
 from trunkline.load.output.formatting import LATENCY_NAMES
 
-MAX_POINTS = 1_500
-"""Points of a line; a screen shows no more."""
-
-CURVE_STEPS = 20
-"""Points of a percentile curve for each further nine of the percentile."""
-
-CURVE_NINES = 6
-"""A percentile curve goes no further than 99.9999 %."""
-
+MAX_POINTS = 1_500  # points of a line; a screen shows no more
+CURVE_STEPS = 20  # points of a percentile curve for each further nine of the percentile
+CURVE_NINES = 6  # a percentile curve goes no further than 99.9999 %
 Unit = Literal["count", "per_s", "ms", "bytes", "percent"]
 Look = Literal["blue", "orange", "green", "purple", "amber", "grey"]
 
@@ -59,31 +53,22 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """Latencies over their percentiles.
+    """Latencies over their percentiles."""
 
-    Attributes:
-        nines: x of each value: -log10(1 - q) for the share q of latencies that do not exceed it, so that 90 % is at 1,
-            99 % at 2, and so on (the usual percentile plot of HDR histograms).
-    """
-
+    # X of each value: -log10(1 - q) for the share q of latencies that do not exceed it, so that 90 % is at 1, 99 % at
+    # 2, and so on (the usual percentile plot of HDR histograms).
     nines: list[float]
     plot: Plot
 
 
 class Plots(msgspec.Struct, frozen=True):
-    """Everything that the page draws.
+    """Everything that the page draws."""
 
-    Attributes:
-        times: x of each value, in seconds of the run.
-        step: seconds that one point stands for, at most.
-        curve: None when no latency was measured.
-    """
-
-    times: list[float]
-    step: int
+    times: list[float]  # x of each value, in seconds of the run
+    step: int  # seconds that one point stands for, at most
     marks: list[Mark]
     over_time: list[Plot]
-    curve: Curve | None
+    curve: Curve | None  # None when no latency was measured
 
 
 def plots(report: Report) -> Plots:

@@ -33,12 +33,8 @@ from trunkline.settings.toml_places import Place, dotted, toml_places
 NAMES = ("hold", "ramp", "stress", "spike", "soak", "storm", "slow", "abuse", "replay")
 """The built-in scenarios, which are files too."""
 
-DEFAULT = "hold"
-"""The scenario of a run that does not name one."""
-
-MAX_BYTES = 512 << 10
-"""Longest scenario file."""
-
+DEFAULT = "hold"  # the scenario of a run that does not name one
+MAX_BYTES = 512 << 10  # longest scenario file
 _TABLES: dict[str, type[msgspec.Struct]] = {"traffic": Traffic}
 _LISTS: dict[str, type[msgspec.Struct]] = {"stages": Stage, "disturbances": Disturbance, "steps": Step}
 

@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from trunkline.errors import SettingsError
-from trunkline.load.model.plan import Disturbance, Scenario, Stage
+from trunkline.load.model.plan import Disturbance, Scenario
 
 _DROP_EVERY_S = 10.0
 _AWAY_S = 2.0
@@ -30,24 +30,18 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command line changes of a scenario; whatever is None stays as the scenario says.
+    """What a command line changes of a scenario; whatever is None stays as the scenario says."""
 
-    Attributes:
-        connections: its greatest count; the counts of all stages follow in proportion, and none becomes 0 by it.
-        duration_s: how long it takes in all; stages and the moments of disturbances follow in proportion. How long cut
-            connections stay away, and over how long cuts are spread, becomes shorter with it but never longer.
-        rate: messages a second over all connections, instead of every rate the scenario has; abuse aside.
-        rate_each: messages a second of each connection.
-        message_bytes: length of a message.
-        channels: how many a feed uses.
-    """
-
+    # Its greatest count; the counts of all stages follow in proportion, and none becomes 0 by it.
     connections: int | None = None
+    # How long it takes in all; stages and the moments of disturbances follow in proportion. How long cut connections
+    # stay away, and over how long cuts are spread, becomes shorter with it but never longer.
     duration_s: float | None = None
+    # Messages a second over all connections, instead of every rate the scenario has; abuse aside.
     rate: float | None = None
-    rate_each: float | None = None
-    message_bytes: int | None = None
-    channels: int | None = None
+    rate_each: float | None = None  # messages a second of each connection
+    message_bytes: int | None = None  # length of a message
+    channels: int | None = None  # how many a feed uses
 
 
 def scaled(scenario: Scenario, size: Size, sudden: Collection[str] = ()) -> Scenario:
@@ -60,9 +54,18 @@ def scaled(scenario: Scenario, size: Size, sudden: Collection[str] = ()) -> Scen
         # Written so that a nan is refused, too.
         if value is not None and not least <= value <= most:
             option = f"--{field.removesuffix('_s').replace('_', '-')}"
-            raise SettingsError(option, value=str(value) if isinstance(value, int) else f"{value:g}", allowed=f"allowed: {least:,} to {most:,}")
-    if size.connections is not None:
-        scenario = replace(scenario, stages=_widened(scenario, size.connections))
+            raise SettingsError(
+                option,
+                value=str(value) if isinstance(value, int) else f"{value:g}",
+                allowed=f"allowed: {least:,} to {most:,}",
+            )
+    if (wanted := size.connections) is not None:
+        peak = scenario.peak
+        stages = tuple(
+            replace(stage, connections=max(1, round(stage.connections * wanted / peak)) if stage.connections else 0)
+            for stage in scenario.stages
+        )
+        scenario = replace(scenario, stages=stages)
     if size.duration_s is not None:
         scenario = _stretched(scenario, size.duration_s, sudden)
     traffic = scenario.traffic
@@ -75,14 +78,6 @@ def scaled(scenario: Scenario, size: Size, sudden: Collection[str] = ()) -> Scen
     if size.channels is not None:
         traffic = replace(traffic, channels=size.channels)
     return replace(scenario, traffic=traffic)
-
-
-def _widened(scenario: Scenario, connections: int) -> tuple[Stage, ...]:
-    peak = scenario.peak
-    return tuple(
-        replace(stage, connections=max(1, round(stage.connections * connections / peak)) if stage.connections else 0)
-        for stage in scenario.stages
-    )
 
 
 def _stretched(scenario: Scenario, duration_s: float, sudden: Collection[str]) -> Scenario:

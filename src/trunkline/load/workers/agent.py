@@ -41,9 +41,7 @@ from trunkline.version import __version__
 log = structlog.get_logger("trunkline.load")
 
 GONE_S: Final = 10.0
-MAX_WORKERS: Final = max(4, os.cpu_count() or 1)
-"""Worker processes at once."""
-
+MAX_WORKERS: Final = max(4, os.cpu_count() or 1)  # worker processes at once
 _CHECK_S: Final = 0.25
 _SAME_NAME_S: Final = 0.5
 
@@ -253,17 +251,9 @@ async def run_agent(
 ) -> int:  # fmt: skip
     """Run an agent until SIGTERM or Ctrl-C; returns the exit code.
 
-    Args:
-        bus_url: where NATS is, as nats://….
-        prefix: of the subjects, as in the nodes' settings.
-        name: of the agent, for coordinators.
-        allow: targets as `host` or `host:port`; at least one.
-        command: starts a worker process.
-        gone_s: silence after which a coordinator counts as gone, in seconds.
-
-    Raises:
-        SettingsError: something written cannot be used.
-        StartError: NATS cannot be reached at the start, or another agent has the name.
+    `allow` has targets as `host` or `host:port`, at least one; a coordinator that is silent for `gone_s` seconds counts
+    as gone. Raises SettingsError for an argument that cannot be used, StartError when NATS cannot be reached at the
+    start or another agent has the name.
     """
     allowed = parse_allowed(allow)
     if not allowed:

@@ -16,9 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
-MAX_ANSWER: Final = 16_384
-"""Bytes of a request or of an answer."""
-
+MAX_ANSWER: Final = 16_384  # bytes of a request or of an answer
 Run = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,32}$")]
 WorkerNumber = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 

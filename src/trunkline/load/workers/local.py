@@ -25,43 +25,26 @@ from trunkline.process.printed import Printed
 COMMAND: Final = (sys.executable, "-P", "-m", "trunkline.load.workers.process")
 """Starts a worker; the number of its socket comes behind it."""
 
-ENDS_S: Final = 2.0
-"""How long a worker may take to end by itself once its pipe is closed."""
-
+ENDS_S: Final = 2.0  # how long a worker may take to end by itself once its pipe is closed
 _KEPT: Final = 100
 _LAST_LINES: Final = 3
 
 
 class LocalWorker:
-    """One worker process; made by `LocalWorker.start`.
+    """One worker process; made by `LocalWorker.start`."""
 
-    Attributes:
-        number: of the worker in the run.
-        name: for messages.
-        clock_offset_s: 0: it has this machine's clock.
-        pipe: the messages to and from it.
-    """
-
-    clock_offset_s: float = 0.0
+    clock_offset_s: float = 0.0  # 0: it has this machine's clock
 
     def __init__(self, number: int, child: Child, pipe: Pipe[FromWorker], printed: Printed) -> None:
-        self.number = number
-        self.name = f"worker {number}"
-        self.pipe = pipe
+        self.number = number  # of the worker in the run
+        self.name = f"worker {number}"  # for messages
+        self.pipe = pipe  # the messages to and from it
         self._child = child
         self._printed = printed
 
     @classmethod
     async def start(cls, number: int, command: Sequence[str] = COMMAND) -> LocalWorker:
-        """Start one.
-
-        Args:
-            number: of the worker in the run.
-            command: program and arguments, to which the number of its socket is added.
-
-        Raises:
-            StartError: the program cannot be run.
-        """
+        """Start worker `number` with `command`, to which its socket's number is added; raises StartError."""
         ours, theirs = socket.socketpair()
         printed = Printed(_KEPT)
         try:

@@ -14,25 +14,16 @@ Worker = LocalWorker | RemoteWorker
 
 @dataclass(eq=False)
 class Member:
-    """A worker, and how far it is.
-
-    Attributes:
-        sent: it has come to the end of its stages.
-        ends: where its channels ended, as far as it has sent them.
-        sent_offsets: it has sent what it published.
-        may_end: its end is no fault any more.
-        lost: it has failed, or was given up.
-        heard_at: when its last message came, in seconds of `time.monotonic()`.
-    """
+    """A worker, and how far it is."""
 
     worker: Worker
-    heard_at: float
+    heard_at: float  # when its last message came, in seconds of `time.monotonic()`
     ready: bool = False
-    sent: bool = False
-    ends: dict[str, Position] = field(default_factory=dict)
+    sent: bool = False  # it has come to the end of its stages
+    ends: dict[str, Position] = field(default_factory=dict)  # where its channels ended, as far as it has sent them
     done: Done | None = None
-    sent_offsets: bool = False
-    may_end: bool = False
-    lost: bool = False
+    sent_offsets: bool = False  # it has sent what it published
+    may_end: bool = False  # its end is no fault any more
+    lost: bool = False  # it has failed, or was given up
     next_step: str = ""
     reader: asyncio.Task[None] | None = None

@@ -32,17 +32,11 @@ _PENDING_BYTES: Final = 256 << 20
 
 
 class Parcel(msgspec.Struct, frozen=True, array_like=True):
-    """A message on its way.
+    """A message on its way."""
 
-    Attributes:
-        number: of the parcels of this direction, from 0.
-        data: the packed message.
-        end: only in the last parcel; of a worker: how it ended, to a worker: why it must end.
-    """
-
-    number: int
-    data: bytes
-    end: str | None = None
+    number: int  # of the parcels of this direction, from 0
+    data: bytes  # the packed message
+    end: str | None = None  # only in the last parcel; of a worker: how it ended, to a worker: why it must end
 
 
 _PARCEL: Final = msgspec.msgpack.Decoder(Parcel)

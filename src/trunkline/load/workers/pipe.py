@@ -75,12 +75,7 @@ class Pipe(Generic[In]):
 
     @classmethod
     async def open(cls, end: socket.socket, decoder: msgspec.msgpack.Decoder[In]) -> Pipe[In]:
-        """Take over one socket of a pair.
-
-        Args:
-            end: the socket; it is closed with the pipe.
-            decoder: of what comes in: `TO_WORKER` or `FROM_WORKER`.
-        """
+        """Take over one socket of a pair; it is closed with the pipe."""
         end.setblocking(False)
         reader, writer = await asyncio.open_unix_connection(sock=end)
         # A message counts as sent when the kernel has it: then it survives the sender's end.

@@ -50,12 +50,9 @@ from trunkline.settings.sections import LogSettings
 T = TypeVar("T")
 M = TypeVar("M", bound=ToWorker)
 
-GONE: Final = 3
-"""Exit code of a worker whose coordinator is gone."""
-
+GONE: Final = 3  # exit code of a worker whose coordinator is gone
 _FAILED_S: Final = 2.0
-_FILES: Final = 1 << 20
-"""What a worker requests where the limit is infinite, which the kernel does not grant."""
+_FILES: Final = 1 << 20  # what a worker requests where the limit is infinite, which the kernel does not grant
 
 
 MakeGenerator = Callable[[Job, Callable[[Beat], None]], Generator]
@@ -150,8 +147,10 @@ async def serve(channel: Pipe[ToWorker], make_generator: MakeGenerator) -> int:
     except _Gone:
         return GONE
     except Exception as error:
-        if isinstance(error, TrunklineError):
-            failed = _failed(number, error)
+        if isinstance(error, StartError):
+            failed = Failed(number, error.what[:1000], error.next_step[:1000])
+        elif isinstance(error, TrunklineError):
+            failed = Failed(number, str(error)[:1000], "")
         else:
             traceback.print_exc()
             text = f"the generator failed: {type(error).__name__}: {error}"
@@ -164,12 +163,6 @@ async def serve(channel: Pipe[ToWorker], make_generator: MakeGenerator) -> int:
     finally:
         await talk.close()
     return 0
-
-
-def _failed(number: int, error: TrunklineError) -> Failed:
-    if isinstance(error, StartError):
-        return Failed(number, error.what[:1000], error.next_step[:1000])
-    return Failed(number, str(error)[:1000], "")
 
 
 async def _run(job: Job, talk: _Conversation, make_generator: MakeGenerator) -> None:

@@ -25,8 +25,7 @@ from trunkline.load.workers.pipe import BadMessage
 
 LATE_S: Final = 2.0
 
-GREATEST: Final = 1 << 40
-"""No count of a single beat is greater."""
+GREATEST: Final = 1 << 40  # no count of a single beat is greater
 
 
 class _Gathered:

@@ -37,12 +37,8 @@ from trunkline.load.client.session import Shared
 from trunkline.load.model.expectations import Expectation, message_type
 from trunkline.load.model.messages import Hole, Position
 
-MAX_WAITING: Final = 1000
-"""Messages in an inbox; more push the oldest out."""
-
-AFTER_ERROR_S: Final = 1.0
-"""How long a flow rests after a round that failed."""
-
+MAX_WAITING: Final = 1000  # messages in an inbox; more push the oldest out
+AFTER_ERROR_S: Final = 1.0  # how long a flow rests after a round that failed
 SHORTEST_ROUND_S: Final = 0.001
 """The least duration of a round: one that waits for nothing must not starve the others."""
 
@@ -65,18 +61,12 @@ class NoAnswer(Exception):
 
 
 class FlowClient:
-    """What a flow gets: one connection of one client.
-
-    Attributes:
-        number: the client's number in the whole run.
-        round: how often the flow was run before by this client, over all its connections.
-        run: the run's name.
-    """
+    """What a flow gets: one connection of one client."""
 
     def __init__(self, session: FlowSession) -> None:
-        self.number = session.number
-        self.round = 0
-        self.run = session.shared.job.run
+        self.number = session.number  # the client's number in the whole run
+        self.round = 0  # how often the flow was run before by this client, over all its connections
+        self.run = session.shared.job.run  # the run's name
         self._session = session
         self._inbox: deque[str | bytes] = deque()
         self._overflowed = False
@@ -97,26 +87,14 @@ class FlowClient:
     async def receive(self, timeout: float = 5.0) -> str | bytes:  # noqa: ASYNC109  # one number reads best in a flow
         """The next message in order of arrival; one that came before the call counts.
 
-        Args:
-            timeout: seconds to wait.
-
-        Raises:
-            NoAnswer: none came in time.
-            FlowEnded: the connection is gone.
+        Raises NoAnswer when none comes within `timeout` seconds, FlowEnded when the connection is gone.
         """
         return await self._take(timeout, None)
 
     async def expect(self, what: str, timeout: float = 5.0) -> str | bytes:  # noqa: ASYNC109  # as above
-        """The next message of a type, or in which a regular expression is found; others before it are discarded.
+        """The next message of a type, or in which `/a regular expression/` is found; others before it are discarded.
 
-        Args:
-            what: the value of the message's `type`, or `/…/` for a regular expression.
-            timeout: seconds to wait.
-
-        Raises:
-            NoAnswer: none came in time.
-            ValueError: `what` is a malformed regular expression.
-            FlowEnded: the connection is gone.
+        Raises as `receive` does, and ValueError when the expression is malformed.
         """
         return await self._take(timeout, _expectation(what))
 

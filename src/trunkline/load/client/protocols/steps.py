@@ -21,12 +21,8 @@ from trunkline.load.client.session import Shared
 from trunkline.load.model.expectations import Expectation
 from trunkline.load.model.messages import Hole, Position
 
-SHORTEST_ROUND_S: Final = 0.001
-"""A round without pauses lasts so long at least."""
-
-_AT_ONCE: Final = 100
-"""Steps that one session does before others have their turn."""
-
+SHORTEST_ROUND_S: Final = 0.001  # a round without pauses lasts so long at least
+_AT_ONCE: Final = 100  # steps that one session does before others have their turn
 _expectation = lru_cache(maxsize=10_000)(Expectation)
 
 

@@ -18,8 +18,7 @@ from trunkline.load.client.session import Session, Shared
 from trunkline.load.model.messages import Hole, Position
 from trunkline.protocol import wire
 
-MAX_CODE: Final = 60
-"""How much of a server's error code a reason repeats."""
+MAX_CODE: Final = 60  # how much of a server's error code a reason repeats
 
 
 class Subscriber(Session):
