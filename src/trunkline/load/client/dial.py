@@ -5,7 +5,6 @@ Rules:
 - The address is looked up once; connections take the addresses found in turn, and where one refuses, as with a server
   that listens for IPv4 alone behind a name that has both, the next.
 - On loopback a source address 127.x.y.z is chosen for each connection, because one address has only 28,000 ports.
-- A socket is never left open on failure, and nothing takes longer than the time-out.
 """
 
 from __future__ import annotations
@@ -40,11 +39,7 @@ logging.getLogger("picows").setLevel(logging.CRITICAL)
 
 
 class DialError(Exception):
-    """A connection could not be opened.
-
-    The reason is a few words, the same for the same kind of failure, for counting; `retry_after_s` is what the server
-    requested, in seconds.
-    """
+    """A connection could not be opened; the reason is the same for the same kind of failure, for counting."""
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)

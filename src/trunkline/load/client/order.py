@@ -1,14 +1,8 @@
 """What one subscriber of a channel or one echoing connection got: loss, duplicates and order. Pure.
 
-The straight path is the caller's and costs one comparison of numbers and one of epochs:
-
-    if publication.prev == order.last and publication.epoch == order.epoch:
-        order.last = publication.offset
-    else:
-        taken = order.odd(publication.epoch, publication.offset, publication.prev, at_s)
-
 Rules:
 
+- The straight path is the caller's (`Subscriber._follow`) and costs one comparison of numbers and one of epochs.
 - Offsets of a channel grow and are not dense; `prev` names the one before. A `prev` beyond what was seen leaves a hole;
   what comes behind its time closes its hole or splits it (its own `prev` shows where), and is late. Anything else at or
   below `last` is a duplicate.

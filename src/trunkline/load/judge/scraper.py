@@ -1,7 +1,6 @@
 """Fetches what servers report of themselves over HTTP; whatever fails is no answer.
 
-Rules: every request has a time-out and every answer a greatest length; redirects are not followed; a server's answer,
-or its silence, never ends or delays a run.
+Rule: a server's answer, or its silence, never ends or delays a run.
 """
 
 from __future__ import annotations

@@ -134,8 +134,3 @@ def percent(share: float) -> str:
 def close_meaning(code: int) -> str:
     """What a close code means; empty for one without a registered meaning."""
     return _CLOSE_CODES.get(code, "")
-
-
-def close_code(code: int) -> str:
-    """`1001 going away`; a code without a registered meaning stays a number."""
-    return f"{code} {close_meaning(code)}".rstrip()

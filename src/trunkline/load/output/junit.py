@@ -1,6 +1,6 @@
 """A run as JUnit XML, for CI systems that show test results: what was to hold are the tests. Pure.
 
-Rules: pure; one test suite; a test for each threshold, for each kind of finding and for each line of the
+Rules: one test suite; a test for each threshold, for each kind of finding and for each line of the
 reconciliation; what could not be measured by the servers is skipped, not passed. The file is what the common reading
 programs agree on: the elements and attributes of Ant's JUnit task.
 """

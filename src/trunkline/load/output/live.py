@@ -1,8 +1,7 @@
 """A run as it is watched: renewed in place once a second on a terminal, a line every five seconds elsewhere.
 
-Rules: it writes to standard error, so that standard output carries the result and nothing else; NO_COLOR is honoured;
-a closed pipe or terminal never ends the run; texts of servers and of scenario files are never read as markup; it starts
-no thread and no timer.
+Rules: it writes to standard error, so that standard output carries the result alone; a closed pipe or terminal never
+ends the run; texts of servers and of scenario files are never read as markup; it starts no thread and no timer.
 """
 
 from __future__ import annotations

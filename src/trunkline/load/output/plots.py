@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from operator import itemgetter
+from statistics import fmean
 from typing import Literal
 
 import msgspec
@@ -95,12 +97,7 @@ def _line(name: str, look: Look, bins: Bins, value: Value, of: Callable[[list[fl
     return Line(name, values, look)
 
 
-def _mean(known: list[float]) -> float:
-    return sum(known) / len(known)
-
-
-def _last(known: list[float]) -> float:
-    return known[-1]
+_last = itemgetter(-1)
 
 
 def _server(value: Callable[[ServerSample], float]) -> Value:
@@ -113,13 +110,13 @@ def _over_time(bins: Bins) -> list[Plot]:
         msgspec.structs.replace(_line("target", "amber", bins, lambda s: s.target, _last), dashed=True),
     ]
     ends = [
-        _line("opened", "blue", bins, lambda s: s.totals.opened, _mean),
-        _line("ended by the servers", "orange", bins, lambda s: s.totals.closed, _mean),
-        _line("cut by the scenario", "grey", bins, lambda s: s.totals.cut, _mean),
+        _line("opened", "blue", bins, lambda s: s.totals.opened, fmean),
+        _line("ended by the servers", "orange", bins, lambda s: s.totals.closed, fmean),
+        _line("cut by the scenario", "grey", bins, lambda s: s.totals.cut, fmean),
     ]
     messages = [
-        _line("sent", "blue", bins, lambda s: s.totals.sent, _mean),
-        _line("received", "orange", bins, lambda s: s.totals.received, _mean),
+        _line("sent", "blue", bins, lambda s: s.totals.sent, fmean),
+        _line("received", "orange", bins, lambda s: s.totals.received, fmean),
     ]
     errors = [
         _line("failed connects", "blue", bins, lambda s: s.totals.failed),

@@ -18,7 +18,7 @@ from trunkline.load.model.tally import LATENCIES, Finding
 from trunkline.load.output.formatting import (
     LATENCY_NAMES,
     NONE,
-    close_code,
+    close_meaning,
     count,
     counted,
     fit,
@@ -151,7 +151,8 @@ def _connections(report: Report) -> Iterator[str]:
     yield text
     if report.closes:
         codes = most_frequent(report.closes)[:MAX_CODES]
-        yield "ended with " + ", ".join(f"{close_code(code)}: {count(times)}" for code, times in codes)
+        named = (f"{f'{code} {close_meaning(code)}'.rstrip()}: {count(times)}" for code, times in codes)
+        yield f"ended with {', '.join(named)}"
 
 
 def _messages(report: Report) -> Iterator[str]:

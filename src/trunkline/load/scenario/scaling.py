@@ -4,7 +4,6 @@ Rules:
 
 - Connections and times scale in proportion. Not stretched is what a longer time would turn into something else: the
   sudden rise of a spike, how long a cut connection stays away.
-- No built-in scenario ends in a ramp down: the generator closes what is open, once everything has come.
 """
 
 from __future__ import annotations

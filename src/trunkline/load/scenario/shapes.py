@@ -6,7 +6,7 @@ Rules:
   gets every moment that has passed, with the time at which it should have been (an open model).
 - Each worker computes its own share. Sessions go round by number, n to worker n % workers, and a total rate is divided
   so that the workers' messages interleave evenly; together they are exactly the plan.
-- Times are seconds from the start of the run. Nothing is computed before it is needed.
+- Times are seconds from the start of the run.
 """
 
 from __future__ import annotations

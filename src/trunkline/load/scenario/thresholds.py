@@ -10,10 +10,9 @@
     counts      connections (the most open at once) and the counts of `tally.Totals`, such as lost, closed, failed,
                 unanswered; no unit
 
-Rules: pure. The default thresholds are judged beside the user's own; an own one replaces the default of the same
-metric that points the same way (`lost<5` replaces `lost==0`, `connect_p95<5s` replaces `connect_p95<2s`,
-`connect_p95>1ms` replaces nothing). Where nothing was measured, a default one passes, for a run need not send
-messages; an own one fails, for it proved nothing.
+Rules: the default thresholds are judged beside the user's own; an own one replaces the default of the same metric that
+points the same way (`connect_p95<5s` replaces `connect_p95<2s`, `connect_p95>1ms` does not). Where nothing was
+measured, a default one passes, for a run need not send messages; an own one fails, for it proved nothing.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Rules:
   its operator allowed, with at most `MAX_WORKERS` processes, for one run at a time, and never with code from the job.
 - A job is checked here, before a worker sees it; a worker takes one job only.
 - When the coordinator has been silent for `GONE_S` seconds, or NATS or messages are lost, the workers end.
-- The agent itself goes on until Ctrl-C or SIGTERM; it always reconnects.
 """
 
 from __future__ import annotations

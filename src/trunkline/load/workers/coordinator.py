@@ -19,20 +19,7 @@ from typing import Final
 import msgspec
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.load.model.messages import (
-    LONGEST_SETTLE,
-    Begin,
-    Done,
-    Failed,
-    FromWorker,
-    Job,
-    Offsets,
-    Ready,
-    SendOffsets,
-    Sent,
-    Settle,
-    Stop,
-)
+from trunkline.load.model import messages
 from trunkline.load.model.positions import Holes, in_pieces, merge_ends
 from trunkline.load.model.report import Second
 from trunkline.load.model.run_plan import Outcome, RunPlan
@@ -48,7 +35,6 @@ from trunkline.load.workers.timeline import Timeline
 BEGINS_IN_S: Final = 0.3
 _TICK_S: Final = 0.2
 _SEND_S: Final = 10.0
-
 
 Listener = Callable[[Second, Sum], None]
 """Gets a second when it is complete, and the run so far, which goes on growing."""
@@ -100,11 +86,7 @@ class Coordinator:
         self._changed.set()
 
     async def run(self) -> Outcome:
-        """Do the run.
-
-        Raises StartError when a worker could not begin or an agent is not there, SettingsError when the plan cannot be
-        done.
-        """
+        """Do the run; raises StartError when a worker or agent is not there, SettingsError for an impossible plan."""
         plan = self._plan
         if plan.workers_in_all < 1:
             raise SettingsError("workers", value="0", allowed="a run needs at least one worker or agent")
@@ -139,8 +121,13 @@ class Coordinator:
                 for worker in await self._agents.hire(agent, plan.run, range(first, first + plan.workers_each)):
                     self._join(worker)
         for member in self._members:
+            job = messages.Job(
+                run=plan.run, target=plan.target, scenario=plan.scenario, worker=member.worker.number,
+                workers=plan.workers_in_all, seed=plan.seed, clock_offset_s=member.worker.clock_offset_s,
+                settle_s=plan.settle_s, flow_source=plan.flow_source,
+            )  # fmt: skip
             try:
-                await self._send(member, self._job(member.worker))
+                await self._send(member, job)
             except BadMessage as error:
                 raise StartError(f"the scenario is too long for a worker: {error}", "Make it shorter.") from None
         deadline = time.monotonic() + plan.patience.ready_s
@@ -151,7 +138,7 @@ class Coordinator:
         plan, patience = self._plan, self._plan.patience
         self._give_up_if_asked()
         self.began_at = began_at = time.monotonic() + BEGINS_IN_S
-        await self._send_all([Begin(began_at)])
+        await self._send_all([messages.Begin(began_at)])
         planned_end = began_at + plan.scenario.duration_s
 
         def deadline() -> float:
@@ -166,8 +153,8 @@ class Coordinator:
         """From Settle until every worker has answered Done."""
         plan, patience = self._plan, self._plan.patience
         ends = merge_ends(member.ends for member in self._members)
-        await self._send_all([Settle(piece, more) for piece, more in in_pieces(ends)])
-        deadline = time.monotonic() + LONGEST_SETTLE * plan.settle_s + patience.done_s
+        await self._send_all([messages.Settle(piece, more) for piece, more in in_pieces(ends)])
+        deadline = time.monotonic() + messages.LONGEST_SETTLE * plan.settle_s + patience.done_s
         await self._until(lambda member: member.done is not None, lambda: deadline, "did not settle in time")
 
     async def _ask_offsets(self) -> None:
@@ -180,7 +167,7 @@ class Coordinator:
         for member in self._members:
             member.may_end = True
         if not requests:
-            await self._send_all([SendOffsets(())])
+            await self._send_all([messages.SendOffsets(())])
 
     async def _close(self) -> None:
         readers = [member.reader for member in self._members if member.reader is not None]
@@ -217,17 +204,9 @@ class Coordinator:
         member.reader = asyncio.create_task(self._read(member))
         self._members.append(member)
 
-    def _job(self, worker: Worker) -> Job:
-        plan = self._plan
-        return Job(
-            run=plan.run, target=plan.target, scenario=plan.scenario, worker=worker.number,
-            workers=plan.workers_in_all, seed=plan.seed, clock_offset_s=worker.clock_offset_s,
-            settle_s=plan.settle_s, flow_source=plan.flow_source,
-        )  # fmt: skip
-
-    async def _send_all(self, messages: Sequence[msgspec.Struct]) -> None:
+    async def _send_all(self, parts: Sequence[msgspec.Struct]) -> None:
         async def send(member: Member) -> None:
-            for message in messages:
+            for message in parts:
                 await self._send(member, message)
 
         await asyncio.gather(*(send(member) for member in self._members if not member.lost))
@@ -252,7 +231,7 @@ class Coordinator:
             self._lose(member, why)
         self._changed.set()
 
-    def _take(self, member: Member, message: FromWorker) -> None:
+    def _take(self, member: Member, message: messages.FromWorker) -> None:
         member.heard_at = now = time.monotonic()
         match message:
             case Beat():
@@ -260,23 +239,23 @@ class Coordinator:
                     message.worker = member.worker.number
                     self._timeline.add(message, now - self.began_at)
                 return
-            case Ready():
+            case messages.Ready():
                 member.ready = True
-            case Sent():
+            case messages.Sent():
                 member.ends.update(message.ends)
                 member.sent = not message.more
                 if member.sent:
                     self._stages_ended_at = now
-            case Done():
+            case messages.Done():
                 if member.done is None:
                     member.done = message
                     self._holes.add(message)
                     self._timeline.left(member.worker.number)
-            case Offsets():
+            case messages.Offsets():
                 self._holes.answered(message)
                 if message.last:
                     member.sent_offsets = member.may_end = True
-            case Failed():
+            case messages.Failed():
                 member.next_step = message.next_step
                 self._lose(member, f"failed: {message.what}")
         self._changed.set()
@@ -301,14 +280,17 @@ class Coordinator:
         while True:
             self._changed.clear()
             self._give_up_if_asked()
-            if not running:
-                self._refuse_faults()
+            if not running and (lost := [member for member in self._members if member.lost]):
+                next_step = lost[0].next_step or "See what the worker printed, and start the run again."
+                raise StartError("; ".join(self._failures), next_step)
             waiting = [member for member in self._members if not member.lost and not reached(member)]
             if not waiting:
                 return
             now = time.monotonic()
             if self.began_at is not None:
-                await self._pass_on_stop()
+                if self._stop_asked_at is not None and not self._stop_sent:
+                    self._stop_sent = True
+                    await self._send_all([messages.Stop()])
                 self._show(self._timeline.due(now - self.began_at))
             for member in waiting:
                 if now > deadline():
@@ -318,11 +300,6 @@ class Coordinator:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_S):
                     await self._changed.wait()
-
-    async def _pass_on_stop(self) -> None:
-        if self._stop_asked_at is not None and not self._stop_sent:
-            self._stop_sent = True
-            await self._send_all([Stop()])
 
     async def _unless_given_up(self, start: Coroutine[None, None, None]) -> None:
         """Start, unless `stop` or `kill` is called meanwhile."""
@@ -339,15 +316,6 @@ class Coordinator:
     def _give_up_if_asked(self) -> None:
         if self._given_up.is_set():
             raise _Killed
-
-    def _refuse_faults(self) -> None:
-        """Before the run begins, a worker that is lost ends it."""
-        for member in self._members:
-            if member.lost:
-                raise StartError(
-                    "; ".join(self._failures),
-                    member.next_step or "See what the worker printed, and start the run again.",
-                )
 
     def _show(self, seconds: Iterable[Second]) -> None:
         for second in seconds:

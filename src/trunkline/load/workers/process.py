@@ -5,7 +5,6 @@
 Rules:
 
 - It ends at once when the coordinator is gone: its counts would be lost, and the load would go on.
-- Ctrl-C is the coordinator's, which sends Stop. A worker ignores the signal.
 - A message out of order ends it; a fault is sent as `Failed`, its trace goes to standard error.
 """
 
@@ -26,20 +25,7 @@ import msgspec
 
 from trunkline.errors import StartError, TrunklineError
 from trunkline.load.client.generator import Generator
-from trunkline.load.model.messages import (
-    MAX_OFFSETS,
-    Begin,
-    Failed,
-    Job,
-    Offsets,
-    Position,
-    Ready,
-    SendOffsets,
-    Sent,
-    Settle,
-    Stop,
-    ToWorker,
-)
+from trunkline.load.model import messages
 from trunkline.load.model.positions import in_pieces
 from trunkline.load.model.tally import Beat
 from trunkline.load.workers.pipe import TO_WORKER, BadMessage, ChannelClosed, Pipe
@@ -48,14 +34,13 @@ from trunkline.process import lifecycle
 from trunkline.settings.sections import LogSettings
 
 T = TypeVar("T")
-M = TypeVar("M", bound=ToWorker)
+M = TypeVar("M", bound=messages.ToWorker)
 
 GONE: Final = 3  # exit code of a worker whose coordinator is gone
 _FAILED_S: Final = 2.0
 _FILES: Final = 1 << 20  # what a worker requests where the limit is infinite, which the kernel does not grant
 
-
-MakeGenerator = Callable[[Job, Callable[[Beat], None]], Generator]
+MakeGenerator = Callable[[messages.Job, Callable[[Beat], None]], Generator]
 """Makes the generator of a job; the second argument takes beats."""
 
 
@@ -66,9 +51,9 @@ class _Gone(Exception):
 class _Conversation:
     """Both directions of the channel: Stop is taken out of what comes, and messages go out in order."""
 
-    def __init__(self, channel: Pipe[ToWorker]) -> None:
+    def __init__(self, channel: Pipe[messages.ToWorker]) -> None:
         self._channel = channel
-        self._come: asyncio.Queue[ToWorker] = asyncio.Queue()
+        self._come: asyncio.Queue[messages.ToWorker] = asyncio.Queue()
         self._out: asyncio.Queue[msgspec.Struct] = asyncio.Queue()
         self._over: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._talk())]
@@ -109,7 +94,7 @@ class _Conversation:
     async def _listen(self) -> None:
         try:
             while (message := await self._channel.receive()) is not None:
-                if isinstance(message, Stop):
+                if isinstance(message, messages.Stop):
                     self.stopped = True
                     self.on_stop()
                 else:
@@ -136,25 +121,25 @@ class _Conversation:
             self._over.set_result(why)
 
 
-async def serve(channel: Pipe[ToWorker], make_generator: MakeGenerator) -> int:
+async def serve(channel: Pipe[messages.ToWorker], make_generator: MakeGenerator) -> int:
     """Do one run as a worker; returns the exit code: 0 when it was done, 1 when it failed, or `GONE`."""
     talk = _Conversation(channel)
     number = -1
     try:
-        job = await talk.expect(Job)
+        job = await talk.expect(messages.Job)
         number = job.worker
         await _run(job, talk, make_generator)
     except _Gone:
         return GONE
     except Exception as error:
         if isinstance(error, StartError):
-            failed = Failed(number, error.what[:1000], error.next_step[:1000])
+            failed = messages.Failed(number, error.what[:1000], error.next_step[:1000])
         elif isinstance(error, TrunklineError):
-            failed = Failed(number, str(error)[:1000], "")
+            failed = messages.Failed(number, str(error)[:1000], "")
         else:
             traceback.print_exc()
             text = f"the generator failed: {type(error).__name__}: {error}"
-            failed = Failed(number, text[:1000], "The trace is the last that the worker printed.")
+            failed = messages.Failed(number, text[:1000], "The trace is the last that the worker printed.")
         # Not through the conversation, which may be what failed.
         with contextlib.suppress(TrunklineError, TimeoutError):
             async with asyncio.timeout(_FAILED_S):
@@ -165,42 +150,44 @@ async def serve(channel: Pipe[ToWorker], make_generator: MakeGenerator) -> int:
     return 0
 
 
-async def _run(job: Job, talk: _Conversation, make_generator: MakeGenerator) -> None:
+async def _run(job: messages.Job, talk: _Conversation, make_generator: MakeGenerator) -> None:
     generator = make_generator(job, talk.send)
     max_open = await talk.unless_over(generator.prepare())
     lifecycle.spare_collector()
-    talk.send(Ready(job.worker, max_open))
-    begin = await talk.expect(Begin)
+    talk.send(messages.Ready(job.worker, max_open))
+    begin = await talk.expect(messages.Begin)
     talk.on_stop = generator.stop
     if talk.stopped:
         generator.stop()
     sent = await talk.unless_over(generator.run(begin))
     for piece, more in in_pieces(sent.ends):
-        talk.send(Sent(job.worker, piece, more))
-    ends: dict[str, Position] = {}
+        talk.send(messages.Sent(job.worker, piece, more))
+    ends: dict[str, messages.Position] = {}
     more = True
     while more:
-        settle = await talk.expect(Settle)
+        settle = await talk.expect(messages.Settle)
         ends.update(settle.ends)
         more = settle.more
-    talk.send(await talk.unless_over(generator.settle(Settle(ends))))
+    talk.send(await talk.unless_over(generator.settle(messages.Settle(ends))))
     await _send_offsets(job, talk, generator)
 
 
-async def _send_offsets(job: Job, talk: _Conversation, generator: Generator) -> None:
+async def _send_offsets(job: messages.Job, talk: _Conversation, generator: Generator) -> None:
     wanted: list[str] = []
     more = True
     while more:
-        tell = await talk.expect(SendOffsets)
+        tell = await talk.expect(messages.SendOffsets)
         more = tell.more
         wanted += tell.channels
     for channel in wanted:
         for epoch, offsets in generator.offsets(channel).items():
-            for first in range(0, len(offsets), MAX_OFFSETS):
-                talk.send(Offsets(job.worker, channel, epoch, tuple(offsets[first : first + MAX_OFFSETS])))
+            for first in range(0, len(offsets), messages.MAX_OFFSETS):
+                talk.send(
+                    messages.Offsets(job.worker, channel, epoch, tuple(offsets[first : first + messages.MAX_OFFSETS]))
+                )
                 await talk.flush()
     if wanted:
-        talk.send(Offsets(job.worker, "", "", (), last=True))
+        talk.send(messages.Offsets(job.worker, "", "", (), last=True))
     await talk.flush()
 
 
@@ -216,7 +203,7 @@ def raise_file_limit() -> None:
 
 def run_worker(descriptor: int, make_generator: MakeGenerator = Generator) -> int:
     """The whole life of a worker process; `descriptor` is its socket's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's, which sends Stop
     raise_file_limit()
     log_setup.configure(LogSettings(level="warning", format="console"), stream=sys.stderr)
 

@@ -6,7 +6,6 @@ Rules:
   end.
 - Every beat counts exactly once: one that comes after its second was completed counts in the next one, so the seconds
   always add up to the sum.
-- Seconds are completed in order and none is left out, even when nothing came in it.
 - A beat's number is not trusted beyond the clock: no worker can make future seconds. Implausible counts are an error:
   added up they would make the report useless.
 """

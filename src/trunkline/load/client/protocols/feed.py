@@ -2,7 +2,6 @@
 
 Rules:
 
-- A publication carries its intended moment, so every subscriber knows its delivery latency by itself.
 - A session that comes back recovers from where it was. What the server says it cannot recover is counted.
 - Where the sender of a publication gets `publish_ack` with `prev` in place of the publication itself (a match), the
   ack moves the order and is no delivery.

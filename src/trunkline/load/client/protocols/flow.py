@@ -1,11 +1,5 @@
 """Flows in Python: the user's `async def flow(session)` runs on each connection, again and again.
 
-    async def flow(session):
-        with session.timed():
-            await session.send('{"type":"message","text":"hello"}')
-            await session.expect("message_response")
-        await session.pause(1)
-
 Rules:
 
 - The file is compiled and executed in the worker alone, as its user's own code.
@@ -13,7 +7,6 @@ Rules:
   run is logged, without the exception's text, which may hold what was received.
 - `FlowEnded` is raised in a flow whose connection is gone. It is no `Exception`, so that a flow which counts its errors
   does not count the loss of a connection too, or spin on it.
-- Messages that nobody has received yet wait in a bounded inbox.
 """
 
 from __future__ import annotations

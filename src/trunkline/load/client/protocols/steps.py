@@ -4,7 +4,6 @@ Rules:
 
 - Open model. Each step has an intended moment: the start of the round and the pauses before it. A late answer delays
   the next step, for this is a dialogue, but no moment: the next step's latency counts from when it should have begun.
-- Steps begin at exact moments (`alarm.py`); the time-out of an answer is a timer of the loop.
 - Rounds begin at a random place within the first pause, so that thousands do not march in step.
 """
 
