@@ -107,11 +107,7 @@ class Dialer:
         return cls(target, addresses, tls_context(target) if parts.scheme == "wss" else None)
 
     async def open(self, make: Callable[[], picows.WSListener], dialled: Callable[[float], None]) -> None:
-        """Open one connection; raises DialError.
-
-        `make` makes the listener, which is called as soon as the 101 is read; `dialled` gets how long TCP took, in
-        seconds.
-        """
+        """Open one connection; raises DialError. `make` makes its listener, `dialled` gets the seconds TCP took."""
         try:
             async with asyncio.timeout(self._target.connect_timeout_s):
                 began = time.monotonic()

@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from trunkline.load.client.ranges import Range, Ranges
@@ -35,15 +36,13 @@ DELIVERED: Final = Taken(True)
 IGNORED: Final = Taken(False)
 
 
+@dataclass(slots=True)
 class _Past:
     """An epoch that ended, for what may still come of it."""
 
-    __slots__ = ("epoch", "last", "ranges")
-
-    def __init__(self, epoch: str, last: int, ranges: Ranges) -> None:
-        self.epoch = epoch
-        self.last = last
-        self.ranges = ranges
+    epoch: str
+    last: int
+    ranges: Ranges
 
 
 class ChannelOrder:
@@ -216,10 +215,7 @@ class Unechoed(NamedTuple):
 
 
 class EchoOrder:
-    """The echoes of one session, whose messages are numbered from 0 on each connection.
-
-    The straight path is the caller's: `if number == order.expected: order.expected = number + 1`, else `odd` judges it.
-    """
+    """The echoes of one session, numbered from 0 on each connection; `odd` judges those that are not `expected`."""
 
     __slots__ = ("_ranges", "connection", "count", "expected")
 

@@ -8,6 +8,7 @@ is an echo.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from typing import Any, Final
@@ -107,7 +108,9 @@ async def _find_out(session: _Curious, protocol: Protocol, greeting_s: float, sh
     if protocol == "echo":
         return await _echo(session, shown)
     first = await session.next(greeting_s if protocol != "feed" else _ANSWER_S)
-    greeting = _greeting(first)
+    greeting: wire.ConnectionEstablished | None = None
+    with contextlib.suppress(msgspec.MsgspecError):
+        greeting = msgspec.json.decode(first or b"", type=wire.ConnectionEstablished)
     if protocol in ("steps", "python"):
         return Probed(protocol, greeting.limits if greeting else None)
     if greeting is None:
@@ -143,15 +146,6 @@ async def _echo(session: _Curious, shown: str) -> Probed:
         f"{shown} is no echo: it was sent a text and {found}",
         "Name the feed of a Trunkline node (--protocol feed), or write this server's messages in a scenario file.",
     )
-
-
-def _greeting(message: bytes | None) -> wire.ConnectionEstablished | None:
-    if message is None:
-        return None
-    try:
-        return msgspec.json.decode(message, type=wire.ConnectionEstablished)
-    except msgspec.MsgspecError:
-        return None
 
 
 _STEPS: Final = (

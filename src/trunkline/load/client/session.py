@@ -132,11 +132,7 @@ class Session:
         self.ready = False
 
     def comes_back_after(self, code: int, attempt: int) -> float | None:
-        """Seconds until it reconnects after the other side ended its connection; None: never.
-
-        The code is 1006 for none, and for a connection that could not be opened; `attempt` is how often it has failed
-        in a row, from 0.
-        """
+        """Seconds until it reconnects after the other side ended its connection (see `seconds_away`); None: never."""
         return seconds_away(code, None, attempt, self.shared.rng)
 
     @property

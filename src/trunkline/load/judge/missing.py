@@ -35,10 +35,7 @@ def count(holes: Sequence[Hole], offsets: Offsets) -> int:
 
 
 def findings(holes: Sequence[Hole], offsets: Offsets, at_s: float) -> list[Finding]:
-    """Name what was lost, at most `MAX_FINDINGS`, as noticed `at_s` seconds after the start.
-
-    A finding is one publication; those beyond `EACH` of a hole are one together.
-    """
+    """Name what was lost, at most `MAX_FINDINGS`; what is beyond `EACH` of one hole is one finding together."""
     found: list[Finding] = []
     for hole in holes:
         known = offsets.get(hole.of, ())

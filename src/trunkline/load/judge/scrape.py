@@ -158,10 +158,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Course:
-    """What one URL has answered so far: its counts over restarts.
-
-    It is `mixed` when several servers answer there in turn, so that its counts mean nothing.
-    """
+    """What one URL has answered, over restarts; `mixed` when several servers answer there in turn."""
 
     def __init__(self) -> None:
         self.newest: Scrape | None = None

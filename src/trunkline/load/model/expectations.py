@@ -24,10 +24,7 @@ def message_type(payload: bytes) -> str | None:
 
 
 class Expectation:
-    """Recognizes an answer by its `type`, or by a regular expression between slashes.
-
-    Raises ValueError when the expression is malformed, with the place.
-    """
+    """Recognizes an answer by its `type`, or by a `/regular expression/`; raises ValueError when that is malformed."""
 
     __slots__ = ("_pattern", "text")
 

@@ -34,10 +34,7 @@ ChannelEpoch = tuple[str, str]  # a channel and one of its epochs: offsets can b
 
 
 class Hole(msgspec.Struct, frozen=True):
-    """Publications with after < offset <= upto that a subscriber did not get and that no gap announced.
-
-    At least the one at `upto` exists.
-    """
+    """Publications with after < offset <= upto that neither came nor were announced by a gap; that at `upto` exists."""
 
     channel: str
     epoch: str

@@ -54,10 +54,7 @@ class Second(msgspec.Struct):
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """A threshold and what came out: the value in the threshold's unit, None when nothing was measured, and as text.
-
-    `default` ones are built in.
-    """
+    """A threshold and what came out, in its unit (None: nothing was measured) and as text; `default`: built in."""
 
     threshold: str
     value: float | None
@@ -67,10 +64,7 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """One line of the reconciliation: what this side counted beside what the servers counted.
-
-    `theirs` is None when they did not count it; `explained` is how much of the difference is accounted for.
-    """
+    """What this side counted beside the servers (None: they do not), and how much of the difference is explained."""
 
     what: str
     ours: int

@@ -23,10 +23,7 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 class AgentGroup(msgspec.Struct, frozen=True):
-    """Agents on other machines; without names this machine generates.
-
-    They are reached over the NATS server at `bus_url`, on subjects that begin with the prefix.
-    """
+    """Agents on other machines, reached over NATS at `bus_url`; without names this machine generates."""
 
     names: tuple[str, ...] = ()
     bus_url: str = ""
@@ -34,10 +31,7 @@ class AgentGroup(msgspec.Struct, frozen=True):
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A run, and what generates it: workers on this machine, or `workers_each` on each agent.
-
-    Other fields are as in `Job`.
-    """
+    """A run, and its workers on this machine or `workers_each` on each agent; other fields are as in `Job`."""
 
     run: str
     target: Target

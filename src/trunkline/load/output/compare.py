@@ -84,10 +84,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(a: Report, b: Report, ratio: float = RATIO) -> Comparison:
-    """Judge run b by run a; a ratio of 1.1 takes a growth of 10 % for noise.
-
-    Raises SettingsError when a histogram in one of the reports cannot be read.
-    """
+    """Judge run b by run a; growth up to `ratio` is noise. Raises SettingsError when a histogram cannot be read."""
     latencies = tuple(_latencies(a, b, ratio))
     numbers = tuple(_numbers(a, b, ratio))
     differences = tuple(_differences(a, b))

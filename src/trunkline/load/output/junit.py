@@ -28,10 +28,7 @@ _TOTALS: Final[dict[FindingKind, str]] = {"lost": "lost", "duplicate": "duplicat
 
 
 def junit(report: Report) -> bytes:
-    """The run as an XML document in UTF-8.
-
-    An interrupted run has one test more, which is an error, so that what was seen of it is not taken for the whole.
-    """
+    """The run as XML in UTF-8; an interrupted one has one test more, an error, so it is not taken for the whole."""
     suite = ET.Element("testsuite")
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(report):

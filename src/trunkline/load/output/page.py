@@ -294,9 +294,8 @@ def _more(number: int, one: str, many: str) -> str:
 
 
 def _offsets(found: Finding) -> str:
-    if found.after is None or found.after + 1 >= found.offset:
-        return count(found.offset)
-    return f"{count(found.after + 1)} to {count(found.offset)}"
+    first = found.offset if found.after is None else found.after + 1
+    return f"{count(first)} to {count(found.offset)}" if first < found.offset else count(found.offset)
 
 
 def _text(text: str) -> str:

@@ -46,10 +46,7 @@ MAX_CODES: Final = 6
 
 
 def summary(report: Report, encoding: str = "utf-8") -> str:
-    """The run as lines of at most 100 columns.
-
-    What the encoding of the output has no characters for is written in others (`ok` and `FAIL` for marks).
-    """
+    """The run as lines of at most 100 columns, with marks that the encoding of the output has characters for."""
     held, failed = _marks(encoding)
     lines: list[str] = [*_title(report)]
     for warning in report.warnings[:MAX_WARNINGS]:

@@ -17,10 +17,7 @@ _SUDDEN = frozenset({"spike", "fall"})
 
 
 def choose(name: str, size: Size, protocol: str = "auto") -> LoadedScenario:
-    """Find a built-in scenario or a file by its name, and lay options over it.
-
-    Raises SettingsError when there is no such scenario, or an option does not fit it.
-    """
+    """Find a built-in scenario or a file, and lay options over it; raises SettingsError when one does not fit."""
     if name in NAMES:
         loaded = LoadedScenario(builtin(name, size), "")
     else:

@@ -50,10 +50,7 @@ class LoadedScenario(NamedTuple):
 
 
 def load_scenario(path: Path) -> LoadedScenario:
-    """Read a scenario from a file that ends in `.toml` or `.py`; a Python file is not run.
-
-    Raises SettingsError when the file cannot be read, or holds something that cannot be used.
-    """
+    """Read a `.toml` or `.py` file, which is not run; raises SettingsError when something in it cannot be used."""
     file = str(path)
     kind = path.suffix.lower()
     if kind not in (".toml", ".py"):
@@ -211,11 +208,7 @@ class _Reader:
         self, kind: type[_S], raw: object, place: Place = (), *, defaults: Mapping[str, object] | None = None,
         without: Collection[str] = (),
     ) -> _S:  # fmt: skip
-        """A struct of the table at a place.
-
-        `defaults` are values of fields that the file need not give, on top of the struct's own; `without` are fields
-        that this kind of file cannot give.
-        """
+        """A struct of the table at a place; `defaults` stand for absent fields, `without` cannot be given here."""
         if not isinstance(raw, Mapping):
             raise self.error(place, raw, "it must be a table")
         fields = {_file_key(field.name): field for field in msgspec.structs.fields(kind) if field.name not in without}

@@ -44,10 +44,7 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scaled(scenario: Scenario, size: Size, sudden: Collection[str] = ()) -> Scenario:
-    """A scenario at another size; raises SettingsError when that is out of range.
-
-    Stages whose names are in `sudden` become shorter with the whole but never longer.
-    """
+    """A scenario at another size, its stages in `sudden` never longer; raises SettingsError when it is out of range."""
     for field, (least, most) in _BOUNDS.items():
         value: float | None = getattr(size, field)
         # Written so that a nan is refused, too.

@@ -189,10 +189,7 @@ class MessagePlan:
         return cls(abuse, worker, workers, rng)
 
     def next(self, now_s: float, open_count: int) -> float | None:
-        """When the next message is meant to be sent, if the count stays; it may have passed. None: there is none.
-
-        `open_count` are this worker's open connections from now on; before now the last call's count held.
-        """
+        """When the next message is meant if `open_count` stays; it may have passed. None: there is none."""
         self._beats.pace(now_s, self._own_per_s + self._each_per_s * open_count)
         return self._beats.next()
 

@@ -135,10 +135,7 @@ class _Assignment:
 
 
 class Agent:
-    """Answers coordinators over one connection to NATS.
-
-    A coordinator that is silent for `gone_s` seconds counts as gone.
-    """
+    """Answers coordinators over one connection to NATS; one that is silent for `gone_s` seconds counts as gone."""
 
     def __init__(
         self, client: Client, subjects: Subjects, allowed: Sequence[Place], *,

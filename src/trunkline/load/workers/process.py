@@ -162,23 +162,21 @@ async def _run(job: messages.Job, talk: _Conversation, make_generator: MakeGener
     sent = await talk.unless_over(generator.run(begin))
     for piece, more in in_pieces(sent.ends):
         talk.send(messages.Sent(job.worker, piece, more))
-    ends: dict[str, messages.Position] = {}
-    more = True
-    while more:
+    settle = await talk.expect(messages.Settle)
+    ends = dict(settle.ends)
+    while settle.more:
         settle = await talk.expect(messages.Settle)
-        ends.update(settle.ends)
-        more = settle.more
+        ends |= settle.ends
     talk.send(await talk.unless_over(generator.settle(messages.Settle(ends))))
     await _send_offsets(job, talk, generator)
 
 
 async def _send_offsets(job: messages.Job, talk: _Conversation, generator: Generator) -> None:
-    wanted: list[str] = []
-    more = True
-    while more:
-        tell = await talk.expect(messages.SendOffsets)
-        more = tell.more
-        wanted += tell.channels
+    request = await talk.expect(messages.SendOffsets)
+    wanted = [*request.channels]
+    while request.more:
+        request = await talk.expect(messages.SendOffsets)
+        wanted += request.channels
     for channel in wanted:
         for epoch, offsets in generator.offsets(channel).items():
             for first in range(0, len(offsets), messages.MAX_OFFSETS):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
@@ -27,14 +28,12 @@ LATE_S: Final = 2.0
 GREATEST: Final = 1 << 40  # no count of a single beat is greater
 
 
+@dataclass
 class _Gathered:
-    __slots__ = ("cpu", "most", "open", "sum")
-
-    def __init__(self) -> None:
-        self.sum = Sum()
-        self.open: dict[int, int] = {}
-        self.most: dict[int, int] = {}
-        self.cpu: dict[int, float] = {}
+    sum: Sum = field(default_factory=Sum)
+    open: dict[int, int] = field(default_factory=dict)
+    most: dict[int, int] = field(default_factory=dict)
+    cpu: dict[int, float] = field(default_factory=dict)
 
 
 class Timeline:

@@ -103,10 +103,7 @@ class FlowClient:
             self._timing -= 1
 
     async def pause(self, seconds: float) -> None:
-        """Rest until `seconds` after the intended end of the last pause, or after the flow's first start.
-
-        So a flow catches up after a late answer.
-        """
+        """Rest until `seconds` after the intended end of the last pause, so that late answers are caught up."""
         if self._over:
             await self._leave()
         self._moment += seconds
@@ -231,10 +228,7 @@ class Flow:
 
 @lru_cache(maxsize=4)
 def load_flow(source: str, file: str) -> Flow:
-    """Compile and execute the text of a flow's file, whose name is for traces.
-
-    Raises StartError when it cannot be compiled or executed, or has no `async def flow(session)`.
-    """
+    """Compile and execute a flow's text; raises StartError when that fails or it has no `async def flow(session)`."""
     names: dict[str, object] = {"__name__": "flow", "__file__": file}
     try:
         exec(compile(source, file, "exec"), names)  # noqa: S102  # the user's own file, run on the user's machine
