@@ -44,7 +44,7 @@ class DialError(Exception):
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = retry_after_s  # what the server requested
 
 
 def split_url(url: str) -> SplitResult:

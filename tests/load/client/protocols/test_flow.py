@@ -82,7 +82,7 @@ async def test_expect_passes_over_other_messages() -> None:
         await session.send('{"type":"publish","id":"x","channel":"room","data":{"word":"grün"}}')
         assert "grün" in await session.expect("/gr.n/")
         await session.send(b'{"type":"heartbeat","id":8}')
-        assert '"id":8' in await session.expect('/"id":8/', timeout=patient(1))
+        assert '"id":8' in await session.expect('/"id":8/', timeout=30)
         with session.timed():
             await session.expect("never", timeout=0.05)
     """
