@@ -20,11 +20,7 @@ HOST = "127.0.0.1"
 
 
 class BalancerAdmin:
-    """The admin server of a balancer.
-
-    Args:
-        settings: where the token comes from.
-    """
+    """The admin server of a balancer."""
 
     def __init__(self, balancer: Balancer, pages: BalancerPages, settings: AdminSettings) -> None:
         self._balancer = balancer

@@ -86,11 +86,7 @@ class BalancerMeter:
 
 
 class Balancer:
-    """The authoritative state of a fleet; a `Placer`.
-
-    Args:
-        rng: for ties and jitter.
-    """
+    """The authoritative state of a fleet; a `Placer`."""
 
     def __init__(self, settings: Settings, *, rng: random.Random | None = None) -> None:
         self.settings = settings.balancer

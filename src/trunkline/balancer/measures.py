@@ -33,9 +33,7 @@ class EdgeCounts(msgspec.Struct):
         http_requests: plain requests passed on, by class of their status.
         refusals: clients refused before a backend was tried, by reason.
         handshake_counts: handshakes by bucket of their duration.
-        handshake_sum: seconds that all of them took.
         duration_counts: ended connections by bucket of how long they lasted.
-        duration_sum: seconds that all of them lasted.
     """
 
     connections: int = 0

@@ -66,13 +66,10 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 def overview(rows: Sequence[BackendRow], imbalance: Mapping[tuple[str, str], float], timestamp: str) -> Overview:
-    """The JSON document.
+    """The JSON document, at a `timestamp` in UTC as RFC 3339 has it.
 
-    Args:
-        rows: the backends.
-        imbalance: fullest backend beside the mean, by pool and group. The document's names are `group`, and
-            `pool/group` outside of the common pool.
-        timestamp: the time in UTC, as RFC 3339 has it.
+    `imbalance` has the fullest backend beside the mean by pool and group; the document's names are `group`, and
+    `pool/group` outside of the common pool.
     """
     total = sum(row.connections for row in rows)
     return Overview(
@@ -101,13 +98,7 @@ meter{width:8rem;height:.8rem}small{color:var(--soft);display:block}
 
 
 def page(found: Overview, refresh_s: int, mode: str) -> str:
-    """The HTML document.
-
-    Args:
-        found: what to show.
-        refresh_s: seconds until the browser fetches it again, one of `REFRESH_CHOICES`.
-        mode: relay or steer.
-    """
+    """The HTML document, which a browser fetches again every `refresh_s` seconds, one of `REFRESH_CHOICES`."""
     choices = " ".join(
         f"<b>{label}</b>" if seconds == refresh_s else f'<a href="?refresh={seconds}">{label}</a>'
         for seconds in REFRESH_CHOICES

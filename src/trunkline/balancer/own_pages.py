@@ -21,12 +21,7 @@ FORBIDDEN: Final = Response(403, b"this page is for allowed networks\n")
 
 
 class OwnPages:
-    """The balancer's own page on the data port.
-
-    Args:
-        settings: where it is and who may see it.
-        render: makes it, for a query and an Accept header: content type and body.
-    """
+    """The balancer's own page on the data port."""
 
     def __init__(self, settings: BalancerSettings, render: Render) -> None:
         self._path = settings.balancer_metric_path

@@ -25,12 +25,7 @@ class BalancerPages:
         self._edge = edge
 
     def render(self, query: str, accept: str) -> tuple[str, bytes]:
-        """Content type and body.
-
-        Args:
-            query: the request's query: `format` json, html or prometheus; `refresh` in seconds for the page.
-            accept: its Accept header.
-        """
+        """Content type and body, by `format` (json, html, prometheus) and `refresh` (seconds) of the query."""
         chosen = _chosen(query)
         shape = shape_wanted(accept, chosen.get("format"))
         if shape == "prometheus":

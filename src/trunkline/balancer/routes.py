@@ -23,7 +23,6 @@ class Route:
     """One route, made ready.
 
     Args:
-        entry: what the operator wrote.
         policy: the policy where it names none.
         affinity: the affinity key where it names none.
     """
@@ -91,12 +90,7 @@ class Routes:
         self._routes = tuple(Route(entry, settings.policy, settings.affinity) for entry in entries)
 
     def find(self, host: str, path: str) -> Route:
-        """The route of a request; the last built-in one takes whatever is left.
-
-        Args:
-            host: the Host header as sent.
-            path: the path as sent, without the query.
-        """
+        """The route of a request with this Host header; the last built-in one takes whatever is left."""
         name = host_name(host)
         for route in self._routes:
             if route.matches(name, path):

@@ -68,20 +68,13 @@ _PENDING_BYTES: Final = 64 * 1024 * 1024
 
 
 class FleetTalk:
-    """One balancer's connection to the fleet.
+    """One balancer's connection to the fleet; raises SettingsError for an address or a CA file that cannot be used.
 
     Args:
         bus: where NATS is; `url` must not be `memory`.
-        balancer: this balancer's id, drawn at its start.
         on_report: gets each node's report, its URL in the one spelling that names a backend.
         on_notices: gets the id of another balancer and what it picked; never our own.
         on_state: gets True when NATS is connected, False when it is lost.
-
-    Attributes:
-        ignored: messages that did not fit.
-
-    Raises:
-        SettingsError: the address or the CA file cannot be used.
     """
 
     def __init__(
@@ -165,10 +158,6 @@ class FleetTalk:
 
     async def move(self, node: str, order: MoveOrder) -> Moved:
         """Have a node ask clients to reconnect.
-
-        Args:
-            node: its name.
-            order: how many, or which.
 
         Raises:
             BusUnavailable: NATS is away, or no such node listens, or it did not answer in time.

@@ -21,17 +21,13 @@ Signature = tuple[tuple[int, int, int], ...]
 
 
 class ListenerTls:
-    """The listener's TLS.
+    """The listener's TLS; raises SettingsError for files that hold no usable certificate and key.
 
     Args:
-        cert_file: PEM file of the certificate chain.
         key_file: PEM file of the key, None when it stands in the same file.
 
     Attributes:
         context: for the listener; it hands each new handshake the newest certificate.
-
-    Raises:
-        SettingsError: the files hold no usable certificate and key.
     """
 
     def __init__(self, cert_file: Path, key_file: Path | None) -> None:

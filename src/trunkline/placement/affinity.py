@@ -32,13 +32,7 @@ def choose(
 ) -> tuple[Backend | None, bool]:
     """The backend of a key, and whether it is another than the key's own because that has its part.
 
-    Args:
-        lane: the backends.
-        key: what must stay together.
-        bound: how many times its part a backend may hold.
-        now: seconds.
-        tried: URLs not to be chosen.
-        settled: the URL where the key has clients, None for a new key.
+    A backend may hold `bound` times its part. `settled` is the URL where the key has clients, None for a new key.
     """
     total = 1
     shares = 0.0

@@ -49,8 +49,6 @@ class Place(msgspec.Struct, frozen=True):
 
     Attributes:
         host: name or address, without brackets.
-        port: the port.
-        tls: whether it speaks TLS.
     """
 
     host: str
@@ -64,11 +62,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 def canonical_url(text: str) -> str:
-    """`text` as the one name of a backend; ws and wss become http and https.
-
-    Raises:
-        ValueError: it is no URL of a backend; the text names what is wrong.
-    """
+    """`text` as the one name of a backend, http for ws, https for wss; raises ValueError that names what is wrong."""
     place = place_of(text)
     if not _HOST.fullmatch(place.host):
         # It comes from nodes and labels, and goes on to logs, pages and Traefik's configuration.

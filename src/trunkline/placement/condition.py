@@ -48,12 +48,7 @@ class Condition:
     )  # fmt: skip
 
     def __init__(self, settings: BalancerSettings, rng: random.Random) -> None:
-        """Start as `up`: a new backend is trusted until something is known.
-
-        Args:
-            settings: the numbers of the table.
-            rng: source of the jitter.
-        """
+        """Start as `up`: a new backend is trusted until something is known."""
         self.state: State = "up"
         self.why = ""
         self.until = 0.0
@@ -89,13 +84,7 @@ class Condition:
         return now >= self.until
 
     def checked(self, ok: bool, why: str, now: float) -> Change | None:
-        """Take the result of an active check.
-
-        Args:
-            ok: whether the backend was found well.
-            why: what was wrong; ignored when it was well.
-            now: seconds.
-        """
+        """Take the result of an active check; `why` is ignored when it was good."""
         if ok:
             self._bad_checks = 0
             if self._checks_good:
@@ -117,12 +106,7 @@ class Condition:
         return self._on("trial_opened", "a trial connection was opened", now)
 
     def failure(self, why: str, now: float) -> Change | None:
-        """A connection failed through the backend's fault.
-
-        Args:
-            why: a fixed label of `placing.Placer.failed`.
-            now: seconds.
-        """
+        """A connection failed through the backend's fault; `why` is a fixed label of `placing.Placer.failed`."""
         if self._connections != "up":
             if now >= self._opened_until:
                 return None

@@ -50,7 +50,6 @@ class News(NamedTuple):
     Attributes:
         event: `trial`: a pick tries it again; `up`: that pick has arrived; `doubted`: its reports never change although
             picks go there; `trusted`: they do again.
-        why: for people.
     """
 
     url: str
@@ -61,13 +60,8 @@ class News(NamedTuple):
 class Fleet:
     """All backends.
 
-    Args:
-        rng: source of the jitter of their conditions.
-
     Attributes:
-        backends: by URL.
         pools: the same, as placement looks through them.
-        homes: where the keys of the affinity policy live.
         news: for the log, oldest first; whoever logs takes them out.
     """
 
@@ -95,12 +89,7 @@ class Fleet:
     # --- membership ---------------------------------------------------------------------------------------------------
 
     def set_backends(self, specs: Sequence[BackendSpec], now: float) -> Changes:
-        """Make these the fleet; of two specs of one URL the last counts.
-
-        Args:
-            specs: all backends there are.
-            now: seconds.
-        """
+        """Make these the fleet; of two specs of one URL the last counts."""
         wanted = {spec.url: spec for spec in specs}
         added = tuple(url for url in wanted if url not in self.backends)
         removed = tuple(url for url in self.backends if url not in wanted)
@@ -153,11 +142,7 @@ class Fleet:
     def take_report(self, url: str, report: LoadReport, *, asked_at: float, now: float) -> bool:
         """Count with a backend's report; false when that was out of date, implausible, or of no backend of ours.
 
-        Args:
-            url: the backend.
-            report: its report.
-            asked_at: when it was requested, in seconds; of a report that came without a request, when it arrived.
-            now: seconds.
+        A report that came without a request counts as requested when it arrived.
         """
         backend = self.backends.get(url)
         if backend is None:
@@ -207,13 +192,7 @@ class Fleet:
     # --- own picks ----------------------------------------------------------------------------------------------------
 
     def reserve(self, url: str, key: str, now: float) -> int:
-        """Hold a place on a backend; returns the number of the reservation, 0 when there is no such backend.
-
-        Args:
-            url: the backend.
-            key: Sec-WebSocket-Key of the connection.
-            now: seconds.
-        """
+        """Hold a place on a backend; returns the number of the reservation, 0 when there is no such backend."""
         backend = self.backends.get(url)
         if backend is None:
             return 0
@@ -245,13 +224,7 @@ class Fleet:
         return None if backend is None else backend.condition.success(now)
 
     def failed(self, reservation: int, why: str, now: float) -> Change | None:
-        """No connection came of it through the backend's fault; returns what that changes of its condition.
-
-        Args:
-            reservation: its number.
-            why: a fixed label of `Placer.failed`.
-            now: seconds.
-        """
+        """No connection came of it through the backend's fault; returns what that changes of its condition."""
         made = self._end(reservation, now)
         backend = None if made is None else self.backends.get(made.ledger.url)
         return None if backend is None else backend.condition.failure(why, now)
@@ -289,13 +262,7 @@ class Fleet:
     # --- events of other balancers ------------------------------------------------------------------------------------
 
     def take_notice(self, balancer_id: str, notice: PickNotice, now: float) -> None:
-        """Count an event of another balancer; one of a backend that is not known here is passed over.
-
-        Args:
-            balancer_id: whose event it is; its own notices a balancer must not take.
-            notice: the event.
-            now: when it arrived, in seconds.
-        """
+        """Count an event of another balancer, never of this one; one of a backend that is not known is passed over."""
         backend = self.backends.get(notice.url)
         if backend is None:
             return

@@ -23,13 +23,7 @@ class GroupTurns:
         self._turns: dict[str, float] = {}
 
     def next(self, pool: Pool, now: float, tried: Sequence[str]) -> Lane | None:
-        """The lane of the group whose turn it is, None when no group can take a connection.
-
-        Args:
-            pool: the pool.
-            now: seconds.
-            tried: URLs that do not count as able.
-        """
+        """The lane of the group whose turn it is, None when no group can take a connection outside of `tried`."""
         turns = self._turns
         chosen: str | None = None
         total = 0.0

@@ -30,13 +30,7 @@ class Homes:
         return len(self._known)
 
     def of(self, pool: str, key: str, now: float) -> str | None:
-        """The URL where a key lives, None for a new one.
-
-        Args:
-            pool: the pool.
-            key: the value that stays together.
-            now: seconds.
-        """
+        """The URL where a key lives, None for a new one."""
         found = self._known.get((pool, key))
         return found[0] if found is not None and now - found[1] <= KEPT_S else None
 

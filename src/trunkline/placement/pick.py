@@ -24,14 +24,7 @@ RETRY_AFTER_S: Final = (1.0, 5.0)
 
 
 def pick(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Pick | Refusal:
-    """Choose a backend; nothing is reserved and `Pick.reservation` is 0.
-
-    Args:
-        fleet: the backends.
-        ask: what is known of the client.
-        now: seconds, on the fleet's clock.
-        rng: for ties and jitter.
-    """
+    """Choose a backend; nothing is reserved and `Pick.reservation` is 0."""
     found = _choose(fleet, ask, now, rng)
     if found is None:
         return _refuse(fleet, ask, now, rng)

@@ -19,11 +19,8 @@ class Ask(msgspec.Struct, frozen=True):
 
     Attributes:
         key: its Sec-WebSocket-Key, which the backend sees too; empty for plain HTTP, which reserves nothing.
-        pool: the pool of its route.
-        policy: the policy of its route.
         affinity: the value that must stay together, None when the request has none (then least connections decides).
         sticky: value of its sticky cookie, None without.
-        address: the client's address, for the log.
         tried: backends that failed it already.
     """
 
@@ -87,10 +84,8 @@ class Placer(Protocol):
     def failed(self, pick: Pick, why: str) -> None:
         """No connection came of it through the backend's fault.
 
-        Args:
-            pick: the pick.
-            why: one of `dial`, `dial_timeout`, `tls`, `handshake_timeout`, `bad_answer`, `status_5xx`, `closed`;
-                `busy` (503: it sheds load) and `retry` (a suspicion: the client asks again) prove no fault.
+        `why` is one of `dial`, `dial_timeout`, `tls`, `handshake_timeout`, `bad_answer`, `status_5xx`, `closed`; `busy`
+        (503: it sheds load) and `retry` (a suspicion: the client asks again) prove no fault.
         """
 
     def dropped(self, pick: Pick) -> None:

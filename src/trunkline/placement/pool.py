@@ -36,12 +36,9 @@ class Backend:
     """One backend and all that is known of it.
 
     Attributes:
-        spec: what its source gives.
-        url: its name.
         id: its id in sticky cookies.
         seed: what affinity hashes it by.
         ledger: the count of its connections.
-        condition: whether it works.
         report: its last report, None without one.
         reported_at: when that arrived.
         report_failure: why the newest report could not be had, empty when it could.
@@ -158,13 +155,7 @@ class Lane:
 class Pool:
     """The backends of one pool.
 
-    Args:
-        members: all of them.
-        groups: the setting.
-        slow_start_s: time of a slow start.
-
     Attributes:
-        members: all of them.
         takers: a lane of all that take connections.
         lanes: by group, for every group of the setting that has a weight and for those that it does not name; empty
             when there is no such setting.

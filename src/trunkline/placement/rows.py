@@ -14,19 +14,13 @@ class BackendRow(msgspec.Struct, frozen=True):
     """One backend as it is seen now.
 
     Attributes:
-        url: its name and place.
-        name: what people call it, empty for its URL.
         group: its canary group or colour, empty for none.
         pool: the pool that routes name, empty for the common one.
-        source: where it was found.
-        connections: its estimated connections.
         reported: connections in its last report, None without one.
         report_age_s: age of that report in seconds.
         relayed: connections this balancer relays to it.
         reserved: picks that were not seen there yet.
         state: the first of `states.SHOWN` that applies.
-        why: why it is not up.
-        weight: its share.
         capacity: connections it takes, None when unknown.
         pod: podName, podIP and nodeName of its report.
     """

@@ -28,11 +28,6 @@ def parse(value: str) -> Sticky | None:
 
 
 def render(backend: str, group: str) -> str:
-    """The cookie's value.
-
-    Args:
-        backend: its `short_id`.
-        group: its canary group, empty for none. A group too long for a cookie is left out.
-    """
+    """The cookie's value, with a backend's `short_id` and its group; a group too long for a cookie is left out."""
     quoted = quote(group, safe="")
     return f"{backend}.{quoted}" if group and len(quoted) <= 200 else backend

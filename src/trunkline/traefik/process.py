@@ -112,11 +112,7 @@ class TraefikProcess:
         return await self._running_child.wait()
 
     async def stop(self, grace_s: float | None = None) -> None:
-        """Ask it to end, and kill it when it has not soon after its grace time; safe to call twice.
-
-        Args:
-            grace_s: seconds to wait instead of its own grace time.
-        """
+        """Ask it to end, and kill it soon after its grace time or `grace_s` seconds; safe to call twice."""
         child = self._child
         if child is None:
             return

@@ -38,7 +38,6 @@ class HealthChecks:
     """Checks the backends that it is given, each at its interval.
 
     Args:
-        settings: kind, path, interval and time-out of the checks, and how TLS is verified.
         on_result: gets a backend's URL, whether it is well, and what is wrong.
     """
 

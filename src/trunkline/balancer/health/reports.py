@@ -39,7 +39,6 @@ class ReportPoller:
     """Collects load reports of the backends that it is given.
 
     Args:
-        settings: `metric_path`, `cache_ttl_ms`, `report_timeout_ms`, and how TLS is verified.
         on_report: gets a backend's URL, its report, and when it was requested, in seconds of `time.monotonic`.
         on_failure: gets a backend's URL and why there is no report.
         known_opened: the run and the count of opened connections that are known of a backend, None for none.

@@ -19,16 +19,7 @@ LONGEST_REASON: Final = 120
 
 
 def open_session(settings: BalancerSettings, *, timeout_s: float, keep_alive: bool) -> aiohttp.ClientSession:
-    """A client for backends; close it.
-
-    Args:
-        settings: says how TLS is verified.
-        timeout_s: the longest time from a request to the end of its answer.
-        keep_alive: whether a connection serves for more than one request.
-
-    Raises:
-        SettingsError: the file of `balancer.tls_ca_file` cannot be used.
-    """
+    """A client for backends; close it; raises SettingsError for a `balancer.tls_ca_file` that cannot be used."""
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(_no_redirect)
     return aiohttp.ClientSession(

@@ -28,9 +28,6 @@ class Rota:
 
     Args:
         poll: polls one member; its faults are logged and end nothing.
-        interval_s: seconds between two turns of a member.
-        at_once: how many may be polled at the same time.
-        rng: source of the jitter.
     """
 
     def __init__(

@@ -94,10 +94,7 @@ class Rebalancer:
     """Evens out a fleet.
 
     Args:
-        settings: `rebalance…`.
-        fleet: its authoritative state.
         talk: sends the orders; None: there are none.
-        moves: counts the clients that were asked, by backend.
     """
 
     def __init__(self, settings: BalancerSettings, fleet: Fleet, talk: FleetTalk | None, moves: Labelled) -> None:

@@ -36,7 +36,6 @@ class Order(msgspec.Struct):
     """The last order of a node, until its clients are gone.
 
     Attributes:
-        count: clients to ask.
         before: connections of the node when it was sent.
         asked_by: when the last client will have been asked.
     """
@@ -58,10 +57,7 @@ class Want(NamedTuple):
     """Clients that a node has too many.
 
     Attributes:
-        clients: how many.
         fair: what it would have if all were even.
-        row: the node.
-        group: its group.
     """
 
     clients: int
@@ -75,9 +71,7 @@ class Group(msgspec.Struct, eq=False):
 
     Attributes:
         shares: of its members, as they were when the group was last armed.
-        weights: of its members at the last look.
         armed: something joined or grew since the last episode.
-        armed_at: when.
         since: how long a node has been over-full, None when none is.
         left: clients that this episode may still ask; None outside of one.
         total: connections of the group when clients were last sent away.
@@ -126,13 +120,7 @@ class Group(msgspec.Struct, eq=False):
     ) -> list[Want]:
         """What the group's nodes have too many and may give away now; empty outside of an episode.
 
-        Args:
-            members: the group's backends.
-            orders: of nodes whose clients are still leaving, by URL.
-            resting: URLs of nodes to leave alone.
-            free: whether the clients of earlier orders have all been asked.
-            now: seconds.
-            settings: `rebalance…`.
+        `resting` has the URLs of nodes to leave alone; `free` says that the clients of earlier orders have been asked.
         """
         present = sum(row.connections for row in members)
         # Clients on their way count into the mean.

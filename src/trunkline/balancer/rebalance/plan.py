@@ -40,7 +40,6 @@ class RebalanceState:
     """What rebalancing remembers from one look to the next.
 
     Attributes:
-        groups: by pool and group.
         orders: by the URL of the node whose clients are still leaving.
         resting: until when to leave a node alone, by URL.
         free_at: when the clients of all orders will have been asked.
@@ -93,11 +92,7 @@ class RebalanceState:
 def plan(rows: Sequence[Row], now: float, settings: BalancerSettings, state: RebalanceState) -> list[Move]:
     """The orders that are due now; to be called every now and then, a quarter of a second or a second apart.
 
-    Args:
-        rows: all backends.
-        now: seconds, monotonic.
-        settings: `rebalance…` and the routes.
-        state: what is remembered; it is changed, as if the orders had been sent.
+    `state` is changed as if the orders had been sent.
     """
     groups = _groups(rows)
     state.observe(groups, now)
@@ -170,15 +165,8 @@ def plan_keys(
 ) -> list[Move]:
     """Orders that bring whole keys to their owners; none when all that can be moved are there.
 
-    Args:
-        rows: all backends.
-        counts: clients of each key, by node's URL.
-        owner: the backend on which placement would put a key's next client.
-        affinity: what keeps the clients together.
-        group_key: the group.
-        now: seconds, monotonic.
-        settings: `rebalance…`.
-        state: what is remembered; it is changed, as if the orders had been sent.
+    `counts` has the clients of each key by node's URL; `owner` gives the backend on which placement would put a key's
+    next client. `state` is changed as if the orders had been sent.
     """
     group = state.groups.get(group_key)
     members = {row.url: row for row in _groups(rows).get(group_key, ())}

@@ -12,16 +12,12 @@ class Row(msgspec.Struct, frozen=True):
     """A backend as rebalancing sees it.
 
     Attributes:
-        url: its name.
         node: the name under which a node of ours takes orders, empty for a foreign backend.
         connections: its estimated connections, reservations included.
         share: weight x capacity as placement reckons at the moment.
-        pool: its pool.
-        group: its canary group.
         weight: by which affinity gives it keys.
         capacity: connections it takes, None for no limit.
         usable: whether placement would choose it now.
-        draining: whether it takes no more connections.
     """
 
     url: str
@@ -40,14 +36,9 @@ class Move(msgspec.Struct, frozen=True):
     """An order for one node.
 
     Attributes:
-        pool: its pool.
-        group: its group.
-        count: how many clients are to be asked.
         over_ms: time to spread them over.
         reason: `over_full` or `key_elsewhere`.
-        connections: its estimated connections.
         fair: what it would have if all were even.
-        dry_run: not to be sent.
         affinity: which clients: those that this keeps together (`values`), or with no values those it does not.
         values: the keys to move whole.
     """

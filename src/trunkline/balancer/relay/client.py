@@ -38,17 +38,7 @@ FAREWELL_S: Final = 2.0
 
 
 class ClientConnection(asyncio.Protocol):
-    """One TCP connection of the edge, until it is relayed; a `PendingConnection` and a `ClientSide`.
-
-    Args:
-        tls: whether the listener speaks TLS.
-
-    Attributes:
-        deadline: loop time at which the sweep calls `on_time_out`.
-        answered: its last answer has been written.
-        began: an answer has been written in part.
-        ended: the client sends no more.
-    """
+    """One TCP connection of the edge, until it is relayed; a `PendingConnection` and a `ClientSide`."""
 
     __slots__ = (
         "_body", "_buffer", "_context", "_drained", "_peer", "_reading", "_scanned", "_task", "_tls", "answered",

@@ -32,14 +32,8 @@ class RelayContext:
     Attributes:
         placer: chooses backends and gets what became of each pick; requests place through `place`.
         trusted_proxies: whose forwarding headers count.
-        limiter: handshakes by address.
         on_event: gets every event of a connection; None when nobody listens.
         pages: tried first for every plain GET and HEAD; None leaves the request to a backend.
-        pending: the connections that are not relayed yet.
-        relays: those that are.
-        dialer: connects to backends for handshakes.
-        session: sends plain requests to backends.
-        jitter: a random number from 0 to 1.
         handshake_timeout_s: seconds for a pick, and for a backend's answer.
     """
 

@@ -33,11 +33,7 @@ class Dialled(Protocol):
     """A connection to a backend that has not answered yet."""
 
     async def ask(self, request: bytes) -> Answer:
-        """Send a handshake and read the answer.
-
-        Raises:
-            Failure: `closed`, `bad_answer` or `handshake_timeout`.
-        """
+        """Send a handshake and read the answer; raises Failure `closed`, `bad_answer` or `handshake_timeout`."""
 
     def relay(self, owner: RelayOwner, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
         """Make a relay of it, which takes both sides over.
@@ -70,7 +66,6 @@ class Dialer:
 
     Args:
         poller: watches bare sockets; None where there are none.
-        tls: what backends must show.
     """
 
     def __init__(
@@ -82,15 +77,7 @@ class Dialer:
         self._tls = tls
 
     async def dial(self, pick: Pick, client: asyncio.Transport) -> Dialled:
-        """Connect to a backend.
-
-        Args:
-            pick: the backend.
-            client: the client's transport, which decides on the kind of connection.
-
-        Raises:
-            Failure: `dial`, `dial_timeout` or `tls`.
-        """
+        """Connect to a backend; raises Failure `dial`, `dial_timeout` or `tls`."""
         place = _place_of(pick.url)
         try:
             if self._poller is not None and not place.tls and client.can_write_eof():
@@ -157,7 +144,6 @@ class SocketHandshake:
     """A bare socket on its way to a backend's answer.
 
     Args:
-        poller: watches it.
         sock: not connected yet; it is owned from now on.
     """
 

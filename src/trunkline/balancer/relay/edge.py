@@ -51,22 +51,14 @@ OTHER_FILES: Final = 500
 
 
 class Edge:
-    """The clients' entrance.
+    """The clients' entrance; raises SettingsError for a certificate or a header that cannot be used.
 
     Args:
-        placer: chooses backends and gets what became of each pick.
         pages: tried first for every plain GET and HEAD; None leaves the request to a backend.
         on_event: gets every event of a connection; None when nobody listens.
-        rng: source of jitter.
 
     Attributes:
-        port: the port it listens on, once started.
-        pending: connections that are not relayed yet, once started.
-        relays: those that are, once started.
         poller: watches relays on bare sockets, once started; None where there are none.
-
-    Raises:
-        SettingsError: a certificate or a header of the settings cannot be used.
     """
 
     pending: PendingConnections
@@ -106,14 +98,7 @@ class Edge:
         return len(self.relays) if self._session is not None else 0
 
     async def start(self, sock: socket.socket | None = None) -> None:
-        """Listen.
-
-        Args:
-            sock: a bound socket to listen on; None binds the settings' host and port.
-
-        Raises:
-            StartError: the port is taken.
-        """
+        """Listen on `sock`, else on the settings' host and port; raises StartError when the port is taken."""
         loop = asyncio.get_running_loop()
         settings = self.settings
         if not settings.tls_verify:

@@ -46,7 +46,6 @@ class Caller(msgspec.Struct, frozen=True):
         peer: the other end of the TCP connection.
         address: the client as far as that can be trusted.
         trusted: whether `peer` is one of the operator's proxies.
-        secure: whether the listener speaks TLS.
         untrusted: forwarding headers came from a proxy that is not trusted.
     """
 
@@ -58,11 +57,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Forwarding:
-    """Rewrites heads by the settings.
-
-    Raises:
-        SettingsError: the operator wants to set a header that frames messages.
-    """
+    """Rewrites heads by the settings; raises SettingsError for a header of the operator that frames messages."""
 
     __slots__ = ("_cookie", "_requests", "_responses", "port")
 
@@ -107,12 +102,7 @@ class Forwarding:
         return head_bytes(f"{head.method} {target} HTTP/1.1", fields)
 
     def answer_fields(self, answer: AnswerHead, cookie: str | None) -> list[Field]:
-        """The headers of a backend's answer for the client, without those that frame it.
-
-        Args:
-            answer: of the backend.
-            cookie: value of the sticky cookie to set, None for none.
-        """
+        """The headers of a backend's answer, and the sticky cookie, for the client, without those that frame it."""
         named = _named(answer.headers.get("connection"))
         fields = [field for field in answer.fields if field[1] not in HOP_BY_HOP and field[1] not in named]
         if cookie is not None:
@@ -145,16 +135,7 @@ class Forwarding:
         keep_alive: bool = False,
         head_only: bool = False,
     ) -> bytes:
-        """An answer of the balancer itself.
-
-        Args:
-            status: HTTP status.
-            body: its body.
-            content_type: of the body.
-            headers: more headers.
-            keep_alive: whether the connection stays open.
-            head_only: it answers HEAD: the length is given and the body left out.
-        """
+        """An answer of the balancer itself; `head_only` answers HEAD: the length is given and the body left out."""
         fields: list[Field] = [("Content-Type", "content-type", content_type)]
         fields.extend((name, name.lower(), value) for name, value in headers)
         fields = self._responses.applied(fields)
@@ -191,15 +172,7 @@ def text_answer(
     retry_after_s: float | None = None,
     headers: Iterable[tuple[str, str]] = (),
 ) -> bytes:
-    """One line of text after which the connection closes.
-
-    Args:
-        forwarding: knows the operator's headers.
-        status: HTTP status.
-        text: for people.
-        retry_after_s: seconds for Retry-After, rounded up.
-        headers: more headers.
-    """
+    """One line of text after which the connection closes; Retry-After is in seconds, rounded up."""
     given = [("Cache-Control", "no-store"), *headers]
     if retry_after_s is not None:
         given.append(("Retry-After", str(max(1, math.ceil(retry_after_s)))))

@@ -12,11 +12,7 @@ MAX_ANSWER_BODY: Final = 1 << 16
 
 
 class Failure(Exception):
-    """A backend could not take a connection.
-
-    Attributes:
-        why: a label of `Placer.failed`.
-    """
+    """A backend could not take a connection; `why` is a label of `Placer.failed`."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -58,13 +54,9 @@ class AnswerReader:
         self._content = b""
 
     def feed(self, data: bytes) -> Answer | None:
-        """Take the next bytes.
+        """Take the next bytes; returns the answer once it is complete. After a 101 nothing more is to be fed.
 
-        Returns:
-            The answer once it is complete. After a 101 nothing more is to be fed.
-
-        Raises:
-            Failure: `bad_answer`: it cannot be understood, or its head is too long.
+        Raises Failure `bad_answer` for what cannot be understood, or a head that is too long.
         """
         try:
             return self._read(data)
@@ -72,11 +64,7 @@ class AnswerReader:
             raise Failure("bad_answer") from None
 
     def ended(self) -> Answer:
-        """The connection has ended, which may be the end of the answer's body.
-
-        Raises:
-            Failure: `closed`: the answer is not complete.
-        """
+        """The end of the connection, and perhaps of the answer's body; raises Failure `closed` for half an answer."""
         if self._head is not None and self._head.length == UNTIL_CLOSE:
             return Refused(self._head, self._content)
         raise Failure("closed")

@@ -21,7 +21,6 @@ class EdgeEvent(msgspec.Struct, frozen=True, gc=False):
             `failed` (one backend could not take it; another may be tried), `steered` (Traefik got a pick).
         backend: its URL, empty for none.
         reason: of `opened` and `closed` why this backend was picked; else a fixed label.
-        address: the client's address.
         path: path of the request; never the query, which may hold tokens.
         duration_s: how long the connection was open, or the handshake took.
         status: HTTP status that the client got, 0 when it got none.
@@ -43,12 +42,9 @@ class EdgeMeter:
     """Counts of an edge since its start.
 
     Attributes:
-        opened: relayed connections opened.
-        retries: further backends tried for a handshake.
         requests: plain HTTP requests, by class of the status that the client got (`2xx`).
         refusals: requests that the edge refused, by reason.
         connect_seconds: from a handshake's last byte to the 101.
-        duration_seconds: how long ended relayed connections lasted.
     """
 
     __slots__ = (

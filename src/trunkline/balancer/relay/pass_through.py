@@ -55,8 +55,6 @@ class RequestBody:
     """The body of a request while it comes in.
 
     Args:
-        reader: finds its end.
-        client: the connection that it comes from.
         expected: the client waits for 100 Continue before it sends the body.
 
     Attributes:

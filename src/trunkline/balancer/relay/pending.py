@@ -21,11 +21,7 @@ MAX_PENDING: Final = 2048
 
 
 class PendingConnection(Protocol):
-    """A client's connection until it is relayed.
-
-    Attributes:
-        deadline: loop time at which the sweep calls `on_time_out`.
-    """
+    """A client's connection until it is relayed."""
 
     deadline: float
 
@@ -43,12 +39,7 @@ class PendingConnections:
     """All of an edge's pending connections and the tasks that work on their requests.
 
     Args:
-        handshake_timeout_s: seconds that a client has for a request's head.
-        refusals: counts connections refused for lack of room.
         changed: set whenever a connection or a task ends.
-
-    Attributes:
-        stopping: no more connections are taken.
     """
 
     def __init__(

@@ -17,9 +17,6 @@ class Relays:
     """The relayed connections of one edge; a `RelayOwner`.
 
     Args:
-        limit: most connections.
-        placer: gets each end.
-        on_event: gets the event of each end; None when nobody listens.
         changed: set whenever a connection ends.
 
     Attributes:

@@ -64,11 +64,7 @@ class Announced:
         self._deaf_until = now + GONE_S
 
     def reported(self, report: NodeReport, now: float) -> bool:
-        """A node has reported; its URL is spelled as backends are named.
-
-        Returns:
-            Whether the list has changed.
-        """
+        """A node has reported; its URL is spelled as backends are named; returns whether the list has changed."""
         run = report.report.run if report.report.run is not msgspec.UNSET else ""
         if report.leaving:
             present = self._nodes.get(report.url)

@@ -32,11 +32,7 @@ class Source(Protocol):
     """One origin of backends."""
 
     async def run(self, update: Update) -> None:
-        """Give the list at each change, until cancelled.
-
-        Args:
-            update: gets the whole list; it must not block, and must not raise.
-        """
+        """Give the list until cancelled; `update` gets all of it, must not block and must not raise."""
 
 
 class Conflict(msgspec.Struct, frozen=True):

@@ -54,9 +54,7 @@ class DnsName(msgspec.Struct, frozen=True):
     """One entry of `balancer.dns`.
 
     Attributes:
-        host: the name.
         port: port of all its addresses; None: SRV records name it.
-        tls: whether its backends speak TLS.
     """
 
     host: str
@@ -85,11 +83,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def parse_name(text: str) -> DnsName:
-    """Read one entry of `balancer.dns`.
-
-    Raises:
-        SettingsError: it is neither kind.
-    """
+    """Read one entry of `balancer.dns`; raises SettingsError when it is neither kind."""
     service = text.strip().startswith("srv+")
     try:
         place = place_of(text.strip().removeprefix("srv+"))
@@ -113,17 +107,13 @@ def weigh(targets: Sequence[Target]) -> list[tuple[Target, float]]:
 
 
 class DnsSource:
-    """The backends that names stand for.
+    """The backends that names stand for; raises SettingsError for an entry that is neither kind.
 
     Args:
         interval_ms: longest time until a name is resolved again, `balancer.dns_interval_ms`.
         nameservers: addresses of name servers instead of the system's.
-        port: their port.
         floor_s: shortest time until a name is resolved again.
         lookup_s: longest time that one lookup may take, over all name servers and tries.
-
-    Raises:
-        SettingsError: an entry of `names` is neither kind.
     """
 
     def __init__(

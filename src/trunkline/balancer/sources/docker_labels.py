@@ -57,14 +57,11 @@ class Container(msgspec.Struct, frozen=True):
     """A container, as the daemon describes it.
 
     Attributes:
-        name: its name without the slash.
-        labels: its labels.
         ports: TCP ports that it exposes, in any order.
         networks: its address in each network by the network's name, in the daemon's order; empty without one.
         host_network: it shares the network of the daemon's machine.
         state: `running`, `paused`, `exited` and so on, as the daemon names it.
         health: state of its HEALTHCHECK: `healthy`, `unhealthy`, `starting`; empty without one.
-        stopping: it is being stopped.
     """
 
     name: str
@@ -100,12 +97,9 @@ def asks(labels: Mapping[str, str]) -> bool:
 
 
 def read(container: Container, *, network: str, host: str) -> Verdict:
-    """Judge one container.
+    """Judge one container; its address is that in `network`, or in its first network that has one.
 
-    Args:
-        container: the container.
-        network: network whose address is used, empty for the first that has one.
-        host: address of the daemon's machine, for containers that share its network.
+    Of a container that shares the network of the daemon's machine the address is `host`.
     """
     if not asks(container.labels) or container.state not in ("running", "paused") or container.health == "starting":
         return Verdict()

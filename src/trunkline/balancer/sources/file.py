@@ -57,7 +57,6 @@ class FileSource:
 
     Args:
         path: the file, `balancer.backends_file`; it may appear later.
-        poll_s: seconds between two looks at it.
     """
 
     def __init__(self, path: Path, *, poll_s: float = _POLL_S) -> None:
@@ -134,11 +133,7 @@ def _read(path: Path) -> bytes:
 
 
 def parse(content: bytes, file: str) -> tuple[BackendSpec, ...]:
-    """The backends that a file's content lists.
-
-    Args:
-        content: the bytes of the file.
-        file: its name, for messages; `.json` at its end makes it JSON.
+    """The backends that a file's content lists; a name that ends in `.json` makes it JSON.
 
     Raises:
         SettingsError: it is not TOML or JSON, has unknown keys, or values that do not fit; it names the line as far as

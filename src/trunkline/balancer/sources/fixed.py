@@ -12,15 +12,7 @@ from trunkline.settings.balancer import BackendEntry
 
 
 def spec_of(entry: BackendEntry, source: str) -> BackendSpec:
-    """The backend that an entry of a list or a file describes.
-
-    Args:
-        entry: the entry.
-        source: kind of the source, `list` or `file`.
-
-    Raises:
-        ValueError: its URL has no usable host or port; the text names what is wrong.
-    """
+    """The backend that an entry of a list or a file describes; raises ValueError for a URL that cannot be used."""
     return BackendSpec(
         url=canonical_url(entry.url),
         weight=entry.weight,
@@ -33,11 +25,7 @@ def spec_of(entry: BackendEntry, source: str) -> BackendSpec:
 
 
 class ListSource:
-    """The backends of the settings.
-
-    Raises:
-        SettingsError: the URL of an entry cannot be used.
-    """
+    """The backends of the settings; raises SettingsError for a URL that cannot be used."""
 
     def __init__(self, entries: Sequence[BackendEntry]) -> None:
         specs = []

@@ -55,11 +55,7 @@ class Welcome(msgspec.Struct, tag="welcome"):
 
 
 class Counts(msgspec.Struct, tag="counts"):
-    """A worker's counts since its start, each time whole.
-
-    Attributes:
-        data: its counters, encoded by whoever reads them.
-    """
+    """A worker's counts since its start, each time whole."""
 
     data: bytes
 
@@ -96,8 +92,6 @@ class Link(asyncio.Protocol, Generic[T]):
     """One end of the stream: whole messages in, whole messages out.
 
     Args:
-        decoder: of what the other end sends.
-        on_message: gets each message.
         on_lost: called once when the stream ends.
     """
 
@@ -152,10 +146,7 @@ class LinkLost(Exception):
 
 
 class RemotePlacer:
-    """The placer of a worker.
-
-    Args:
-        on_lost: called when the first process is gone; the worker has to end then.
+    """The placer of a worker; `on_lost` has to end the worker when the first process is gone.
 
     Attributes:
         welcome: done with the worker's settings when they have come.
@@ -237,9 +228,7 @@ class WorkerSeat:
     """One worker, in the process that holds the authoritative state.
 
     Args:
-        placer: makes its picks.
         page: makes the page for a query and an Accept header: content type and body.
-        on_counts: gets the worker's counts.
     """
 
     def __init__(

@@ -46,11 +46,7 @@ READY_S: Final = 20.0
 
 
 class Workers:
-    """The workers of one balancer.
-
-    Args:
-        balancer: the authoritative state.
-    """
+    """The workers of one balancer."""
 
     def __init__(self, balancer: Balancer, settings: Settings) -> None:
         self._balancer = balancer

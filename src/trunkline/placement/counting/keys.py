@@ -67,7 +67,6 @@ class SeenKeys:
     """Keys that turned up before their pick was heard of, each until it is taken or too old.
 
     Args:
-        keep_s: how long a key is kept, in seconds.
         limit: how many different keys are kept; above it the oldest goes.
     """
 

@@ -49,8 +49,6 @@ class Reservation:
     """A pick, from its making until its connection ends.
 
     Attributes:
-        ledger: of the backend.
-        key: Sec-WebSocket-Key.
         at: when it was made, in seconds.
         opened_at: when the 101 was seen, None before.
         own: made by this balancer, not reported by another.
@@ -81,7 +79,6 @@ class Ledger:
     """The count of one backend.
 
     Args:
-        url: the backend's name.
         relaying: openings and closings of our own picks are seen (relay), or never (steer).
         keep_s: after so many seconds a pick that never showed up is forgotten.
         hold_s: the same where no report has had its chance to show it.
@@ -95,7 +92,6 @@ class Ledger:
         asked_at: when that was requested.
         run: of the node, None of a foreign backend.
         opened: what the node had ever opened in this run.
-        run_number: counts runs.
         doubted: its report stays the same although picks go there.
     """
 

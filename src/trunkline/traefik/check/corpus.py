@@ -80,8 +80,6 @@ class Corpus:
     """Everything that was given.
 
     Attributes:
-        pieces: configuration of Traefik.
-        services: services of Compose files.
         scrapes: scrape configurations of Prometheus, by file.
         texts: every snippet, by file.
         findings: what showed while sorting.

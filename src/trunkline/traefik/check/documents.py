@@ -29,12 +29,7 @@ Language = Literal["yaml", "toml", "json", "shell", "text"]
 
 
 class UnreadableError(Exception):
-    """A file or snippet cannot be read.
-
-    Attributes:
-        line: where, from 1.
-        why: what is wrong.
-    """
+    """A file or snippet cannot be read."""
 
     def __init__(self, line: int, why: str) -> None:
         super().__init__(why)
@@ -98,8 +93,6 @@ class Snippet(msgspec.Struct, frozen=True):
     """A piece of text in one language.
 
     Attributes:
-        language: what it is written in.
-        text: the text.
         first_line: the line of the file on which it begins.
         fenced: whether it is a fence of a longer text, so that it may be a part of something only.
     """

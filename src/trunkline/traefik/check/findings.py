@@ -18,9 +18,6 @@ class Finding(msgspec.Struct, frozen=True):
     Attributes:
         file: the file as it was named.
         line: its line, from 1; 0 for the file as a whole.
-        rule: a fixed label.
-        message: what is wrong.
-        instead: what to write in its place.
         severity: `error`: it does not work or is unsafe; `warning`: it may be meant so.
     """
 
@@ -45,15 +42,7 @@ def _texts() -> dict[str, _Text]:
 
 
 def finding(rule: str, file: str, line: int, severity: Severity | None = None, **values: object) -> Finding:
-    """A finding of `rule`.
-
-    Args:
-        rule: its name in `findings.toml`.
-        file: where.
-        line: where.
-        severity: instead of the rule's own.
-        **values: what its texts name in braces.
-    """
+    """A finding of a rule of `findings.toml`; `values` are what its texts name in braces."""
     text = _texts()[rule]
     message, instead = text.message.format(**values), text.instead.format(**values)
     return Finding(file, line, rule, message, instead, severity or text.severity)

@@ -98,15 +98,7 @@ def _field(word: str, flags: list[str]) -> Field:
 
 
 def canonical(node: Node, field: Field, via: Via, complain: Complain, path: str = "") -> Node:
-    """`node` with Traefik's spelling and lists; what Traefik does not know is complained of and left out.
-
-    Args:
-        node: the piece of a configuration.
-        field: what it should be.
-        via: how it is set.
-        complain: gets what Traefik would refuse.
-        path: the full name of the piece, for the complaint.
-    """
+    """`node` with Traefik's spelling and lists; what Traefik does not know is complained of and left out."""
     return _wrapped(node, field, field.wrappers, via, complain, path)
 
 

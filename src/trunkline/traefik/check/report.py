@@ -18,7 +18,6 @@ class Report(NamedTuple):
     """What was found.
 
     Attributes:
-        findings: by file and line.
         unreadable: whether something could not be read, and so was not checked.
     """
 

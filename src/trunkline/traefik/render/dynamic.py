@@ -48,7 +48,6 @@ class ServerView(msgspec.Struct, frozen=True):
     Attributes:
         url: its canonical URL.
         weight: its share beside the others; one with 0 is left out, as Traefik would.
-        group: canary group, empty for none.
         pool: the pool of its routes, empty for the pool of every route that names none.
     """
 
@@ -59,17 +58,10 @@ class ServerView(msgspec.Struct, frozen=True):
 
 
 def dynamic(settings: Settings, servers: Sequence[ServerView]) -> model.Dynamic:
-    """The routing for `servers`.
+    """The routing for `servers`, those known to be down left out; raises SettingsError for what Traefik cannot do.
 
     With `traefik.steer` it is not complete: `layers.layered` adds how a pick is answered (the service `PLACE`) and how
     it is obeyed.
-
-    Args:
-        settings: all settings.
-        servers: the servers to publish, those known to be down left out.
-
-    Raises:
-        SettingsError: Traefik cannot do what these settings want.
     """
     routes = (*settings.balancer.routes, *DEFAULT_ROUTES)
     services = _services(settings, servers, routes)
@@ -111,8 +103,7 @@ def dynamic(settings: Settings, servers: Sequence[ServerView]) -> model.Dynamic:
 def file_dynamic(settings: Settings) -> model.Dynamic:
     """What Traefik reads from a file: without steering everything, with it only what needs no balancer.
 
-    Raises:
-        SettingsError: Traefik cannot do what these settings want.
+    Raises SettingsError for what Traefik cannot do.
     """
     traefik = settings.traefik
     http: model.Http | None = None

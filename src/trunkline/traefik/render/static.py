@@ -25,15 +25,9 @@ _Tree = dict[str, object]
 
 
 def static_text(settings: Settings, dynamic_file: Path, *comment: str) -> str:
-    """The static configuration as YAML.
+    """The static configuration as YAML below a comment; raises SettingsError for settings that exclude each other.
 
-    Args:
-        settings: all settings.
-        dynamic_file: where `dynamic.file_dynamic` is written, if it holds anything.
-        *comment: lines above it.
-
-    Raises:
-        SettingsError: settings that exclude each other.
+    `dynamic_file` is where `dynamic.file_dynamic` is written, if it holds anything.
     """
     _check(settings)
     traefik = settings.traefik

@@ -45,12 +45,7 @@ class Attempts:
         return len(self._handshakes)
 
     def earlier(self, handshake: int, now: float) -> tuple[Pick, ...]:
-        """The picks that failed this handshake, oldest first.
-
-        Args:
-            handshake: the hash of what distinguishes it.
-            now: seconds.
-        """
+        """The picks that failed this handshake, oldest first."""
         known = self._handshakes.get(handshake)
         if known is None or known.until < now or len(known.picks) >= self._per_handshake:
             return ()

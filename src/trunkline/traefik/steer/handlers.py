@@ -60,7 +60,6 @@ class SteeringMeter:
         place: seconds from Traefik's request to the answer.
         answers: requests by answer: `picked`, `open` (no pick), `refused`, `stranger`.
         repeated: handshakes tried again because a backend could not be reached.
-        fetches: configurations fetched.
     """
 
     __slots__ = ("answers", "fetches", "place", "repeated")
@@ -73,7 +72,7 @@ class SteeringMeter:
 
 
 class Steering:
-    """The handlers, to be mounted in the balancer's HTTP server.
+    """The handlers, to be mounted in the balancer's HTTP server; raises SettingsError for what Traefik cannot do.
 
     Args:
         placer: gives out the backends. It gets `failed(pick, "retry")` when a handshake is tried again: a
@@ -82,9 +81,6 @@ class Steering:
         meter: counts; None for its own.
         on_event: gets each handshake; None when nobody listens.
         clock: seconds, monotonic.
-
-    Raises:
-        SettingsError: Traefik cannot do what these settings want.
     """
 
     def __init__(

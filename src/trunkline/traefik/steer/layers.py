@@ -55,15 +55,7 @@ _WEBSOCKET_PRIORITY = 10_000
 
 
 def layered(settings: Settings, servers: Servers) -> model.Dynamic:
-    """The configuration of a Traefik that is steered.
-
-    Args:
-        settings: all settings, with `traefik.steer`.
-        servers: the servers to publish.
-
-    Raises:
-        SettingsError: Traefik cannot do what these settings want.
-    """
+    """The configuration of a Traefik that is steered; raises SettingsError for what Traefik cannot do."""
     routes: Sequence[RouteEntry] = (*settings.balancer.routes, *DEFAULT_ROUTES)
     flat = render.dynamic(settings, servers.open)
     http = flat.http or model.Http()

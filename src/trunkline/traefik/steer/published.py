@@ -25,9 +25,6 @@ class Candidate(msgspec.Struct, frozen=True):
     """A backend as the balancer sees it now.
 
     Attributes:
-        url: its canonical URL.
-        weight: its share beside the others.
-        group: canary group, empty for none.
         pool: the pool of its routes, empty for the common one.
         usable: false while it is known to be down, ejected, or behind an open circuit breaker.
         draining: it takes no new connections.
@@ -70,9 +67,6 @@ def _view(candidate: Candidate) -> ServerView:
 
 class Publication:
     """The text that Traefik fetches, made again only when the servers changed.
-
-    Args:
-        render: makes the configuration of servers.
 
     Attributes:
         body: the newest text, empty before the first.

@@ -56,15 +56,9 @@ class RelayOwner(Protocol):
 class Relay(abc.ABC):
     """A relayed connection.
 
-    Args:
-        owner: keeps its deadlines, and gets its end.
-        pick: the backend it was placed on.
-
     Attributes:
         opened_at: loop time.
         quiet_since: loop time of the first sweep that found it silent.
-        address: the client's address.
-        path: path of its request, without the query.
         limited: it counts among its address's connections.
     """
 

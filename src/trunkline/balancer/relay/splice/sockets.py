@@ -33,13 +33,7 @@ _NO_PROTOCOL: Final = asyncio.Protocol()
 
 
 class SocketRelay(Relay):
-    """A relay on descriptors, which are its own from now on.
-
-    Args:
-        owner: keeps its deadlines, and gets its end.
-        pick: the backend it was placed on.
-        poller: watches the descriptors.
-    """
+    """A relay on descriptors, which are its own from now on."""
 
     __slots__ = ("_backend", "_client", "_for_backend", "_for_client", "_poller", "_state")
 
@@ -232,13 +226,11 @@ class SocketRelay(Relay):
 
 
 def take_descriptor(transport: asyncio.Transport) -> int:
-    """Take a plain transport's socket out of the event loop's hands; the transport is of no use afterwards.
+    """Take a plain transport's socket out of the event loop; raises OSError when no more files can be opened.
 
-    It must have written all it was given. It has read nothing that its protocol did not get, for it reads only to hand
-    over at once. An abort closes its own descriptor and no more: neither side of the connection notices.
-
-    Raises:
-        OSError: no more files can be opened.
+    The transport must have written all it was given, and is of no use afterwards. It has read nothing that its protocol
+    did not get, for it reads only to hand over at once. An abort closes its own descriptor and no more: neither side of
+    the connection notices.
     """
     fd = os.dup(transport.get_extra_info("socket").fileno())
     transport.set_protocol(_NO_PROTOCOL)

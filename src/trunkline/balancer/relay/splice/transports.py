@@ -157,10 +157,6 @@ class End(asyncio.Protocol):
 class TransportRelay(Relay):
     """A relay on transports.
 
-    Args:
-        owner: keeps its deadlines, and gets its end.
-        pick: the backend it was placed on.
-
     Attributes:
         client: the client's end; its peer is the backend's.
     """
