@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.support.command_line import refusal
 from trunkline.cli.config import app
 
 runner = CliRunner()
@@ -24,23 +25,23 @@ def test_check_says_what_was_read(tmp_path: Path) -> None:
     assert "trunkline.toml; 1 of " in result.stdout
 
 
-def test_check_refuses_with_exit_code_2(tmp_path: Path) -> None:
+def test_check_refuses_with_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A bad setting: exit 2, and the error on standard error with the nearest name."""
     file = tmp_path / "other.toml"
     file.write_text("[server]\nprot = 4000\n")
-    result = runner.invoke(app, ["check", "--config", str(file)])
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert "did you mean server.port?" in result.stderr
-    assert "other.toml line 2" in result.stderr
+    error = refusal(f"config check --config {file}", monkeypatch, capsys)
+    assert "did you mean server.port?" in error
+    assert "other.toml line 2" in error
 
 
-def test_check_reads_key_files(tmp_path: Path) -> None:
+def test_check_reads_key_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A key file that is not there is found by the check, not by the first client."""
     (tmp_path / "trunkline.toml").write_text('[auth]\nalgorithms = ["RS256"]\npublic_key_file = "nowhere.pem"\n')
-    result = runner.invoke(app, ["check"])
-    assert result.exit_code == 2
-    assert "auth.public_key_file" in result.stderr
+    assert "auth.public_key_file" in refusal("config check", monkeypatch, capsys)
 
 
 def test_show_json_masks_secrets(tmp_path: Path) -> None:

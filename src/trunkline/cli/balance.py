@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trunkline.cli.settings import ConfigFile, loaded
 from trunkline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -31,14 +30,11 @@ def balance(
     ] = None,
     cache_ttl: Annotated[str | None, typer.Option(help="Time between load reports, such as 30s; 0: each pick.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only log what rebalancing would move.")] = False,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
-    ] = None,
+    config_file: ConfigFile = None,
 ) -> None:
     """Spread WebSocket connections evenly over backends until SIGTERM or Ctrl-C; a second one ends it at once."""
     from trunkline.logs import configure as log_setup
     from trunkline.process import lifecycle
-    from trunkline.settings.load import load
 
     host, port = _place(listen)
     flags = {
@@ -47,7 +43,7 @@ def balance(
         "balancer.backends": [{"url": url} for url in backend] if backend else None,
         "balancer.rebalance": "dry-run" if dry_run else None,
     }  # fmt: skip
-    settings = load(config_file, os.environ, flags).settings
+    settings = loaded(config_file, flags).settings
     log_setup.configure(settings.log, service="trunkline-balancer")
     raise typer.Exit(lifecycle.run(lambda: run_balancer(settings)))
 

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trunkline.errors import SettingsError
+from trunkline.cli.settings import ExaminedFile, loaded
 
 if TYPE_CHECKING:
     from trunkline.settings.load import Loaded
 
 app = typer.Typer(no_args_is_help=True, help="Check and show the settings.")
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Settings file; default: TRUNKLINE_CONFIG, or trunkline.toml.")
-]
-
 
 @app.command()
-def check(config_file: ConfigFile = None) -> None:
+def check(config_file: ExaminedFile = None) -> None:
     """Say whether the settings can be used; exit code 2 when they cannot."""
-    loaded = _load(config_file)
-    where = str(loaded.file) if loaded.file is not None else "no settings file"
-    changed = sum(source != "default" for source in loaded.sources.values())
-    typer.echo(f"settings are usable ({where}; {changed} of {len(loaded.sources)} not at their default)")
+    found = _checked(config_file)
+    where = str(found.file) if found.file is not None else "no settings file"
+    changed = sum(source != "default" for source in found.sources.values())
+    typer.echo(f"settings are usable ({where}; {changed} of {len(found.sources)} not at their default)")
 
 
 @app.command()
 def show(
-    config_file: ConfigFile = None,
+    config_file: ExaminedFile = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show every setting with its value and where it comes from; secrets are masked."""
     import msgspec
 
-    rows = _load(config_file).rows()
+    rows = _checked(config_file).rows()
     if json_output:
         typer.echo(msgspec.json.format(msgspec.json.encode([row._asdict() for row in rows]), indent=2).decode())
     elif sys.stdout.isatty():
@@ -56,22 +51,17 @@ def show(
             typer.echo(f"{row.key} = {_text(row.value)}  # {row.source}")
 
 
-def _load(config_file: Path | None) -> Loaded:
+def _checked(config_file: Path | None) -> Loaded:
     from trunkline.server.channels.rules import RuleSet
-    from trunkline.settings.load import load
 
-    try:
-        loaded = load(config_file, os.environ, {})
-        # What only a node finds out: patterns that do not compile, key files that cannot be read or do not fit.
-        RuleSet.of(loaded.settings)
-        if loaded.settings.auth.algorithms:
-            from trunkline.server.http.tokens import Verifier
+    found = loaded(config_file)
+    # What only a node finds out: patterns that do not compile, key files that cannot be read or do not fit.
+    RuleSet.of(found.settings)
+    if found.settings.auth.algorithms:
+        from trunkline.server.http.tokens import Verifier
 
-            Verifier(loaded.settings.auth)
-    except SettingsError as error:
-        typer.echo(f"trunkline: {error}", err=True)
-        raise typer.Exit(2) from None
-    return loaded
+        Verifier(found.settings.auth)
+    return found
 
 
 def _text(value: object) -> str:

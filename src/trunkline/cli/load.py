@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from trunkline.cli.settings import ConfigFile, loaded
 from trunkline.errors import SettingsError, StartError
 
 if TYPE_CHECKING:
@@ -84,9 +85,7 @@ def run(
     junit: Annotated[Path | None, typer.Option(help="Write the verdict as JUnit XML.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON, for `compare`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of the summary.")] = False,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
-    ] = None,
+    config_file: ConfigFile = None,
 ) -> None:
     """Load a WebSocket server; exit 0 when every threshold held, 1 when not. Ctrl-C ends it with what was seen."""
     _require()
@@ -98,7 +97,6 @@ def run(
     from trunkline.load.scenario.scaling import Size
     from trunkline.load.scenario.thresholds import parse
     from trunkline.process import lifecycle
-    from trunkline.settings.load import load
 
     for path in (html, junit, out):
         _writable(path)
@@ -106,18 +104,18 @@ def run(
         connections=connections, duration_s=_seconds("--duration", duration), rate=rate, rate_each=rate_each,
         message_bytes=message_bytes, channels=channels,
     )  # fmt: skip
-    loaded = choose(scenario, size, protocol)
-    settings = load(config_file, os.environ, {"bus.url": bus}).settings
+    chosen = choose(scenario, size, protocol)
+    settings = loaded(config_file, {"bus.url": bus}).settings
     target = Target(
         url, tuple(_header(text) for text in header or ()), tuple(map(_subprotocol, subprotocol or ())),
         verify_tls=not insecure, ca_file=str(ca) if ca else "",
         connect_timeout_s=_seconds("--connect-timeout", connect_timeout) or 10.0,
-        sources=sources_for(url, loaded.scenario.peak),
+        sources=sources_for(url, chosen.scenario.peak),
     )  # fmt: skip
     names = tuple(name.strip() for name in (agents or "").split(",") if name.strip())
     todo = Run(
-        target=target, loaded=loaded,
-        thresholds=tuple(parse(text) for text in (*loaded.scenario.thresholds, *(threshold or ()))),
+        target=target, loaded=chosen,
+        thresholds=tuple(parse(text) for text in (*chosen.scenario.thresholds, *(threshold or ()))),
         processes=processes, agents=AgentGroup(names, settings.bus.url, settings.bus.prefix),
         watch=Watch(tuple(metrics or ()), metrics_token) if watch else None, seed=seed,
     )  # fmt: skip
@@ -172,18 +170,15 @@ def agent(
     ],
     bus: Annotated[str | None, typer.Option(help="nats://… where coordinators are; default: bus.url.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of this machine for --agents; default: its host name.")] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
-    ] = None,
+    config_file: ConfigFile = None,
 ) -> None:
     """Generate load on this machine for runs that are started elsewhere, until Ctrl-C."""
     _require()
     from trunkline.load.workers.agent import run_agent
     from trunkline.logs import configure as log_setup
     from trunkline.process import lifecycle
-    from trunkline.settings.load import load
 
-    settings = load(config_file, os.environ, {"bus.url": bus}).settings
+    settings = loaded(config_file, {"bus.url": bus}).settings
     log_setup.configure(settings.log, service="trunkline-load")
     own = name or socket.gethostname()
     raise typer.Exit(lifecycle.run(lambda: run_agent(settings.bus.url, settings.bus.prefix, own, tuple(allow))))

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from trunkline.errors import SettingsError, StartError
+from trunkline.cli.settings import ConfigFile, ExaminedFile, loaded
 from trunkline.monitor.local.ports import PROMETHEUS, SPAN
-
-if TYPE_CHECKING:
-    from trunkline.settings.sections import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Prometheus, Alertmanager and Grafana for a fleet.")
 
 _Directory = Annotated[Path, typer.Argument(help="Directory of the files.", file_okay=False)]
-_ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Settings file; default: TRUNKLINE_CONFIG, or trunkline.toml.")
-]
 _Dashboards = Annotated[bool, typer.Option("--dashboards/--no-dashboards", help="Grafana's dashboards too.")]
 
 
@@ -32,9 +26,7 @@ def up(
     data_dir: Annotated[
         Path | None, typer.Option(help="Directory for files and samples; default: monitor in up.data_dir.")
     ] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
-    ] = None,
+    config_file: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Tell the addresses as a line of JSON.")] = False,
 ) -> None:
     """Watch a fleet on this machine until Ctrl-C: what it renders is what `monitor render` would, at this fleet."""
@@ -42,7 +34,7 @@ def up(
     from trunkline.fleet.plan.ports import free_first_port
     from trunkline.process import lifecycle
 
-    settings = _settings(config_file)
+    settings = loaded(config_file).settings
     directory = (data_dir or settings.up.data_dir / "monitor").absolute()
     first_port = port or free_first_port(SPAN)
     raise typer.Exit(lifecycle.run(lambda: run_stack(settings, directory, fleet, first_port, as_json)))
@@ -55,19 +47,16 @@ def render(
         bool, typer.Option("--check", help="Write nothing; name what differs and exit with 1 when anything does.")
     ] = False,
     dashboards: _Dashboards = True,
-    config_file: _ConfigFile = None,
+    config_file: ExaminedFile = None,
 ) -> None:
     """Write the files of Prometheus, Alertmanager and Grafana; no secret is among them."""
     from trunkline.monitor.files import bundle
 
     if check_only:
         _check(directory, dashboards, config_file)
-    try:
-        texts = bundle.files(_settings(config_file), dashboards=dashboards)
-        written = bundle.write(directory, texts)
-        left = bundle.drift(directory, texts)
-    except (SettingsError, StartError) as error:
-        raise _refused(error) from None
+    texts = bundle.files(loaded(config_file).settings, dashboards=dashboards)
+    written = bundle.write(directory, texts)
+    left = bundle.drift(directory, texts)
     for path in written:
         typer.echo(f"wrote {directory / path}")
     typer.echo(f"{len(texts)} files, {len(written)} written")
@@ -76,36 +65,25 @@ def render(
 
 
 @app.command()
-def check(
-    directory: _Directory,
-    dashboards: _Dashboards = True,
-    config_file: _ConfigFile = None,
-) -> None:
+def check(directory: _Directory, dashboards: _Dashboards = True, config_file: ExaminedFile = None) -> None:
     """Name every file that is missing, changed or extra; exit code 0 when there is none, else 1."""
     _check(directory, dashboards, config_file)
 
 
 @app.command("credentials")
-def keep_credentials(directory: _Directory, config_file: _ConfigFile = None) -> None:
+def keep_credentials(directory: _Directory, config_file: ExaminedFile = None) -> None:
     """Keep Grafana's admin user and password, from files or Vault, in files that only this user can read."""
     from trunkline.monitor.files import credentials
 
-    try:
-        kept = credentials.keep(directory, _settings(config_file).monitor, os.environ)
-    except (SettingsError, StartError) as error:
-        raise _refused(error) from None
-    for path in kept:
+    for path in credentials.keep(directory, loaded(config_file).settings.monitor, os.environ):
         typer.echo(f"kept {path}")
 
 
 def _check(directory: Path, dashboards: bool, config_file: Path | None) -> None:
     from trunkline.monitor.files import bundle
 
-    try:
-        texts = bundle.files(_settings(config_file), dashboards=dashboards)
-        found = bundle.drift(directory, texts)
-    except (SettingsError, StartError) as error:
-        raise _refused(error) from None
+    texts = bundle.files(loaded(config_file).settings, dashboards=dashboards)
+    found = bundle.drift(directory, texts)
     for path, kind in found:
         typer.echo(f"{kind:8} {directory / path}")
     if found:
@@ -113,14 +91,3 @@ def _check(directory: Path, dashboards: bool, config_file: Path | None) -> None:
         raise typer.Exit(1)
     typer.echo(f"{len(texts)} files as rendered")
     raise typer.Exit(0)
-
-
-def _settings(config_file: Path | None) -> Settings:
-    from trunkline.settings.load import load
-
-    return load(config_file, os.environ, {}).settings
-
-
-def _refused(error: SettingsError | StartError) -> typer.Exit:
-    typer.echo(f"trunkline: {error}", err=True)
-    return typer.Exit(2)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from trunkline.cli.settings import ConfigFile, loaded
 from trunkline.errors import SettingsError
 
 
@@ -20,9 +19,7 @@ def publish(
     token: Annotated[
         str | None, typer.Option(envvar="TRUNKLINE_ADMIN_TOKEN", help="Admin token; default: the file the node keeps.")
     ] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
-    ] = None,
+    config_file: ConfigFile = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Publish JSON to a channel; prints its position."""
@@ -31,13 +28,12 @@ def publish(
     import msgspec
 
     from trunkline.cli.local_nodes import candidates, publish_through
-    from trunkline.settings.load import load
 
     try:
         msgspec.json.decode(data)
     except msgspec.DecodeError as error:
         raise SettingsError("JSON", value=data[:200], allowed=f"it must be JSON text: {error}") from None
-    settings = load(config_file, os.environ, {}).settings
+    settings = loaded(config_file).settings
     port = settings.admin.port or settings.server.port + 1
     known = token or (settings.admin.token.reveal() if settings.admin.token else None)
     nodes = [(admin, known)] if admin and known else candidates(admin, known, port)

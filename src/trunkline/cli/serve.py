@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from trunkline.cli.settings import ConfigFile
 
 
 def serve(
@@ -18,9 +19,7 @@ def serve(
     name: Annotated[str | None, typer.Option(help="Name of this node.")] = None,
     colour: Annotated[str | None, typer.Option(help="Deploy group: blue, green, …")] = None,
     bus: Annotated[str | None, typer.Option(help="memory, nats://… or tls://…")] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
-    ] = None,
+    config_file: ConfigFile = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="Restart when a source file changes; for development.")
     ] = False,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trunkline.errors import SettingsError, StartError
+from trunkline.cli.settings import ExaminedFile, loaded
+from trunkline.errors import StartError
 
 if TYPE_CHECKING:
     from trunkline.traefik.check.report import Report
@@ -29,36 +30,29 @@ _EMPTY_COMMENT = "Nothing is needed here."
 def render(
     static: Annotated[Path | None, typer.Option("--static", help="File for the static configuration.")] = None,
     dynamic: Annotated[Path | None, typer.Option("--dynamic", help="File for the dynamic configuration.")] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="Settings file; default: TRUNKLINE_CONFIG, or trunkline.toml.")
-    ] = None,
+    config_file: ExaminedFile = None,
     stdout: Annotated[bool, typer.Option("--stdout", help="Print both, also when files are given.")] = False,
 ) -> None:
     """Write the static and the dynamic configuration; without files both are printed as two YAML documents."""
-    from trunkline.settings.load import load
     from trunkline.traefik.render.dynamic import file_dynamic
     from trunkline.traefik.render.dynamic_model import Dynamic
     from trunkline.traefik.render.static import dynamic_text, static_text
 
-    try:
-        settings = load(config_file, os.environ, {}).settings
-        dynamic_model = file_dynamic(settings)
-        # Traefik looks for it from its own directory, so the name in the static file is absolute when we know it.
-        named = dynamic.absolute() if dynamic is not None else Path("dynamic.yml")
-        rendered = static_text(settings, named, _STATIC_COMMENT)
-        comments = [_DYNAMIC_COMMENT]
-        if settings.traefik.steer:
-            comments.append(_STEERED_COMMENT)
-        if dynamic_model == Dynamic():
-            comments.append(_EMPTY_COMMENT)
-        routing = dynamic_text(dynamic_model, *comments)
-        for path, text in ((static, rendered), (dynamic, routing)):
-            if path is not None:
-                _write(path, text)
-                typer.echo(f"wrote {path}", err=True)
-    except (SettingsError, StartError) as error:
-        typer.echo(f"trunkline: {error}", err=True)
-        raise typer.Exit(2) from None
+    settings = loaded(config_file).settings
+    dynamic_model = file_dynamic(settings)
+    # Traefik looks for it from its own directory, so the name in the static file is absolute when we know it.
+    named = dynamic.absolute() if dynamic is not None else Path("dynamic.yml")
+    rendered = static_text(settings, named, _STATIC_COMMENT)
+    comments = [_DYNAMIC_COMMENT]
+    if settings.traefik.steer:
+        comments.append(_STEERED_COMMENT)
+    if dynamic_model == Dynamic():
+        comments.append(_EMPTY_COMMENT)
+    routing = dynamic_text(dynamic_model, *comments)
+    for path, text in ((static, rendered), (dynamic, routing)):
+        if path is not None:
+            _write(path, text)
+            typer.echo(f"wrote {path}", err=True)
     if stdout or (static is None and dynamic is None):
         typer.echo(f"{rendered}---\n{routing}", nl=False)
 

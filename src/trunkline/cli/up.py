@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from trunkline.cli.settings import ConfigFile, loaded
+
 
 def up(
     nodes: Annotated[int | None, typer.Option(help="How many nodes; default: 2.")] = None,
@@ -21,9 +23,7 @@ def up(
     ] = False,
     app: Annotated[str | None, typer.Option(help="The application as module:attribute; else the stock app.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Directory for data and logs; default: .trunkline.")] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="Settings file; default: trunkline.toml.")
-    ] = None,
+    config_file: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Tell events and addresses as lines of JSON.")] = False,
 ) -> None:
     """Run NATS, several nodes and their edge on this machine until Ctrl-C, which drains them; a second one ends all.
@@ -38,22 +38,21 @@ def up(
     from trunkline.fleet.view.output import make_view
     from trunkline.monitor.local.ports import PROMETHEUS, SPAN
     from trunkline.process import lifecycle
-    from trunkline.settings.load import load
 
     flags = {"up.nodes": nodes, "up.port": port, "up.edge": edge, "up.data_dir": data_dir, "server.app": app}
-    loaded = load(config_file, os.environ, flags)
-    settings = loaded.settings
+    found = loaded(config_file, flags)
+    settings = found.settings
     monitor_port = 0
     if monitor:
         monitor_port = PROMETHEUS if settings.up.port else free_first_port(SPAN)
     first_port = settings.up.port or free_first_port(ports_needed(settings.up.nodes, settings.up.edge))
-    plan = make_plan(loaded, first_port, monitor_port)
+    plan = make_plan(found, first_port, monitor_port)
     if plan.traefik is not None:
         from trunkline.fleet.plan.traefik import prepare
 
         plan = prepare(plan, os.environ)
     view = make_view(as_json)
-    if loaded.sources["bus.url"] != "default":
+    if found.sources["bus.url"] != "default":
         view.event(Event("note", "", "bus.url is left aside: this fleet brings a NATS of its own"))
     try:
         code = lifecycle.run(lambda: run_fleet(plan, view))

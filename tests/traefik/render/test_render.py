@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from tests.support.command_line import refusal
 from trunkline.cli.traefik import app
 from trunkline.errors import SettingsError
 from trunkline.settings.balancer import BackendEntry, BasicUser, GroupEntry, RouteEntry
@@ -238,19 +239,20 @@ def test_command_writes_files_and_prints(tmp_path: Path, monkeypatch: pytest.Mon
         'sticky_cookie = "a b;c"',
     ],
 )  # fmt: skip
-def test_what_traefik_would_not_understand_is_refused_here(tmp_path: Path, line: str) -> None:
+def test_what_traefik_would_not_understand_is_refused_here(
+    tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Traefik would start, and answer 404 or 500 to everybody: the setting is named instead."""
     file = tmp_path / "t.toml"
     file.write_text(f"[traefik]\n{line}\n")
-    answer = CliRunner().invoke(app, ["render", "--config", str(file)])
-    assert answer.exit_code == 2
-    assert f"traefik.{line.partition(' ')[0]}" in answer.stderr
+    error = refusal(f"traefik render --config {file}", monkeypatch, capsys)
+    assert f"traefik.{line.partition(' ')[0]}" in error
 
 
-def test_command_names_bad_settings(tmp_path: Path) -> None:
+def test_command_names_bad_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A setting that cannot be used ends with code 2 and one line."""
     file = tmp_path / "t.toml"
     file.write_text("[traefik]\nsteer = false\n")
-    answer = CliRunner().invoke(app, ["render", "--config", str(file)])
-    assert answer.exit_code == 2
-    assert "balancer.backends" in answer.stderr
+    assert "balancer.backends" in refusal(f"traefik render --config {file}", monkeypatch, capsys)
