@@ -131,8 +131,6 @@ class Generator:
         epochs = self._shared.published.get(channel, {})
         return {epoch: sorted(published.offsets) for epoch, published in epochs.items()}
 
-    # --- what is due -------------------------------------------------------------------------------------------------
-
     def _tick(self) -> None:
         shared = self._shared
         now = shared.now()
@@ -216,8 +214,6 @@ class Generator:
 
     def _at_end(self) -> bool:
         return self._shared.now() - self._shared.started >= self.job.scenario.duration_s
-
-    # --- connections --------------------------------------------------------------------------------------------------
 
     def _start(self, number: int, intended: float) -> None:
         session = make_session(number, self._shared, self._moments)
@@ -341,8 +337,6 @@ class Generator:
 
     def _not_ready(self, session: Session) -> None:
         (self._abusers if session.abusive else self._ready).remove(session)
-
-    # --- the end ------------------------------------------------------------------------------------------------------
 
     def _ends(self) -> dict[str, Position]:
         return merge_ends(

@@ -106,8 +106,6 @@ class Coordinator:
             await self._close()
         return self._outcome()
 
-    # --- the parts of a run -------------------------------------------------------------------------------------------
-
     async def _start_workers(self) -> None:
         """Start all, give each its job, wait until all are ready; raises StartError."""
         plan = self._plan
@@ -197,8 +195,6 @@ class Coordinator:
             clock_error_s=self._agents.clock_error_s if self._agents is not None else 0.0,
         )  # fmt: skip
 
-    # --- talking with the workers -------------------------------------------------------------------------------------
-
     def _join(self, worker: Worker) -> None:
         member = Member(worker, time.monotonic())
         member.reader = asyncio.create_task(self._read(member))
@@ -269,8 +265,6 @@ class Coordinator:
         if not self._kill_asked:
             self._failures.append(f"{member.worker.name} {why}")
         self._changed.set()
-
-    # --- waiting ------------------------------------------------------------------------------------------------------
 
     async def _until(self, reached: Callable[[Member], bool], deadline: Callable[[], float], otherwise: str) -> None:
         """Wait until all workers that are left have reached a point; the run is kept going meanwhile."""
