@@ -155,7 +155,14 @@ class RequestReader:
                     self._buffer = data
                     break
                 if head.length:
-                    self._body = self._begin_body(head)
+                    if not self._max_body:
+                        raise BadHead(413, "this port takes no request body")
+                    self._body = _Body(
+                        head,
+                        BodyReader(head.length, self._max_body),
+                        [] if self._keep_body is None or self._keep_body(head) else None,
+                        head.minor == 1 and head.headers.get("expect", "").lower() == "100-continue",
+                    )
                     continue
                 requests.append(_request(head, b""))
                 # A port that takes bodies serves nothing but HTTP, and may ignore the wish (RFC 9110 section 7.8).
@@ -205,16 +212,6 @@ class RequestReader:
         if head.method != "GET" and head.method.islower():
             raise BadHead(400, "methods are written in capital letters")
         return head, data[end:]
-
-    def _begin_body(self, head: RequestHead) -> _Body:
-        if not self._max_body:
-            raise BadHead(413, "this port takes no request body")
-        return _Body(
-            head,
-            BodyReader(head.length, self._max_body),
-            [] if self._keep_body is None or self._keep_body(head) else None,
-            head.minor == 1 and head.headers.get("expect", "").lower() == "100-continue",
-        )
 
 
 class _Body(msgspec.Struct):

@@ -102,7 +102,13 @@ class Admission:
         if not handshake.origin_allowed(headers.get("origin"), headers.get("host", ""), server.origins):
             raise Refused(403, "this origin may not connect", label="origin")
         asked = AdmissionRequest(request, key, *found)
-        token = self._token(request) if self._verifier is not None else None
+        token = None
+        if self._verifier is not None:
+            token = find_token(
+                headers.get("authorization"),
+                request.query.get("token") if "token=" in request.target else None,
+                [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",") if name.strip()],
+            )
         if self._verifier is None or token is None:
             if self._settings.auth.required:
                 raise Refused(401, "a token is required", label="unauthorized")
@@ -111,15 +117,6 @@ class Admission:
         if identity is not None:
             return self._ask_endpoint(asked, identity)
         return self._verify(asked, self._verifier, token)
-
-    @staticmethod
-    def _token(request: Request) -> str | None:
-        headers = request.headers
-        return find_token(
-            headers.get("authorization"),
-            request.query.get("token") if "token=" in request.target else None,
-            [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",") if name.strip()],
-        )
 
     async def _verify(self, asked: AdmissionRequest, verifier: Verifier, token: str) -> Admitted:
         identity = await verifier.verify(token)
@@ -147,10 +144,8 @@ class Admission:
             extensions=deflate.response if deflate is not None else None,
             request_id=request_id(headers),
         )
-        claims: Mapping[str, Any] = identity.claims if identity is not None else _NO_CLAIMS
-        return Admitted(
-            asked.route, asked.params, response, deflate, claims, identity.expires_at if identity is not None else None
-        )
+        claims, expires_at = (_NO_CLAIMS, None) if identity is None else (identity.claims, identity.expires_at)
+        return Admitted(asked.route, asked.params, response, deflate, claims, expires_at)
 
 
 _NO_CLAIMS: Mapping[str, Any] = {}

@@ -65,8 +65,8 @@ class Pages:
         for path, (name, content_type) in _FILES.items():
             file = package_files.files("trunkline") / "static" / name
             if file.is_file():
-                body = file.read_bytes()
-                self._pages[path] = _static(Response(200, body, content_type, [("Cache-Control", "no-cache")]))
+                response = Response(200, file.read_bytes(), content_type, [("Cache-Control", "no-cache")])
+                self._pages[path] = _static(response)
 
     def answer(self, request: Request, untrusted: bool) -> Response:
         """Answer one request; `untrusted`: forwarding headers came from a proxy that is not trusted."""
@@ -116,7 +116,4 @@ class Pages:
 
 
 def _static(response: Response) -> Page:
-    def page(request: Request) -> Response:
-        return response
-
-    return page
+    return lambda _: response

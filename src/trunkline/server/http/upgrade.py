@@ -59,10 +59,6 @@ class DataPort:
         self._on_opened = on_opened
         self._names = Names()
 
-    def new_connection(self) -> HttpConnection:
-        """The protocol of a TCP connection that has come."""
-        return HttpConnection(self)
-
     def new_reader(self) -> RequestReader:
         """A reader with the bounds of this port; no request here has a body."""
         return RequestReader(self._header_bytes)
@@ -128,7 +124,6 @@ class DataPort:
         runtime = self._runtime
         route = admitted.route
         reader = FrameReader(route.limits.message_bytes, admitted.deflate is not None)
-        bits = admitted.deflate.server_bits if admitted.deflate is not None else 0
         session = _session(request)
         drawn = self._names.draw()
         expires_at = admitted.expires_at
@@ -148,7 +143,7 @@ class DataPort:
                 address=request.address,
             ),
             serve=partial(serve, route),
-            deflate_bits=bits,
+            deflate_bits=admitted.deflate.server_bits if admitted.deflate is not None else 0,
             outbox_bytes=route.limits.outbox_bytes,
             expires_at=None if expires_at is None else runtime.clock.now + (expires_at - time.time()),
         )

@@ -28,12 +28,12 @@ from trunkline.server.connections.connection import Connection
 from trunkline.server.connections.registry import Registry
 from trunkline.server.connections.states import OPEN
 from trunkline.server.node import drain
-from trunkline.server.node.affinity import reader_of
+from trunkline.server.node.affinity import ReadValue, reader_of
 from trunkline.server.node.draining import carry_out
 from trunkline.server.node.state import NodeState
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
 
     from trunkline.bus.base import FleetLink, Subscription
 
@@ -69,8 +69,12 @@ class Mover:
         self._link = link
         name = self._state.name
         self._listening = [
-            await link.listen(move_subject(link.prefix, name), self._on_order),
-            await link.listen(keys_subject(link.prefix, name), self._on_keys),
+            await link.listen(
+                move_subject(link.prefix, name), lambda data, reply: self._spawn(self._answer(data, reply, MoveOrder))
+            ),
+            await link.listen(
+                keys_subject(link.prefix, name), lambda data, reply: self._spawn(self._answer(data, reply, KeysAsked))
+            ),
         ]
 
     async def stop(self) -> None:
@@ -99,22 +103,16 @@ class Mover:
             return KeyCounts(counts)
         more = False
         room = KEYS_BYTES
-        for begin, connections in self._slices():
-            if begin:
-                await asyncio.sleep(0)
-            for connection in connections:
-                if connection.state != OPEN:
+        async for _, value in self._values(read):
+            if value is None:
+                continue
+            if value not in counts:
+                size = 6 * len(value) + 16  # as JSON escapes it at worst
+                if len(counts) >= KEYS_LISTED or size > room:
+                    more = True
                     continue
-                value = read(connection.identity.target)
-                if value is None:
-                    continue
-                if value not in counts:
-                    size = 6 * len(value) + 16  # as JSON escapes it at worst
-                    if len(counts) >= KEYS_LISTED or size > room:
-                        more = True
-                        continue
-                    room -= size
-                counts[value] += 1
+                room -= size
+            counts[value] += 1
         return KeyCounts(counts, more)
 
     async def _choose(self, order: MoveOrder) -> list[Connection]:
@@ -124,23 +122,21 @@ class Mover:
         if read is None:
             return []
         wanted = frozenset(order.values)
-        found: list[Connection] = []
-        for begin, connections in self._slices():
-            if begin:
-                await asyncio.sleep(0)
-            for connection in connections:
-                if connection.state != OPEN:
-                    continue
-                value = read(connection.identity.target)
-                if value in wanted if wanted else value is None:
-                    found.append(connection)
+        found = [
+            connection
+            async for connection, value in self._values(read)
+            if (value in wanted if wanted else value is None)
+        ]
         # Time has passed: some may have ended, or been asked by another order.
         free = self._free(found)
         return free if wanted else self._idlest(free, order.count)
 
-    def _slices(self) -> list[tuple[int, list[Connection]]]:
-        connections = list(self._registry.connections)
-        return [(begin, connections[begin : begin + SLICE]) for begin in range(0, len(connections), SLICE)]
+    async def _values(self, read: ReadValue) -> AsyncIterator[tuple[Connection, str | None]]:
+        for number, connection in enumerate(list(self._registry.connections), 1):
+            if connection.state == OPEN:
+                yield connection, read(connection.identity.target)
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
 
     def _free(self, connections: set[Connection] | list[Connection]) -> list[Connection]:
         if self._state.condition != "up":
@@ -161,12 +157,6 @@ class Mover:
             await carry_out(slots, ask)
         finally:
             self._asked.difference_update(chosen)
-
-    def _on_order(self, data: bytes, reply: str) -> None:
-        self._spawn(self._answer(data, reply, MoveOrder))
-
-    def _on_keys(self, data: bytes, reply: str) -> None:
-        self._spawn(self._answer(data, reply, KeysAsked))
 
     async def _answer(self, data: bytes, reply: str, kind: type[MoveOrder] | type[KeysAsked]) -> None:
         answer: Moved | KeyCounts | Problem

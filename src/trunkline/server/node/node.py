@@ -27,6 +27,7 @@ from trunkline.server.connections.runtime import Bounds, Runtime
 from trunkline.server.http.access import AccessLog
 from trunkline.server.http.admin import Admin
 from trunkline.server.http.admission import Admission
+from trunkline.server.http.http_connection import HttpConnection
 from trunkline.server.http.pages import Pages
 from trunkline.server.http.ports import Condition
 from trunkline.server.http.upgrade import DataPort
@@ -147,7 +148,7 @@ class Node:
         server = self.settings.server
         try:
             self._server = await loop.create_server(
-                self.data_port.new_connection, server.host, server.port, backlog=4096, reuse_address=True
+                lambda: HttpConnection(self.data_port), server.host, server.port, backlog=4096, reuse_address=True
             )
         except OSError as error:
             await self._close_all()

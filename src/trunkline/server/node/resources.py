@@ -57,7 +57,8 @@ class Resources:
     """What this process may use, found once, and what it uses, as of the last `sample`.
 
     `memory_limit_override` is the operator's, instead of the cgroup's. 100 % of `cpu_percent` means all of `cpus`,
-    the CPUs that the process may use (None finds out). `wall` and `cpu` are clocks in seconds: a steady one, and CPU time used.
+    the CPUs that the process may use (None finds out). `wall` and `cpu` are clocks in seconds: a steady
+    one, and CPU time used.
     """
 
     def __init__(

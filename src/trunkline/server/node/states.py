@@ -20,14 +20,7 @@ class State(enum.Enum):
 
 
 class Event(enum.Enum):
-    """What happens to a node.
-
-    Attributes:
-        LISTENING: its ports are open, and everything behind them is ready.
-        DRAIN: it takes no new connections, and asks its clients to move.
-        RESUME: the drain is called off.
-        STOP: it drains for the last time, then it ends.
-    """
+    """What happens to a node: its ports are open, a drain is ordered or called off, it drains for the last time."""
 
     LISTENING = "listening"
     DRAIN = "drain"
