@@ -204,6 +204,10 @@ async def test_a_taken_admin_port_stops_the_start(start_node: StartNode, unused_
     with pytest.raises(StartError, match=str(unused_tcp_port)) as failed:
         await start_node(admin__port=unused_tcp_port)
     assert "admin.port" in str(failed.value)
+    # The one above the data port, where that is the last.
+    with pytest.raises(StartError, match="65536") as failed:
+        await start_node(admin__port=65_536)
+    assert "admin.port" in str(failed.value)
 
 
 async def publish(*arguments: str) -> tuple[int, str, str]:

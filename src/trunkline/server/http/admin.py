@@ -8,6 +8,7 @@ contain message bodies. What an operator ordered is carried out even if the answ
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final, TypeVar
@@ -109,6 +110,8 @@ class Admin:
         port = settings.port if settings.port is not None else data_port + 1
         loop = asyncio.get_running_loop()
         try:
+            if port > 65_535:  # the data port is the last; the resolver would take 65536 for any port
+                raise OSError("ports end at 65535")
             self._server = await loop.create_server(
                 lambda: HttpConnection(self), settings.host, port, reuse_address=True
             )
@@ -216,7 +219,7 @@ class Admin:
     async def _connections(self, request: Request) -> Response:
         now = self._clock.now
         found = []
-        for connection in list(self._registry.connections)[:LISTED]:
+        for connection in itertools.islice(self._registry.connections, LISTED):
             client = connection.identity
             found.append(
                 ConnectionInfo(
