@@ -17,11 +17,7 @@ KILLED: Final = 1
 
 
 async def run_fleet(plan: FleetPlan, view: View) -> int:
-    """Run a fleet until a signal stops it; returns the exit code.
-
-    Raises:
-        StartError: it cannot be started; nothing is left running.
-    """
+    """Run a fleet until a signal stops it; returns the exit code. Raises StartError, with nothing left running."""
     signals = lifecycle.Signals()
 
     def on_event(event: Event) -> None:

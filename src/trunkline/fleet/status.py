@@ -47,16 +47,7 @@ class NodeAddresses(msgspec.Struct, frozen=True):
 
 
 class EdgeAddresses(msgspec.Struct, frozen=True):
-    """Where clients come in.
-
-    Attributes:
-        kind: relay or traefik.
-        page: the page of a node, through the edge.
-        websocket: where clients connect.
-        balancer: what the balancer shows.
-        log: its log file.
-        pids: process ids by part.
-    """
+    """Where clients come in: a relay or a Traefik. `page` is that of a node, `balancer` the balancer's own."""
 
     kind: str
     page: str
@@ -86,14 +77,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class PartStatus:
-    """One part as the fleet sees it now.
-
-    Attributes:
-        name: its name.
-        state: what it is doing.
-        connections: its clients.
-        messages_per_s: messages it received and sent, over the last two samples.
-    """
+    """One part as the fleet sees it now; `messages_per_s` counts both directions, over the last two samples."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -113,14 +97,9 @@ class PartStatus:
             self._last = None
 
     def observe(self, sample: Sample | None, now: float) -> State | None:
-        """Take what the node reported.
+        """Take what the node reported, None when it did not answer; returns the new state when it has changed.
 
-        Args:
-            sample: the report, None when it did not answer.
-            now: seconds on any steady clock.
-
-        Returns:
-            The new state when it has changed.
+        `now` is in seconds on any steady clock.
         """
         before = self.state
         if sample is None:
@@ -152,24 +131,13 @@ def clients(parts: Sequence[PartStatus]) -> int:
     return sum(part.connections for part in parts)
 
 
-def clients_text(count: int) -> str:
-    """`1 client`, `2 clients`."""
-    return f"{count:,} client{'' if count == 1 else 's'}"
-
-
 def draining_text(count: int) -> str:
     """What is shown while the fleet drains."""
-    return f"draining, {clients_text(count)} left; Ctrl-C again ends at once"
+    return f"draining, {count:,} client{'' if count == 1 else 's'} left; Ctrl-C again ends at once"
 
 
 def status_text(nodes: Sequence[PartStatus], others: Sequence[PartStatus], draining: bool) -> str:
-    """The status line.
-
-    Args:
-        nodes: the nodes in order.
-        others: the parts that serve no clients of their own: balancer, Traefik, NATS.
-        draining: the fleet is stopping.
-    """
+    """The status line; `others` serve no clients of their own: balancer, Traefik, NATS."""
     if len(nodes) <= SHOWN_ONE_BY_ONE:
         pieces = [_node_text(node) for node in nodes]
     else:

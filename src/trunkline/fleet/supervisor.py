@@ -33,14 +33,10 @@ EDGE_STOP_S: Final = 5.0
 
 
 class Fleet:
-    """The whole fleet.
+    """The whole fleet, whose nodes inherit `environ`.
 
-    Args:
-        plan: what it consists of.
-        environ: the environment that its nodes inherit.
-        on_event: gets what happens.
-        on_ready: gets the addresses once every node is ready.
-        on_sample: called once a second, after the nodes were sampled.
+    `on_event` gets what happens, `on_ready` the addresses once every node is ready. `on_sample` is called once a second
+    when the nodes were sampled.
     """
 
     def __init__(
@@ -112,7 +108,10 @@ class Fleet:
         await self._nodes_ended()
         for part, supervisor in zip(self.edge, self._edge_supervisors, strict=False):
             part.stop()
-            await self._edge_ended(part, supervisor)
+            _, late = await asyncio.wait({supervisor}, timeout=EDGE_STOP_S)
+            if late:
+                part.kill()
+                await asyncio.wait(late)
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -123,12 +122,6 @@ class Fleet:
         self.killed = True
         for part in (*self.nodes, *self.edge):
             part.kill()
-
-    async def _edge_ended(self, part: FleetPart, supervisor: asyncio.Task[None]) -> None:
-        _, late = await asyncio.wait({supervisor}, timeout=EDGE_STOP_S)
-        if late:
-            part.kill()
-            await asyncio.wait(late)
 
     async def _nodes_ended(self) -> None:
         deadline = time.monotonic() + self.plan.stop_timeout_s
@@ -143,10 +136,10 @@ class Fleet:
                 noted = left
                 self._on_event(Event("draining", "", draining_text(left)))
             if time.monotonic() >= deadline and not self.killed:
-                late = [node for node in self.nodes if node.pid]
-                for node in late:
-                    self._on_event(Event("note", node.part.name, "did not end in time and is killed"))
-                    node.kill()
+                for node in self.nodes:
+                    if node.pid:
+                        self._on_event(Event("note", node.part.name, "did not end in time and is killed"))
+                        node.kill()
                 deadline = time.monotonic() + DRAIN_NOTE_S
 
     async def _watch(self, goal: asyncio.Task[None] | None) -> None:
@@ -192,12 +185,9 @@ class Fleet:
 
     async def _sample_node(self, node: FleetPart) -> None:
         node.report_left_out()
-        if not isinstance(node.part, NodePlan):
+        status, pid = node.status, node.pid
+        if not isinstance(node.part, NodePlan) or status.state in ("starting", "down", "stopped"):
             return
-        status = node.status
-        if status.state in ("starting", "down", "stopped"):
-            return
-        pid = node.pid
         sample = await probe.sample(node.part)
         if node.pid != pid or not pid:
             return  # it ended meanwhile

@@ -52,19 +52,17 @@ class _EcsLine(msgspec.Struct):
     error: str = msgspec.field(name="error.message", default="")
 
 
-_decoder = msgspec.json.Decoder(_Line)
-_ecs_decoder = msgspec.json.Decoder(_EcsLine)
+_decoder: msgspec.json.Decoder[_Line | _EcsLine] = msgspec.json.Decoder(_Line)
+_ecs_decoder: msgspec.json.Decoder[_Line | _EcsLine] = msgspec.json.Decoder(_EcsLine)
 
 
 def serious(line: str, is_error: bool) -> str | None:
-    """What the fleet's own output shows of a line, None for nothing.
+    """What the fleet's own output shows of a child's line, None for nothing.
 
-    Args:
-        line: one line of a child.
-        is_error: it came on standard error, where a child writes only what it can no longer log.
+    On standard error (`is_error`) a child writes only what it can no longer log.
     """
     try:
-        entry = _decode(line)
+        entry = (_ecs_decoder if line.startswith('{"@timestamp"') else _decoder).decode(line)
     except (msgspec.DecodeError, ValueError):
         # Of a trace only its last line, which is not indented, names the error.
         shown = is_error and not line.startswith((" ", "\t", "Traceback ("))
@@ -76,10 +74,6 @@ def serious(line: str, is_error: bool) -> str | None:
     error = "" if entry.error and last.endswith(entry.error) else entry.error
     details = ", ".join(part for part in (entry.text, error, last) if part)
     return _cut(f"{entry.level} {entry.event}" + (f": {details}" if details else ""))
-
-
-def _decode(line: str) -> _Line | _EcsLine:
-    return _ecs_decoder.decode(line) if line.startswith('{"@timestamp"') else _decoder.decode(line)
 
 
 def _cut(text: str) -> str:
@@ -115,13 +109,7 @@ class Quota:
 
 
 class ChildLog:
-    """The output of one child.
-
-    Args:
-        path: its log file.
-        rotate_bytes: size at which the file is rotated.
-        show: gets what the fleet's own output should show.
-    """
+    """The output of one child; its file is rotated at `rotate_bytes`, and `show` gets what the fleet should show."""
 
     def __init__(self, path: Path, rotate_bytes: int, show: Callable[[str], None]) -> None:
         self.path = path
@@ -185,9 +173,8 @@ class ChildLog:
         if is_error and line.startswith(_OWN_NAME):
             # How a node reports that it cannot start; shown once, by the part that waits for it.
             self.refusal = line.removeprefix(_OWN_NAME)
-        text = serious(line, is_error)
         self._lines.append(_cut(line))
-        if text is not None:
+        if (text := serious(line, is_error)) is not None:
             self._show(text)
 
     def _write(self, data: bytes) -> None:

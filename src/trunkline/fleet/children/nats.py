@@ -10,7 +10,8 @@ from trunkline.fleet.children.log import ChildLog
 from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.fleet.children.part import OnEvent
 from trunkline.fleet.children.restarts import Backoff
-from trunkline.fleet.plan.layout import NATS_HOST, FleetPlan
+from trunkline.fleet.plan.layout import FleetPlan
+from trunkline.fleet.plan.parts import HOST
 from trunkline.fleet.status import Event, PartStatus
 from trunkline.process.ending import ended
 
@@ -31,7 +32,7 @@ class FleetNats:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"nats://{NATS_HOST}:{self._port}"
+        return f"nats://{HOST}:{self._port}"
 
     @property
     def pid(self) -> int:
@@ -42,7 +43,7 @@ class FleetNats:
         """Start it and wait until it is ready; raises StartError."""
         self._server = await NatsServer.start(
             self._plan.nats_dir,
-            host=NATS_HOST,
+            host=HOST,
             port=self._port or None,
             on_line=self._write,
             on_warning=lambda text: self._on_event(Event("log", "nats", text)),

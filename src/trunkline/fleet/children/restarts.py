@@ -16,20 +16,15 @@ CANNOT_START: Final = 2
 class Backoff:
     """How long to wait before a part that ended is started again: doubling, until it has proved itself."""
 
-    def __init__(
-        self, first_s: float = BACKOFF_FIRST_S, most_s: float = BACKOFF_MOST_S, stable_s: float = STABLE_S
-    ) -> None:
-        self._first_s = first_s
-        self._most_s = most_s
-        self._stable_s = stable_s
-        self._next_s = first_s
+    def __init__(self) -> None:
+        self._next_s = BACKOFF_FIRST_S
 
     def ended(self, up_s: float) -> float:
         """The part has ended after being up for `up_s` seconds; returns the seconds to wait."""
-        if up_s >= self._stable_s:
-            self._next_s = self._first_s
+        if up_s >= STABLE_S:
+            self._next_s = BACKOFF_FIRST_S
         wait_s = self._next_s
-        self._next_s = min(wait_s * 2, self._most_s)
+        self._next_s = min(wait_s * 2, BACKOFF_MOST_S)
         return wait_s
 
 

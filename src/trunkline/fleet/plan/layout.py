@@ -1,7 +1,5 @@
 """What a fleet on one machine consists of: names, ports, command lines, environments. Pure.
 
-Pure: nothing here opens a port or starts a process.
-
 Rules:
 
 - Clients come in through the edge, which has the chosen port; every other port follows behind it.
@@ -25,7 +23,6 @@ from trunkline.settings.load import Loaded
 
 PORT_STEP: Final = 2
 LAST_PORT: Final = 65_535
-NATS_HOST: Final = "127.0.0.1"
 
 STOP_MARGIN_S: Final = 10.0
 """Time beyond its own shutdown deadline after which a node that does not end is killed."""
@@ -42,14 +39,8 @@ class FleetPlan(msgspec.Struct, frozen=True):
     """The whole fleet.
 
     Attributes:
-        nodes: the nodes, by port.
-        balancer: the balancer.
-        traefik: the Traefik before it, None when the balancer is the edge.
-        monitor: what watches it, None for nothing.
-        data_dir: directory of everything that is stored.
+        traefik: the Traefik before the balancer, None when the balancer is the edge.
         app: the application as module:attribute, empty for the stock app.
-        colour: deploy group of the nodes.
-        config_file: the settings file, None for none.
         rotate_bytes: size at which a node's log file is rotated.
         stop_timeout_s: time a node has for its orderly stop.
     """
@@ -92,15 +83,9 @@ class FleetPlan(msgspec.Struct, frozen=True):
 
 
 def make_plan(loaded: Loaded, first_port: int, monitor_port: int = 0) -> FleetPlan:
-    """Give every part its name and its ports.
+    """Give every part its name and its ports, from the edge's on; raises SettingsError when they do not fit.
 
-    Args:
-        loaded: the settings and where they came from.
-        first_port: the port of the edge.
-        monitor_port: the port of Prometheus, 0 for no monitoring.
-
-    Raises:
-        SettingsError: the ports do not fit.
+    `monitor_port` is the port of Prometheus, 0 for no monitoring.
     """
     settings = loaded.settings
     count = settings.up.nodes
@@ -124,14 +109,14 @@ def make_plan(loaded: Loaded, first_port: int, monitor_port: int = 0) -> FleetPl
     if settings.up.edge == "traefik":
         metrics_port = behind + 3 if monitor_port else 0
         traefik = TraefikPlan("traefik", host, first_port, behind + 1, behind + 2, metrics_port)
-        balancer = BalancerPlan("balancer", "steer", HOST, behind, first_port + 1)
+        balancer = BalancerPlan("balancer", HOST, behind, "steer", first_port + 1)
     else:
-        balancer = BalancerPlan("edge", "relay", host, first_port, first_port + 1)
+        balancer = BalancerPlan("edge", host, first_port, "relay", first_port + 1)
     plan = FleetPlan(
         nodes=nodes,
         balancer=balancer,
         traefik=traefik,
-        monitor=MonitorPlan("monitor", monitor_port) if monitor_port else None,
+        monitor=MonitorPlan("monitor", HOST, monitor_port) if monitor_port else None,
         data_dir=settings.up.data_dir,
         app=settings.server.app,
         colour=settings.server.colour,
@@ -173,29 +158,22 @@ def plan_ports(plan: FleetPlan) -> list[int]:
 
 
 def part_command(plan: FleetPlan, part: PartPlan, nats_url: str, python: str) -> list[str]:
-    """The command line of a part.
-
-    Args:
-        plan: the fleet.
-        part: the part.
-        nats_url: where NATS is; it must hold no token, for other users of the machine can read a command line.
-        python: the interpreter.
-    """
+    """The command line of a part; `nats_url` must hold no token: other users of the machine can read a command line."""
     if isinstance(part, TraefikPlan):
         return list(part.command)
     command = [python, "-m", "trunkline"]
     if isinstance(part, MonitorPlan):
         command += ["monitor", "up", "--fleet", plan.balancer.admin_url, "--port", str(part.port)]
         command += ["--data-dir", str(plan.data_dir.absolute() / "monitor")]
-        return [*command, "--config", str(plan.config_file)] if plan.config_file is not None else command
-    if isinstance(part, BalancerPlan):
-        command += ["balance", "--listen", f"{_bracketed(part.host)}:{part.port}", "--mode", part.mode]
+    elif isinstance(part, BalancerPlan):
+        host = f"[{part.host}]" if ":" in part.host else part.host
+        command += ["balance", "--listen", f"{host}:{part.port}", "--mode", part.mode, "--bus", nats_url]
     else:
         command.append("serve")
         if plan.app:
             command.append(plan.app)
         command += ["--host", part.host, "--port", str(part.port), "--name", part.name, "--colour", plan.colour]
-    command += ["--bus", nats_url]
+        command += ["--bus", nats_url]
     if plan.config_file is not None:
         command += ["--config", str(plan.config_file)]
     return command
@@ -242,10 +220,6 @@ def traefik_environment(plan: FleetPlan) -> dict[str, str]:
     }
 
 
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
 class TakenPort(msgspec.Struct, frozen=True):
     """A port of the plan that cannot be used, and the reason."""
 
@@ -255,12 +229,7 @@ class TakenPort(msgspec.Struct, frozen=True):
 
 
 def taken_text(taken: Sequence[TakenPort], plan: FleetPlan) -> tuple[str, str]:
-    """What is wrong and what to do about it, for ports that cannot be used.
-
-    Args:
-        taken: at least one port.
-        plan: the fleet that needs them.
-    """
+    """What is wrong and what to do about it, when at least one port of the plan cannot be used."""
     places: dict[tuple[str, str], list[int]] = {}
     for port in taken:
         places.setdefault((port.host, port.why), []).append(port.port)

@@ -13,31 +13,28 @@ HOST: Final = "127.0.0.1"
 """Where everything listens but the edge, which may have another address."""
 
 
-class NodePlan(msgspec.Struct, frozen=True):
-    """One node of the fleet.
-
-    Attributes:
-        name: its name, also that of its log file.
-        host: the address its data port listens on.
-        port: its data port.
-        admin_host: the address its admin port listens on.
-        admin_port: its admin port, 0 for none.
-    """
+class Place(msgspec.Struct, frozen=True):
+    """What all parts have: a name, which is also that of the log file, and the address and port clients connect to."""
 
     name: str
     host: str
     port: int
+
+    @property
+    def page_url(self) -> str:
+        """Where a browser on this machine finds it."""
+        return f"http://{authority(self.host, self.port)}"
+
+
+class NodePlan(Place, frozen=True):
+    """One node of the fleet; `admin_port` is 0 for none."""
+
     admin_host: str
     admin_port: int
 
     @property
-    def page_url(self) -> str:
-        """Where a browser finds the node, on this machine."""
-        return f"http://{authority(self.host, self.port)}"
-
-    @property
     def websocket_url(self) -> str:
-        """Where a client connects, on this machine."""
+        """Where a client on this machine connects."""
         return f"ws://{authority(self.host, self.port)}/ws"
 
     @property
@@ -56,27 +53,11 @@ class NodePlan(msgspec.Struct, frozen=True):
         return ((self.host, self.port), (self.admin_host, self.admin_port))
 
 
-class BalancerPlan(msgspec.Struct, frozen=True):
-    """The balancer: the edge itself when it relays, else what Traefik asks for each pick.
+class BalancerPlan(Place, frozen=True):
+    """The balancer: the edge itself when it relays, else what Traefik asks; the admin port is on loopback."""
 
-    Attributes:
-        name: its name.
-        mode: relay or steer.
-        host: the address it listens on.
-        port: its port.
-        admin_port: its admin port, on loopback.
-    """
-
-    name: str
     mode: Literal["relay", "steer"]
-    host: str
-    port: int
     admin_port: int
-
-    @property
-    def page_url(self) -> str:
-        """Where it is, on this machine."""
-        return f"http://{authority(self.host, self.port)}"
 
     @property
     def admin_url(self) -> str:
@@ -94,33 +75,22 @@ class BalancerPlan(msgspec.Struct, frozen=True):
         return ((self.host, self.port), (HOST, self.admin_port))
 
 
-class TraefikPlan(msgspec.Struct, frozen=True):
-    """A Traefik that the balancer steers.
+class TraefikPlan(Place, frozen=True):
+    """A Traefik that the balancer steers; the three ports are on loopback.
 
     Attributes:
-        name: its name.
-        host: the address it listens on.
-        port: its port.
-        fail_open_port: the loopback port through which it asks the balancer.
-        ping_port: the loopback port on which it answers that it is alive.
-        metrics_port: the loopback port of its series, 0 for none.
+        fail_open_port: through it Traefik asks the balancer.
+        ping_port: there it answers that it is alive.
+        metrics_port: that of its series, 0 for none.
         command: program and arguments.
         files: what it reads, path and text, to be written before it starts.
     """
 
-    name: str
-    host: str
-    port: int
     fail_open_port: int
     ping_port: int
     metrics_port: int = 0
     command: tuple[str, ...] = ()
     files: tuple[tuple[Path, str], ...] = ()
-
-    @property
-    def page_url(self) -> str:
-        """Where it is, on this machine."""
-        return f"http://{authority(self.host, self.port)}"
 
     @property
     def ready_url(self) -> str:
@@ -134,21 +104,8 @@ class TraefikPlan(msgspec.Struct, frozen=True):
         return ((self.host, self.port), *((HOST, port) for port in own if port))
 
 
-class MonitorPlan(msgspec.Struct, frozen=True):
-    """Prometheus, Alertmanager and node_exporter, watching the fleet.
-
-    Attributes:
-        name: its name.
-        port: that of Prometheus; those of the others follow.
-    """
-
-    name: str
-    port: int
-
-    @property
-    def page_url(self) -> str:
-        """Where Prometheus is."""
-        return f"http://{authority(HOST, self.port)}"
+class MonitorPlan(Place, frozen=True):
+    """Prometheus, which has the port, Alertmanager and node_exporter, watching the fleet."""
 
     @property
     def ready_url(self) -> str:
@@ -164,12 +121,7 @@ class MonitorPlan(msgspec.Struct, frozen=True):
 PartPlan = NodePlan | BalancerPlan | TraefikPlan | MonitorPlan
 
 
-def reachable(host: str) -> str:
-    """The address under which this machine reaches something that listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
-
-
 def authority(host: str, port: int) -> str:
-    """`host:port` as a URL on this machine spells it."""
-    name = reachable(host)
+    """`host:port` under which this machine reaches what listens there, as a URL spells it."""
+    name = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"

@@ -14,18 +14,9 @@ NEVER_CLIENTS: Final = (15_000, 32_000)
 
 
 def check_ports(plan: FleetPlan) -> None:
-    """Try every port of the plan before anything is started.
-
-    Raises:
-        StartError: naming all that cannot be used.
-    """
-    taken = []
-    for part in plan.parts:
-        for host, port in part.ports:
-            why = why_unusable(host, port) if port else None
-            if why is not None:
-                taken.append(TakenPort(host, port, why))
-    if taken:
+    """Try every port of the plan; raises a StartError that names all that cannot be used."""
+    wanted = [(host, port) for part in plan.parts for host, port in part.ports if port]
+    if taken := [TakenPort(host, port, why) for host, port in wanted if (why := why_unusable(host, port)) is not None]:
         raise StartError(*taken_text(taken, plan))
 
 

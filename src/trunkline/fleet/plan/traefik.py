@@ -12,7 +12,6 @@ import msgspec
 
 from trunkline.fleet.plan.layout import FleetPlan, traefik_environment
 from trunkline.settings.load import load
-from trunkline.settings.sections import Settings
 from trunkline.traefik.process import find_binary
 from trunkline.traefik.render.dynamic import file_dynamic
 from trunkline.traefik.render.static import dynamic_text, static_text
@@ -22,10 +21,7 @@ def prepare(plan: FleetPlan, environ: Mapping[str, str]) -> FleetPlan:
     """Return the plan with Traefik's command line and its files; without Traefik, the plan as it is.
 
     The files are not written yet: until the lock on the data directory is held they may be those of another fleet.
-
-    Args:
-        plan: the fleet.
-        environ: the environment of the fleet; whatever [traefik] sets apart from addresses is kept.
+    Whatever [traefik] of the fleet's environment sets apart from addresses is kept.
 
     Raises:
         StartError: Traefik is not installed.
@@ -34,7 +30,10 @@ def prepare(plan: FleetPlan, environ: Mapping[str, str]) -> FleetPlan:
     if plan.traefik is None:
         return plan
     program = find_binary()
-    settings = placed(plan, environ)
+    settings = load(plan.config_file, {**environ, **traefik_environment(plan)}, {}).settings
+    # There is no TLS to show a certificate on.
+    section = msgspec.structs.replace(settings.traefik, cert_file=None, key_file=None, acme_email="")
+    settings = msgspec.structs.replace(settings, traefik=section)
     static_file, dynamic_file = (plan.data_dir.absolute() / "traefik" / name for name in ("traefik.yml", "dynamic.yml"))
     files = (
         (dynamic_file, dynamic_text(file_dynamic(settings))),
@@ -42,11 +41,3 @@ def prepare(plan: FleetPlan, environ: Mapping[str, str]) -> FleetPlan:
     )
     command = (str(program), f"--configFile={static_file}")
     return msgspec.structs.replace(plan, traefik=msgspec.structs.replace(plan.traefik, command=command, files=files))
-
-
-def placed(plan: FleetPlan, environ: Mapping[str, str]) -> Settings:
-    """The settings of the fleet with the places that the plan gives to Traefik and to the balancer that it asks."""
-    settings = load(plan.config_file, {**environ, **traefik_environment(plan)}, {}).settings
-    # There is no TLS to show a certificate on.
-    section = msgspec.structs.replace(settings.traefik, cert_file=None, key_file=None, acme_email="")
-    return msgspec.structs.replace(settings, traefik=section)

@@ -37,12 +37,7 @@ class View(Protocol):
 
 
 def make_view(as_json: bool, out: TextIO | None = None) -> View:
-    """The view that fits the output.
-
-    Args:
-        as_json: one JSON object a line, whatever the output is.
-        out: where to write, standard output by default.
-    """
+    """The view that fits the output, by default standard output; with `as_json` one JSON object a line on any."""
     out = out or sys.stdout
     if as_json:
         return JsonView(out)
