@@ -112,8 +112,6 @@ class Balancer:
         self._rebalancer = Rebalancer(self.settings, self.fleet, self._talk, self.meter.moves)
         self._tasks: list[asyncio.Task[None]] = []
 
-    # --- start and stop -----------------------------------------------------------------------------------------------
-
     async def start(self) -> None:
         """Begin to learn; raises StartError or SettingsError for what cannot work."""
         if self._talk is not None:
@@ -162,8 +160,6 @@ class Balancer:
                 await asyncio.sleep(RESTART_S)
 
         self._tasks.append(asyncio.create_task(again()))
-
-    # --- placing ------------------------------------------------------------------------------------------------------
 
     def place(self, ask: Ask) -> Pick | Refusal | Awaitable[Pick | Refusal]:
         """Choose a backend and reserve a place on it; later, when every pick wants fresh reports."""
@@ -218,8 +214,6 @@ class Balancer:
             key = self.fleet.key_of(pick.reservation)
             if key is not None:
                 self._talk.note(PickNotice("f" if event == "f" else "c", pick.url, key))
-
-    # --- what comes in ------------------------------------------------------------------------------------------------
 
     def _on_source(self, name: str, specs: Sequence[BackendSpec]) -> None:
         self._lists[name] = specs
@@ -322,8 +316,6 @@ class Balancer:
             while self.fleet.news:
                 news = self.fleet.news.popleft()
                 log.info(f"backend_{news.event}", backend=news.url, why=news.why)
-
-    # --- what it shows ------------------------------------------------------------------------------------------------
 
     def overview(self) -> Overview:
         """What /balancer-metrics shows."""

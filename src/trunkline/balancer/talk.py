@@ -169,8 +169,6 @@ class FleetTalk:
         """How many clients a node has of each value of `by`; raises as `move` does."""
         return await self._ask(keys_subject(self._prefix, node), KeysAsked(by), KeyCounts)
 
-    # --- sending ------------------------------------------------------------------------------------------------------
-
     async def _send(self) -> None:
         """Send what was noted, and a sign of life when there was nothing for a while."""
         subject = picks_subject(self._prefix)
@@ -224,8 +222,6 @@ class FleetTalk:
             return msgspec.json.decode(answer.data, type=kind)
         except msgspec.MsgspecError:
             raise BusError(f"the node refused on {subject}: {answer.data[:300].decode('utf-8', 'replace')}") from None
-
-    # --- hearing ------------------------------------------------------------------------------------------------------
 
     async def _on_report_message(self, msg: Msg) -> None:
         self._hear(msg, self._heard_report)
@@ -287,8 +283,6 @@ class FleetTalk:
         log.warning("message_ignored", subject=subject, why=why[:300], ignored_before_in_silence=self._silently)
         self._complained_at = now
         self._silently = 0
-
-    # --- the connection -----------------------------------------------------------------------------------------------
 
     def _linked(self, connected: bool) -> None:
         if connected:

@@ -86,8 +86,6 @@ class Fleet:
         self._left: dict[str, Ledger] = {}
         self._turns: dict[str, GroupTurns] = {}
 
-    # --- membership ---------------------------------------------------------------------------------------------------
-
     def set_backends(self, specs: Sequence[BackendSpec], now: float) -> Changes:
         """Make these the fleet; of two specs of one URL the last counts."""
         wanted = {spec.url: spec for spec in specs}
@@ -136,8 +134,6 @@ class Fleet:
         if turns is None:
             turns = self._turns[pool] = GroupTurns()
         return turns
-
-    # --- reports ------------------------------------------------------------------------------------------------------
 
     def take_report(self, url: str, report: LoadReport, *, asked_at: float, now: float) -> bool:
         """Count with a backend's report; false when that was out of date, implausible, or of no backend of ours.
@@ -188,8 +184,6 @@ class Fleet:
         backend = self.backends.get(url)
         if backend is not None:
             backend.report_failure = why
-
-    # --- own picks ----------------------------------------------------------------------------------------------------
 
     def reserve(self, url: str, key: str, now: float) -> int:
         """Hold a place on a backend; returns the number of the reservation, 0 when there is no such backend."""
@@ -259,8 +253,6 @@ class Fleet:
             backend.reckon()
         return backend
 
-    # --- events of other balancers ------------------------------------------------------------------------------------
-
     def take_notice(self, balancer_id: str, notice: PickNotice, now: float) -> None:
         """Count an event of another balancer, never of this one; one of a backend that is not known is passed over."""
         backend = self.backends.get(notice.url)
@@ -284,8 +276,6 @@ class Fleet:
         else:
             ledger.remote_close(notice.key, now)
         backend.reckon()
-
-    # --- time ---------------------------------------------------------------------------------------------------------
 
     def expire(self, now: float) -> None:
         """Forget picks that never showed up; takes time for those alone.
@@ -318,8 +308,6 @@ class Fleet:
             self._late[made.number] = made
             if len(self._late) > LATE_KEPT:
                 self._late.popitem(last=False)
-
-    # --- what it shows ------------------------------------------------------------------------------------------------
 
     def imbalance(self) -> dict[tuple[str, str], float]:
         """By pool and group the load of the fullest backend beside the mean, 1 when even."""

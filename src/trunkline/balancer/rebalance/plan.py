@@ -110,7 +110,7 @@ def plan(rows: Sequence[Row], now: float, settings: BalancerSettings, state: Reb
     moves = []
     for count, fair, row, group in chosen:
         affinity = next(iter(affinities.get(row.pool, ())), None)
-        moves.append(_move(row, count, over_s, "over_full", fair, dry_run=dry_run, affinity=affinity))
+        moves.append(_move(row, count, over_s, "over_full", fair, dry_run, affinity))
         if dry_run:
             group.end()
         else:
@@ -193,9 +193,7 @@ def plan_keys(
         row = members[url]
         values = [each.value for each in taken if each.url == url]
         size = sum(each.clients for each in taken if each.url == url)
-        moves.append(
-            _move(row, size, over_s, "key_elsewhere", fair[url], dry_run=dry_run, affinity=affinity, values=values)
-        )
+        moves.append(_move(row, size, over_s, "key_elsewhere", fair[url], dry_run, affinity, *values))
         if not dry_run:
             state.sent(row, group, size, now + over_s)
     return moves
@@ -276,27 +274,10 @@ def _fitting(misplaced: Iterable[_Misplaced], members: Mapping[str, Row], budget
 
 
 def _move(
-    row: Row,
-    count: int,
-    over_s: float,
-    reason: str,
-    fair: float,
-    *,
-    dry_run: bool,
-    affinity: str | None,
-    values: Iterable[str] = (),
+    row: Row, count: int, over_s: float, reason: str, fair: float, dry_run: bool, affinity: str | None, *values: str
 ) -> Move:
+    over_ms = min(math.ceil(over_s * 1000), MAX_OVER_MS)
     return Move(
-        row.url,
-        row.node,
-        row.pool,
-        row.group,
-        count,
-        min(math.ceil(over_s * 1000), MAX_OVER_MS),
-        reason,
-        round(row.connections),
-        round(fair),
-        dry_run,
-        affinity,
-        tuple(values),
-    )
+        row.url, row.node, row.pool, row.group, count, over_ms, reason, round(row.connections), round(fair), dry_run,
+        affinity, values,
+    )  # fmt: skip

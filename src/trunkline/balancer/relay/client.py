@@ -38,7 +38,7 @@ FAREWELL_S: Final = 2.0
 
 
 class ClientConnection(asyncio.Protocol):
-    """One TCP connection of the edge, until it is relayed; a `PendingConnection` and a `ClientSide`."""
+    """One TCP connection of the edge, until it is relayed; a `ClientSide`."""
 
     __slots__ = (
         "_body", "_buffer", "_context", "_drained", "_peer", "_reading", "_scanned", "_task", "_tls", "answered",
@@ -61,8 +61,6 @@ class ClientConnection(asyncio.Protocol):
         self.began = False
         self.ended = False
         self.deadline = 0.0
-
-    # --- the transport's callbacks ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
@@ -124,8 +122,6 @@ class ClientConnection(asyncio.Protocol):
                 self._pause()
         except BadHead as bad:
             self._on_bad(bad)
-
-    # --- requests -----------------------------------------------------------------------------------------------------
 
     def _next(self) -> None:
         context = self._context
@@ -217,8 +213,6 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.transport.close()
             self._context.pending.wait(self, FAREWELL_S)
-
-    # --- what upgrade and pass-through may do -------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Write a piece of an answer."""

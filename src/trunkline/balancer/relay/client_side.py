@@ -1,4 +1,4 @@
-"""What upgrade and pass-through may do with the client's connection while they work on its request."""
+"""What the registry of pending connections, upgrade and pass-through may do with a client's connection."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ class ClientSide(Protocol):
     """The client's TCP connection until it is relayed.
 
     Attributes:
+        deadline: loop time at which the sweep calls `on_time_out`.
         answered: its last answer has been written.
         began: an answer has been written in part.
         ended: the client sends no more.
     """
 
+    deadline: float
     transport: asyncio.Transport
     answered: bool
     began: bool
@@ -60,3 +62,9 @@ class ClientSide(Protocol):
 
     def abort(self) -> None:
         """Cut the TCP connection."""
+
+    def on_time_out(self) -> None:
+        """The time for a request's head, or for taking the last answer, is over."""
+
+    def close_if_idle(self) -> None:
+        """End it if it waits for another request."""

@@ -16,7 +16,7 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, cast
 
 from trunkline.balancer.relay.handshake_answer import Answer, AnswerReader, Failure
 from trunkline.balancer.relay.splice.relay import Relay, RelayOwner, keep_alive, options_of
@@ -27,24 +27,6 @@ from trunkline.placement.backend import Place, place_of
 from trunkline.placement.placing import Pick
 
 READ_SIZE: Final = 1 << 14
-
-
-class Dialled(Protocol):
-    """A connection to a backend that has not answered yet."""
-
-    async def ask(self, request: bytes) -> Answer:
-        """Send a handshake and read the answer; raises Failure `closed`, `bad_answer` or `handshake_timeout`."""
-
-    def relay(self, owner: RelayOwner, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
-        """Make a relay of it, which takes both sides over.
-
-        Raises:
-            OSError: no more files can be opened.
-            Failure: `closed`: the backend has gone meanwhile.
-        """
-
-    def abort(self) -> None:
-        """Close it, unless a relay has taken it over."""
 
 
 class DialBounds(NamedTuple):
@@ -76,7 +58,7 @@ class Dialer:
         self._bounds = bounds
         self._tls = tls
 
-    async def dial(self, pick: Pick, client: asyncio.Transport) -> Dialled:
+    async def dial(self, pick: Pick, client: asyncio.Transport) -> SocketHandshake | TransportHandshake:
         """Connect to a backend; raises Failure `dial`, `dial_timeout` or `tls`."""
         place = _place_of(pick.url)
         try:
@@ -137,9 +119,6 @@ class Dialer:
 _place_of = functools.lru_cache(maxsize=1024)(place_of)
 
 
-# --- bare sockets -----------------------------------------------------------------------------------------------------
-
-
 class SocketHandshake:
     """A bare socket on its way to a backend's answer.
 
@@ -177,7 +156,7 @@ class SocketHandshake:
             del connected
 
     async def ask(self, request: bytes) -> Answer:
-        """Send a handshake and read the answer."""
+        """Send a handshake and read the answer; raises Failure `closed`, `bad_answer` or `handshake_timeout`."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._answer = answer
         self._unsent = request
@@ -241,7 +220,7 @@ class SocketHandshake:
             return failure.with_traceback(None)
 
     def relay(self, owner: RelayOwner, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
-        """Make a relay of it."""
+        """Make a relay of it, which takes both sides over; raises OSError when no more files can be opened."""
         client_fd = take_descriptor(client)
         self._fd = -1
         return SocketRelay(owner, pick, self._poller, client_fd, self._sock.detach(), now)
@@ -272,9 +251,6 @@ def _addresses(found: Sequence[tuple[Any, ...]]) -> tuple[tuple[int, Any], ...]:
     return tuple((family, address) for family, _, _, _, address in found)
 
 
-# --- transports -------------------------------------------------------------------------------------------------------
-
-
 class TransportHandshake(asyncio.Protocol):
     """A transport on its way to a backend's answer."""
 
@@ -299,7 +275,7 @@ class TransportHandshake(asyncio.Protocol):
                 keep_alive(sock)
 
     async def ask(self, request: bytes) -> Answer:
-        """Send a handshake and read the answer."""
+        """Send a handshake and read the answer; raises Failure `closed`, `bad_answer` or `handshake_timeout`."""
         if self._lost:
             raise Failure("closed")
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -350,7 +326,7 @@ class TransportHandshake(asyncio.Protocol):
                 answer.set_exception(failure)
 
     def relay(self, owner: RelayOwner, pick: Pick, client: asyncio.Transport, now: float) -> Relay:
-        """Make a relay of it."""
+        """Make a relay of it, which takes both sides over; raises Failure `closed` when the backend has gone."""
         if self._lost:
             raise Failure("closed")
         self._taken = True

@@ -12,27 +12,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from trunkline.balancer.relay.client_side import ClientSide
 from trunkline.metrics.exposition import Labelled
 
 MAX_PENDING: Final = 2048
 """TCP connections that may be undecided, or speak plain HTTP, at the same time."""
-
-
-class PendingConnection(Protocol):
-    """A client's connection until it is relayed."""
-
-    deadline: float
-
-    def on_time_out(self) -> None:
-        """The time for a request's head, or for taking the last answer, is over."""
-
-    def close_if_idle(self) -> None:
-        """End it if it waits for another request."""
-
-    def abort(self) -> None:
-        """Cut it off."""
 
 
 class PendingConnections:
@@ -50,8 +36,8 @@ class PendingConnections:
         self._handshake_timeout_s = handshake_timeout_s
         self._refusals = refusals
         self._changed = changed
-        self._waiting: dict[PendingConnection, None] = {}
-        self._working: dict[PendingConnection, bool] = {}
+        self._waiting: dict[ClientSide, None] = {}
+        self._working: dict[ClientSide, bool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -65,7 +51,7 @@ class PendingConnections:
         """Whether a task works on a request."""
         return bool(self._tasks)
 
-    def add(self, connection: PendingConnection) -> bool:
+    def add(self, connection: ClientSide) -> bool:
         """Take a client that has connected; False when there is no room for it."""
         if self.stopping:
             return False
@@ -79,15 +65,13 @@ class PendingConnections:
         self.wait(connection)
         return True
 
-    def wait(self, connection: PendingConnection, in_s: float | None = None) -> None:
+    def wait(self, connection: ClientSide, in_s: float | None = None) -> None:
         """Let a connection wait for its client, for the time of a handshake or for `in_s` seconds."""
         self._discard(connection)
         connection.deadline = self._loop.time() + (self._handshake_timeout_s if in_s is None else in_s)
         self._waiting[connection] = None
 
-    def work(
-        self, connection: PendingConnection, work: Coroutine[Any, Any, None], *, upgrade: bool
-    ) -> asyncio.Task[None]:
+    def work(self, connection: ClientSide, work: Coroutine[Any, Any, None], *, upgrade: bool) -> asyncio.Task[None]:
         """Run `work` on a connection's request, an upgrade to a WebSocket or another one."""
         self._waiting.pop(connection, None)
         self._working[connection] = upgrade
@@ -96,16 +80,16 @@ class PendingConnections:
         task.add_done_callback(self._done)
         return task
 
-    def is_upgrading(self, connection: PendingConnection) -> bool:
+    def is_upgrading(self, connection: ClientSide) -> bool:
         """Whether it is on the way to a WebSocket."""
         return self._working.get(connection, False)
 
-    def remove(self, connection: PendingConnection) -> None:
+    def remove(self, connection: ClientSide) -> None:
         """Forget a connection that is relayed from now on, or has ended."""
         self._discard(connection)
         self._changed.set()
 
-    def _discard(self, connection: PendingConnection) -> None:
+    def _discard(self, connection: ClientSide) -> None:
         self._working.pop(connection, None)
         self._waiting.pop(connection, None)
 

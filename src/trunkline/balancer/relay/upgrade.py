@@ -16,7 +16,7 @@ import msgspec
 
 from trunkline.balancer.relay.client_side import ClientSide
 from trunkline.balancer.relay.context import RelayContext
-from trunkline.balancer.relay.dial import Dialled
+from trunkline.balancer.relay.dial import SocketHandshake, TransportHandshake
 from trunkline.balancer.relay.forwarding import Caller, accepts, text_answer
 from trunkline.balancer.relay.handshake_answer import Accepted, Failure, Refused
 from trunkline.balancer.relay.meter import EdgeEvent, EventName
@@ -145,7 +145,7 @@ class Upgrade:
     async def _try(self, pick: Pick, request: bytes) -> Refused | None:
         """Ask one backend; None: the connection is relayed, or its client has left."""
         context = self._context
-        backend: Dialled | None = None
+        backend: SocketHandshake | TransportHandshake | None = None
         try:
             backend = await context.dialer.dial(pick, self._client.transport)
             answer = await backend.ask(request)
@@ -167,7 +167,7 @@ class Upgrade:
             if backend is not None:
                 backend.abort()
 
-    def _relay(self, pick: Pick, backend: Dialled, answer: Accepted) -> None:
+    def _relay(self, pick: Pick, backend: SocketHandshake | TransportHandshake, answer: Accepted) -> None:
         context = self._context
         if self._client.is_over:
             context.placer.dropped(pick)

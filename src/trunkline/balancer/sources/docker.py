@@ -54,9 +54,6 @@ _ENDING = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGKI
 _BAD_SHAPE = (ValueError, TypeError, LookupError, AttributeError)
 
 
-# --- what the daemon answers, as far as it is read (Docker Engine API 1.24 and later) ---------------------------------
-
-
 class _Listed(msgspec.Struct, rename="pascal"):
     id: str
     labels: dict[str, str] | None = None
@@ -114,9 +111,6 @@ class _Event(msgspec.Struct, rename="pascal"):
     def container(self) -> str:
         """Id of the container that it is about, empty for none."""
         return self.actor.id if self.type == "container" else self.actor.attributes.get("container", "")
-
-
-# --- the source -------------------------------------------------------------------------------------------------------
 
 
 class DockerSource:

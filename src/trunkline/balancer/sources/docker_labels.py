@@ -1,16 +1,7 @@
 """What a container is as a backend, by its labels. Pure.
 
-Labels of our own, on a container that has `trunkline.enable=true`:
-
-    trunkline.port         port it listens on; by default the single TCP port that its image exposes
-    trunkline.scheme       http (default), https, ws or wss
-    trunkline.weight       its share beside the others, 0 to 1000
-    trunkline.colour       its canary group
-    trunkline.pool         the pool that routes name
-    trunkline.capacity     connections it takes
-    trunkline.health-path  path of its health check
-    trunkline.server-name  name in its certificate, for https; by default the container's name
-    trunkline.network      network whose address is used, instead of balancer.docker_network
+Labels of our own, `_READERS`, count on a container that has `trunkline.enable=true`. By default the port is the only
+TCP port that its image exposes, the server name the container's, the network `balancer.docker_network`.
 
 Without `trunkline.enable`, a container with `traefik.enable=true` is read by Traefik's labels of one HTTP service:
 `traefik.http.services.<name>.loadbalancer.server.port`, `.server.scheme`, `.server.url`, `.server.weight`,
@@ -240,9 +231,6 @@ def _address(container: Container, network: str, host: str) -> str:
     if not address:
         raise _Wrong("it has no address of its own; attach it to a network that the balancer reaches")
     return address
-
-
-# --- values -----------------------------------------------------------------------------------------------------------
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:

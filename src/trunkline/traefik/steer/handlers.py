@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -62,13 +63,12 @@ class SteeringMeter:
         repeated: handshakes tried again because a backend could not be reached.
     """
 
-    __slots__ = ("answers", "fetches", "place", "repeated")
+    __slots__ = ("answers", "place", "repeated")
 
     def __init__(self, place: exposition.Histogram | None = None, answers: exposition.Labelled | None = None) -> None:
         self.place = place or exposition.Histogram(LATENCY_BUCKETS)
         self.answers = answers or exposition.Labelled()
         self.repeated = 0
-        self.fetches = 0
 
 
 class Steering:
@@ -177,9 +177,7 @@ class Steering:
         return answer
 
     async def _ask(self, ask: Ask, tried: tuple[str, ...]) -> Pick | Refusal:
-        if tried:
-            ask = Ask(ask.key, ask.pool, ask.policy, ask.affinity, ask.sticky, ask.address, tried)
-        answer = self._placer.place(ask)
+        answer = self._placer.place(msgspec.structs.replace(ask, tried=tried) if tried else ask)
         return answer if isinstance(answer, Pick | Refusal) else await answer
 
     def _answer(self, answer: Pick | Refusal | None, handshake: bool) -> web.Response:
@@ -213,7 +211,6 @@ class Steering:
     async def _on_dynamic(self, request: web.Request) -> web.Response:
         if not self._trusted(request):
             return self._refuse_untrusted(request)
-        self.meter.fetches += 1
         publication = self._publication
         if publication.update(self._servers()):
             log.info("traefik_configuration_changed", servers=len(publication.urls), bytes=len(publication.body))

@@ -15,25 +15,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from trunkline.traefik.render import dynamic_model as model
 from trunkline.traefik.render.dynamic import ServerView, encode_json
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(ServerView, frozen=True):
     """A backend as the balancer sees it now.
 
     Attributes:
-        pool: the pool of its routes, empty for the common one.
         usable: false while it is known to be down, ejected, or behind an open circuit breaker.
         draining: it takes no new connections.
     """
 
-    url: str
-    weight: float = 1.0
-    group: str = ""
-    pool: str = ""
     usable: bool = True
     draining: bool = False
 
