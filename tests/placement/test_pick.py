@@ -10,7 +10,7 @@ import pytest
 from trunkline.placement import fleet as fleet_module
 from trunkline.placement.backend import BackendSpec, short_id
 from trunkline.placement.fleet import Fleet
-from trunkline.placement.pick import pick, place
+from trunkline.placement.pick import place
 from trunkline.placement.placing import Ask, Pick, Refusal
 from trunkline.protocol.control import LoadReport, PickNotice
 from trunkline.settings.balancer import BalancerSettings, GroupEntry
@@ -50,6 +50,12 @@ class Placing:
         return Counter(self.place(now, **ask).url for _ in range(count))
 
 
+def test_a_pick_names_whom_the_certificate_must_name() -> None:
+    """A backend known by its address alone is verified by the name that its source gives."""
+    placing = Placing(BackendSpec("https://10.0.0.1:443", server_name="ws.example"))
+    assert placing.place().server_name == "ws.example"
+
+
 def test_the_lowest_load_for_its_share_is_picked() -> None:
     """Connections beside weight x capacity decide; an unknown capacity is the median of the known ones."""
     placing = Placing(A, BackendSpec(B, weight=2.0), C)
@@ -70,16 +76,16 @@ def test_ties_are_broken_by_chance() -> None:
     firsts = Counter()
     placing = Placing(A, B, C)
     for _ in range(3000):
-        answer = pick(placing.fleet, Ask("k"), 1.0, placing.rng)
+        answer = place(placing.fleet, Ask(""), 1.0, placing.rng)
         assert isinstance(answer, Pick)
         firsts[answer.url] += 1
     assert all(900 < firsts[url] < 1100 for url in (A, B, C))
 
 
 def test_choosing_alone_reserves_nothing_and_plain_http_neither() -> None:
-    """`pick` leaves the count alone, and so does `place` without a key."""
+    """A request without a key leaves the count alone."""
     placing = Placing(A, B)
-    pick(placing.fleet, Ask("k"), 1.0, placing.rng)
+    place(placing.fleet, Ask(""), 1.0, placing.rng)
     assert placing.place(key="").reservation == 0
     assert placing.total == 0
     assert placing.place().reservation > 0

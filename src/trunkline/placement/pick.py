@@ -5,7 +5,7 @@ Rules:
 - A backend can take a connection when it has a weight, does not drain, works (`Condition`), was not tried for this
   connection, and is below its capacity.
 - A sticky client goes back to its backend while that can take it, else to its group, else it is new.
-- Choosing does not reserve; `place` does both. A choice that is not reserved is forgotten by all but the round robins.
+- A choice that is not reserved is forgotten by all but the round robins.
 - A refusal has one of four reasons, and when to come back, with jitter, so that not all come at once.
 """
 
@@ -23,16 +23,8 @@ from trunkline.placement.pool import FULL, Backend, Lane, Pool
 RETRY_AFTER_S: Final = (1.0, 5.0)
 
 
-def pick(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Pick | Refusal:
-    """Choose a backend; nothing is reserved and `Pick.reservation` is 0."""
-    found = _choose(fleet, ask, now, rng)
-    if found is None:
-        return _refuse(fleet, ask, now, rng)
-    return Pick(found[0].url, 0, found[1], _cookie(fleet, ask, found[0]), found[0].group)
-
-
 def place(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Pick | Refusal:
-    """Choose a backend and reserve a place on it; an ask without a key reserves nothing. Arguments as of `pick`."""
+    """Choose a backend and reserve a place on it; a request without a key reserves nothing."""
     found = _choose(fleet, ask, now, rng)
     if found is None:
         return _refuse(fleet, ask, now, rng)
@@ -40,7 +32,8 @@ def place(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Pick | Refu
     if ask.policy == "affinity" and ask.affinity is not None:
         fleet.homes.settle(ask.pool, ask.affinity, backend.url, now)
     reservation = fleet.reserve(backend.url, ask.key, now) if ask.key else 0
-    return Pick(backend.url, reservation, reason, _cookie(fleet, ask, backend), backend.group)
+    cookie = _cookie(fleet, ask, backend)
+    return Pick(backend.url, reservation, reason, cookie, backend.group, backend.spec.server_name)
 
 
 def _choose(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
