@@ -45,11 +45,7 @@ class BackendSpec(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a backend's URL leads.
-
-    Attributes:
-        host: name or address, without brackets.
-    """
+    """Where a backend's URL leads; an address is without brackets."""
 
     host: str
     port: int

@@ -35,11 +35,7 @@ DEFAULT_PATH: Final = BalancerSettings().health_path
 
 
 class HealthChecks:
-    """Checks the backends that it is given, each at its interval.
-
-    Args:
-        on_result: gets a backend's URL, whether it is well, and what is wrong.
-    """
+    """Checks backends at their interval; `on_result` gets the URL, whether it is well, and what is wrong."""
 
     def __init__(self, settings: BalancerSettings, on_result: Callable[[str, bool, str], None]) -> None:
         self._settings = settings

@@ -24,11 +24,7 @@ JITTER: Final = 0.1
 
 
 class Rota:
-    """The members and their turns.
-
-    Args:
-        poll: polls one member; its faults are logged and end nothing.
-    """
+    """The members and their turns; faults of `poll` are logged and end nothing."""
 
     def __init__(
         self,

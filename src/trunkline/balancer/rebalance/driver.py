@@ -91,11 +91,7 @@ def home_of(fleet: Fleet, group: GroupKey, key: str, now: float) -> str | None:
 
 
 class Rebalancer:
-    """Evens out a fleet.
-
-    Args:
-        talk: sends the orders; None: there are none.
-    """
+    """Evens out a fleet by orders over `talk`; without it there are none."""
 
     def __init__(self, settings: BalancerSettings, fleet: Fleet, talk: FleetTalk | None, moves: Labelled) -> None:
         self._settings = settings

@@ -54,11 +54,7 @@ class Order(msgspec.Struct):
 
 
 class Want(NamedTuple):
-    """Clients that a node has too many.
-
-    Attributes:
-        fair: what it would have if all were even.
-    """
+    """Clients that a node has too many; `fair` is what it would have if all were even."""
 
     clients: int
     fair: float

@@ -44,11 +44,7 @@ class DialBounds(NamedTuple):
 
 
 class Dialer:
-    """Connects to backends.
-
-    Args:
-        poller: watches bare sockets; None where there are none.
-    """
+    """Connects to backends; without a poller there are no bare sockets."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, poller: Poller | None, bounds: DialBounds, tls: ssl.SSLContext
@@ -120,11 +116,7 @@ _place_of = functools.lru_cache(maxsize=1024)(place_of)
 
 
 class SocketHandshake:
-    """A bare socket on its way to a backend's answer.
-
-    Args:
-        sock: not connected yet; it is owned from now on.
-    """
+    """A bare socket, its own from now on, on its way to a backend's answer."""
 
     __slots__ = ("_answer", "_bounds", "_connected", "_fd", "_loop", "_poller", "_reader", "_sock", "_unsent")
 

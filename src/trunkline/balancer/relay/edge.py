@@ -172,11 +172,7 @@ class Edge:
         )
 
     async def stop(self, drain_s: float) -> None:
-        """Take no more, wait for relayed connections to end by themselves, then cut them off.
-
-        Args:
-            drain_s: how long to wait. A relay forges no close frame: it is the nodes that ask their clients to move.
-        """
+        """Take no more, wait `drain_s` seconds for relayed connections to end by themselves, then cut them off."""
         if self._server is None:
             return
         self._server.close()

@@ -37,11 +37,7 @@ Answer = Accepted | Refused
 
 
 class AnswerReader:
-    """Reads one answer.
-
-    Args:
-        limit: most bytes of its head, interim answers before it included.
-    """
+    """Reads one answer whose head, with interim answers before it, has at most `limit` bytes."""
 
     __slots__ = ("_body", "_buffer", "_content", "_head", "_limit", "_scanned")
 

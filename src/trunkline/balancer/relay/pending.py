@@ -22,11 +22,7 @@ MAX_PENDING: Final = 2048
 
 
 class PendingConnections:
-    """All of an edge's pending connections and the tasks that work on their requests.
-
-    Args:
-        changed: set whenever a connection or a task ends.
-    """
+    """An edge's pending connections and the tasks for their requests; `changed` is set whenever one ends."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, handshake_timeout_s: float, refusals: Labelled, changed: asyncio.Event

@@ -14,14 +14,7 @@ from trunkline.settings.balancer import BalancerSettings
 
 
 class Relays:
-    """The relayed connections of one edge; a `RelayOwner`.
-
-    Args:
-        changed: set whenever a connection ends.
-
-    Attributes:
-        handshaking: handshakes under way, which count against the limit.
-    """
+    """The relayed connections of one edge, and its handshakes under way; a `RelayOwner`."""
 
     def __init__(
         self,

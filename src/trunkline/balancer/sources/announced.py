@@ -34,11 +34,7 @@ class _Heard(NamedTuple):
 
 
 class Announced:
-    """The nodes that have reported.
-
-    Attributes:
-        turned_away: reports of nodes beyond `MOST`.
-    """
+    """The nodes that have reported; `turned_away` counts reports of nodes beyond `MOST`."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Heard] = {}

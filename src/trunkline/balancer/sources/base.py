@@ -72,10 +72,7 @@ def merge(lists: Mapping[str, Sequence[BackendSpec]]) -> Merged:
     """Unite the lists of all sources; of a URL that several name, the entry of the first in `ORDER` holds.
 
     Draining is the exception: it is true as soon as it is in any source. A container that is being stopped is newer
-    knowledge than the operator's list.
-
-    Args:
-        lists: the last list of each source, by the source's kind; kinds that `ORDER` does not have come last.
+    knowledge than the operator's list. Kinds of source that `ORDER` does not have come last.
     """
     known = [kind for kind in ORDER if kind in lists]
     kept: dict[str, tuple[str, BackendSpec]] = {}

@@ -51,11 +51,7 @@ _LABELS = re.compile(r"^(_[^.]+\.)+")
 
 
 class DnsName(msgspec.Struct, frozen=True):
-    """One entry of `balancer.dns`.
-
-    Attributes:
-        port: port of all its addresses; None: SRV records name it.
-    """
+    """One entry of `balancer.dns`; without a port SRV records name it."""
 
     host: str
     port: int | None

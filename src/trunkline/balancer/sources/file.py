@@ -53,11 +53,7 @@ class _Stamp(NamedTuple):
 
 
 class FileSource:
-    """The backends of one watched file.
-
-    Args:
-        path: the file, `balancer.backends_file`; it may appear later.
-    """
+    """The backends of one watched file, which may appear later."""
 
     def __init__(self, path: Path, *, poll_s: float = _POLL_S) -> None:
         self._path = path
@@ -133,12 +129,7 @@ def _read(path: Path) -> bytes:
 
 
 def parse(content: bytes, file: str) -> tuple[BackendSpec, ...]:
-    """The backends that a file's content lists; a name that ends in `.json` makes it JSON.
-
-    Raises:
-        SettingsError: it is not TOML or JSON, has unknown keys, or values that do not fit; it names the line as far as
-            that is known.
-    """
+    """The backends that a file lists, JSON by its name or TOML; raises SettingsError that names the line if known."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

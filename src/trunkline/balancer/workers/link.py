@@ -89,11 +89,7 @@ T = TypeVar("T")
 
 
 class Link(asyncio.Protocol, Generic[T]):
-    """One end of the stream: whole messages in, whole messages out.
-
-    Args:
-        on_lost: called once when the stream ends.
-    """
+    """One end of the stream: whole messages in, whole messages out; `on_lost` is called once when it ends."""
 
     def __init__(
         self, decoder: msgspec.msgpack.Decoder[T], on_message: Callable[[T], None], on_lost: Callable[[], None]
@@ -225,11 +221,7 @@ class RemotePlacer:
 
 
 class WorkerSeat:
-    """One worker, in the process that holds the authoritative state.
-
-    Args:
-        page: makes the page for a query and an Accept header: content type and body.
-    """
+    """One worker, in the first process; `page` gives content type and body for a query and an Accept header."""
 
     def __init__(
         self, placer: Placer, page: Callable[[str, str], tuple[str, bytes]], on_counts: Callable[[Counts], None]

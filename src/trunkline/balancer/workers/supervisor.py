@@ -79,11 +79,7 @@ class Workers:
             raise self._failed
 
     async def stop(self, drain_s: float) -> None:
-        """Let the workers drain and end.
-
-        Args:
-            drain_s: how long their clients have; they keep to it themselves, and are killed a second later.
-        """
+        """Let the workers drain for `drain_s` seconds and end; they are killed a second later."""
         self._stop_asked.set()
         if self._listening is not None:
             self._listening.close()

@@ -64,11 +64,7 @@ class KeyTable(Generic[Item]):
 
 
 class SeenKeys:
-    """Keys that turned up before their pick was heard of, each until it is taken or too old.
-
-    Args:
-        limit: how many different keys are kept; above it the oldest goes.
-    """
+    """Keys that came before their pick, each until it is taken or too old; beyond `limit` the oldest goes."""
 
     __slots__ = ("_keep_s", "_limit", "_seen")
 

@@ -15,11 +15,7 @@ _RULES = (*pieces.RULES, *sets.RULES, *neighbours.RULES)
 
 
 class Report(NamedTuple):
-    """What was found.
-
-    Attributes:
-        unreadable: whether something could not be read, and so was not checked.
-    """
+    """What was found, and whether something could not be read and so was not checked."""
 
     findings: tuple[Finding, ...]
     unreadable: bool
@@ -33,20 +29,12 @@ class Report(NamedTuple):
 
 
 def check_files(paths: Sequence[Path]) -> Report:
-    """Check files together, for one may name what another defines.
-
-    Args:
-        paths: static and dynamic files, Compose files, dashboards, scripts, texts with fences.
-    """
+    """Check files of any kind together, since one may name what another defines."""
     return check_texts([(str(path), path) for path in paths])
 
 
 def check_texts(named: Sequence[tuple[str, Path | str]]) -> Report:
-    """Check files or texts together.
-
-    Args:
-        named: name and file, or name and text; the name's suffix gives the language.
-    """
+    """Check files or texts together, each with a name whose suffix gives the language."""
     corpus = Corpus()
     found: list[Finding] = []
     unreadable = False

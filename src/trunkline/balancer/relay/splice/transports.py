@@ -155,11 +155,7 @@ class End(asyncio.Protocol):
 
 
 class TransportRelay(Relay):
-    """A relay on transports.
-
-    Attributes:
-        client: the client's end; its peer is the backend's.
-    """
+    """A relay on transports; `client` is the client's end, whose peer is the backend's."""
 
     __slots__ = ("client",)
 
