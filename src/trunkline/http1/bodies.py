@@ -49,24 +49,19 @@ class BodyReader:
 
         Raises BadHead: 400 for malformed chunks, 413 for more content than the limit.
         """
-        if self._state == _DATA and not self._chunked:
-            content, rest = data[: self._left], data[self._left :]
-            self._count(len(content))
-            self._left -= len(content)
-            if not self._left:
-                self._state = _END
-            return content, rest
         pieces: list[bytes] = []
         at = 0
         while at < len(data) and self._state != _END:
             if self._state == _DATA:
                 piece = data[at : at + self._left]
-                self._count(len(piece))
+                self.total += len(piece)
+                if self.total > self._limit:
+                    raise BadHead(413, f"the body is longer than {self._limit} bytes")
                 pieces.append(piece)
                 at += len(piece)
                 self._left -= len(piece)
                 if not self._left:
-                    self._state = _DATA_END
+                    self._state = _DATA_END if self._chunked else _END
                 continue
             end = data.find(b"\n", at, at + MAX_LINE + 2)
             if end < 0:
@@ -101,8 +96,3 @@ class BodyReader:
             self._trailers += len(line)
             if self._trailers > MAX_TRAILERS or not _TRAILER.fullmatch(line):
                 raise BadHead(400, "malformed trailer")
-
-    def _count(self, size: int) -> None:
-        self.total += size
-        if self.total > self._limit:
-            raise BadHead(413, f"the body is longer than {self._limit} bytes")

@@ -91,7 +91,8 @@ class Node:
         self._announcer: Announcer | None = None
         if isinstance(self.bus, FleetBus):
             self._announcer = Announcer(server, self.state, self._reports, self.bus.fleet_link)
-        self.draining = Draining(self.state, self.registry, rng, self._on_changed)
+        on_change = self._announcer.state_changed if self._announcer is not None else lambda: None
+        self.draining = Draining(self.state, self.registry, rng, on_change)
         self.mover = Mover(self.state, self.registry, rng)
         self.verifier = _verifier(settings.auth)
         admission = Admission(
@@ -237,10 +238,6 @@ class Node:
         if self._announcer is not None:
             self._announcer.connections_changed()
         self.draining.closed()
-
-    def _on_changed(self) -> None:
-        if self._announcer is not None:
-            self._announcer.state_changed()
 
     def _on_bus_state(self, connected: bool) -> None:
         if connected:
