@@ -32,11 +32,7 @@ class Arguments(NamedTuple):
 
 
 def read(argv: Sequence[str]) -> Arguments | None:
-    """The arguments of `serve`, None for a command line that typer has to read.
-
-    Args:
-        argv: without the program's name.
-    """
+    """The arguments of `serve`, None for a command line that typer has to read; `argv` has no program's name."""
     if not argv or argv[0] != "serve":
         return None
     flags: dict[str, str | int | None] = {}
@@ -63,12 +59,7 @@ def read(argv: Sequence[str]) -> Arguments | None:
 
 
 def run(flags: Mapping[str, str | int | None], config_file: Path | None) -> int:
-    """Run a node until SIGTERM or Ctrl-C; returns the exit code.
-
-    Raises:
-        SettingsError: the settings cannot be used.
-        StartError: this machine lacks something.
-    """
+    """Run a node until SIGTERM or Ctrl-C; returns the exit code. Raises SettingsError and StartError."""
     from trunkline.logs import configure as log_setup
     from trunkline.process import lifecycle
     from trunkline.settings.load import load

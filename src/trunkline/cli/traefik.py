@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +33,7 @@ def render(
     stdout: Annotated[bool, typer.Option("--stdout", help="Print both, also when files are given.")] = False,
 ) -> None:
     """Write the static and the dynamic configuration; without files both are printed as two YAML documents."""
+    from trunkline.process.whole_files import replace_file
     from trunkline.traefik.render.dynamic import file_dynamic
     from trunkline.traefik.render.dynamic_model import Dynamic
     from trunkline.traefik.render.static import dynamic_text, static_text
@@ -51,7 +51,12 @@ def render(
     routing = dynamic_text(dynamic_model, *comments)
     for path, text in ((static, rendered), (dynamic, routing)):
         if path is not None:
-            _write(path, text)
+            try:
+                # Whole and in one step, because Traefik may be watching it; private, because it holds password hashes.
+                replace_file(path, text.encode())
+            except OSError as error:
+                what = f"{path} cannot be written: {error.strerror}"
+                raise StartError(what, "Name a directory that can be written.") from None
             typer.echo(f"wrote {path}", err=True)
     if stdout or (static is None and dynamic is None):
         typer.echo(f"{rendered}---\n{routing}", nl=False)
@@ -106,19 +111,3 @@ def _count(number: int, word: str) -> str:
 def _printable(text: str) -> str:
     """Without control characters, which a checked file could smuggle to the terminal."""
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Put the text in the file's place at once, for Traefik may be watching it. It holds password hashes."""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.absolute().parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-        ) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise StartError(
-            f"{path} cannot be written: {error.strerror}", "Name a directory that can be written."
-        ) from None

@@ -13,8 +13,6 @@ from trunkline.monitor.local.stack import Addresses, Ended, LocalStack
 from trunkline.process import lifecycle
 from trunkline.settings.sections import Settings
 
-FAILED = 1
-
 
 async def run_stack(settings: Settings, directory: Path, fleet: str, first_port: int, as_json: bool) -> int:
     """Run the stack until a signal comes or one of its programs ends."""
@@ -44,8 +42,7 @@ async def run_stack(settings: Settings, directory: Path, fleet: str, first_port:
             watching.result()
         except Ended as error:
             print(f"trunkline: {error}", file=sys.stderr)
-        return FAILED
-    return 0
+    return int(failed)
 
 
 def _print(addresses: Addresses, as_json: bool) -> None:

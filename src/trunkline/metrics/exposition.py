@@ -78,13 +78,6 @@ Value = float | Labelled | Histogram
 class Meter:
     """The live counts of one node. Gauges are read at the scrape, from a `Gauges`."""
 
-    __slots__ = (
-        "bus_messages_received", "bytes_received", "bytes_sent", "capacity_rejections", "connection_duration",
-        "connections", "connections_failed", "delivery_latency", "disconnects", "errors", "handshake",
-        "message_latency", "messages_received", "messages_sent", "publications_dropped", "rate_limited", "reads",
-        "replay_requests", "slow_clients_disconnected",
-    )  # fmt: skip
-
     def __init__(self) -> None:
         self.connections = 0
         self.messages_sent = 0

@@ -37,10 +37,22 @@ class TerminalView:
         self._live.start()
 
     def event(self, event: Event) -> None:  # noqa: D102
-        self._console.print(event_text(event))
+        prefix = f"{event.part}: " if event.part else ""
+        style = _STYLES.get(event.event, "none")
+        self._console.print(Text().append(prefix, style="bold").append(event.text, style=style))
 
     def ready(self, addresses: Addresses) -> None:  # noqa: D102
-        self._console.print(addresses_table(addresses))
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+        for column in ("part", "page", "WebSocket", "admin"):
+            table.add_column(column, overflow="fold")
+        edge = addresses.edge
+        table.add_row(f"edge ({edge.kind})", edge.page, edge.websocket, edge.balancer)
+        for node in addresses.nodes:
+            table.add_row(node.name, node.page, node.websocket, node.admin or "off")
+        table.add_row("nats", addresses.nats)
+        if addresses.prometheus:
+            table.add_row("prometheus", addresses.prometheus)
+        self._console.print(table)
         self._console.print(f"Logs are in {addresses.logs}. Ctrl-C drains and stops the fleet.", soft_wrap=True)
 
     def status(self, text: Callable[[], str]) -> None:  # noqa: D102
@@ -48,24 +60,3 @@ class TerminalView:
 
     def close(self) -> None:  # noqa: D102
         self._live.stop()
-
-
-def event_text(event: Event) -> Text:
-    """An event as a line."""
-    prefix = f"{event.part}: " if event.part else ""
-    return Text().append(prefix, style="bold").append(event.text, style=_STYLES.get(event.event, "none"))
-
-
-def addresses_table(addresses: Addresses) -> Table:
-    """Where everything is."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for column in ("part", "page", "WebSocket", "admin"):
-        table.add_column(column, overflow="fold")
-    edge = addresses.edge
-    table.add_row(f"edge ({edge.kind})", edge.page, edge.websocket, edge.balancer)
-    for node in addresses.nodes:
-        table.add_row(node.name, node.page, node.websocket, node.admin or "off")
-    table.add_row("nats", addresses.nats)
-    if addresses.prometheus:
-        table.add_row("prometheus", addresses.prometheus)
-    return table
