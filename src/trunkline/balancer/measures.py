@@ -29,9 +29,6 @@ class EdgeCounts(msgspec.Struct):
 
     Attributes:
         handshakes: answered with 101.
-        retries: handshakes tried at another backend.
-        http_requests: plain requests passed on, by class of their status.
-        refusals: clients refused before a backend was tried, by reason.
         handshake_counts: handshakes by bucket of their duration.
         duration_counts: ended connections by bucket of how long they lasted.
     """

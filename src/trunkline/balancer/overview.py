@@ -153,11 +153,9 @@ def refresh_of(query_value: str | None) -> int:
 
 
 def shape_wanted(accept: str, chosen: str | None) -> str:
-    """Which of `json`, `html` and `prometheus` a request wants; JSON unless it says otherwise.
+    """Which of `json`, `html` and `prometheus` a request wants; JSON unless it says otherwise, `?format=` wins.
 
-    Args:
-        accept: its Accept header. A browser names text/html first, Prometheus names its own type or plain text 0.0.4.
-        chosen: `?format=` of its query, which wins.
+    A browser names text/html first in its Accept header, Prometheus its own type or plain text 0.0.4.
     """
     if chosen in ("json", "html", "prometheus"):
         return chosen

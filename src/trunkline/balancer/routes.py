@@ -40,12 +40,7 @@ class Route:
             self._name = self._name.lower()
 
     def matches(self, host: str, path: str) -> bool:
-        """Whether a request belongs here.
-
-        Args:
-            host: host name in lower case, without port.
-            path: the path as sent, without the query.
-        """
+        """Whether a request belongs here: its host in lower case without port, its path as sent without the query."""
         if self._host:
             if self._host.startswith("*."):
                 if not host.endswith(self._host[1:]) or len(host) == len(self._host) - 1:

@@ -27,8 +27,6 @@ class BackendSpec(msgspec.Struct, frozen=True):
         capacity: connections it takes as configured; None: as it reports.
         health_path: path of its health check, None for the setting.
         source: which kind of source named it: list, dns, file, docker, nats.
-        name: what people call it, empty for its URL.
-        draining: by its source it takes no more connections.
         server_name: name to request and to verify over TLS, when the URL has only an address; empty: the URL's host.
     """
 

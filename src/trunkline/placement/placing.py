@@ -20,8 +20,6 @@ class Ask(msgspec.Struct, frozen=True):
     Attributes:
         key: its Sec-WebSocket-Key, which the backend sees too; empty for plain HTTP, which reserves nothing.
         affinity: the value that must stay together, None when the request has none (then least connections decides).
-        sticky: value of its sticky cookie, None without.
-        tried: backends that failed it already.
     """
 
     key: str
@@ -37,11 +35,9 @@ class Pick(msgspec.Struct, frozen=True, tag="pick"):
     """A backend for a connection.
 
     Attributes:
-        reservation: number of the reservation, 0 for none.
         reason: why this one, a fixed label: the policy's name, `sticky`, `affinity_spill` (its key's node is full),
             `retry`, `only`, `last_resort` (all are down by their health checks).
         cookie: value of the sticky cookie to set, None when none is to be set.
-        group: the canary group, empty for none.
         server_name: the name that the backend's certificate must have, empty for the URL's host.
     """
 
@@ -57,9 +53,7 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
     """No backend for a connection.
 
     Attributes:
-        status: HTTP status for the client.
         reason: a fixed label: `full`, `no_backend`, `all_down`, `all_tried`.
-        text: a sentence for people.
         retry_after_s: seconds after which to try again, with jitter.
     """
 

@@ -36,14 +36,7 @@ class Backend:
     """One backend and all that is known of it.
 
     Attributes:
-        id: its id in sticky cookies.
-        seed: what affinity hashes it by.
-        ledger: the count of its connections.
-        report: its last report, None without one.
-        reported_at: when that arrived.
-        report_failure: why the newest report could not be had, empty when it could.
         group: its canary group, the colour that it reports if its source names none.
-        capacity: connections it takes, None when unknown.
         share: weight x capacity, by which loads are compared; grows during slow start.
         full_share: the same when slow start is over.
         load: (estimate + 1) / share, or `FULL`.

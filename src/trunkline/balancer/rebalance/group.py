@@ -67,7 +67,6 @@ class Group(msgspec.Struct, eq=False):
 
     Attributes:
         shares: of its members, as they were when the group was last armed.
-        armed: something joined or grew since the last episode.
         since: how long a node has been over-full, None when none is.
         left: clients that this episode may still ask; None outside of one.
         total: connections of the group when clients were last sent away.

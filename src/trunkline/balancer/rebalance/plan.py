@@ -40,7 +40,6 @@ class RebalanceState:
     """What rebalancing remembers from one look to the next.
 
     Attributes:
-        orders: by the URL of the node whose clients are still leaving.
         resting: until when to leave a node alone, by URL.
         free_at: when the clients of all orders will have been asked.
     """

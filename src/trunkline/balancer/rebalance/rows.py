@@ -16,8 +16,6 @@ class Row(msgspec.Struct, frozen=True):
         connections: its estimated connections, reservations included.
         share: weight x capacity as placement reckons at the moment.
         weight: by which affinity gives it keys.
-        capacity: connections it takes, None for no limit.
-        usable: whether placement would choose it now.
     """
 
     url: str

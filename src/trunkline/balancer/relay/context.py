@@ -31,8 +31,6 @@ class RelayContext:
 
     Attributes:
         placer: chooses backends and gets what became of each pick; requests place through `place`.
-        trusted_proxies: whose forwarding headers count.
-        on_event: gets every event of a connection; None when nobody listens.
         pages: tried first for every plain GET and HEAD; None leaves the request to a backend.
         handshake_timeout_s: seconds for a pick, and for a backend's answer.
     """

@@ -55,7 +55,6 @@ class Edge:
 
     Args:
         pages: tried first for every plain GET and HEAD; None leaves the request to a backend.
-        on_event: gets every event of a connection; None when nobody listens.
 
     Attributes:
         poller: watches relays on bare sockets, once started; None where there are none.

@@ -19,7 +19,6 @@ class EdgeEvent(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         event: `opened` (101), `closed`, `refused` (answered with an error, or a page of the backend instead of 101),
             `failed` (one backend could not take it; another may be tried), `steered` (Traefik got a pick).
-        backend: its URL, empty for none.
         reason: of `opened` and `closed` why this backend was picked; else a fixed label.
         path: path of the request; never the query, which may hold tokens.
         duration_s: how long the connection was open, or the handshake took.

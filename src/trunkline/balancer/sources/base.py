@@ -36,13 +36,7 @@ class Source(Protocol):
 
 
 class Conflict(msgspec.Struct, frozen=True):
-    """Two different entries of one URL.
-
-    Attributes:
-        kept: the source whose entry holds.
-        ignored: the source whose entry does not.
-        fields: what they differ in, e.g. `weight`.
-    """
+    """Two different entries of one URL."""
 
     url: str
     kept: str
@@ -57,12 +51,7 @@ class Conflict(msgspec.Struct, frozen=True):
 
 
 class Merged(msgspec.Struct, frozen=True):
-    """The one list.
-
-    Attributes:
-        specs: each URL once, in the order of the sources.
-        conflicts: where entries of one URL differ.
-    """
+    """The one list."""
 
     specs: tuple[BackendSpec, ...]
     conflicts: tuple[Conflict, ...]

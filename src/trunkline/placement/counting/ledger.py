@@ -51,11 +51,9 @@ class Reservation:
     Attributes:
         at: when it was made, in seconds.
         opened_at: when the 101 was seen, None before.
-        own: made by this balancer, not reported by another.
         pending: the newest report may not contain it.
         shown: a report contained its key.
         over: nothing more is expected of it.
-        trial: it tries a backend that had failed.
         run: which run of the backend it belongs to, as `Ledger.run_number`.
     """
 
@@ -88,8 +86,6 @@ class Ledger:
         held: own connections and pending picks: the least it can be.
         relayed: own connections, those of a run that is over included.
         pending: picks that the newest report may not contain, oldest first.
-        reported: connections in the newest report, None without one.
-        asked_at: when that was requested.
         run: of the node, None of a foreign backend.
         opened: what the node had ever opened in this run.
         doubted: its report stays the same although picks go there.
@@ -236,10 +232,7 @@ class Ledger:
     def report(self, report: LoadReport, asked_at: float, now: float) -> bool:
         """Take a backend's report; false for a report that is older than what is known.
 
-        Args:
-            report: of a number within 0 and `MOST_REPORTED`.
-            asked_at: when it was requested, or arrived without a request; it is no older than that.
-            now: seconds, not before `asked_at`.
+        `asked_at` is when it was requested, or arrived without a request: it is no older than that.
         """
         self._seen.forget(now)
         self._gone.forget(now)

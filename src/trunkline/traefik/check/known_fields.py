@@ -25,7 +25,6 @@ class Field(msgspec.Struct, frozen=True):
     """One option.
 
     Attributes:
-        name: as Traefik spells it.
         wrappers: `[]` and `<>` around its parts or value, from outside in.
         parts: the options below it by lower-case name; None for a value.
         free: whatever stands below it is right.

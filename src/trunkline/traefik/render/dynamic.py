@@ -143,12 +143,7 @@ def encode_json(configuration: model.Dynamic) -> bytes:
 
 
 def rule_of(route: RouteEntry, domain: str) -> str:
-    """Traefik's rule for a route.
-
-    Args:
-        route: its path holds whole parts: /api does not hold /apis.
-        domain: host name of routes that name none, empty or "*" for any.
-    """
+    """Traefik's rule for a route: /api does not hold /apis; `domain` is of routes that name no host."""
     path = route.path.rstrip("/")
     parts = []
     # Traefik compares names in small letters.

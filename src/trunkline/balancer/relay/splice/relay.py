@@ -57,7 +57,6 @@ class Relay(abc.ABC):
     """A relayed connection.
 
     Attributes:
-        opened_at: loop time.
         quiet_since: loop time of the first sweep that found it silent.
         limited: it counts among its address's connections.
     """
@@ -77,9 +76,7 @@ class Relay(abc.ABC):
     def start(self, to_client: bytes, to_backend: bytes) -> None:
         """Take over both sides and read on; may end it at once.
 
-        Args:
-            to_client: the 101 and what the backend sent behind it.
-            to_backend: what the client sent behind its handshake.
+        The client gets the 101 and what came behind it first, the backend what came behind the handshake.
         """
 
     @abc.abstractmethod
