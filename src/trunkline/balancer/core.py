@@ -88,11 +88,11 @@ class BalancerMeter:
 class Balancer:
     """The authoritative state of a fleet; a `Placer`."""
 
-    def __init__(self, settings: Settings, *, rng: random.Random | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings.balancer
         self.id = secrets.token_hex(4)
         self.meter = BalancerMeter()
-        self._rng = rng or random.Random()  # noqa: S311 - ties and jitter, no secrets
+        self._rng = random.Random()  # noqa: S311 - ties and jitter, no secrets
         self.fleet = Fleet(self.settings, self._rng)
         self.nats_connected = False
         self.ready = asyncio.Event()

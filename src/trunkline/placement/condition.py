@@ -38,13 +38,14 @@ class Condition:
     Attributes:
         state: up, down (checks), ejected (failures in a row, or flapping), open (circuit breaker) or half_open.
         why: why it is in this state, empty for a backend that never left `up`.
+        back_off_s: the newest back-off before chance shortened it; 0 before the first.
         until: seconds on the clock of `now` from which it is usable; 0: now, infinity: not before the checks are good.
     """
 
     __slots__ = (
-        "_back_off_s", "_bad_checks", "_checks_good", "_checks_rose_at", "_closed_as", "_connections", "_failures",
+        "_bad_checks", "_checks_good", "_checks_rose_at", "_closed_as", "_connections", "_failures",
         "_fell_soon", "_good_checks", "_opened_until", "_outcomes", "_rng", "_settings", "_trial_s", "_up_since",
-        "state", "until", "why",
+        "back_off_s", "state", "until", "why",
     )  # fmt: skip
 
     def __init__(self, settings: BalancerSettings, rng: random.Random) -> None:
@@ -64,7 +65,7 @@ class Condition:
         self._closed_as: Closed = "ejected"
         self._failures = 0
         self._outcomes = _Outcomes(settings.breaker_window_ms / 1000)
-        self._back_off_s = 0.0
+        self.back_off_s = 0.0
         self._up_since = -math.inf
         # A pick may wait for its dial and then for its handshake before anything is known of it.
         self._trial_s = max(settings.reservation_ms, settings.dial_timeout_ms + settings.handshake_timeout_ms) / 1000
@@ -73,11 +74,6 @@ class Condition:
     def trial(self) -> bool:
         """Whether the next connection is a trial: whoever picks this backend calls `took_trial`."""
         return self.state != "up"
-
-    @property
-    def back_off_s(self) -> float:
-        """The newest back-off in seconds before chance shortened it; 0 before the first."""
-        return self._back_off_s
 
     def usable(self, now: float) -> bool:
         """Whether it may be picked at `now`, seconds."""
@@ -176,8 +172,8 @@ class Condition:
         longest = self._settings.eject_max_ms / 1000
         first = min(self._settings.eject_ms / 1000, longest)
         rested = self._connections == "up" and now - self._up_since >= self._good_time_s()
-        self._back_off_s = first if rested or not self._back_off_s else min(self._back_off_s * 2, longest)
-        self._opened_until = now + self._back_off_s * self._rng.uniform(SHORTEST, 1.0)
+        self.back_off_s = first if rested or not self.back_off_s else min(self.back_off_s * 2, longest)
+        self._opened_until = now + self.back_off_s * self._rng.uniform(SHORTEST, 1.0)
 
     def _good_time_s(self) -> float:
         return self._settings.eject_max_ms / 1000

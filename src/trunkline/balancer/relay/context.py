@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -49,7 +50,6 @@ class RelayContext:
     relays: Relays
     dialer: Dialer
     session: aiohttp.ClientSession
-    jitter: Callable[[], float]
     handshake_timeout_s: float
     _abandoned: set[asyncio.Future[Pick | Refusal]] = field(init=False, default_factory=set)
 
@@ -79,7 +79,7 @@ class RelayContext:
             raise
         except TimeoutError:
             self._abandon(coming)
-            return Refusal(503, "place_timeout", "no backend could be chosen in time", 1.0 + 2.0 * self.jitter())
+            return Refusal(503, "place_timeout", "no backend could be chosen in time", random.uniform(1.0, 3.0))  # noqa: S311 - jitter
 
     def _abandon(self, coming: asyncio.Future[Pick | Refusal]) -> None:
         """Nobody waits for this pick any more: it is dropped when it comes."""

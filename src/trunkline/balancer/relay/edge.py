@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import resource
 import socket
 from collections.abc import Callable
@@ -69,12 +68,10 @@ class Edge:
         placer: Placer,
         *,
         pages: Pages | None = None,
-        meter: EdgeMeter | None = None,
         on_event: OnEvent | None = None,
-        rng: random.Random | None = None,
     ) -> None:
         self.settings = settings
-        self.meter = meter or EdgeMeter()
+        self.meter = EdgeMeter()
         self.port = settings.port
         self.poller: Poller | None = None
         self._placer = placer
@@ -83,7 +80,6 @@ class Edge:
         self._forwarding = Forwarding(settings)
         self._backend_tls = backend_context(settings)
         self._tls = ListenerTls(settings.tls_cert_file, settings.tls_key_file) if settings.tls_cert_file else None
-        self._jitter = (rng or random.Random()).random  # noqa: S311 - jitter, no secrets
         self._handshake_timeout_s = settings.handshake_timeout_ms / 1000
         self._changed = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
@@ -153,7 +149,6 @@ class Edge:
             relays=self.relays,
             dialer=Dialer(loop, self.poller, bounds, self._backend_tls),
             session=session,
-            jitter=self._jitter,
             handshake_timeout_s=self._handshake_timeout_s,
         )
 

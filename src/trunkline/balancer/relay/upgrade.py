@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import random
 import sys
 
 import msgspec
@@ -76,7 +77,7 @@ class Upgrade:
         return False
 
     def _refuse_full(self) -> None:
-        wait_s = 2.0 + 3.0 * self._context.jitter()
+        wait_s = random.uniform(2.0, 5.0)  # noqa: S311 - jitter
         self._refuse(503, "edge_full", "this balancer has no room for more connections", wait_s)
 
     def _refuse(self, status: int, reason: str, text: str, retry_after_s: float | None = None) -> None:

@@ -119,14 +119,13 @@ class DockerSource:
     Args:
         endpoint: the daemon, `balancer.docker`: `unix:///path` or `tcp://host:port`.
         network: network whose addresses are used, `balancer.docker_network`; empty for a container's first.
-        rng: jitter of the pauses between tries.
 
     Raises:
         SettingsError: the endpoint has another scheme.
         StartError: the package aiodocker is not installed.
     """
 
-    def __init__(self, endpoint: str, network: str = "", *, rng: random.Random | None = None) -> None:
+    def __init__(self, endpoint: str, network: str = "") -> None:
         try:
             parts = urlsplit(endpoint)
         except ValueError:  # half a pair of brackets
@@ -144,7 +143,6 @@ class DockerSource:
         self._endpoint = endpoint
         self._network = network
         self._host = parts.hostname or "127.0.0.1"
-        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._rows: dict[str, _Inspected] = {}
         # By id, the start of the run that is being stopped: its end and a new start may be missed while the daemon is
         # away, and a container that drains for ever would be lost.
@@ -174,7 +172,7 @@ class DockerSource:
                 log.warning("docker_lost", endpoint=self._endpoint, why=why, keeps_backends=len(self._sent))
             if loop.time() - began > _LONGEST_PAUSE_S:  # it worked for a while; a daemon that flaps is tried less often
                 pause = _FIRST_PAUSE_S
-            await asyncio.sleep(pause * self._rng.uniform(0.75, 1.0))
+            await asyncio.sleep(pause * random.uniform(0.75, 1.0))  # noqa: S311 - jitter is no secret
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def _follow(self, docker: Docker, update: Update) -> None:

@@ -94,12 +94,7 @@ class Doubt:
         self._reports = self._picks = 0
 
     def same(self, connections: int, picks: int) -> bool:
-        """The newest report has the same number again; returns whether that is doubtful.
-
-        Args:
-            connections: the number.
-            picks: that it should contain and the report before did not.
-        """
+        """The same number again, without `picks` that it should contain; returns whether that is doubtful."""
         self._reports += 1
         self._picks += picks
         # Above 0 clients may come and go evenly by chance; it takes a full change of them to doubt.

@@ -312,13 +312,13 @@ class Assignments:
         return Node(line, {name: self._node(part, line) for name, part in below.items()})
 
 
-def pairs(node: Node, sign: str = "=") -> list[tuple[int, str, str]]:
+def pairs(node: Node) -> list[tuple[int, str, str]]:
     """Line, name and value of labels or variables, in the list and in the map form."""
     if isinstance(node.value, dict):
         return [(child.line, name, child.text or "") for name, child in node.value.items()]
     found = []
     for item in node.items:
         if item.text is not None:
-            name, _, value = item.text.partition(sign)
+            name, _, value = item.text.partition("=")
             found.append((item.line, name.strip(), value))
     return found

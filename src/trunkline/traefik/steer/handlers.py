@@ -80,7 +80,6 @@ class Steering:
         servers: every backend of the fleet as it is now.
         meter: counts; None for its own.
         on_event: gets each handshake; None when nobody listens.
-        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -91,13 +90,11 @@ class Steering:
         *,
         meter: SteeringMeter | None = None,
         on_event: OnEvent | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         traefik = settings.traefik
         self.meter = meter or SteeringMeter()
         self._placer = placer
         self._servers = servers
-        self._clock = clock
         self._on_event = on_event
         self._routes = Routes(settings.balancer)
         self._sticky = settings.balancer.sticky_cookie
@@ -120,7 +117,9 @@ class Steering:
             return self._refuse_untrusted(request)
         headers = request.headers
         target = headers.get("X-Forwarded-Uri", "/")
-        route = self._routes.find(headers.get("X-Forwarded-Host", ""), target.partition("?")[0])
+        path = target.partition("?")[0]
+        route = self._routes.find(headers.get("X-Forwarded-Host", ""), path)
+        address = self._client(headers.get("X-Forwarded-For", ""))
         key = headers.get("Sec-WebSocket-Key", "")
         affinity = route.affinity(target, headers)
         answer: Pick | Refusal | None = None
@@ -131,26 +130,22 @@ class Steering:
                 policy=route.policy,
                 affinity=affinity,
                 sticky=cookie_value(headers.get("Cookie", ""), self._sticky) if self._sticky else None,
-                address=self._client(headers.get("X-Forwarded-For", "")),
+                address=address,
             )
             answer = await self._place(ask, target)
         response = self._answer(answer, bool(key))
         took_s = time.perf_counter() - started
         self.meter.place.observe(took_s)
         if key and answer is not None and self._on_event is not None:
-            picked = isinstance(answer, Pick)
-            url = answer.url if isinstance(answer, Pick) else ""
-            address = self._client(headers.get("X-Forwarded-For", ""))
-            path = target.partition("?")[0]
-            status = 0 if picked else response.status
-            self._on_event(
-                EdgeEvent("steered" if picked else "refused", url, answer.reason, address, path, took_s, status)
-            )
+            if isinstance(answer, Pick):
+                self._on_event(EdgeEvent("steered", answer.url, answer.reason, address, path, took_s, 0))
+            else:
+                self._on_event(EdgeEvent("refused", "", answer.reason, address, path, took_s, response.status))
         return response
 
     async def _place(self, ask: Ask, target: str) -> Pick | Refusal:
         """Place a handshake, on another backend than those that failed it already."""
-        now = self._clock()
+        now = time.monotonic()
         handshake = hash((ask.key, ask.address, target))
         earlier = self._attempts.earlier(handshake, now) if ask.key else ()
         if earlier:
@@ -204,7 +199,7 @@ class Steering:
 
     def _known_to_traefik(self) -> frozenset[str] | None:
         """The servers that Traefik can have loaded; None before the first fetch."""
-        if self._loading is not None and self._clock() >= self._loading[1]:
+        if self._loading is not None and time.monotonic() >= self._loading[1]:
             self._loaded, self._loading = self._loading[0], None
         return self._loaded
 
@@ -217,7 +212,7 @@ class Steering:
         self._known_to_traefik()
         urls = publication.urls
         if urls != (self._loading[0] if self._loading is not None else self._loaded):
-            self._loading = (urls, self._clock() + APPLY_S)
+            self._loading = (urls, time.monotonic() + APPLY_S)
         return web.Response(body=publication.body, content_type="application/json", headers=_SERVER)
 
     def _trusted(self, request: web.Request) -> bool:
