@@ -192,8 +192,12 @@ async def test_cut_connections_come_back_and_recover() -> None:
     """After a drop each client recovers what it missed, each publication once; how long that took is counted."""
     async with FaultyServer() as server:
         ran = await generate(
-            server.url(), "feed", OPEN, Stage(2, 10), traffic=Traffic(rate=100, channels=1),
-            disturbances=(Disturbance(0.5, share=0.5, away_s=0.3), Disturbance(1.2, share=1.0, action="close")),
+            server.url(), "feed", OPEN, Stage(patient(2.5), 10), traffic=Traffic(rate=100, channels=1),
+            # Those of the first are back before the second, also where this process is late.
+            disturbances=(
+                Disturbance(0.5, share=0.5, away_s=0.3),
+                Disturbance(patient(1.7), share=1.0, action="close"),
+            ),
         )  # fmt: skip
     totals = ran.sum.totals
     assert totals.cut == 15
