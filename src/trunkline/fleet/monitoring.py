@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from trunkline.monitor.local.stack import Addresses, Ended, LocalStack
+from trunkline.monitor.local.stack import Ended, LocalStack
 from trunkline.process import lifecycle
 from trunkline.settings.sections import Settings
 
@@ -25,7 +25,12 @@ async def run_stack(settings: Settings, directory: Path, fleet: str, first_port:
         await asyncio.gather(starting, return_exceptions=True)
         return 0
     stack = starting.result()
-    _print(stack.addresses, as_json)
+    where = stack.addresses
+    if as_json:
+        print(msgspec.json.encode(where).decode(), flush=True)
+    else:
+        print(f"prometheus     {where.prometheus}\nalertmanager   {where.alertmanager}")
+        print(f"node_exporter  {where.node_exporter}\nfiles          {where.files}", flush=True)
     if stack.silence:
         print(f"trunkline: {fleet} reports no nodes: {stack.silence}; trying again every few seconds", file=sys.stderr)
     watching = asyncio.ensure_future(stack.watch())
@@ -43,13 +48,3 @@ async def run_stack(settings: Settings, directory: Path, fleet: str, first_port:
         except Ended as error:
             print(f"trunkline: {error}", file=sys.stderr)
     return int(failed)
-
-
-def _print(addresses: Addresses, as_json: bool) -> None:
-    if as_json:
-        print(msgspec.json.encode(addresses).decode(), flush=True)
-        return
-    print(f"prometheus     {addresses.prometheus}")
-    print(f"alertmanager   {addresses.alertmanager}")
-    print(f"node_exporter  {addresses.node_exporter}")
-    print(f"files          {addresses.files}", flush=True)

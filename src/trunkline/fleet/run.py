@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Final
 
 from trunkline.fleet.plan.layout import FleetPlan
 from trunkline.fleet.status import Event, status_text
@@ -12,12 +11,9 @@ from trunkline.fleet.supervisor import Fleet
 from trunkline.fleet.view.output import View
 from trunkline.process import lifecycle
 
-KILLED: Final = 1
-"""Exit code when the fleet was ended without a drain."""
-
 
 async def run_fleet(plan: FleetPlan, view: View) -> int:
-    """Run a fleet until a signal stops it; returns the exit code. Raises StartError, with nothing left running."""
+    """Run a fleet until a signal stops it; returns 1 when it did not drain. Raises StartError."""
     signals = lifecycle.Signals()
 
     def on_event(event: Event) -> None:
@@ -25,7 +21,8 @@ async def run_fleet(plan: FleetPlan, view: View) -> int:
         show_status()
 
     def show_status() -> None:
-        view.status(lambda: status_text(fleet.statuses, [*fleet.edge_statuses, fleet.nats.status], fleet.draining))
+        others = [*(part.status for part in fleet.edge), fleet.nats.status]
+        view.status(lambda: status_text(fleet.statuses, others, fleet.draining))
 
     fleet = Fleet(plan, os.environ, on_event, view.ready, show_status)
     running = asyncio.ensure_future(fleet.run())
@@ -45,4 +42,4 @@ async def run_fleet(plan: FleetPlan, view: View) -> int:
     if failed:
         running.result()
     view.event(Event("stopped", "", "ended at once" if fleet.killed else "stopped"))
-    return KILLED if fleet.killed else 0
+    return int(fleet.killed)

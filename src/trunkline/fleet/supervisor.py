@@ -66,11 +66,6 @@ class Fleet:
         """The nodes as they are now."""
         return [node.status for node in self.nodes]
 
-    @property
-    def edge_statuses(self) -> list[PartStatus]:
-        """Balancer and Traefik as they are now."""
-        return [part.status for part in self.edge]
-
     async def run(self) -> None:
         """Start everything and keep it running; returns only by an exception or when cancelled, before `stop`.
 
@@ -203,7 +198,7 @@ class Fleet:
             edge=EdgeAddresses(
                 kind="relay" if self.plan.traefik is None else "traefik",
                 page=edge.page_url,
-                websocket=f"{edge.page_url.replace('http', 'ws', 1)}/ws",
+                websocket=edge.websocket_url,
                 balancer=f"{balancer.admin_url}/balancer-metrics",
                 log=str(self.edge[0].log.path),
                 pids={part.part.name: part.pid for part in self.edge},

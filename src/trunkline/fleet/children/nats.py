@@ -42,7 +42,7 @@ class FleetNats:
     async def start(self) -> None:
         """Start it and wait until it is ready; raises StartError."""
         self._server = await NatsServer.start(
-            self._plan.nats_dir,
+            self._plan.data_dir / "nats",
             host=HOST,
             port=self._port or None,
             on_line=self._write,

@@ -68,11 +68,6 @@ class FleetPlan(msgspec.Struct, frozen=True):
         return (*(part for part in others if part is not None), *self.nodes)
 
     @property
-    def nats_dir(self) -> Path:
-        """Where NATS keeps its data."""
-        return self.data_dir / "nats"
-
-    @property
     def logs_dir(self) -> Path:
         """Where the log files of the nodes are."""
         return self.data_dir / "logs"

@@ -25,17 +25,17 @@ class Place(msgspec.Struct, frozen=True):
         """Where a browser on this machine finds it."""
         return f"http://{authority(self.host, self.port)}"
 
+    @property
+    def websocket_url(self) -> str:
+        """Where a client on this machine connects, if it is a node or the edge."""
+        return f"ws://{authority(self.host, self.port)}/ws"
+
 
 class NodePlan(Place, frozen=True):
     """One node of the fleet; `admin_port` is 0 for none."""
 
     admin_host: str
     admin_port: int
-
-    @property
-    def websocket_url(self) -> str:
-        """Where a client on this machine connects."""
-        return f"ws://{authority(self.host, self.port)}/ws"
 
     @property
     def admin_url(self) -> str:

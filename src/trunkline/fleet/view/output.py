@@ -10,14 +10,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Final, Protocol, TextIO
+from typing import Protocol, TextIO
 
 import msgspec
 
 from trunkline.fleet.status import Addresses, Event
-
-_FORCES: Final = ("FORCE_COLOR", "TTY_COMPATIBLE")
-"""Variables by which rich takes a pipe for a terminal."""
 
 
 class View(Protocol):
@@ -41,7 +38,8 @@ def make_view(as_json: bool, out: TextIO | None = None) -> View:
     out = out or sys.stdout
     if as_json:
         return JsonView(out)
-    if out.isatty() or any(os.environ.get(name) for name in _FORCES):
+    # By these variables rich takes a pipe for a terminal.
+    if out.isatty() or os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE"):
         from trunkline.fleet.view.terminal import terminal_view
 
         if (view := terminal_view(out)) is not None:
