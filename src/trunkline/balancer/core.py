@@ -18,7 +18,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 
@@ -209,11 +209,11 @@ class Balancer:
         self._note("c", pick)
         self.fleet.closed(pick.reservation, time.monotonic())
 
-    def _note(self, event: str, pick: Pick) -> None:
+    def _note(self, event: Literal["f", "c"], pick: Pick) -> None:
         if self._talk is not None and pick.reservation:
             key = self.fleet.key_of(pick.reservation)
             if key is not None:
-                self._talk.note(PickNotice("f" if event == "f" else "c", pick.url, key))
+                self._talk.note(PickNotice(event, pick.url, key))
 
     def _on_source(self, name: str, specs: Sequence[BackendSpec]) -> None:
         self._lists[name] = specs

@@ -91,7 +91,11 @@ class Condition:
         if not self._checks_good:
             return None
         self._bad_checks += 1
-        return self._fall(why, now) if self._bad_checks >= self._settings.health_fall else None
+        if self._bad_checks < self._settings.health_fall:
+            return None
+        self._checks_good = False
+        self._fell_soon = now - self._checks_rose_at < self._good_time_s()
+        return self._show(f"{self._bad_checks} bad checks in a row, the last one: {why}")
 
     def success(self, now: float) -> Change | None:
         """A connection was opened on the backend."""
@@ -135,11 +139,6 @@ class Condition:
         if not self._checks_good or now < self._opened_until:
             return None
         return self._on("rested", "its back-off is over", now)
-
-    def _fall(self, why: str, now: float) -> Change | None:
-        self._checks_good = False
-        self._fell_soon = now - self._checks_rose_at < self._good_time_s()
-        return self._show(f"{self._bad_checks} bad checks in a row, the last one: {why}")
 
     def _rise(self, now: float) -> Change | None:
         self._checks_good = True

@@ -37,7 +37,7 @@ from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import Settings
 from trunkline.traefik.render import dynamic as render
 from trunkline.traefik.render import dynamic_model as model
-from trunkline.traefik.render.dynamic import PICK, ServerView
+from trunkline.traefik.render.dynamic import PICK
 from trunkline.traefik.steer.published import Servers
 
 PICK_HEADER: Final = "X-Trunkline-Pick"
@@ -104,7 +104,9 @@ def layered(settings: Settings, servers: Servers) -> model.Dynamic:
             middlewares=(_FORGET,),
             priority=_PICKED_PRIORITY,
         )
-        services[f"{_AT}-{place}"] = _alone(settings, server)
+        # No health check: the balancer picked it, and the pool's service checks it already.
+        alone = model.LoadBalancer(servers=(model.Server(url=server.url),), servers_transport=_PICKED)
+        services[f"{_AT}-{place}"] = _with_sticky(settings, model.Service(load_balancer=alone))
     return msgspec.structs.replace(
         flat,
         http=msgspec.structs.replace(
@@ -151,16 +153,6 @@ def _forwarded(settings: Settings) -> tuple[str, ...]:
         elif kind == "header":
             wanted.add(name)
     return tuple(sorted(wanted))
-
-
-def _alone(settings: Settings, server: ServerView) -> model.Service:
-    # No health check: the balancer picked it, and the pool's service checks it already.
-    return _with_sticky(
-        settings,
-        model.Service(
-            load_balancer=model.LoadBalancer(servers=(model.Server(url=server.url),), servers_transport=_PICKED)
-        ),
-    )
 
 
 def _with_sticky(settings: Settings, service: model.Service) -> model.Service:
