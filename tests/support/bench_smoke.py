@@ -11,11 +11,11 @@ from typing import Any
 from tests.support import ROOT
 
 
-def quick(tmp_path: Path, name: str) -> list[dict[str, Any]]:
+def quick(tmp_path: Path, name: str, *options: str) -> list[dict[str, Any]]:
     """Rows of a smoke run, which has to end well."""
     figures = tmp_path / "figures.json"
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--json", str(figures), name],
+        [sys.executable, "-m", "bench", "--quick", "--json", str(figures), *options, name],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
