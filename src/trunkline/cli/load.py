@@ -154,8 +154,7 @@ def compare(
     from trunkline.load.output.compare import compare as compare_reports
     from trunkline.load.output.compare import comparison_text
 
-    share = _percent("--tolerance", tolerance)
-    comparison = compare_reports(_report(before), _report(after), 1 + share)
+    comparison = compare_reports(_report(before), _report(after), 1 + _percent("--tolerance", tolerance))
     if as_json:
         typer.echo(msgspec.json.encode(comparison))
     else:

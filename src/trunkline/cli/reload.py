@@ -12,10 +12,7 @@ from trunkline.process.lifecycle import die_with_parent
 
 
 def run_reloading(argv: Sequence[str]) -> int:
-    """Watch the working directory and run `argv` without `--reload`; returns the exit code.
-
-    Raises StartError when the package that watches files is not installed.
-    """
+    """Watch the working directory and run `argv` without `--reload`; raises StartError without watchfiles."""
     try:
         from watchfiles import PythonFilter, watch
     except ImportError:

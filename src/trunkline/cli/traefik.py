@@ -17,12 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Write and check Traefik's configuration.")
 
-_STATIC_COMMENT = "Static configuration of Traefik 3.7, read once at its start. Written by: trunkline traefik render"
-_DYNAMIC_COMMENT = (
-    "Dynamic configuration of Traefik 3.7, read again when it changes. Written by: trunkline traefik render"
-)
-_STEERED_COMMENT = "Routes and servers come from the balancer, over HTTP."
-_EMPTY_COMMENT = "Nothing is needed here."
+_COMMENT = "{} configuration of Traefik 3.7, read {}. Written by: trunkline traefik render"
 
 
 @app.command()
@@ -42,12 +37,12 @@ def render(
     dynamic_model = file_dynamic(settings)
     # Traefik looks for it from its own directory, so the name in the static file is absolute when we know it.
     named = dynamic.absolute() if dynamic is not None else Path("dynamic.yml")
-    rendered = static_text(settings, named, _STATIC_COMMENT)
-    comments = [_DYNAMIC_COMMENT]
+    rendered = static_text(settings, named, _COMMENT.format("Static", "once at its start"))
+    comments = [_COMMENT.format("Dynamic", "again when it changes")]
     if settings.traefik.steer:
-        comments.append(_STEERED_COMMENT)
+        comments.append("Routes and servers come from the balancer, over HTTP.")
     if dynamic_model == Dynamic():
-        comments.append(_EMPTY_COMMENT)
+        comments.append("Nothing is needed here.")
     routing = dynamic_text(dynamic_model, *comments)
     for path, text in ((static, rendered), (dynamic, routing)):
         if path is not None:

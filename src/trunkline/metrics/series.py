@@ -22,7 +22,6 @@ LATENCY_BUCKETS: Final = (
 )  # fmt: skip
 DURATION_BUCKETS: Final = (0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 43200.0, 86400.0)
 
-
 _SHED = ("starting", "draining", "full", "lag", "accept_rate")
 _REFUSED = (
     *_SHED, "address_rate", "admit_timeout", "bad_handshake", "bad_request", "bad_version", "handshake_timeout",

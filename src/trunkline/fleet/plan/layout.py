@@ -78,10 +78,7 @@ class FleetPlan(msgspec.Struct, frozen=True):
 
 
 def make_plan(loaded: Loaded, first_port: int, monitor_port: int = 0) -> FleetPlan:
-    """Give every part its name and its ports, from the edge's on; raises SettingsError when they do not fit.
-
-    `monitor_port` is the port of Prometheus, 0 for no monitoring.
-    """
+    """Give every part its name and ports (`monitor_port` 0: no monitoring); raises SettingsError if they do not fit."""
     settings = loaded.settings
     count = settings.up.nodes
     # A server listens on all interfaces by default; a fleet that somebody tries out must not be open to the network.
