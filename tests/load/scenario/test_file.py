@@ -162,7 +162,7 @@ GOOD = "[[stages]]\nduration = 10\nconnections = 5\n"
         ("a = [1,\n2", "scenario", 2, "valid TOML"),
         ("[[stages]]\nduration = 5x\n", "scenario", 2, "valid TOML"),
         ("name = 'a'\nname = 'b'\n", "scenario", 2, "valid TOML"),
-        # Deeper than any limit of recursion: other tests of the process may have raised it.
+        # Deeper than any limit of recursion, which other programs in the process may have raised.
         ("x = " + "[" * 100_000, "scenario", None, "valid TOML"),
         ("x = " + "9" * 5000, "scenario", None, "valid TOML"),
         # keys

@@ -33,6 +33,7 @@ from trunkline.protocol.control import (
     PublishOrder,
     PublishReceipt,
 )
+from trunkline.server.app.decoding import MAX_DEPTH, too_deep
 from trunkline.server.channels.hub import Hub
 from trunkline.server.channels.rules import RuleSet, check_channel_name
 from trunkline.server.connections.clock import Clock
@@ -276,13 +277,13 @@ class _BadOrder(Exception):
 
 
 def _read(request: Request, kind: type[T]) -> T:
+    if too_deep(request.body):
+        raise _BadOrder(f"the body nests deeper than {MAX_DEPTH}")
     try:
         # msgspec does not check the data of a publication, which goes out in text frames as it came.
         request.body.decode()
         return msgspec.json.decode(request.body, type=kind)
     except UnicodeDecodeError:
         raise _BadOrder("the body is not UTF-8") from None
-    except RecursionError:
-        raise _BadOrder("the body is nested too deeply") from None
     except msgspec.MsgspecError as error:
         raise _BadOrder(str(error)) from None
