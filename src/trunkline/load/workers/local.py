@@ -97,7 +97,7 @@ class LocalWorker:
             code = await self._child.wait()
         how = ended(code)
         last = [line.strip()[:300] for line in self.printed[-_LAST_LINES:]]
-        return f"{how}; its last words: {' / '.join(last)}" if last else how
+        return f"{how}; its last output: {' / '.join(last)}" if last else how
 
     def kill(self) -> None:
         """End it at once."""
