@@ -318,7 +318,7 @@ async def test_dead_worker_on_an_agent(scene: Scene) -> None:
     """A worker that dies on an agent is told with its exit code and last words."""
     await scene.agent("one")
     outcome = await scene.run("one", faults="die:0", seconds=20)
-    assert outcome.failures == ["worker 0 on one ended with exit code 7; its last words: no more memory"]
+    assert outcome.failures == ["worker 0 on one ended with exit code 7; its last output: no more memory"]
 
 
 async def test_workers_end_when_the_coordinator_is_killed(scene: Scene) -> None:

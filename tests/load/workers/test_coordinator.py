@@ -101,7 +101,7 @@ async def test_offsets_in_holes_are_asked_for() -> None:
 async def test_dead_worker_is_told_and_the_others_go_on() -> None:
     """A worker that ends during the run is named with its exit code and last words; the run is done by the other."""
     outcome, seen = await run(plan("die:1", seconds=2.3))
-    assert outcome.failures == ["worker 1 ended with exit code 7; its last words: no more memory"]
+    assert outcome.failures == ["worker 1 ended with exit code 7; its last output: no more memory"]
     assert outcome.missing_workers == (1,)
     assert len(seen.seconds) >= 2
     assert seen.seconds[1].open == 50
@@ -177,7 +177,7 @@ async def test_program_that_cannot_be_run() -> None:
 async def test_program_that_is_no_worker() -> None:
     """What the process said before it ended is in the error."""
     command = (sys.executable, "-c", "import sys; sys.exit('what is this?')")
-    with pytest.raises(StartError, match=r"ended with exit code 1; its last words: what is this\?"):
+    with pytest.raises(StartError, match=r"ended with exit code 1; its last output: what is this\?"):
         await Coordinator(plan(), Seen().second, worker_command=command).run()
 
 
