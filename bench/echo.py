@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.rows import CpuMeter, Options, Result, compare, in_turn
-from bench.servers import AIOHTTP, BUN, UVICORN, WEBSOCKETS, WEBSOCKETS_DEFLATE, ours, peers, running
+from bench.servers import AIOHTTP, BUN, UVICORN, WEBSOCKETS, WEBSOCKETS_DEFLATE, Server, ours, peers, running
 from bench.swarm import Swarm, frame
 
 CONNECTIONS = 100
@@ -23,13 +23,7 @@ def run(options: Options) -> Result:
     with running(contenders) as servers:
 
         def measure(name: str) -> float:
-            server = servers[name]
-            contender = server.contender
-            with Swarm(server, contender.echo_path, CONNECTIONS, offer_deflate=contender.offer_deflate) as swarm:
-                swarm.echo(MESSAGE, total // 5)
-                with CpuMeter(server) as cpu:
-                    swarm.echo(MESSAGE, total)
-            return cpu.used_s / total * 1e6
+            return cost(servers[name], total)
 
         names = [contender.name for contender in contenders]
         in_turn(names, 1, measure)
@@ -42,3 +36,13 @@ def run(options: Options) -> Result:
             "default settings; both answer compressed",
         )  # fmt: skip
     return Result(rows, ["All Python servers run on uvloop; Bun, websockets and aiohttp without an access log."])
+
+
+def cost(server: Server, total: int) -> float:
+    """CPU microseconds a message, over `total` messages after a fifth as many to warm up."""
+    contender = server.contender
+    with Swarm(server, contender.echo_path, CONNECTIONS, offer_deflate=contender.offer_deflate) as swarm:
+        swarm.echo(MESSAGE, total // 5)
+        with CpuMeter(server) as cpu:
+            swarm.echo(MESSAGE, total)
+    return cpu.used_s / total * 1e6

@@ -42,28 +42,40 @@ def _run(options: Options, burst: int, count: int, targets: dict[str, float | No
         size = publication_size(servers[OURS])
 
         def measure(name: str) -> float:
-            server = servers[name]
-            contender = server.contender
-            message = frame(contender.publication(DATA, size)) * burst
-            with (
-                Swarm(server, contender.subscribe_path, subscribers, subscribe=contender.subscribe,
-                      until=contender.subscribed) as swarm,
-                Publisher(server) as publisher,
-            ):  # fmt: skip
-                for _ in range(max(2, count // 10)):
-                    publisher.send(message)
-                    swarm.receive(burst)
-                with CpuMeter(server) as cpu:
-                    for _ in range(count):
-                        publisher.send(message)
-                        swarm.receive(burst)
-            return cpu.used_s / (count * burst * subscribers) * 1e6
+            return cost(servers[name], size, subscribers, burst, count)
 
         names = [contender.name for contender in contenders]
         in_turn(names, 1, measure)
         figures = in_turn(names, options.runs, measure)
     what = f"fan-out to {subscribers:,}, " + ("one at a time" if burst == 1 else f"bursts of {burst}")
     return compare(what, figures, "us CPU/delivery", targets, OURS)
+
+
+def cost(server: Server, size: int, subscribers: int, burst: int, count: int) -> float:
+    """CPU microseconds a delivery, over `count` bursts after some to warm up.
+
+    Args:
+        server: whose CPU.
+        size: bytes of a publication as it reaches a subscriber.
+        subscribers: of the channel.
+        burst: publications in one write.
+        count: bursts.
+    """
+    contender = server.contender
+    message = frame(contender.publication(DATA, size)) * burst
+    with (
+        Swarm(server, contender.subscribe_path, subscribers, subscribe=contender.subscribe,
+              until=contender.subscribed) as swarm,
+        Publisher(server) as publisher,
+    ):  # fmt: skip
+        for _ in range(max(2, count // 10)):
+            publisher.send(message)
+            swarm.receive(burst)
+        with CpuMeter(server) as cpu:
+            for _ in range(count):
+                publisher.send(message)
+                swarm.receive(burst)
+    return cpu.used_s / (count * burst * subscribers) * 1e6
 
 
 def publication_size(server: Server) -> int:

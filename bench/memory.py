@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from bench.rows import Options, Result, Row, compare, in_turn
-from bench.servers import AIOHTTP, BUN, WEBSOCKETS, Server, ours, peers
+from bench.servers import AIOHTTP, BUN, WEBSOCKETS, Contender, Server, ours, peers
 from bench.swarm import Swarm
 
 OURS = "trunkline"
@@ -21,22 +21,7 @@ def run(options: Options) -> Result:
     ours_by_kind: dict[str, list[float]] = {"pss": [], "uss": []}
 
     def measure(name: str) -> float:
-        with Server(contenders[name]) as server:
-            contender = contenders[name]
-
-            def swarm(size: int) -> Swarm:
-                return Swarm(
-                    server, contender.subscribe_path, size, subscribe=contender.subscribe, until=contender.subscribed
-                )
-
-            with swarm(50):
-                # What is loaded or compiled at the first connections is no cost of a connection.
-                time.sleep(0.2)
-            time.sleep(0.2)
-            before = server.memory()
-            with swarm(count):
-                time.sleep(SETTLE_S)
-                after = server.memory()
+        before, after = with_and_without(contenders[name], count)
         if name == OURS:
             for kind, figures in ours_by_kind.items():
                 if kind in after:
@@ -54,3 +39,23 @@ def run(options: Options) -> Result:
     ]
     rows += compare(what, figures, "KB resident", {WEBSOCKETS: None, AIOHTTP: None, BUN: None}, OURS)
     return Result(rows, ["Memory of the kernel's socket buffers is the same for all and not in these figures."])
+
+
+def with_and_without(contender: Contender, count: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Memory of a fresh server in bytes, by kind: before, and with `count` subscribed connections."""
+    with Server(contender) as server:
+
+        def swarm(size: int) -> Swarm:
+            return Swarm(
+                server, contender.subscribe_path, size, subscribe=contender.subscribe, until=contender.subscribed
+            )
+
+        with swarm(50):
+            # What is loaded or compiled at the first connections is no cost of a connection.
+            time.sleep(0.2)
+        time.sleep(0.2)
+        before = server.memory()
+        with swarm(count):
+            time.sleep(SETTLE_S)
+            after = server.memory()
+    return before, after

@@ -7,19 +7,18 @@ the other benchmarks have them.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from bench import echo, fanout, memory, relay
 from bench.backend import Backends
-from bench.echo import MESSAGE
 from bench.errors import BenchError
-from bench.fanout import DATA, publication_size
-from bench.proxies import Proxy, relay
+from bench.proxies import Proxy
+from bench.proxies import relay as relay_of
 from bench.rows import CpuMeter, Options, Result, Row, compare, in_turn
 from bench.servers import Contender, Server, ours, running
-from bench.swarm import WAVE, Publisher, Swarm, frame
+from bench.swarm import WAVE, Swarm
 
 NOW, BEFORE = "trunkline", "the earlier version"
 WORSE = 1.03
@@ -37,23 +36,26 @@ def run(options: Options) -> Result:
     rows: list[Row] = []
     with running(nodes) as servers:
         for what, unit, measure in (
-            ("echo of 64 B", "us CPU/message", _echo(3_000 if options.quick else 50_000)),
-            ("fan-out to 1,000, one at a time", "us CPU/delivery", _fan_out(options, 1)),
-            ("fan-out to 1,000, bursts of 10", "us CPU/delivery", _fan_out(options, 10)),
+            ("echo of 64 B", "us CPU/message", lambda server: echo.cost(server, 3_000 if options.quick else 50_000)),
+            ("fan-out to 1,000, one at a time", "us CPU/delivery", lambda server: _fan_out(server, options, 1)),
+            ("fan-out to 1,000, bursts of 10", "us CPU/delivery", lambda server: _fan_out(server, options, 10)),
             ("accept", "us CPU/connection", _accept(200 if options.quick else 2_000)),
         ):
             rows += _beside(what, unit, options, lambda name, measure=measure: measure(servers[name]))  # type: ignore[misc]
     with ExitStack() as stack:
         urls = stack.enter_context(Backends(1)).urls
         relays = {
-            name: stack.enter_context(Proxy(relay(urls, name=name, python=python))) for name, python in pythons.items()
+            name: stack.enter_context(Proxy(relay_of(urls, name=name, python=python)))
+            for name, python in pythons.items()
         }
-        exchange = _relayed(1_000 if options.quick else 30_000)
-        rows += _beside("relayed message of 64 B", "us CPU/message", options, lambda name: exchange(relays[name]))
+        total = 1_000 if options.quick else 30_000
+        rows += _beside(
+            "relayed message of 64 B", "us CPU/message", options, lambda name: relay.cost(relays[name], 64, total)
+        )
     count = 500 if options.quick else 10_000
     by_name = {node.name: node for node in nodes}
     rows += _beside(
-        f"idle subscribed connection, of {count:,}", "KB resident", options, lambda name: _idle(by_name[name], count)
+        f"idle subscribed connection, of {count:,}", "KB resident", options, lambda name: _idle_kb(by_name[name], count)
     )
     return Result(rows)
 
@@ -71,41 +73,6 @@ def _beside(what: str, unit: str, options: Options, measure: Callable[[str], flo
     return compare(what, in_turn([NOW, BEFORE], options.runs, measure), unit, {BEFORE: WORSE}, NOW)
 
 
-def _echo(total: int) -> Measure:
-    def measure(server: Server) -> float:
-        with Swarm(server, server.contender.echo_path, 100) as swarm:
-            swarm.echo(MESSAGE, total // 5)
-            with CpuMeter(server) as cpu:
-                swarm.echo(MESSAGE, total)
-        return cpu.used_s / total * 1e6
-
-    return measure
-
-
-def _fan_out(options: Options, burst: int) -> Measure:
-    subscribers = 100 if options.quick else 1_000
-    count = (20 if options.quick else 100) // burst
-
-    def measure(server: Server) -> float:
-        contender = server.contender
-        message = frame(contender.publication(DATA, publication_size(server))) * burst
-        with (
-            Swarm(server, contender.subscribe_path, subscribers, subscribe=contender.subscribe,
-                  until=contender.subscribed) as swarm,
-            Publisher(server) as publisher,
-        ):  # fmt: skip
-            for _ in range(2):
-                publisher.send(message)
-                swarm.receive(burst)
-            with CpuMeter(server) as cpu:
-                for _ in range(count):
-                    publisher.send(message)
-                    swarm.receive(burst)
-        return cpu.used_s / (count * burst * subscribers) * 1e6
-
-    return measure
-
-
 def _accept(count: int) -> Measure:
     def measure(server: Server) -> float:
         swarms = []
@@ -119,33 +86,11 @@ def _accept(count: int) -> Measure:
     return measure
 
 
-def _relayed(total: int) -> Measure:
-    message = frame(b"m" * 64)
-    answer = len(message) - 4  # a server does not mask
-
-    def measure(server: Server) -> float:
-        with Swarm(server, "/ws/echo", 100) as swarm:
-            swarm.exchange(message, answer, total // 5)
-            with CpuMeter(server) as cpu:
-                swarm.exchange(message, answer, total)
-        return cpu.used_s / (2 * total) * 1e6
-
-    return measure
+def _fan_out(server: Server, options: Options, burst: int) -> float:
+    subscribers, total = (100, 20) if options.quick else (1_000, 100)
+    return fanout.cost(server, fanout.publication_size(server), subscribers, burst, total // burst)
 
 
-def _idle(contender: Contender, count: int) -> float:
-    with Server(contender) as server:
-
-        def swarm(size: int) -> Swarm:
-            return Swarm(
-                server, contender.subscribe_path, size, subscribe=contender.subscribe, until=contender.subscribed
-            )
-
-        with swarm(50):
-            time.sleep(0.2)
-        time.sleep(0.2)
-        before = server.memory()["rss"]
-        with swarm(count):
-            time.sleep(1.0)
-            after = server.memory()["rss"]
-    return (after - before) / count / 1024
+def _idle_kb(contender: Contender, count: int) -> float:
+    before, after = memory.with_and_without(contender, count)
+    return (after["rss"] - before["rss"]) / count / 1024

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from bench.backend import Backends
 from bench.proxies import HAPROXY, NGINX, RELAY, TRAEFIK, installed, proxy
 from bench.rows import CpuMeter, Options, Result, Row, compare, in_turn
+from bench.servers import Server
 from bench.swarm import Swarm, frame
 
 CONNECTIONS = 100
@@ -33,15 +34,9 @@ def run(options: Options) -> Result:
         running = {name: stack.enter_context(proxy(name, backends.urls, **OPTIONS.get(name, {}))) for name in names}
         for size, shown in SIZES.items():
             total = 1_000 if options.quick else 30_000 if size == 64 else 6_000
-            message = frame(b"m" * size)
-            answer_bytes = len(message) - 4  # a server does not mask
 
-            def measure(name: str, message: bytes = message, answer: int = answer_bytes, total: int = total) -> float:
-                with Swarm(running[name], "/ws/echo", CONNECTIONS) as swarm:
-                    swarm.exchange(message, answer, total // 5)
-                    with CpuMeter(running[name]) as cpu:
-                        swarm.exchange(message, answer, total)
-                return cpu.used_s / (2 * total) * 1e6
+            def measure(name: str, size: int = size, total: int = total) -> float:
+                return cost(running[name], size, total)
 
             in_turn(names, 1, measure)
             figures = in_turn(names, options.runs, measure)
@@ -51,3 +46,14 @@ def run(options: Options) -> Result:
         "the lines that say so; none writes an access log."
     )
     return Result(rows, [how, *missing])
+
+
+def cost(proxy: Server, size: int, total: int) -> float:
+    """CPU microseconds a relayed message of `size` bytes, over `total` echoes after a fifth as many to warm up."""
+    message = frame(b"m" * size)
+    answer = len(message) - 4  # a server does not mask
+    with Swarm(proxy, "/ws/echo", CONNECTIONS) as swarm:
+        swarm.exchange(message, answer, total // 5)
+        with CpuMeter(proxy) as cpu:
+            swarm.exchange(message, answer, total)
+    return cpu.used_s / (2 * total) * 1e6
