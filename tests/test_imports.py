@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import trunkline
-from tests.support.fleet_process import environment
+from tests.support.environment import environment
 from tests.support.patience import patient
 
 HEAVY = frozenset(

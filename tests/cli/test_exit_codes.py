@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.support.fleet_process import environment
+from tests.support.environment import environment
 from trunkline.cli import load
 from trunkline.cli.commands import app
 from trunkline.errors import StartError

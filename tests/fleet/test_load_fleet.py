@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.support.fleet_process import FleetProcess, environment
+from tests.support.environment import environment
+from tests.support.fleet_process import FleetProcess
 from tests.support.patience import patient
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -21,7 +21,8 @@ import psutil
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.support.fleet_process import DEADLINE_S, FleetProcess, command, environment, refuses
+from tests.support.environment import environment
+from tests.support.fleet_process import DEADLINE_S, FleetProcess, command, refuses
 from tests.support.patience import patient
 
 StartFleet = Callable[..., Awaitable[FleetProcess]]

@@ -10,7 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.fleet_process import command, environment
+from tests.support.environment import environment
+from tests.support.fleet_process import command
 from tests.support.patience import patient
 
 StartFleet = Any

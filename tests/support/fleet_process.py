@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import sys
@@ -14,18 +13,10 @@ from typing import Any
 
 import psutil
 
+from tests.support.environment import environment
 from tests.support.patience import patient
 
 DEADLINE_S = patient(30.0)
-OWN_NAMES = ("PORT", "HOST", "LOG_LEVEL", "HEARTBEAT_INTERVAL", "CONNECTION_TIMEOUT", "MAX_CONNECTIONS")
-
-
-def environment(tmp_path: Path, **more: str) -> dict[str, str]:
-    """The environment of a fleet under test: nothing of the developer's own settings, state within `tmp_path`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
-    for name in OWN_NAMES:
-        kept.pop(name, None)
-    return kept | {"XDG_STATE_HOME": str(tmp_path / "state")} | more
 
 
 def command(*arguments: str) -> list[str]:

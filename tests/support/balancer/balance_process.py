@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -16,18 +15,10 @@ import psutil
 from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.support.environment import environment
 from tests.support.patience import patient
 
 DEADLINE_S = patient(30.0)
-OWN_NAMES = ("PORT", "HOST", "LOG_LEVEL", "HEARTBEAT_INTERVAL", "CONNECTION_TIMEOUT", "MAX_CONNECTIONS")
-
-
-def environment(tmp_path: Path, **more: str) -> dict[str, str]:
-    """The environment of a process under test: nothing of the developer's settings, state within `tmp_path`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
-    for name in OWN_NAMES:
-        kept.pop(name, None)
-    return kept | {"XDG_STATE_HOME": str(tmp_path / "state"), "TRUNKLINE_LOG_FORMAT": "json"} | more
 
 
 class Command:
@@ -45,7 +36,8 @@ class Command:
     async def start(cls, tmp_path: Path, *arguments: str, **environ: str) -> Command:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "trunkline", *arguments,
-            cwd=tmp_path, env=environment(tmp_path, **environ), stdin=asyncio.subprocess.DEVNULL,
+            cwd=tmp_path, env=environment(tmp_path, **{"TRUNKLINE_LOG_FORMAT": "json"} | environ),
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         return cls(process)

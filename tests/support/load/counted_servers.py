@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import socket
 import sys
@@ -14,20 +13,12 @@ from typing import Any
 
 import aiohttp
 
+from tests.support.environment import environment
 from tests.support.free_ports import free_port
 from tests.support.patience import patient
 from trunkline.load.model.tally import Totals
 
 DEADLINE_S = patient(30.0)
-OWN_NAMES = ("PORT", "HOST", "LOG_LEVEL", "HEARTBEAT_INTERVAL", "CONNECTION_TIMEOUT", "MAX_CONNECTIONS")
-
-
-def environment(tmp_path: Path, **more: str) -> dict[str, str]:
-    """The environment of a server: nothing of the developer's settings, state within `tmp_path`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
-    for name in OWN_NAMES:
-        kept.pop(name, None)
-    return kept | {"XDG_STATE_HOME": str(tmp_path / "state"), "TRUNKLINE_LOG_ACCESS": "false"} | more
 
 
 class ServerProcess:
@@ -77,7 +68,8 @@ class ServerProcess:
     async def _start(cls, tmp_path: Path, environ: dict[str, str], *arguments: str) -> ServerProcess:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "trunkline", *arguments,
-            cwd=tmp_path, env=environment(tmp_path, **environ), stdin=asyncio.subprocess.DEVNULL,
+            cwd=tmp_path, env=environment(tmp_path, **{"TRUNKLINE_LOG_ACCESS": "false"} | environ),
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE if arguments[0] == "up" else asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
