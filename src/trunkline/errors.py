@@ -2,6 +2,7 @@
 
     TrunklineError
     ├── SettingsError        the operator wrote something that cannot be used (exit code 2)
+    │   └── SettingsErrors   several settings at once
     ├── StartError           this machine lacks something: a port, a part, a file (exit code 2)
     ├── BusError
     │   └── BusUnavailable   the bus cannot be reached now; the same call may succeed later
@@ -14,6 +15,8 @@ Exceptions hold fields and render themselves, so that logs, HTTP answers and com
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class TrunklineError(Exception):
@@ -52,6 +55,24 @@ class SettingsError(TrunklineError):
         if self.nearest:
             text += f"; did you mean {self.nearest}?"
         return text
+
+
+class SettingsErrors(SettingsError):
+    """Several settings cannot be used; the attributes are those of the first.
+
+    Attributes:
+        errors: one for each, at least one.
+    """
+
+    def __init__(self, errors: Sequence[SettingsError]) -> None:
+        first = errors[0]
+        super().__init__(
+            first.key, value=first.value, allowed=first.allowed, nearest=first.nearest, source=first.source
+        )
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        return "\n  ".join([f"{len(self.errors)} settings cannot be used:", *map(str, self.errors)])
 
 
 class StartError(TrunklineError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trunkline.errors import SettingsError
+from trunkline.errors import SettingsError, SettingsErrors
 from trunkline.settings.load import describe, load
 from trunkline.settings.secret import Secret
 
@@ -248,6 +248,31 @@ def test_settings_that_exclude_each_other(environ: dict[str, str], key: str) -> 
     assert error.key == key
     assert SECRET not in str(error)
     assert "short" not in str(error)
+
+
+def test_all_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """File, environment, flags and the checks of single values report together; conflicts wait for usable values."""
+    file = tmp_path / "t.toml"
+    file.write_text(
+        '[server]\nprot = 1\nport = "x"\ntrusted_proxies = ["ten"]\n[bogus]\n[admin]\nport = 3001\n', encoding="utf-8"
+    )
+    with pytest.raises(SettingsErrors) as caught:
+        load(file, {"TRUNKLINE_NO_SUCH": "1", "TRUNKLINE_BUS_MAX_BYTES": "lots"}, {"server.colour": "red" * 99})
+    assert [error.key for error in caught.value.errors] == [
+        "server.prot", "server.port", "bogus", "TRUNKLINE_NO_SUCH", "bus.max_bytes", "server.colour",
+        "server.trusted_proxies",
+    ]  # fmt: skip
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "7 settings cannot be used:"
+    assert (
+        lines[1]
+        == f"  setting server.prot ({file} line 2) cannot be used; there is no such setting; did you mean server.port?"
+    )
+    assert caught.value.key == "server.prot"
+    conflicts = {"TRUNKLINE_SERVER_PORT": "4000", "TRUNKLINE_ADMIN_PORT": "4000", "TRUNKLINE_BALANCER_EJECT_MS": "1h"}
+    with pytest.raises(SettingsErrors) as caught:
+        load(None, conflicts, {})
+    assert [error.key for error in caught.value.errors] == ["admin.port", "balancer.eject_ms"]
 
 
 def test_secrets_do_not_print() -> None:

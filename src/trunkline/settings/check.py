@@ -1,6 +1,10 @@
-"""Checks beyond one field's type: values that exclude each other, texts with a grammar. Pure.
+"""Checks beyond one field's type: texts with a grammar, values that exclude each other. Pure.
 
-What depends on this machine is checked where the setting is used.
+Rules:
+
+- `each` looks at one setting at a time, `together` at several. The second makes sense only when every value is usable
+  by itself: with a default in the place of a bad value it would find conflicts that nobody made.
+- What depends on this machine is checked where the setting is used.
 """
 
 from __future__ import annotations
@@ -8,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import operator
 import re
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from trunkline.errors import SettingsError
@@ -25,101 +30,106 @@ _ACCESS = ("anyone", "authenticated", "nobody")
 _CLAIM = re.compile(r"[A-Za-z0-9_.:/-]+=.+")
 
 
-def check(settings: Settings) -> None:
-    """Check what the type of one field cannot express; raises SettingsError with the first thing that does not hold."""
+def each(settings: Settings) -> Iterator[SettingsError]:
+    """What cannot be used of single settings."""
     for key in _NETWORK_LISTS:
         for text in operator.attrgetter(key)(settings):
             try:
                 ipaddress.ip_network(text)
             except ValueError as error:
                 allowed = f'allowed: addresses and networks such as "10.0.0.0/8" ({error})'
-                raise SettingsError(key, value=text, allowed=allowed) from None
+                yield SettingsError(key, value=text, allowed=allowed)
     for index, rule in enumerate(settings.channels.rules):
-        _check_access(f"channels.rules[{index}].subscribe", rule.subscribe)
-        _check_access(f"channels.rules[{index}].publish", rule.publish)
+        yield from _access(f"channels.rules[{index}].subscribe", rule.subscribe)
+        yield from _access(f"channels.rules[{index}].publish", rule.publish)
+    app, token, auth = settings.server.app, settings.admin.token, settings.auth
+    if app and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", app):
+        yield SettingsError("server.app", value=app, allowed="allowed: module:attribute, e.g. shop.live:app")
+    if token is not None and len(token.reveal()) < 16:
+        yield SettingsError("admin.token", allowed="it needs at least 16 characters")
+    if auth.algorithms and auth.secret is not None and len(auth.secret.reveal().encode()) < _MIN_SECRET_BYTES:
+        # RFC 7518 section 3.2: a key of the same size as the hash output or larger must be used.
+        yield SettingsError("auth.secret", allowed=f"HS256 needs at least {_MIN_SECRET_BYTES} bytes")
+    if auth.algorithms and auth.jwks_url is not None:
+        parts = urlsplit(auth.jwks_url)
+        local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if not (parts.hostname and (parts.scheme == "https" or local)):
+            allowed = "allowed: an https:// address (http:// only on this machine)"
+            yield SettingsError("auth.jwks_url", value=mask_url(auth.jwks_url), allowed=allowed)
+
+
+def together(settings: Settings) -> Iterator[SettingsError]:
+    """Settings that exclude each other."""
     server, admin = settings.server, settings.admin
-    if server.app and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", server.app):
-        raise SettingsError("server.app", value=server.app, allowed="allowed: module:attribute, e.g. shop.live:app")
-    _check_admin_port("server.port", server.port, "admin.port", admin.port)
+    yield from _admin_port("server.port", server.port, "admin.port", admin.port)
     if admin.token is not None and admin.token_file is not None:
-        raise SettingsError("admin.token_file", value=str(admin.token_file), allowed="admin.token is set too; keep one")
-    if admin.token is not None and len(admin.token.reveal()) < 16:
-        raise SettingsError("admin.token", allowed="it needs at least 16 characters")
-    _check_auth(settings.auth)
-    _check_balancer(settings)
+        yield SettingsError("admin.token_file", value=str(admin.token_file), allowed="admin.token is set too; keep one")
+    yield from _auth(settings.auth)
+    yield from _balancer(settings)
 
 
-def _check_admin_port(key: str, port: int, admin_key: str, admin_port: int | None) -> None:
+def _admin_port(key: str, port: int, admin_key: str, admin_port: int | None) -> Iterator[SettingsError]:
     if admin_port and admin_port == port:
         allowed = f"it must differ from {key} (0 switches the admin port off)"
-        raise SettingsError(admin_key, value=str(admin_port), allowed=allowed)
+        yield SettingsError(admin_key, value=str(admin_port), allowed=allowed)
     if admin_port is None and port == 65_535:
-        raise SettingsError(admin_key, allowed=f"{key} + 1 is no port; set {admin_key}, or 0 to switch it off")
+        yield SettingsError(admin_key, allowed=f"{key} + 1 is no port; set {admin_key}, or 0 to switch it off")
 
 
-def _check_balancer(settings: Settings) -> None:
+def _balancer(settings: Settings) -> Iterator[SettingsError]:
     balancer, traefik = settings.balancer, settings.traefik
     if balancer.health == "websocket" and balancer.health_path == "/health":
         allowed = 'with balancer.health = "websocket" it must be a WebSocket endpoint, such as "/ws"'
-        raise SettingsError("balancer.health_path", value=balancer.health_path, allowed=allowed)
+        yield SettingsError("balancer.health_path", value=balancer.health_path, allowed=allowed)
     if balancer.rebalance_until > balancer.rebalance_above:
         allowed = f"it must not be above balancer.rebalance_above ({balancer.rebalance_above:g})"
-        raise SettingsError("balancer.rebalance_until", value=f"{balancer.rebalance_until:g}", allowed=allowed)
+        yield SettingsError("balancer.rebalance_until", value=f"{balancer.rebalance_until:g}", allowed=allowed)
     if balancer.eject_ms > balancer.eject_max_ms:
         allowed = f"it must not be above balancer.eject_max_ms ({balancer.eject_max_ms})"
-        raise SettingsError("balancer.eject_ms", value=str(balancer.eject_ms), allowed=allowed)
+        yield SettingsError("balancer.eject_ms", value=str(balancer.eject_ms), allowed=allowed)
     if balancer.tls_key_file is not None and balancer.tls_cert_file is None:
-        raise SettingsError("balancer.tls_key_file", allowed="balancer.tls_cert_file is missing; set both")
-    _check_admin_port("balancer.port", balancer.port, "balancer.admin_port", balancer.admin_port)
+        yield SettingsError("balancer.tls_key_file", allowed="balancer.tls_cert_file is missing; set both")
+    yield from _admin_port("balancer.port", balancer.port, "balancer.admin_port", balancer.admin_port)
     names = [group.name for group in balancer.groups]
     for index, name in enumerate(names):
         if name in names[:index]:
             allowed = "an earlier group has this name; give each group one entry"
-            raise SettingsError(f"balancer.groups[{index}].name", value=name, allowed=allowed)
+            yield SettingsError(f"balancer.groups[{index}].name", value=name, allowed=allowed)
     if balancer.mode == "steer" and balancer.workers > 1:
         allowed = "a steering balancer carries no bytes; one process is enough"
-        raise SettingsError("balancer.workers", value=str(balancer.workers), allowed=allowed)
+        yield SettingsError("balancer.workers", value=str(balancer.workers), allowed=allowed)
     if balancer.sticky_same_site == "none" and balancer.sticky_cookie and not balancer.sticky_secure:
         allowed = "browsers refuse SameSite=None without Secure; set balancer.sticky_secure = true"
-        raise SettingsError("balancer.sticky_same_site", value="none", allowed=allowed)
+        yield SettingsError("balancer.sticky_same_site", value="none", allowed=allowed)
     if (traefik.cert_file is None) != (traefik.key_file is None):
-        raise SettingsError("traefik.cert_file", allowed="certificate and traefik.key_file belong together; set both")
+        yield SettingsError("traefik.cert_file", allowed="certificate and traefik.key_file belong together; set both")
 
 
-def _check_access(key: str, access: Access) -> None:
+def _access(key: str, access: Access) -> Iterator[SettingsError]:
     for word in (access,) if isinstance(access, str) else access:
         if word not in _ACCESS and not _CLAIM.fullmatch(word):
             names = ", ".join(f'"{name}"' for name in _ACCESS)
             allowed = f'allowed: {names}, or claims such as "role=admin" ("role=*": any value)'
-            raise SettingsError(key, value=word, allowed=allowed, nearest=nearest(word, _ACCESS))
+            yield SettingsError(key, value=word, allowed=allowed, nearest=nearest(word, _ACCESS))
 
 
-def _check_auth(auth: AuthSettings) -> None:
+def _auth(auth: AuthSettings) -> Iterator[SettingsError]:
     keyed = [key for key in ("secret", "secret_file", "public_key_file", "jwks_url") if getattr(auth, key) is not None]
     if not auth.algorithms:
         if keyed:
             allowed = f"auth.{keyed[0]} is set, so name the algorithms"
-            raise SettingsError("auth.algorithms", value="[]", allowed=allowed)
-        if auth.required:
-            raise SettingsError("auth.required", value="true", allowed="auth.algorithms must name at least one")
+            yield SettingsError("auth.algorithms", value="[]", allowed=allowed)
+        elif auth.required:
+            yield SettingsError("auth.required", value="true", allowed="auth.algorithms must name at least one")
         return
     if auth.secret is not None and auth.secret_file is not None:
-        raise SettingsError("auth.secret_file", value=str(auth.secret_file), allowed="auth.secret is set too; keep one")
+        yield SettingsError("auth.secret_file", value=str(auth.secret_file), allowed="auth.secret is set too; keep one")
     if auth.public_key_file is not None and auth.jwks_url is not None:
         shown = mask_url(auth.jwks_url)
-        raise SettingsError("auth.jwks_url", value=shown, allowed="auth.public_key_file is set too; keep one")
+        yield SettingsError("auth.jwks_url", value=shown, allowed="auth.public_key_file is set too; keep one")
     for name in auth.algorithms:
         shared = name == "HS256"
         needed = ("secret", "secret_file") if shared else ("public_key_file", "jwks_url")
         if not set(needed) & set(keyed):
             allowed = f"it needs auth.{needed[0]} or auth.{needed[1]}"
-            raise SettingsError("auth.algorithms", value=name, allowed=allowed)
-    if auth.secret is not None and len(auth.secret.reveal().encode()) < _MIN_SECRET_BYTES:
-        # RFC 7518 section 3.2: a key of the same size as the hash output or larger must be used.
-        raise SettingsError("auth.secret", allowed=f"HS256 needs at least {_MIN_SECRET_BYTES} bytes")
-    if auth.jwks_url is not None:
-        parts = urlsplit(auth.jwks_url)
-        local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
-        if not (parts.hostname and (parts.scheme == "https" or local)):
-            allowed = "allowed: an https:// address (http:// only on this machine)"
-            raise SettingsError("auth.jwks_url", value=mask_url(auth.jwks_url), allowed=allowed)
+            yield SettingsError("auth.algorithms", value=name, allowed=allowed)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trunkline.errors import SettingsError
+from trunkline.errors import SettingsError, SettingsErrors
 from trunkline.settings import source
-from trunkline.settings.check import check
+from trunkline.settings.check import each, together
 from trunkline.settings.secret import MASK, Secret, mask_url
 from trunkline.settings.sections import PLAIN_ENVIRONMENT, SECTIONS, Settings
 
@@ -61,14 +61,16 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
         flags: values of the command line by full name, e.g. `{"server.port": 3002}`; None means not given.
 
     Raises:
-        SettingsError: a file that cannot be read, an unknown name, a bad value, or values that exclude each other.
+        SettingsError: a file that cannot be read, an unknown name, a bad value, or values that exclude each other;
+            SettingsErrors when it is more than one.
     """
     path = _file_to_read(file, environ)
     values: dict[str, source.Value] = {}
+    errors: list[SettingsError] = []
     if path is not None:
-        values |= source.from_toml(_read(path), str(path), SECTIONS)
-    values |= source.from_environment(environ, SECTIONS, PLAIN_ENVIRONMENT)
-    values |= source.from_flags(flags, SECTIONS)
+        values |= source.from_toml(_read(path), str(path), SECTIONS, errors.append)
+    values |= source.from_environment(environ, SECTIONS, PLAIN_ENVIRONMENT, errors.append)
+    values |= source.from_flags(flags, SECTIONS, errors.append)
     known = source.variables(SECTIONS, PLAIN_ENVIRONMENT)
     given: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for key, value in values.items():
@@ -76,11 +78,12 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
     sections: dict[str, Any] = {section: SECTIONS[section](**fields) for section, fields in given.items()}
     settings = Settings(**sections)
     sources = {key: values[key].source if key in values else "default" for key in known}
-    try:
-        check(settings)
-    except SettingsError as error:
+    errors += each(settings)
+    errors += together(settings) if not errors else ()
+    for error in errors:
         error.source = error.source or sources.get(error.key.partition("[")[0], "")
-        raise
+    if errors:
+        raise errors[0] if len(errors) == 1 else SettingsErrors(errors)
     return Loaded(settings, sources, path)
 
 

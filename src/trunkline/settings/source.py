@@ -3,8 +3,9 @@
 Rules:
 
 - Nothing here knows a single setting.
-- Whatever is not known or does not fit stops with a `SettingsError` that names key, value, what is allowed, the nearest
-  known name and the source; a typing slip must never become a silent default.
+- Whatever is not known or does not fit is a `SettingsError` that names key, value, what is allowed, the nearest known
+  name and the source; a typing slip must never become a silent default. Each goes to `refuse`, and the reading goes on,
+  so that an operator sees all of them at once.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 _PLACE = re.compile(r"\$\[(\d+)\]\.(\w+)")
 
 Sections = Mapping[str, type[msgspec.Struct]]
+Refuse = Callable[[SettingsError], None]
+"""Gets what cannot be used."""
+
 _Source = Callable[[str], str] | str
 """Where a setting stands: of a file a function of its full name."""
 
@@ -74,16 +78,20 @@ def _fields(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
     return tuple(Field(field.name, field.type) for field in msgspec.structs.fields(struct))
 
 
-def from_toml(text: str, file: str, sections: Sections) -> dict[str, Value]:
-    """Read the settings of a TOML text; `file` is its name, for messages.
+def from_toml(text: str, file: str, sections: Sections, refuse: Refuse) -> dict[str, Value]:
+    """Read the settings of a TOML text.
 
-    Raises:
-        SettingsError: no TOML, an unknown section or key, or a value that does not fit.
+    Args:
+        text: the TOML.
+        file: its name, for messages.
+        sections: the known sections by name.
+        refuse: gets what is no TOML, an unknown section or key, or a value that does not fit.
     """
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(file, allowed=f"it is not valid TOML: {error}") from None
+        refuse(SettingsError(file, allowed=f"it is not valid TOML: {error}"))
+        return {}
     lines = toml_lines(text)
 
     def source(key: str) -> str:
@@ -93,30 +101,36 @@ def from_toml(text: str, file: str, sections: Sections) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for section, table in tables.items():
         if section not in sections:
-            raise SettingsError(
-                section,
-                allowed=f"there is no such section; known sections: {', '.join(sections)}",
-                nearest=nearest(section, [*sections, *known]),
-                source=source(section),
-            )
-        if not isinstance(table, dict):
+            allowed = f"there is no such section; known sections: {', '.join(sections)}"
+            near = nearest(section, [*sections, *known])
+            refuse(SettingsError(section, allowed=allowed, nearest=near, source=source(section)))
+        elif not isinstance(table, dict):
             allowed = f"it must be a section, written [{section}]"
-            raise SettingsError(section, value=shown(table), allowed=allowed, source=source(section))
-        for name, raw in table.items():
-            key = f"{section}.{name}"
-            field = _known(key, known, source(key)).field
-            _refuse_unknown_in_tables(key, field, raw, source)
-            values[key] = Value(_checked(key, field, raw, source, textual=False), source(key))
+            refuse(SettingsError(section, value=shown(table), allowed=allowed, source=source(section)))
+        else:
+            for name, raw in table.items():
+                key = f"{section}.{name}"
+                try:
+                    field = _known(key, known, source(key)).field
+                    _refuse_unknown_in_tables(key, field, raw, source)
+                    values[key] = Value(_checked(key, field, raw, source, textual=False), source(key))
+                except SettingsError as error:
+                    refuse(error)
     return values
 
 
-def from_environment(environ: Mapping[str, str], sections: Sections, plain: Mapping[str, str]) -> dict[str, Value]:
+def from_environment(
+    environ: Mapping[str, str], sections: Sections, plain: Mapping[str, str], refuse: Refuse
+) -> dict[str, Value]:
     """Read the settings of the environment; lists are comma separated, an empty value counts as not given.
 
     An empty value of a list is an empty list, so that a default list can be switched off.
 
-    Raises:
-        SettingsError: a `TRUNKLINE_` name that is no setting, or a value that does not fit.
+    Args:
+        environ: the environment.
+        sections: the known sections by name.
+        plain: environment names that work without the prefix, by full name of the setting.
+        refuse: gets a `TRUNKLINE_` name that is no setting, or a value that does not fit.
     """
     known = variables(sections, plain)
     by_name = {name: variable for variable in known.values() for name in variable.environment}
@@ -125,13 +139,16 @@ def from_environment(environ: Mapping[str, str], sections: Sections, plain: Mapp
             continue
         if not (_SERVICE_LINK.search(name) or _SERVICE_LINK_VALUE.match(environ[name])):
             near = nearest(name, by_name)
-            raise SettingsError(name, allowed="there is no such setting", nearest=near, source="environment")
+            refuse(SettingsError(name, allowed="there is no such setting", nearest=near, source="environment"))
     values: dict[str, Value] = {}
     for key, variable in known.items():
         for name in variable.environment:
             if _given(name, environ, variable.field):
-                value = _checked(key, variable.field, environ[name], f"environment {name}", textual=True)
-                values[key] = Value(value, f"environment {name}")
+                try:
+                    value = _checked(key, variable.field, environ[name], f"environment {name}", textual=True)
+                    values[key] = Value(value, f"environment {name}")
+                except SettingsError as error:
+                    refuse(error)
                 break
     return values
 
@@ -143,21 +160,26 @@ def _given(name: str, environ: Mapping[str, str], field: Field) -> bool:
     return not (name.startswith(PREFIX) and name.endswith("_PORT") and _SERVICE_LINK_VALUE.match(raw))
 
 
-def from_flags(flags: Mapping[str, object], sections: Sections) -> dict[str, Value]:
+def from_flags(flags: Mapping[str, object], sections: Sections, refuse: Refuse) -> dict[str, Value]:
     """Read settings given on the command line, by full name; None means not given.
 
-    Raises:
-        SettingsError: a name that is no setting, or a value that does not fit.
+    Args:
+        flags: the values.
+        sections: the known sections by name.
+        refuse: gets a name that is no setting, or a value that does not fit.
     """
     known = variables(sections, {})
     values: dict[str, Value] = {}
     for key, raw in flags.items():
         if raw is None:
             continue
-        field = _known(key, known, "command line").field
         given = str(raw) if isinstance(raw, Path) else raw
-        value = _checked(key, field, given, "command line", textual=isinstance(given, str))
-        values[key] = Value(value, "command line")
+        try:
+            field = _known(key, known, "command line").field
+            value = _checked(key, field, given, "command line", textual=isinstance(given, str))
+            values[key] = Value(value, "command line")
+        except SettingsError as error:
+            refuse(error)
     return values
 
 
