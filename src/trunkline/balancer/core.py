@@ -17,7 +17,6 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
@@ -38,6 +37,7 @@ from trunkline.placement.homes import KEY_CHARS
 from trunkline.placement.pick import place
 from trunkline.placement.placing import Ask, Pick, Refusal
 from trunkline.protocol.control import LoadReport, NodeReport, PickNotice, PickNotices
+from trunkline.protocol.timestamps import utc
 from trunkline.settings.sections import Settings
 
 if TYPE_CHECKING:
@@ -319,5 +319,4 @@ class Balancer:
 
     def overview(self) -> Overview:
         """What /balancer-metrics shows."""
-        stamp = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return overview(self.fleet.rows(time.monotonic()), self.fleet.imbalance(), stamp)
+        return overview(self.fleet.rows(time.monotonic()), self.fleet.imbalance(), utc(time.time()))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -15,6 +14,7 @@ import structlog
 
 from trunkline.balancer.relay.meter import EdgeEvent
 from trunkline.logs import configure
+from trunkline.protocol.timestamps import utc
 
 LOGGER: Final = "trunkline.edge"
 TICK_S: Final = 0.1
@@ -73,7 +73,7 @@ class EventLog:
         lines = [msgspec.json.encode(_line(at, event)) for at, event in events]
         configure.write_lines(LOGGER, b"\n".join(lines).decode())
         if left_out:
-            configure.write_lines(LOGGER, msgspec.json.encode(_Flood(left_out, _iso(time.time()))).decode())
+            configure.write_lines(LOGGER, msgspec.json.encode(_Flood(left_out, utc(time.time()))).decode())
 
     async def _run(self) -> None:
         while True:
@@ -100,7 +100,7 @@ def _line(at: float, event: EdgeEvent) -> EventLine:
         reason=event.reason,
         address=event.address,
         path=configure.redact_text(_shown(event.path)),
-        timestamp=_iso(at),
+        timestamp=utc(at),
         logger=LOGGER,
         level="warning" if event.event == "failed" else "info",
         status=event.status,
@@ -112,7 +112,3 @@ def _shown(path: str) -> str:
     """A path cut to what a line may cost; bytes that are no text, as a server's parser hands them on, become "?"."""
     path = path[:PATH_CHARS]
     return path if path.isascii() else path.encode("utf-8", "replace").decode()
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

@@ -20,7 +20,8 @@ def balance(
         str | None, typer.Option(help="Address and port to listen on, by default 127.0.0.1:8080; port 0: any free one.")
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="URL of a backend, such as http://10.0.0.1:3001; can be given again.")
+        list[str] | None,
+        typer.Option(metavar="URL", help="URL of a backend, such as http://10.0.0.1:3001; can be given again."),
     ] = None,
     mode: Annotated[str | None, typer.Option(help="relay: carry the bytes; steer: answer Traefik's questions.")] = None,
     policy: Annotated[str | None, typer.Option(help="least_connections, affinity, p2c, round_robin or random.")] = None,

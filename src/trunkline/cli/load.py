@@ -57,7 +57,8 @@ def run(
         str, typer.Option(help="auto, echo (any server that returns what it gets) or feed (a Trunkline node).")
     ] = "auto",
     threshold: Annotated[
-        list[str] | None, typer.Option(help="What must hold, such as 'delivery_p99<50ms'; can be given again.")
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help="What must hold, such as 'delivery_p99<50ms'; can be given again."),
     ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Generator processes; default: one for 15,000 connections.")
@@ -65,14 +66,17 @@ def run(
     agents: Annotated[str | None, typer.Option(help="Machines that generate instead, as named there: a,b,c.")] = None,
     bus: Annotated[str | None, typer.Option(help="nats://… over which agents are reached; default: bus.url.")] = None,
     header: Annotated[
-        list[str] | None, typer.Option(help="'Name: value' of the handshake; can be given again.")
+        list[str] | None, typer.Option(metavar="HEADER", help="'Name: value' of the handshake; can be given again.")
     ] = None,
-    subprotocol: Annotated[list[str] | None, typer.Option(help="Subprotocol to offer; can be given again.")] = None,
+    subprotocol: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Subprotocol to offer; can be given again.")
+    ] = None,
     ca: Annotated[Path | None, typer.Option(help="Certificates to trust instead of the system's.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Take any certificate.")] = False,
     connect_timeout: Annotated[str, typer.Option(help="Time for connect, TLS and handshake together.")] = "10s",
     metrics: Annotated[
-        list[str] | None, typer.Option(help="/metrics of a server behind the target; default: found out.")
+        list[str] | None,
+        typer.Option(metavar="URL", help="/metrics of a server behind the target; default: found out."),
     ] = None,
     metrics_token: Annotated[
         str, typer.Option(envvar="TRUNKLINE_ADMIN_TOKEN", help="Token for the servers named with --metrics.")
@@ -165,7 +169,8 @@ def compare(
 @app.command()
 def agent(
     allow: Annotated[
-        list[str], typer.Option(help="Host, or host:port, that may be loaded from here; can be given again.")
+        list[str],
+        typer.Option(metavar="HOST", help="Host, or host:port, that may be loaded from here; can be given again."),
     ],
     bus: Annotated[str | None, typer.Option(help="nats://… where coordinators are; default: bus.url.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of this machine for --agents; default: its host name.")] = None,

@@ -59,12 +59,13 @@ def render(
 
 @app.command()
 def check(
-    files: Annotated[
-        list[Path], typer.Argument(help="Static and dynamic files, Compose files, dashboards, scripts, Markdown.")
-    ],
+    # Hidden from the table of arguments, where its type would stand as Python spells it.
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", hidden=True)],
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Name mistakes in Traefik's configuration; files that belong together are given together.
+
+    FILES are static and dynamic files, Compose files, dashboards, scripts and Markdown.
 
     Exit code 0 without errors, 1 with, 2 when a file could not be read.
     """

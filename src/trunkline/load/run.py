@@ -9,9 +9,9 @@ import asyncio
 import os
 import platform
 import secrets
+import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from math import ceil
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from trunkline.load.workers.coordinator import Coordinator
 from trunkline.net.addresses import is_loopback
 from trunkline.process.lifecycle import Signals
 from trunkline.protocol import wire
+from trunkline.protocol.timestamps import utc
 
 CONNECTIONS_PER_WORKER = 15_000
 """More in one process would need more than the 20,000 open files that are a common limit."""
@@ -84,7 +85,7 @@ async def run_load(todo: Run, live: LiveView) -> Report:
     probed = await _unless_stopped(probe(todo.target, todo.loaded.scenario.protocol), signals)
     scenario = replace(todo.loaded.scenario, protocol=probed.protocol)
     warnings = _too_fast(scenario, probed.limits)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = utc(time.time())
     plan = RunPlan(
         run=secrets.token_hex(4), target=todo.target, scenario=scenario, flow_source=todo.loaded.flow_source,
         workers=0 if agents.names else todo.workers_each, agents=agents, workers_each=todo.workers_each, seed=todo.seed,

@@ -26,6 +26,7 @@ from structlog.typing import EventDict, Processor
 
 from trunkline.logs import ecs
 from trunkline.logs.files import Complaint, RotatingFile, file_handlers
+from trunkline.protocol.timestamps import utc
 from trunkline.settings.secret import MASK, mask_url
 from trunkline.settings.sections import LogSettings
 from trunkline.version import __version__
@@ -125,11 +126,17 @@ def write_lines(name: str, lines: str) -> None:
     logger.handle(record)
 
 
+def _stamp(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Add the time."""
+    event["timestamp"] = utc(time.time())
+    return event
+
+
 _ORIGIN: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    _stamp,
 )
 
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from trunkline.bus.base import Retention
+from trunkline.protocol.timestamps import utc
 from trunkline.settings.sections import BusSettings
 
 NOT_FOUND = 404
@@ -157,7 +158,7 @@ def ms_of(time: str) -> int:
 
 def time_of(ms: int) -> str:
     """Ms since 1970 as the server reads it."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc(ms / 1000)
 
 
 def needs_first_seq(seen: Seen, after: int, count: int) -> bool:

@@ -25,6 +25,7 @@ from trunkline.fleet.plan.parts import PartPlan
 from trunkline.fleet.status import Event, PartStatus
 from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
+from trunkline.protocol.timestamps import utc
 
 POLL_READY_S: Final = 0.1
 AT_ONCE_S: Final = 5.0
@@ -100,7 +101,7 @@ class FleetPart:
 
     async def _run_once(self, command: list[str]) -> int:
         self.status.enter("starting")
-        self.log.begin(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} started by trunkline up")
+        self.log.begin(f"--- {utc(time.time())} started by trunkline up")
         child = self._child = await Child.start(command, self._environ, self.log.write)
         if self._killing:
             child.kill()

@@ -6,10 +6,11 @@ Connections end by the thousand when a node drains, so lines are encoded here an
 from __future__ import annotations
 
 import functools
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from trunkline.protocol.timestamps import utc
 
 if TYPE_CHECKING:
     from trunkline.server.connections.connection import Connection
@@ -74,7 +75,7 @@ class AccessLog:
 @functools.lru_cache(maxsize=4)
 def _iso(wall_ms: int) -> str:
     """The time of a tick as text; all connections that end in it share it."""
-    return datetime.fromtimestamp(wall_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    return utc(wall_ms / 1000)
 
 
 @functools.lru_cache(maxsize=1024)
