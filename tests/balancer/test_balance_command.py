@@ -70,6 +70,22 @@ async def test_two_balancers_share_their_picks(
         await nats.stop()
 
 
+@pytest.mark.parametrize("retries", ["0", "2"])
+async def test_one_clients_requests_take_no_fleet_out(
+    start_balancer: Start, foreign: list[ForeignBackend], retries: str
+) -> None:
+    """A path that every backend answers with 500, asked for again and again, costs the others nothing."""
+    balancer = await start_balancer(backends=urls(foreign), TRUNKLINE_BALANCER_RETRIES=retries)
+    for _ in range(30):
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"ws://127.0.0.1:{balancer.port}/broken")
+        assert refused.value.response.status_code == 500
+    states = Counter(each["state"] for each in (await overview(balancer))["services"])
+    assert states["up"] >= (3 if retries == "2" else 2), states
+    clients = await connect_many(balancer.port, 30)
+    await close_all(clients)
+
+
 async def test_restarted_balancer_is_right_within_one_report(
     start_balancer: Start, foreign: list[ForeignBackend]
 ) -> None:

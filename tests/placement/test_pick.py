@@ -189,6 +189,66 @@ def test_a_failed_backend_is_ejected_and_tried_again_by_one() -> None:
     assert placing.place(later).url == A
 
 
+@pytest.mark.parametrize(("urls", "out"), [((A,), 0), ((A, B), 1), ((A, B, C), 1)])
+def test_failures_take_out_no_more_than_a_group_can_spare(urls: tuple[str, ...], out: int) -> None:
+    """Whatever clients do, at least half of the backends whose checks are good stay; what is kept is named once."""
+    placing = Placing(*urls, eject_after=3)
+    for _ in range(30):
+        placing.fleet.failed(placing.place(1.0).reservation, "status_5xx", 1.0)
+    states = [placing.fleet.backends[url].condition.state for url in urls]
+    assert sorted(states) == ["ejected"] * out + ["up"] * (len(urls) - out)
+    kept = [news for news in placing.fleet.news if news.event == "kept"]
+    assert len(kept) == len(urls) - out
+    assert "cannot spare" in kept[0].why
+    row = next(row for row in placing.fleet.rows(1.0) if row.state == "up")
+    assert "cannot spare" in row.why
+    well = placing.place(1.0)
+    placing.fleet.opened(well.reservation, 1.0)
+    assert placing.fleet.backends[well.url].condition.kept == ""
+
+
+def test_a_backend_that_is_down_is_none_that_the_others_can_be_spared_for() -> None:
+    """With the other one down by its checks the last one stays; back again, it is the other that lets it go."""
+    placing = Placing(A, B, eject_after=3, health_fall=1)
+    placing.fleet.checked(B, False, "no answer", 1.0)
+    for _ in range(5):
+        placing.fleet.failed(placing.place(1.0).reservation, "status_5xx", 1.0)
+    assert placing.place(1.0).url == A
+    placing.fleet.checked(B, True, "", 2.0)
+    placing.report(B, 50, 2.0)
+    placing.fleet.failed(placing.place(2.0).reservation, "status_5xx", 2.0)
+    assert placing.fleet.backends[A].condition.state == "ejected"
+
+
+def test_each_group_keeps_its_own_share() -> None:
+    """A canary that clients can make fail does not cost the others, nor they it."""
+    placing = Placing(BackendSpec(A, group="stable"), BackendSpec(B, group="canary"), groups=CANARY, eject_after=1)
+    for url in (A, B):
+        for _ in range(3):
+            placing.fleet.failed(placing.fleet.reserve(url, "k", 1.0), "status_5xx", 1.0)
+    assert placing.burst(100) == {A: 90, B: 10}
+
+
+def test_a_fleet_whose_checks_flap_together_is_not_paused() -> None:
+    """What the checks ask about (a bus) comes and goes; while it is there, at least half may be used."""
+    placing = Placing(A, B, health_fall=1)
+    for now in range(1, 9):
+        for url in (A, B):
+            placing.fleet.checked(url, now % 2 == 0, "status 503", float(now))
+    assert sorted(backend.condition.state for backend in placing.fleet.backends.values()) == ["ejected", "up"]
+
+
+def test_when_all_are_out_one_whose_checks_are_good_is_tried() -> None:
+    """The last one is ejected, then the other goes down: clients get the one that at least answers its checks."""
+    placing = Placing(A, B, eject_after=1, health_fall=1)
+    placing.fleet.failed(placing.fleet.reserve(A, "k", 1.0), "status_5xx", 1.0)
+    placing.fleet.checked(B, False, "no answer", 1.0)
+    answer = placing.place(1.1)
+    assert (answer.url, answer.reason) == (A, "last_resort")
+    placing.fleet.opened(answer.reservation, 1.2)
+    assert placing.fleet.backends[A].condition.state == "up"
+
+
 # --- sticky and groups ------------------------------------------------------------------------------------------------
 
 

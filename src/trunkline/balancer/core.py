@@ -60,9 +60,9 @@ RESTART_S: Final = 1.0
 SERIES_KEPT: Final = 2_000
 """Label sets of one counter above which those of backends that left are forgotten: addresses may change."""
 
-SUSPICIONS: Final = ("busy", "retry")
-"""Failures that prove no fault, and so lead to a check, not an ejection: a backend that sheds load works, and a client
-may use one key twice."""
+SUSPICIONS: Final = ("busy", "retry", "alike")
+"""Failures that prove no fault, and so lead to a check, not an ejection: a backend that sheds load works, a client may
+use one key twice, and what several backends answer alike is their application's answer to one request."""
 
 
 class BalancerMeter:
@@ -198,6 +198,9 @@ class Balancer:
             self._checks.hurry(pick.url)
         else:
             self._changed(pick.url, self.fleet.failed(pick.reservation, why, now))
+            row = self.fleet.backends.get(pick.url)
+            if row is not None and row.condition.kept:
+                self._checks.hurry(pick.url)
 
     def dropped(self, pick: Pick) -> None:
         """No connection came of it, and the backend is not to blame."""
@@ -275,9 +278,7 @@ class Balancer:
         return row.known_opened if row is not None else None
 
     def _on_checked(self, url: str, ok: bool, why: str) -> None:
-        row = self.fleet.backends.get(url)
-        if row is not None:
-            self._changed(url, row.condition.checked(ok, why, time.monotonic()))
+        self._changed(url, self.fleet.checked(url, ok, why, time.monotonic()))
 
     def _on_notices(self, balancer: str, notices: PickNotices) -> None:
         now = time.monotonic()

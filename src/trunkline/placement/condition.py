@@ -8,6 +8,7 @@
   up for `eject_max_ms`. Each one is shortened by up to a fifth at random, so that several balancers do not try at once.
 * One count of the back-off serves ejection, breaker and flapping: a backend that is up and down each second gets longer
   and longer pauses, whichever of them notices.
+* A backend that its group cannot spare (`spare` is false) stays up: its failures are counted and named, no more.
 * Nothing is stored per event: outcomes are counted in ten slots of the window.
 """
 
@@ -40,18 +41,20 @@ class Condition:
         why: why it is in this state, empty for a backend that never left `up`.
         back_off_s: the newest back-off before chance shortened it; 0 before the first.
         until: seconds on the clock of `now` from which it is usable; 0: now, infinity: not before the checks are good.
+        kept: why it would be out if its group could spare it; empty otherwise.
     """
 
     __slots__ = (
         "_bad_checks", "_checks_good", "_checks_rose_at", "_closed_as", "_connections", "_failures",
         "_fell_soon", "_good_checks", "_opened_until", "_outcomes", "_rng", "_settings", "_trial_s", "_up_since",
-        "back_off_s", "state", "until", "why",
+        "back_off_s", "kept", "state", "until", "why",
     )  # fmt: skip
 
     def __init__(self, settings: BalancerSettings, rng: random.Random) -> None:
         """Start as `up`: a new backend is trusted until something is known."""
         self.state: State = "up"
         self.why = ""
+        self.kept = ""
         self.until = 0.0
         self._settings = settings
         self._rng = rng
@@ -79,14 +82,17 @@ class Condition:
         """Whether it may be picked at `now`, seconds."""
         return now >= self.until
 
-    def checked(self, ok: bool, why: str, now: float) -> Change | None:
-        """Take the result of an active check; `why` is ignored when it was good."""
+    def checked(self, ok: bool, why: str, now: float, *, spare: bool = True) -> Change | None:
+        """Take the result of an active check; `why` is ignored when it was good.
+
+        `spare`: its group can do without it.
+        """
         if ok:
             self._bad_checks = 0
             if self._checks_good:
                 return None
             self._good_checks += 1
-            return self._rise(now) if self._good_checks >= self._settings.health_rise else None
+            return self._rise(now, spare) if self._good_checks >= self._settings.health_rise else None
         self._good_checks = 0
         if not self._checks_good:
             return None
@@ -101,12 +107,16 @@ class Condition:
         """A connection was opened on the backend."""
         if self._connections == "up":
             self._failures = 0
+            self.kept = ""
             self._outcomes.good(now)
             return None
         return self._on("trial_opened", "a trial connection was opened", now)
 
-    def failure(self, why: str, now: float) -> Change | None:
-        """A connection failed through the backend's fault; `why` is a fixed label of `placing.Placer.failed`."""
+    def failure(self, why: str, now: float, *, spare: bool = True) -> Change | None:
+        """A connection failed through the backend's fault; `why` is a fixed label of `placing.Placer.failed`.
+
+        `spare`: its group can do without it.
+        """
         if self._connections != "up":
             if now >= self._opened_until:
                 return None
@@ -114,11 +124,17 @@ class Condition:
         self._failures += 1
         self._outcomes.bad(now)
         if self._failures >= self._settings.eject_after:
-            return self._on("failed_in_a_row", f"{self._failures} failures in a row, the last one: {why}", now)
+            return self._fell("failed_in_a_row", f"{self._failures} failures in a row, the last one: {why}", now, spare)
         good, bad = self._outcomes.counts(now)
         total = good + bad
         if total >= self._settings.breaker_volume and bad >= self._settings.breaker_ratio * total:
-            return self._on("failed_often", f"{bad} of {total} connections failed, the last one: {why}", now)
+            return self._fell("failed_often", f"{bad} of {total} connections failed, the last one: {why}", now, spare)
+        return None
+
+    def _fell(self, event: Event, why: str, now: float, spare: bool) -> Change | None:
+        if spare:
+            return self._on(event, why, now)
+        self.kept = f"its group cannot spare it: {why}"
         return None
 
     def took_trial(self, now: float) -> Change | None:
@@ -140,11 +156,11 @@ class Condition:
             return None
         return self._on("rested", "its back-off is over", now)
 
-    def _rise(self, now: float) -> Change | None:
+    def _rise(self, now: float, spare: bool) -> Change | None:
         self._checks_good = True
         self._good_checks = 0
         self._checks_rose_at = now
-        if self._fell_soon:
+        if self._fell_soon and spare:
             return self._on("flapped", "flapping: its checks turned bad soon after they had been good again", now)
         why = "checks are good again"
         return self._on("recovered", why, now) or self._show(why)
@@ -180,6 +196,7 @@ class Condition:
     def _show(self, why: str) -> Change | None:
         """Make what checks and connections prove the one state that others see."""
         before = self.state
+        self.kept = ""
         self.state = self._connections if self._checks_good else "down"
         self.until = self._opened_until if self._checks_good else math.inf
         if self.state == before == "down":

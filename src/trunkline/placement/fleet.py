@@ -49,11 +49,11 @@ class News(NamedTuple):
 
     Attributes:
         event: `trial`: a pick tries it again; `up`: that pick has arrived; `doubted`: its reports never change although
-            picks go there; `trusted`: they do again.
+            picks go there; `trusted`: they do again; `kept`: it fails, and its group cannot spare it.
     """
 
     url: str
-    event: Literal["trial", "up", "doubted", "trusted"]
+    event: Literal["trial", "up", "doubted", "trusted", "kept"]
     why: str
 
 
@@ -221,7 +221,22 @@ class Fleet:
         """No connection came of it through the backend's fault; returns what that changes of its condition."""
         made = self._end(reservation, now)
         backend = None if made is None else self.backends.get(made.ledger.url)
-        return None if backend is None else backend.condition.failure(why, now)
+        if backend is None:
+            return None
+        condition = backend.condition
+        was_kept = condition.kept
+        change = condition.failure(why, now, spare=self._spares(backend))
+        if condition.kept and not was_kept:
+            self.news.append(News(backend.url, "kept", condition.kept))
+        return change
+
+    def checked(self, url: str, ok: bool, why: str, now: float) -> Change | None:
+        """An active check has ended; returns what that changes of its backend's condition."""
+        backend = self.backends.get(url)
+        return None if backend is None else backend.condition.checked(ok, why, now, spare=self._spares(backend))
+
+    def _spares(self, backend: Backend) -> bool:
+        return self.pools[backend.pool].may_lose(backend, self.settings.eject_share)
 
     def dropped(self, reservation: int, now: float) -> None:
         """No connection came of it, and the backend is not to blame."""

@@ -45,18 +45,20 @@ def _choose(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> tuple[Bac
 
 
 def _last_resort(pool: Pool, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
-    """When every backend is down by its health checks, one of them all the same.
+    """When every backend is out, one of them all the same: one whose checks are good before one that is down.
 
     It is likelier that the checks are wrong, or that what they depend on (a bus, a database) is away, than that all
-    backends have gone at the same moment; a client that finds none is refused after one try.
+    backends have gone at the same moment; and failures while the checks are good may be the clients' own. A client that
+    finds none is refused after one try.
     """
     if ask.tried or any(backend.condition.usable(now) for backend in pool.takers.members):
         return None
-    down = [each for each in pool.takers.members if each.condition.state == "down" and each.load != FULL]
-    if not down:
+    room = [each for each in pool.takers.members if each.load != FULL]
+    candidates = [each for each in room if each.condition.state != "down"] or room
+    if not candidates:
         return None
-    least = min(backend.load for backend in down)
-    return rng.choice([backend for backend in down if backend.load == least]), "last_resort"
+    least = min(backend.load for backend in candidates)
+    return rng.choice([backend for backend in candidates if backend.load == least]), "last_resort"
 
 
 def _ordinary(fleet: Fleet, pool: Pool, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:

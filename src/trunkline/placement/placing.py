@@ -36,7 +36,7 @@ class Pick(msgspec.Struct, frozen=True, tag="pick"):
 
     Attributes:
         reason: why this one, a fixed label: the policy's name, `sticky`, `affinity_spill` (its key's node is full),
-            `retry`, `only`, `last_resort` (all are down by their health checks).
+            `retry`, `only`, `last_resort` (all are out).
         cookie: value of the sticky cookie to set, None when none is to be set.
         server_name: the name that the backend's certificate must have, empty for the URL's host.
     """
@@ -79,7 +79,8 @@ class Placer(Protocol):
         """No connection came of it through the backend's fault.
 
         `why` is one of `dial`, `dial_timeout`, `tls`, `handshake_timeout`, `bad_answer`, `status_5xx`, `closed`; `busy`
-        (503: it sheds load) and `retry` (a suspicion: the client asks again) prove no fault.
+        (503: it sheds load), `retry` (a suspicion: the client asks again) and `alike` (other backends failed the same
+        request too) prove no fault.
         """
 
     def dropped(self, pick: Pick) -> None:

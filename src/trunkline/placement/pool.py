@@ -177,6 +177,18 @@ class Pool:
         for backend in members:
             backend.reckon()
 
+    def may_lose(self, backend: Backend, share: float) -> bool:
+        """Whether `backend` may be taken out for what became of its connections.
+
+        Of the backends of its group whose checks are good, others that are out included, at most `share` may be.
+        """
+        lane = self.lanes.get(backend.group) if self.lanes else self.takers
+        if lane is None or backend not in lane.members:
+            return True
+        others = [each for each in lane.members if each is not backend and each.condition.state != "down"]
+        out = 1 + sum(each.condition.trial for each in others)
+        return out <= share * (1 + len(others))
+
     def refresh(self, now: float) -> None:
         """Reckon what depends on time or on the others; call it before choosing."""
         if not self._live:

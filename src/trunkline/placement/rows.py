@@ -83,7 +83,7 @@ def _note(backend: Backend) -> str:
         return "its reports never change although picks go there"
     if backend.spec.weight <= 0:
         return "weight 0: no new connections"
-    return backend.report_failure and f"no load report: {backend.report_failure}"
+    return backend.condition.kept or (backend.report_failure and f"no load report: {backend.report_failure}")
 
 
 def imbalance(backends: Iterable[Backend]) -> dict[tuple[str, str], float]:

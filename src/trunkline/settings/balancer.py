@@ -148,6 +148,9 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     health_fall: Annotated[int, about("Failed checks until a backend is down.", ge=1, le=100)] = 2
     health_rise: Annotated[int, about("Good checks until it is up again.", ge=1, le=100)] = 1
     eject_after: Annotated[int, about("Failed dials or handshakes in a row until ejection.", ge=1, le=1000)] = 3
+    eject_share: Annotated[
+        float, about("Largest share of a group that failures may take out while its checks are good.", ge=0, le=1)
+    ] = 0.5
     eject_ms: Annotated[PositiveMs, about("First time of an ejection; doubles with each.")] = 1_000
     eject_max_ms: Annotated[PositiveMs, about("Longest time of an ejection.")] = 60_000
     breaker_ratio: Annotated[float, about("Share of failed handshakes that opens a circuit breaker.", gt=0, le=1)] = 0.5

@@ -136,7 +136,38 @@ async def test_the_last_5xx_reaches_the_client(start_edge: Any, raw_backend: Any
     edge = await start_edge(placer)
     answer = await request(edge.port, handshake())
     assert (answer.status, answer.body, answer.headers["x-why"]) == (500, b"last", "none")
-    assert [heard[0] for heard in placer.heard] == ["failed", "failed"]
+    assert placer.heard == [("failed", first.url, "alike"), ("failed", second.url, "alike")], "the request's own fault"
+
+
+@pytest.mark.parametrize("taken", [echo, says(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")])
+async def test_failures_of_a_request_that_another_backend_takes_are_the_backends(
+    start_edge: Any, raw_backend: Any, taken: Any
+) -> None:
+    """Both are to blame when a third one answers well: the request was in order."""
+    first, second, third = [await raw_backend(each) for each in (says(BROKEN), lies, taken)]
+    placer = FixedPlacer(first.url, second.url, third.url)
+    edge = await start_edge(placer)
+    wire = await Wire.connect(edge.port)
+    wire.send(handshake())
+    assert (await wire.answer()).status < 500
+    await placer.hears("failed", first.url, "status_5xx")
+    await placer.hears("failed", second.url, "bad_answer")
+    wire.close()
+
+
+async def test_a_failure_is_blamed_though_the_client_leaves(start_edge: Any, raw_backend: Any) -> None:
+    """What the first backend did is known by then; the second has done nothing wrong."""
+    first, second = await raw_backend(says(BROKEN)), await raw_backend(hang)
+    placer = FixedPlacer(first.url, second.url)
+    edge = await start_edge(placer)
+    wire = await Wire.connect(edge.port)
+    wire.send(handshake())
+    async with asyncio.timeout(patient(5)):
+        while not second.heads:
+            await asyncio.sleep(0.01)
+    wire.close()
+    await placer.hears("failed", first.url, "status_5xx")
+    assert ("dropped", second.url) in placer.heard
 
 
 @pytest.mark.parametrize(("behave", "status"), [(hang, 504), (lies, 502)])

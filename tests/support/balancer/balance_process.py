@@ -139,6 +139,8 @@ class ForeignBackend:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             return web.Response(text=f"{self.port}")
+        if request.path == "/broken":
+            return web.Response(status=500, text="a fault of the application on this path")
         if not self.alive:
             return web.Response(status=503)
         socket = web.WebSocketResponse(heartbeat=None)

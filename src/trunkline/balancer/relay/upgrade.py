@@ -5,6 +5,8 @@ Rules:
 - Until the client has its 101 another backend may be tried; from then on never.
 - Every pick ends in exactly one of `opened`, `failed` and `dropped`. The client's leaving is no backend's fault.
 - 3xx and 4xx are the backend's answer to the client. Anything else but a valid 101 is a backend that failed.
+- A failure after the dial may be the request's own (a path on which the application breaks). So its blame waits until
+  other backends were tried: when several failed the request and none took it, no backend is to blame.
 - Everything awaited has a time-out, everything read has a bound.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import random
 import sys
+from typing import Final
 
 import msgspec
 
@@ -25,11 +28,14 @@ from trunkline.http1.heads import RequestHead
 from trunkline.placement.placing import Pick, Refusal
 from trunkline.websocket.handshake import key_is_valid
 
+OF_THE_DIAL: Final = ("dial", "dial_timeout", "tls")
+"""Failures that no request can cause: the backend never got it."""
+
 
 class Upgrade:
     """One handshake."""
 
-    __slots__ = ("_caller", "_client", "_context", "_head", "_limited", "_path", "_started")
+    __slots__ = ("_caller", "_client", "_context", "_doubtful", "_head", "_limited", "_path", "_started")
 
     def __init__(self, context: RelayContext, client: ClientSide, head: RequestHead, caller: Caller) -> None:
         self._context = context
@@ -39,6 +45,7 @@ class Upgrade:
         self._path = head.path
         self._started = context.loop.time()
         self._limited = False
+        self._doubtful: list[tuple[Pick, str]] = []
 
     async def run(self) -> None:
         """Take it to its end: relayed, or answered and closed."""
@@ -50,6 +57,7 @@ class Upgrade:
             await self._connect()
         finally:
             relays.handshaking -= 1
+            self._blame(taken=False)
             if self._limited:
                 relays.leave_address(self._caller.address)
 
@@ -118,6 +126,7 @@ class Upgrade:
                 if answered is None:
                     return
                 if answered.head.status < 500:
+                    self._blame(taken=True)
                     context.placer.dropped(picked)
                     context.meter.refusals.add("backend_refused")
                     self._pass_answer(answered, picked.cookie, "backend_refused", picked.url)
@@ -136,8 +145,18 @@ class Upgrade:
             self._report("refused", url, why, 502)
 
     def _failed(self, pick: Pick, why: str) -> None:
-        self._context.placer.failed(pick, why)
+        if why == "busy" or why in OF_THE_DIAL:
+            self._context.placer.failed(pick, why)
+        else:
+            self._doubtful.append((pick, why))
         self._report("failed", pick.url, why, 0)
+
+    def _blame(self, *, taken: bool) -> None:
+        """Report the failures that the request itself may have caused, unless a backend has taken it."""
+        alike = len(self._doubtful) > 1 and not taken
+        for pick, why in self._doubtful:
+            self._context.placer.failed(pick, "alike" if alike else why)
+        self._doubtful.clear()
 
     def _pass_answer(self, answered: Refused, cookie: str | None, reason: str, url: str) -> None:
         self._client.finish(self._context.forwarding.whole_answer(answered.head, answered.body, cookie))
@@ -188,6 +207,7 @@ class Upgrade:
         if context.on_event is not None:
             relay.path = sys.intern(self._path)
         context.relays.add(relay)
+        self._blame(taken=True)
         context.placer.opened(pick)
         context.meter.connect_seconds.observe(now - self._started)
         self._report("opened", pick.url, pick.reason, 101)
