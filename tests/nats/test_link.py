@@ -7,6 +7,7 @@ import asyncio
 import pytest
 import structlog
 
+from tests.support.patience import patient
 from trunkline.errors import BusUnavailable, StartError
 from trunkline.nats import link as module
 from trunkline.nats.address import parse_address
@@ -95,3 +96,31 @@ async def test_a_server_that_answers_no_probe_is_given_up(monkeypatch: pytest.Mo
     await asyncio.wait_for(lost.wait(), 5)
     await link.close()
     assert made[0].closed[0] == "no echo"
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_a_cancellation_that_is_lost_in_a_try_does_not_keep_it_open(refused: bool) -> None:
+    """`close` ends the link although the library swallows its cancellation, at once when the try ends by itself."""
+    trying = asyncio.Event()
+    made: list[Fake] = []
+    states: list[bool] = []
+
+    async def connect() -> Fake:
+        trying.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            # As asyncio.wait_for of Python 3.11 does when the connection is made or refused at this very moment.
+            if refused:
+                raise BusUnavailable("refused") from None
+        made.append(Fake())
+        return made[-1]
+
+    link = Link(ADDRESS, connect, log=log)
+    link.start(states.append)
+    await trying.wait()
+    began = asyncio.get_running_loop().time()
+    await asyncio.wait_for(link.close("enough"), patient(10))
+    assert asyncio.get_running_loop().time() - began < patient(1)
+    assert [fake.closed for fake in made] == ([] if refused else [["enough"]])
+    assert (states, link.connection) == ([], None)

@@ -18,6 +18,9 @@ from trunkline.settings.sections import AdminSettings
 
 HOST = "127.0.0.1"
 
+ANSWER_S = 2.0
+"""Time that requests under way have to be answered at a stop; aiohttp would give them a minute."""
+
 
 class BalancerAdmin:
     """The admin server of a balancer."""
@@ -41,7 +44,7 @@ class BalancerAdmin:
         port = wanted if wanted is not None else beside
         app = web.Application(client_max_size=1 << 16)
         app.add_routes(self.routes())
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=ANSWER_S)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, HOST, port).start()

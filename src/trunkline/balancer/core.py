@@ -36,6 +36,7 @@ from trunkline.placement.fleet import Fleet
 from trunkline.placement.homes import KEY_CHARS
 from trunkline.placement.pick import place
 from trunkline.placement.placing import Ask, Pick, Refusal
+from trunkline.process.bounds import end_part, end_tasks
 from trunkline.protocol.control import LoadReport, NodeReport, PickNotice, PickNotices
 from trunkline.protocol.timestamps import utc
 from trunkline.settings.sections import Settings
@@ -56,6 +57,9 @@ TICK_S: Final = 0.25
 
 RESTART_S: Final = 1.0
 """A part of the balancer that failed is started again after so long."""
+
+PART_S: Final = 10.0
+"""Time that each part has to end at a stop."""
 
 SERIES_KEPT: Final = 2_000
 """Label sets of one counter above which those of backends that left are forgotten: addresses may change."""
@@ -140,14 +144,12 @@ class Balancer:
             await self._news.wait()
 
     async def stop(self) -> None:
-        """End everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._checks.close()
-        await self._reports.close()
+        """End everything, each part within its bound."""
+        await end_tasks(self._tasks)
+        await end_part("checks", self._checks.close(), within_s=PART_S)
+        await end_part("reports", self._reports.close(), within_s=PART_S)
         if self._talk is not None:
-            await self._talk.close()
+            await end_part("talk", self._talk.close(), within_s=PART_S)
 
     def _keep_running(self, part: str, run: Callable[[], Awaitable[None]]) -> None:
         async def again() -> None:

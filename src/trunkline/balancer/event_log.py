@@ -14,6 +14,7 @@ import structlog
 
 from trunkline.balancer.relay.meter import EdgeEvent
 from trunkline.logs import configure
+from trunkline.process.bounds import end_tasks
 from trunkline.protocol.timestamps import utc
 
 LOGGER: Final = "trunkline.edge"
@@ -53,8 +54,7 @@ class EventLog:
     async def stop(self) -> None:
         """Write what is left."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])
         self.flush()
 
     def add(self, event: EdgeEvent) -> None:

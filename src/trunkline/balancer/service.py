@@ -9,7 +9,7 @@ from __future__ import annotations
 import structlog
 
 from trunkline.balancer.admin import BalancerAdmin
-from trunkline.balancer.core import Balancer
+from trunkline.balancer.core import PART_S, Balancer
 from trunkline.balancer.event_log import EventLog
 from trunkline.balancer.measures import EdgeCounts, counts_of
 from trunkline.balancer.own_pages import OwnPages
@@ -17,6 +17,7 @@ from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.relay.edge import Edge
 from trunkline.balancer.workers.supervisor import Workers
 from trunkline.errors import SettingsError, StartError
+from trunkline.process.bounds import end_part
 from trunkline.settings.sections import Settings
 
 log = structlog.get_logger("trunkline.balancer")
@@ -65,8 +66,9 @@ class RelayService:
 
     async def stop(self) -> None:
         """Take no more clients, let the connected ones go on for `drain_ms`, then end. Cancel it to end at once."""
+        drain_s = self._settings.drain_ms / 1000
         try:
-            await self._stop_listening(self._settings.drain_ms / 1000)
+            await end_part("connections", self._stop_listening(drain_s), within_s=drain_s + PART_S)
         finally:
             await self._close(0.0)
             log.info("balancer_stopped")
@@ -91,8 +93,8 @@ class RelayService:
             await self._edge.stop(drain_s)
 
     async def _close(self, drain_s: float) -> None:
-        await self._stop_listening(drain_s)
-        await self.admin.stop()
+        await end_part("listener", self._stop_listening(drain_s), within_s=drain_s + PART_S)
+        await end_part("admin port", self.admin.stop(), within_s=PART_S)
         await self.balancer.stop()
         if self._events is not None:
-            await self._events.stop()
+            await end_part("connection log", self._events.stop(), within_s=PART_S)

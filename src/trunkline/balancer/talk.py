@@ -30,6 +30,7 @@ from trunkline.nats.address import parse_address
 from trunkline.nats.link import Link
 from trunkline.nats.login import CONNECT_TIMEOUT_S, Connection, log_in, request, tls_context
 from trunkline.placement.backend import canonical_url
+from trunkline.process.bounds import end_tasks
 from trunkline.protocol.control import KeyCounts, KeysAsked, Moved, MoveOrder, NodeReport, PickNotice, PickNotices
 from trunkline.protocol.subjects import (
     MAX_MESSAGE_BYTES,
@@ -134,10 +135,7 @@ class FleetTalk:
 
     async def close(self) -> None:
         """Let go of NATS; `on_state` is not called for it."""
-        tasks = [task for task in (self._sending, self._greeting) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks([task for task in (self._sending, self._greeting) if task is not None])
         await self._link.close()
 
     async def hello(self) -> None:

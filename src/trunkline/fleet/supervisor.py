@@ -21,6 +21,7 @@ from trunkline.fleet.plan.layout import FleetPlan
 from trunkline.fleet.plan.parts import NodePlan
 from trunkline.fleet.plan.ports import check_ports
 from trunkline.fleet.status import Addresses, EdgeAddresses, Event, NodeAddresses, PartStatus, clients, draining_text
+from trunkline.process.bounds import end_tasks
 from trunkline.process.looks import started
 
 READY_S: Final = 30.0
@@ -107,9 +108,7 @@ class Fleet:
             if late:
                 part.kill()
                 await asyncio.wait(late)
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await end_tasks(self._background)
         await self.nats.stop(NATS_KILL_S if self.killed else NATS_STOP_S)
 
     def kill(self) -> None:

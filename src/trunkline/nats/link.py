@@ -6,6 +6,7 @@ Rules:
 - Between connections there is none: callers get BusUnavailable at once, and nothing is kept for later.
 - Waiting between tries doubles up to two seconds and is drawn at random, so that the parts of a fleet do not return in
   step. A connection that did not hold counts as a failed try.
+- `close` ends it for good, also when the cancellation of a try is lost in the client library.
 - A server that is gone without closing its sockets is noticed by the client's pings, or by the owner's probe, which is
   sent every two seconds and given twice that: it may be our own loop that was late.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from trunkline.errors import BusError, BusUnavailable
 from trunkline.nats.address import NatsAddress
+from trunkline.process.bounds import end_tasks
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 PROBE_EVERY_S: Final = 2.0
 FIRST_WAIT_S: Final = 0.05
 LONGEST_WAIT_S: Final = 2.0
+CLOSING_S: Final = 5.0
+"""Time that lost connections have to close when the link itself is closed; what is left ends with the process."""
+
 HELD_S: Final = 10.0
 """A connection that was up this long starts the waiting again from the shortest."""
 
@@ -85,6 +90,7 @@ class Link(Generic[K]):
         self._rng = random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         self._tried = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._ended = False
         self._closing: set[asyncio.Future[None]] = set()
         self.connection: K | None = None
         self.since = 0.0
@@ -113,24 +119,26 @@ class Link(Generic[K]):
     async def close(self, reason: str = "the bus was closed") -> None:
         """Stop connecting, and give the connection up."""
         self.why = reason
+        self._ended = True
         if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+            await end_tasks([self._running])
             self._running = None
         connection, self.connection = self.connection, None
         if connection is not None:
             await connection.close(reason)
         if self._closing:
-            await asyncio.wait(self._closing)
+            await asyncio.wait(self._closing, timeout=CLOSING_S)
 
     async def _run(self, on_state: Callable[[bool], None]) -> None:
         loop = asyncio.get_running_loop()
         attempt = 0
         reported = False
-        while True:
+        while not self._ended:
             try:
                 connection = await self._connect()
             except BusError as error:
+                if self._ended:
+                    return
                 self.why = str(error)
                 # One line an outage, not one a try.
                 report = self._log.debug if reported else self._log.warning
@@ -138,6 +146,9 @@ class Link(Generic[K]):
                 reported = True
                 self._tried.set()
             else:
+                if self._ended:
+                    await connection.close(self.why)
+                    return
                 reported = False
                 self.connection, self.since = connection, loop.time()
                 self._log.info(self._events.connected, address=self._address.shown)

@@ -22,6 +22,7 @@ from nats.aio.msg import Msg
 
 from trunkline.errors import BusUnavailable, SettingsError
 from trunkline.nats.address import NatsAddress
+from trunkline.process.bounds import within
 
 CONNECT_TIMEOUT_S: Final = 2
 CLOSE_TIMEOUT_S: Final = 2.0
@@ -182,8 +183,7 @@ def tls_context(address: NatsAddress, ca_file: str | Path | None = None) -> ssl.
 async def _close(client: Client) -> None:
     """Close as far as the peer lets us: one that does not read would delay the orderly close without end."""
     with contextlib.suppress(nats_errors.Error, OSError, TimeoutError, AssertionError, RuntimeError):
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await client.close()
+        await within(CLOSE_TIMEOUT_S, client.close())
 
 
 def _set(lost: asyncio.Future[str], reason: str) -> None:

@@ -16,6 +16,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -23,6 +24,7 @@ import uvloop
 
 T = TypeVar("T")
 
+LEFT_S: Final = 10.0
 _PR_SET_PDEATHSIG: Final = 1
 _CHUNK: Final = 65_536
 _LAST_OUTPUT_S: Final = 1.0
@@ -56,8 +58,42 @@ async def serve_until_stopped(signals: Signals, stop: Callable[[], Coroutine[Any
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a command's coroutine on uvloop; returns what it returns, most often an exit code."""
-    return uvloop.run(main())
+    """Run a command's coroutine on uvloop; returns what it returns, most often an exit code.
+
+    What `main` leaves behind has `LEFT_S` seconds to end: the loop would wait for its tasks and threads without end.
+    """
+    ending = _Ending()
+
+    async def command() -> T:
+        try:
+            ending.code = result = await main()
+            return result
+        finally:
+            ending.begin()
+
+    try:
+        return uvloop.run(command())
+    finally:
+        ending.over()
+
+
+class _Ending:
+    """Ends the process when the loop does not: a thread may hang in a name look-up or on a disk."""
+
+    def __init__(self) -> None:
+        self.code: object = 1
+        self._timer = threading.Timer(LEFT_S, self._end)
+        self._timer.daemon = True
+
+    def begin(self) -> None:
+        self._timer.start()
+
+    def over(self) -> None:
+        self._timer.cancel()
+
+    def _end(self) -> None:
+        print(f"trunkline: something did not end within {LEFT_S:g} s and is left behind", file=sys.stderr, flush=True)
+        os._exit(self.code if isinstance(self.code, int) else 1)
 
 
 def spare_collector() -> None:

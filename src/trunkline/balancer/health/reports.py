@@ -26,6 +26,7 @@ from trunkline.balancer.health.requests import FAULTS, open_session, read_at_mos
 from trunkline.balancer.health.rota import Rota
 from trunkline.placement.backend import BackendSpec
 from trunkline.placement.counting.ledger import MOST_REPORTED
+from trunkline.process.bounds import end_tasks
 from trunkline.protocol.control import LoadReport
 from trunkline.settings.balancer import BalancerSettings
 
@@ -94,9 +95,7 @@ class ReportPoller:
     async def close(self) -> None:
         """End all requests under way; nothing is reported after this."""
         await self._rota.close()
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await end_tasks(self._running)
         session, self._session = self._session, None
         if session is not None:
             await session.close()

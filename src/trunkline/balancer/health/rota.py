@@ -15,6 +15,8 @@ from typing import Final
 
 import structlog
 
+from trunkline.process.bounds import end_tasks
+
 log = structlog.get_logger("trunkline.balancer")
 
 GOLDEN: Final = 0.6180339887498949
@@ -83,9 +85,7 @@ class Rota:
         self._started = False
         turns = list(self._turns.values())
         self._turns.clear()
-        for turn in turns:
-            turn.cancel()
-        await asyncio.gather(*turns, return_exceptions=True)
+        await end_tasks(turns)
 
     async def _take_turns(self, member: str, share: float) -> None:
         wait_s = self._interval_s * share

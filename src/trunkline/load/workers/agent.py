@@ -34,6 +34,7 @@ from trunkline.load.workers.pipe import TO_WORKER, BadMessage, ChannelClosed, pa
 from trunkline.nats.address import parse_address
 from trunkline.nats.link import Link
 from trunkline.nats.login import Connection, is_own_cancellation, request
+from trunkline.process.bounds import end_tasks
 from trunkline.process.lifecycle import Signals
 from trunkline.version import __version__
 
@@ -121,9 +122,7 @@ class _Assignment:
 
     async def close(self, why: str = "") -> None:
         """End all workers; `why` is sent to the coordinator, unless empty."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         if why:
             for _, outgoing in self._workers:
                 with contextlib.suppress(BadMessage, ChannelClosed):
@@ -170,8 +169,7 @@ class Agent:
     async def close(self, why: str = "") -> None:
         """End the workers, if there are any."""
         if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+            await end_tasks([self._watch])
         async with self._busy:
             await self._end_run(why)
 

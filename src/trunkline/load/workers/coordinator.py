@@ -31,6 +31,7 @@ from trunkline.load.workers.member import Member, Worker
 from trunkline.load.workers.pipe import BadMessage, ChannelClosed
 from trunkline.load.workers.remote import Agents
 from trunkline.load.workers.timeline import Timeline
+from trunkline.process.bounds import end_tasks
 
 BEGINS_IN_S: Final = 0.3
 _TICK_S: Final = 0.2
@@ -169,9 +170,7 @@ class Coordinator:
 
     async def _close(self) -> None:
         readers = [member.reader for member in self._members if member.reader is not None]
-        for reader in readers:
-            reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
+        await end_tasks(readers)
         await asyncio.gather(*(member.worker.close() for member in self._members), return_exceptions=True)
         if self._agents is not None:
             await self._agents.close()

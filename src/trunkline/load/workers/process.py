@@ -31,6 +31,7 @@ from trunkline.load.model.tally import Beat
 from trunkline.load.workers.pipe import TO_WORKER, BadMessage, ChannelClosed, Pipe
 from trunkline.logs import configure as log_setup
 from trunkline.process import lifecycle
+from trunkline.process.bounds import end_tasks
 from trunkline.settings.sections import LogSettings
 
 T = TypeVar("T")
@@ -87,9 +88,7 @@ class _Conversation:
 
     async def close(self) -> None:
         """End both directions."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
     async def _listen(self) -> None:
         try:

@@ -29,6 +29,7 @@ from trunkline.load.workers.parcels import Incoming, Outgoing, connect, listen
 from trunkline.load.workers.pipe import FROM_WORKER, BadMessage, ChannelClosed, pack, unpack
 from trunkline.nats.address import NatsAddress, parse_address
 from trunkline.nats.login import Connection, request
+from trunkline.process.bounds import end_tasks
 from trunkline.version import __version__
 
 MEET_S: Final = 3.0
@@ -180,9 +181,7 @@ class Agents:
     async def close(self) -> None:
         """Dismiss all agents and let go of NATS."""
         self._closing = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
         async def dismiss(name: str) -> None:
             with contextlib.suppress(BusUnavailable, nats_errors.NoRespondersError):

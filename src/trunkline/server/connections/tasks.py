@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from trunkline.logs.logger import get_logger
+from trunkline.process.bounds import end_tasks
 
 log = get_logger("trunkline.tasks")
 T = TypeVar("T")
@@ -47,10 +48,8 @@ class Tasks:
         return task
 
     async def close(self) -> None:
-        """Cancel everything and wait for it."""
-        for task in list(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        """Cancel everything and wait for it, within a bound."""
+        await end_tasks(self._running)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

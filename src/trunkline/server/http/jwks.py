@@ -7,7 +7,6 @@ minute, so that invented ids cannot turn this node into a flood on the address. 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from trunkline.logs.logger import get_logger
+from trunkline.process.bounds import end_tasks
 
 MAX_JWKS_BYTES = 256 * 1024
 JWKS_TIMEOUT_S = 5.0
@@ -111,9 +111,7 @@ class RemoteKeys:
     async def close(self) -> None:
         """End a fetch that is under way."""
         if self._fetching is not None:
-            self._fetching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._fetching
+            await end_tasks([self._fetching])
 
     def _begin(self) -> asyncio.Task[None]:
         if self._fetching is None:

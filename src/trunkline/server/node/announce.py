@@ -21,6 +21,7 @@ import msgspec
 
 from trunkline.errors import BusError, BusUnavailable
 from trunkline.logs.logger import get_logger
+from trunkline.process.bounds import end_tasks
 from trunkline.protocol.control import NodeReport
 from trunkline.protocol.subjects import hello_subject, report_subject
 from trunkline.server.node.reports import NodeReports
@@ -87,9 +88,7 @@ class Announcer:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await end_tasks([task])
         with contextlib.suppress(BusError, TimeoutError):
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
                 await self._report(leaving=True)

@@ -2,6 +2,7 @@
 
 Start order: bus, hub, app's start-up hooks, then the listeners, so that no client comes in before what it needs is
 there. Stop order: not ready, drain, listeners, app, tasks under way (so that what was acknowledged is on the bus), bus.
+Each part ends within a bound, so that a node always does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from trunkline.bus.open import open_bus
 from trunkline.errors import StartError
 from trunkline.logs.logger import get_logger
 from trunkline.net.limits import AddressLimiter
+from trunkline.process.bounds import end_part
 from trunkline.protocol import close_codes
 from trunkline.server.app.app import App
 from trunkline.server.app.route import Route, Services
@@ -51,6 +53,9 @@ TICKS_A_SAMPLE: Final = 20
 
 TASKS_S: Final = 2.0
 """How long a stop waits for tasks under way."""
+
+PART_S: Final = 10.0
+"""Time that each part has to end at a stop, the application's shutdown hooks among them."""
 
 
 class Node:
@@ -194,26 +199,26 @@ class Node:
     async def _close_all(self) -> None:
         self.state.on(Event.STOP)
         self.draining.stop()
-        await self.mover.stop()
+        await end_part("mover", self.mover.stop(), within_s=PART_S)
         if self._announcer is not None:
-            await self._announcer.leave()
+            await end_part("announcer", self._announcer.leave(), within_s=PART_S)
         if self._server is not None:
             self._server.close()
         for connection in list(self.registry.connections):
             connection.abort()
         self.data_port.pending.close()
-        await self.admin.stop()
-        await self.app.stop()
+        await end_part("admin port", self.admin.stop(), within_s=PART_S)
+        await end_part("application", self.app.stop(), within_s=PART_S)
         tasks = list(self.registry.tasks)
         if tasks:
             # Publishes under way get their acknowledgement; what waits for a client is ended.
             _, pending = await asyncio.wait(tasks, timeout=TASKS_S)
             for task in pending:
                 task.cancel()
-        await self.hub.close()
-        await self.bus.close()
+        await end_part("channels", self.hub.close(), within_s=PART_S)
+        await end_part("bus", self.bus.close(), within_s=PART_S)
         if self.verifier is not None:
-            await self.verifier.close()
+            await end_part("token keys", self.verifier.close(), within_s=PART_S)
         if self._ticker is not None:
             self._ticker.cancel()
         if self._access is not None:

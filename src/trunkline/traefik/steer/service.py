@@ -11,13 +11,14 @@ import time
 import structlog
 from aiohttp import web
 
-from trunkline.balancer.admin import BalancerAdmin
-from trunkline.balancer.core import Balancer
+from trunkline.balancer.admin import ANSWER_S, BalancerAdmin
+from trunkline.balancer.core import PART_S, Balancer
 from trunkline.balancer.event_log import EventLog
 from trunkline.balancer.measures import EdgeCounts
 from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.workers.supervisor import listening_socket
 from trunkline.errors import SettingsError, StartError
+from trunkline.process.bounds import end_part
 from trunkline.settings.sections import Settings
 from trunkline.traefik.steer.handlers import Steering, SteeringMeter
 from trunkline.traefik.steer.published import Candidate
@@ -49,7 +50,9 @@ class SteeringService:
                 self._events.start()
             app = web.Application(client_max_size=1 << 16)
             app.add_routes([*self.steering.routes(), *self.admin.routes()])
-            self._runner = web.AppRunner(app, access_log=None, max_line_size=1 << 16, max_field_size=1 << 16)
+            self._runner = web.AppRunner(
+                app, access_log=None, max_line_size=1 << 16, max_field_size=1 << 16, shutdown_timeout=ANSWER_S
+            )
             await self._runner.setup()
             await web.SockSite(self._runner, sock, backlog=4096).start()
             await self.admin.start(self.port)
@@ -68,12 +71,12 @@ class SteeringService:
     async def stop(self) -> None:
         """Answer no more; connections are Traefik's and stay."""
         if self._runner is not None:
-            await self._runner.cleanup()
+            await end_part("port for Traefik", self._runner.cleanup(), within_s=PART_S)
             self._runner = None
-        await self.admin.stop()
+        await end_part("admin port", self.admin.stop(), within_s=PART_S)
         await self.balancer.stop()
         if self._events is not None:
-            await self._events.stop()
+            await end_part("connection log", self._events.stop(), within_s=PART_S)
         log.info("balancer_stopped")
 
     def _candidates(self) -> list[Candidate]:
