@@ -78,7 +78,7 @@ def test_error_codes() -> None:
     assert named == set(wire.ERROR_CODES) == words("ws_errors_total")
 
 
-@pytest.mark.parametrize("code", [*range(1000, 1016), 3000, 4001, 4003, 4008, 4999])
+@pytest.mark.parametrize("code", [*range(1000, 1016), 3000, 4001, 4002, 4003, 4008, 4999])
 def test_close_codes(code: int) -> None:
     """What a close is counted under is among the declared words."""
     assert close_codes.label(code, "client too slow") in BY_NAME["ws_disconnects_total"].values[0]

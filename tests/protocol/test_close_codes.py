@@ -12,7 +12,7 @@ from trunkline.protocol import close_codes
     [
         (1000, False), (1001, True), (1002, False), (1003, False), (1005, False), (1006, True), (1007, False),
         (1008, True), (1009, False), (1011, True), (1012, True), (1013, True), (4000, False),
-        (4001, False), (4003, False),
+        (4001, False), (4002, True), (4003, False),
         (4008, True), (3000, False),
     ],
 )  # fmt: skip

@@ -36,6 +36,7 @@ INTERNAL = Close(1011, "internal error", "with_backoff")
 DRAINING = Close(1012, "draining", "after_hint")
 OVERLOADED = Close(1013, "overloaded", "after_hint")
 UNAUTHORIZED = Close(4001, "unauthorized", "no")
+TOKEN_EXPIRED = Close(4002, "the token has expired", "yes")
 FORBIDDEN = Close(4003, "forbidden", "no")
 IDLE = Close(4008, "idle too long", "yes")
 
@@ -47,7 +48,7 @@ NO_STATUS = 1005
 
 TABLE: tuple[Close, ...] = (
     NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED_DATA, INVALID_TEXT, POLICY, TOO_SLOW, TOO_BIG, INTERNAL,
-    DRAINING, OVERLOADED, UNAUTHORIZED, FORBIDDEN, IDLE,
+    DRAINING, OVERLOADED, UNAUTHORIZED, TOKEN_EXPIRED, FORBIDDEN, IDLE,
 )  # fmt: skip
 
 _BY_CODE = {row.code: row for row in reversed(TABLE)}
@@ -62,7 +63,7 @@ def may_reconnect(code: int) -> bool:
 _LABELS = {
     1000: "normal", 1001: "going_away", 1002: "protocol_error", 1003: "unsupported_data", 1005: "no_status",
     1006: "abnormal", 1007: "invalid_text", 1008: "policy", 1009: "too_big", 1011: "internal", 1012: "draining",
-    1013: "overloaded", 4001: "unauthorized", 4003: "forbidden", 4008: "idle",
+    1013: "overloaded", 4001: "unauthorized", 4002: "token_expired", 4003: "forbidden", 4008: "idle",
 }  # fmt: skip
 
 LABELS = (*_LABELS.values(), "too_slow", "other")

@@ -65,6 +65,13 @@ class Heartbeat(msgspec.Struct, tag="heartbeat"):
     id: MessageId = None
 
 
+class Refresh(msgspec.Struct, tag="refresh"):
+    """A fresh token, before that of the handshake, or of the last refresh, expires."""
+
+    token: str
+    id: MessageId = None
+
+
 class ChatMessage(msgspec.Struct, tag="message"):
     """A line of chat."""
 
@@ -108,6 +115,21 @@ class Pong(msgspec.Struct, tag="pong", omit_defaults=True):
     id: MessageId = None
 
 
+class TokenExpiring(msgspec.Struct, tag="token_expiring"):
+    """The client's token holds for so long; then the connection is closed with 4002."""
+
+    expires_in_ms: int
+    ts: int
+
+
+class RefreshAck(msgspec.Struct, tag="refresh_ack"):
+    """The fresh token is in use. `expires_at` is in ms since 1970 by the token itself, None for never."""
+
+    id: MessageId
+    expires_at: int | None
+    ts: int
+
+
 RecoverReason = Literal["epoch_changed", "expired", "no_history"]
 
 
@@ -137,6 +159,15 @@ class UnsubscriptionAck(msgspec.Struct, tag="unsubscription_ack"):
     id: MessageId
     unsubscribed: list[str]
     count: int
+    ts: int
+
+
+class Unsubscribed(msgspec.Struct, tag="unsubscribed"):
+    """The server ended a subscription; `code` is one of `error` messages."""
+
+    channel: str
+    code: str
+    reason: str
     ts: int
 
 

@@ -148,6 +148,7 @@ class AuthSettings(msgspec.Struct, frozen=True):
     audience: Annotated[str | None, about("What a token's aud must hold.")] = None
     leeway_s: Annotated[float, about("Clock difference forgiven in exp and nbf.", ge=0, le=300)] = 5.0
     required: Annotated[bool, about("Refuse handshakes without a valid token.")] = False
+    require_exp: Annotated[bool, about("Refuse tokens without an expiry (exp).")] = False
 
 
 class BusSettings(msgspec.Struct, frozen=True):

@@ -92,7 +92,7 @@ async def test_a_genuine_token() -> None:
     identity = await shared().verify(signed({"exp": expires, "role": "admin"}))
     assert (identity.subject, identity.expires_at) == ("alice", float(expires))
     assert identity.claims["role"] == "admin"
-    assert shared().verify_now(signed()) == ("alice", {"sub": "alice"}, None)
+    assert shared().verify_now(signed()) == ("alice", {"sub": "alice"}, None, None)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import msgspec
 
 from trunkline.bus.base import Bus, RetentionOf
 from trunkline.server.app import stock
+from trunkline.server.app.refreshing import Refreshing
 from trunkline.server.app.route import Route, Services
 from trunkline.server.app.serving import serve
 from trunkline.server.channels.hub import Hub
@@ -147,7 +148,8 @@ class OpenHub:
         self.hub = Hub(bus, retention, self.runtime.meter, self.runtime.clock, 1024)
         self.registry = Registry(self.runtime, self.hub.drop, lambda connection: None)
         requests = Requests(self.hub, RuleSet.of(settings), self.runtime, self.registry.room, max_channels=100)
-        services = Services("n", self.runtime, self.registry, self.hub, requests)
+        refreshing = Refreshing(None, requests, self.runtime)
+        services = Services("n", self.runtime, self.registry, self.hub, requests, refreshing)
         (declaration,) = (each for each in stock.create().declarations if each.path == "/ws")
         self.route = Route(declaration, settings, services)
 

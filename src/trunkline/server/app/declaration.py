@@ -47,11 +47,11 @@ class Declaration:
         self._pattern = _compile(path)
         self.own_tags: frozenset[str] | None = None
         if message is msgspec.Raw and envelope:
-            self.own_tags = frozenset({"heartbeat"}) | (_CHANNEL_TAGS if channels else frozenset())
+            self.own_tags = frozenset({"heartbeat", "refresh"}) | (_CHANNEL_TAGS if channels else frozenset())
             message = None
         self.decoder: msgspec.json.Decoder[Any] | None = None
         if envelope:
-            known = (wire.Heartbeat, *(CHANNEL_REQUESTS if channels else ()))
+            known = (wire.Heartbeat, wire.Refresh, *(CHANNEL_REQUESTS if channels else ()))
             self.decoder = self._decoder_of(*known, *(() if message is None else (message,)))
         elif message is not None:
             self.decoder = self._decoder_of(message)

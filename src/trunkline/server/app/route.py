@@ -11,6 +11,7 @@ from trunkline.http1.requests import Request
 from trunkline.server.app.client import Client, Reach
 from trunkline.server.app.declaration import Declaration
 from trunkline.server.app.endpoint import Endpoint
+from trunkline.server.app.refreshing import Refreshing
 from trunkline.server.channels.hub import Hub
 from trunkline.server.channels.requests import Requests
 from trunkline.server.connections.registry import Registry
@@ -28,6 +29,7 @@ class Services(NamedTuple):
     registry: Registry
     hub: Hub
     requests: Requests
+    refreshing: Refreshing
 
 
 class EffectiveLimits(msgspec.Struct, frozen=True):

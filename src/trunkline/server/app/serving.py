@@ -27,6 +27,7 @@ from trunkline.server.app.endpoint import Endpoint, EndpointFunction
 from trunkline.server.app.inbox import BACKLOG_LIMIT, Inbox
 from trunkline.server.app.route import Route
 from trunkline.server.connections.connection import Connection
+from trunkline.server.connections.runtime import Runtime
 from trunkline.server.connections.states import CLOSED
 from trunkline.websocket import frames
 
@@ -91,6 +92,9 @@ class Serving:
     def farewell(self, code: int, reason: str, reconnect_after_ms: int | None) -> bytes:
         """The frames that go before our close frame."""
         return b""
+
+    def expiring(self, left_ms: int) -> None:
+        """Without envelope there is no message that could tell it."""
 
     def ended(self) -> None:
         """Let the endpoint know that the connection has ended."""
@@ -242,7 +246,11 @@ class _Direct(_Bare):
 class _WithEnvelope(Serving):
     """With envelope: the server speaks the messages of the protocol besides the endpoint's own."""
 
-    __slots__ = ()
+    __slots__ = ("_refreshes",)
+
+    def __init__(self, route: Route, connection: Connection) -> None:
+        super().__init__(route, connection)
+        self._refreshes: Bucket | None = None
 
     def begin(self) -> None:
         """Greet the client, then begin the endpoint's work."""
@@ -269,11 +277,11 @@ class _WithEnvelope(Serving):
 
     def farewell(self, code: int, reason: str, reconnect_after_ms: int | None) -> bytes:
         """The goodbye message."""
-        runtime = self._route.services.runtime
-        runtime.meter.messages_sent += 1
-        may_reconnect = close_codes.may_reconnect(code)
-        goodbye = wire.Goodbye(code, reason, may_reconnect, reconnect_after_ms, runtime.clock.wall_ms)
-        return frames.text(msgspec.json.encode(goodbye))
+        return goodbye(self._route.services.runtime, code, reason, reconnect_after_ms)
+
+    def expiring(self, left_ms: int) -> None:
+        """The warning that asks for a fresh token."""
+        self.connection.send_message(wire.TokenExpiring(left_ms, self._route.services.runtime.clock.wall_ms))
 
     def _handle(self, opcode: int, payload: bytes) -> Work | None:
         id: wire.MessageId = None
@@ -294,12 +302,21 @@ class _WithEnvelope(Serving):
             if isinstance(message, CHANNEL_REQUESTS):
                 work = self._route.services.requests.handle(self.connection, message)
                 return None if work is None else self._guard(work, id)
+            if isinstance(message, wire.Refresh):
+                work = self._refresh(message)
+                return None if work is None else self._guard(work, id)
             return self._pass_on(message, id)
         except MessageError as error:
             self._explain(error, id if id is not None else decoding.message_id(payload))
         except Exception as error:
             self._explain(error, id)
         return None
+
+    def _refresh(self, message: wire.Refresh) -> Work | None:
+        refreshing = self._route.services.refreshing
+        if self._refreshes is None:
+            self._refreshes = refreshing.new_bucket()
+        return refreshing.handle(self.connection, message, self._refreshes)
 
     def _explain(self, error: Exception, id: wire.MessageId = None, *, close_on_fault: bool = False) -> None:
         """Send an `error` message; only the application's own fault is logged, and its text stays here."""
@@ -326,6 +343,13 @@ class _WithEnvelope(Serving):
                 error.code, error.message, error.temporary, services.runtime.clock.wall_ms, id, error.retry_after_ms
             )
         )
+
+
+def goodbye(runtime: Runtime, code: int, reason: str, reconnect_after_ms: int | None) -> bytes:
+    """The frame of the last message before a close frame with `code`."""
+    runtime.meter.messages_sent += 1
+    message = wire.Goodbye(code, reason, close_codes.may_reconnect(code), reconnect_after_ms, runtime.clock.wall_ms)
+    return frames.text(msgspec.json.encode(message))
 
 
 _BUS_AWAY = MessageError(

@@ -14,6 +14,7 @@ from trunkline.server.channels.hub import Hub
 from trunkline.server.channels.replaying import replay
 from trunkline.server.channels.rules import RuleSet, check_channel_name
 from trunkline.server.channels.subscribing import Room, Subscribing
+from trunkline.server.connections.identity import Claims
 from trunkline.server.connections.ports import Subscriber
 from trunkline.server.connections.runtime import Runtime
 
@@ -53,6 +54,21 @@ class Requests:
             case wire.Replay():
                 self._check_replay(subscriber, request)
                 return replay(self._hub, self._runtime, self._room, subscriber, request)
+
+    def check_again(self, subscriber: Subscriber, before: Claims) -> None:
+        """The client's claims are others than `before`: end what they allowed and those of now do not.
+
+        What neither allow the application has subscribed, whose matter it is.
+        """
+        may = self._rules.may_subscribe
+        now = subscriber.identity.claims
+        for name in [channel.name for channel in subscriber.channels]:
+            channel = self._hub.channels.get(name)
+            if channel is None or may(name, now) or not may(name, before):
+                continue
+            self._hub.remove(channel, subscriber)
+            reason = f"subscribing to {name!r} is not allowed with the fresh token"
+            subscriber.send_message(wire.Unsubscribed(name, wire.FORBIDDEN, reason, self._runtime.clock.wall_ms))
 
     async def join(self, subscriber: Subscriber, channel: str, since: wire.Position | None) -> None:
         """Subscribe in the application's name, whatever the rules; raises MessageError and BusUnavailable."""

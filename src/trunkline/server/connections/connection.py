@@ -26,6 +26,7 @@ from trunkline.server.connections.outbox import Dropped, Outbox
 from trunkline.server.connections.ports import Followed, Handler, Owner
 from trunkline.server.connections.runtime import Runtime
 from trunkline.server.connections.states import CLOSED, OPEN, TRANSITIONS, Event
+from trunkline.server.connections.token_life import TokenLife
 from trunkline.websocket import frames
 
 READ_PAUSE_BYTES: Final = 1 << 20
@@ -43,13 +44,13 @@ class Connection(asyncio.Protocol):
         reader: the frame reader, with this endpoint's limits.
         deflate_bits: window for compressed answers, 0 when permessage-deflate was not negotiated.
         outbox_bytes: the bound of the outbox.
-        expires_at: when the client's token ends, in seconds of the node's clock.
+        token: how long the client's token holds, None for ever.
     """
 
     __slots__ = (
         "_outbox", "_owner", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels",
-        "close_code", "close_reason", "corked", "deflate_bits", "due", "ended_by_us", "expires_at", "fd", "handler",
-        "identity", "last_seen", "opened_at", "outbox_bytes", "reader", "runtime", "slot", "state",
+        "close_code", "close_reason", "corked", "deflate_bits", "due", "ended_by_us", "fd", "handler",
+        "identity", "last_seen", "opened_at", "outbox_bytes", "reader", "runtime", "slot", "state", "token",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +64,7 @@ class Connection(asyncio.Protocol):
         serve: Callable[[Connection], Handler],
         deflate_bits: int,
         outbox_bytes: int,
-        expires_at: float | None = None,
+        token: TokenLife | None = None,
     ) -> None:
         now = runtime.clock.now
         self.runtime = runtime
@@ -82,7 +83,7 @@ class Connection(asyncio.Protocol):
         self.opened_at = now
         self.last_seen = now
         self.beat_at = now + runtime.bounds.heartbeat_s
-        self.expires_at = expires_at
+        self.token = token
         self.slot = -1
         self.due = 0.0
         self.corked: list[bytes] | None = None
@@ -354,9 +355,12 @@ class Connection(asyncio.Protocol):
         if self.state != OPEN:
             self.abort()
             return None
-        if self.expires_at is not None and now >= self.expires_at:
-            self.end(close_codes.UNAUTHORIZED.code, "token has expired")
-            return now + runtime.bounds.close_timeout_s
+        token = self.token
+        if token is not None and now >= token.due:
+            if now >= token.ends_at:
+                self.end(close_codes.TOKEN_EXPIRED.code, close_codes.TOKEN_EXPIRED.reason)
+                return now + runtime.bounds.close_timeout_s
+            self.handler.expiring(token.warned(now))
         if self.handler.held_back:
             # It is not silent: it is not being read from.
             self.last_seen = now
@@ -370,9 +374,15 @@ class Connection(asyncio.Protocol):
         return self.next_due()
 
     def next_due(self) -> float:
-        """When the next time-out is due: a heartbeat, silence or the token's end."""
+        """When the next time-out is due: a heartbeat, silence, or what the token's end asks for."""
         due = min(self.beat_at, self.last_seen + self.runtime.bounds.connection_timeout_s)
-        return due if self.expires_at is None else min(due, self.expires_at)
+        return due if self.token is None else min(due, self.token.due)
+
+    def renew(self, identity: ClientIdentity, token: TokenLife | None) -> None:
+        """A fresh token is in use, of the same client."""
+        self.identity = identity
+        self.token = token
+        self.runtime.wheel.schedule(self, self.next_due())
 
     def check_slow(self, now: float) -> None:
         """Close the client if its grace time is over."""

@@ -48,6 +48,9 @@ class Handler(Protocol):
     def beat(self) -> None:
         """A heartbeat is due."""
 
+    def expiring(self, left_ms: int) -> None:
+        """The client's token expires in so many milliseconds."""
+
     def farewell(self, code: int, reason: str, reconnect_after_ms: int | None) -> bytes:
         """The frames that go before our close frame."""
 

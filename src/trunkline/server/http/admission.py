@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,9 @@ from trunkline.metrics.exposition import Meter
 from trunkline.net.limits import AddressLimiter
 from trunkline.server.app.route import Route
 from trunkline.server.connections.clock import Clock
-from trunkline.server.http.identity import Identity, find_token
+from trunkline.server.connections.identity import Claims, Identity
+from trunkline.server.connections.token_life import TokenLife
+from trunkline.server.http.identity import find_token
 from trunkline.settings.sections import Settings
 from trunkline.websocket import handshake
 from trunkline.websocket.deflate import Negotiated, negotiate
@@ -29,17 +31,19 @@ if TYPE_CHECKING:
     from trunkline.server.http.tokens import Verifier
 
 PROTOCOL_NAME = "trunkline"
+_NO_CLAIMS: Claims = {}
 
 
 class Admitted(NamedTuple):
-    """A handshake that will be answered with 101."""
+    """A handshake that will be answered with 101; where it was `refused`, only to say so."""
 
     route: Route
     params: Mapping[str, str]
     response: bytes
     deflate: Negotiated | None
-    claims: Mapping[str, Any]
-    expires_at: float | None
+    claims: Claims
+    token: TokenLife | None
+    refused: Refused | None = None
 
 
 class AdmissionRequest(msgspec.Struct):
@@ -49,6 +53,8 @@ class AdmissionRequest(msgspec.Struct):
     key: str
     route: Route
     params: Mapping[str, str]
+    claims: Claims = _NO_CLAIMS
+    token: TokenLife | None = None
 
 
 class Admission:
@@ -102,53 +108,83 @@ class Admission:
         if not handshake.origin_allowed(headers.get("origin"), headers.get("host", ""), server.origins):
             raise Refused(403, "this origin may not connect", label="origin")
         asked = AdmissionRequest(request, key, *found)
+        try:
+            decided = self._identify(asked)
+        except Refused as refused:
+            return self._turned_away(asked, refused)
+        return decided if isinstance(decided, Admitted) else self._settle(asked, decided)
+
+    async def _settle(self, asked: AdmissionRequest, decided: Awaitable[Admitted]) -> Admitted:
+        try:
+            return await decided
+        except Refused as refused:
+            return self._turned_away(asked, refused)
+
+    def _identify(self, asked: AdmissionRequest) -> Admitted | Awaitable[Admitted]:
+        """Look at the token, if there is one, then ask the endpoint."""
+        request, headers = asked.request, asked.request.headers
         token = None
         if self._verifier is not None:
             token = find_token(
                 headers.get("authorization"),
                 request.query.get("token") if "token=" in request.target else None,
-                [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",") if name.strip()],
+                _offered(headers),
             )
         if self._verifier is None or token is None:
             if self._settings.auth.required:
                 raise Refused(401, "a token is required", label="unauthorized")
-            return self._ask_endpoint(asked, None)
+            return self._ask_endpoint(asked)
         identity = self._verifier.verify_now(token)
         if identity is not None:
             return self._ask_endpoint(asked, identity)
         return self._verify(asked, self._verifier, token)
 
     async def _verify(self, asked: AdmissionRequest, verifier: Verifier, token: str) -> Admitted:
-        identity = await verifier.verify(token)
-        decided = self._ask_endpoint(asked, identity)
+        decided = self._ask_endpoint(asked, await verifier.verify(token))
         return await decided if isinstance(decided, Awaitable) else decided
 
-    def _ask_endpoint(self, asked: AdmissionRequest, identity: Identity | None) -> Admitted | Awaitable[Admitted]:
+    def _ask_endpoint(
+        self, asked: AdmissionRequest, identity: Identity | None = None
+    ) -> Admitted | Awaitable[Admitted]:
+        if identity is not None:
+            asked.claims = identity.claims
+            if identity.lasts_s is not None:
+                # Now: the endpoint may take its time.
+                asked.token = TokenLife(self._clock.now, identity.lasts_s)
         answer = asked.route.admit(asked.request)
         if inspect.isawaitable(answer):
-            return self._await_endpoint(asked, identity, answer)
-        return self._admitted(asked, identity)
+            return self._await_endpoint(asked, answer)
+        return self._admitted(asked)
 
-    async def _await_endpoint(
-        self, asked: AdmissionRequest, identity: Identity | None, answer: Awaitable[None]
-    ) -> Admitted:
+    async def _await_endpoint(self, asked: AdmissionRequest, answer: Awaitable[None]) -> Admitted:
         await answer
-        return self._admitted(asked, identity)
+        return self._admitted(asked)
 
-    def _admitted(self, asked: AdmissionRequest, identity: Identity | None) -> Admitted:
+    def _turned_away(self, asked: AdmissionRequest, refused: Refused) -> Admitted:
+        """A 401 for a client of our protocol is a close code: no page sees the status of a handshake.
+
+        Raises `refused` for everyone else.
+        """
+        if refused.status != 401 or PROTOCOL_NAME not in _offered(asked.request.headers):
+            raise refused
+        return self._admitted(asked, refused)
+
+    def _admitted(self, asked: AdmissionRequest, refused: Refused | None = None) -> Admitted:
         headers = asked.request.headers
         deflate = negotiate(headers.get("sec-websocket-extensions")) if self._settings.server.deflate else None
+        supported = self._subprotocols if refused is None else (PROTOCOL_NAME,)
         response = handshake.response(
             asked.key,
-            subprotocol=handshake.choose_subprotocol(headers.get("sec-websocket-protocol"), self._subprotocols),
+            subprotocol=handshake.choose_subprotocol(headers.get("sec-websocket-protocol"), supported),
             extensions=deflate.response if deflate is not None else None,
             request_id=request_id(headers),
         )
-        claims, expires_at = (_NO_CLAIMS, None) if identity is None else (identity.claims, identity.expires_at)
-        return Admitted(asked.route, asked.params, response, deflate, claims, expires_at)
+        return Admitted(asked.route, asked.params, response, deflate, asked.claims, asked.token, refused)
 
 
-_NO_CLAIMS: Mapping[str, Any] = {}
+def _offered(headers: Mapping[str, str]) -> list[str]:
+    """The subprotocols that a client offers."""
+    return [name for part in headers.get("sec-websocket-protocol", "").split(",") if (name := part.strip())]
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:

@@ -1,17 +1,8 @@
-"""The identity of a client: where its handshake carries a token (JWT, RFC 7519), and what a genuine one holds. Pure."""
+"""Where a handshake carries the token (JWT, RFC 7519) of its client. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-
-class Identity(NamedTuple):
-    """What a genuine token holds; `expires_at` is in seconds since 1970, None for never."""
-
-    subject: str | None
-    claims: Mapping[str, Any]
-    expires_at: float | None
+from collections.abc import Sequence
 
 
 def find_token(authorization: str | None, query_token: str | None, subprotocols: Sequence[str]) -> str | None:

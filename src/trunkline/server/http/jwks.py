@@ -94,9 +94,13 @@ class RemoteKeys:
 
     def may_ask_again(self) -> bool:
         """Whether a fetch is under way or allowed now."""
+        return self.ask_again_in() <= 0
+
+    def ask_again_in(self) -> float:
+        """Seconds until a fetch is allowed; 0 while one is under way."""
         if self._fetching is not None or self._tried_at is None:
-            return True
-        return self._now() - self._tried_at >= (JWKS_RETRY_S if self._failed else JWKS_UNKNOWN_KEY_S)
+            return 0.0
+        return max(self._tried_at + (JWKS_RETRY_S if self._failed else JWKS_UNKNOWN_KEY_S) - self._now(), 0.0)
 
     def refresh_if_old(self) -> None:
         """Begin a fetch in the background when the keys are old."""

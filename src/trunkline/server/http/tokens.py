@@ -8,6 +8,8 @@ Rules, after RFC 8725 (best current practices for JWT):
 - A key is bound to one algorithm when it is loaded. A secret is never tried where a public key belongs, nor the other
   way round, so a token cannot make the server take a public key for a secret.
 - A client gets one of a few fixed sentences; the details go to the log, the token goes nowhere.
+- Header and claims are whatever their maker wrote. A header is looked at before its signature is; claims go on into
+  logs and answers, so what cannot be encoded again is refused here.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jwt
+import msgspec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from trunkline.errors import Refused, SettingsError
 from trunkline.logs.logger import get_logger
-from trunkline.server.http.identity import Identity
+from trunkline.server.connections.identity import Identity, TokenRefused
 from trunkline.server.http.jwks import JWKS_RETRY_S, MIN_RSA_BITS, PublicKey, RemoteKeys, algorithm_of
 from trunkline.settings.sections import AuthSettings
 
@@ -68,7 +71,7 @@ class Verifier:
         except _UnknownKey:
             # Before the first key set has come, any key id may be a known one.
             if self._remote is None or (self._remote.fetched and not self._remote.may_ask_again()):
-                raise _refused("unknown key") from None
+                raise self._unknown_key() from None
             return None
 
     async def verify(self, token: str) -> Identity:
@@ -80,7 +83,7 @@ class Verifier:
             return self._verify(token)
         except _UnknownKey:
             if remote is None:
-                raise _refused("unknown key") from None
+                raise self._unknown_key() from None
         if remote.may_ask_again():
             await remote.refresh()
         if not remote.fetched:
@@ -90,18 +93,24 @@ class Verifier:
         try:
             return self._verify(token)
         except _UnknownKey:
-            raise _refused("unknown key") from None
+            raise self._unknown_key() from None
+
+    def _unknown_key(self) -> TokenRefused:
+        """No key at hand is that of the token; it may be a new one, where keys come from an address."""
+        if self._remote is None:
+            return _refused("unknown key")
+        return _refused("unknown key", passing=True, retry_after_s=self._remote.ask_again_in())
 
     def _verify(self, token: str) -> Identity:
         if len(token) > MAX_TOKEN_BYTES:
             raise _refused("too long")
         try:
             header = jwt.get_unverified_header(token)
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
             raise _refused(type(error).__name__) from None
         algorithm = header.get("alg")
         # RFC 7515 section 4.1.11: an extension that must be understood and is not makes the token invalid.
-        if algorithm not in self._algorithms or "crit" in header:
+        if not isinstance(algorithm, str) or algorithm not in self._algorithms or "crit" in header:
             raise _refused("algorithm or extension not accepted")
         auth = self._auth
         try:
@@ -112,17 +121,33 @@ class Verifier:
                 issuer=auth.issuer,
                 audience=auth.audience,
                 leeway=auth.leeway_s,
-                options={"verify_aud": auth.audience is not None, "verify_iss": auth.issuer is not None},
+                options={
+                    "verify_aud": auth.audience is not None,
+                    "verify_iss": auth.issuer is not None,
+                    "require": ["exp"] if auth.require_exp else [],
+                },
             )
             expires_at = float(claims["exp"]) if "exp" in claims else None
+            msgspec.json.encode(claims)
         except jwt.ExpiredSignatureError:
-            raise _refused("expired", "the token has expired") from None
+            raise _refused("expired", "the token has expired", passing=True) from None
         except jwt.ImmatureSignatureError:
-            raise _refused("not valid yet", "the token is not valid yet") from None
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
+            raise _refused("not valid yet", "the token is not valid yet", passing=True) from None
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            # A UnicodeEncodeError is a ValueError: half a surrogate pair is no text.
             raise _refused(type(error).__name__) from None
         subject = claims.get("sub")
-        return Identity(subject if isinstance(subject, str) else None, claims, expires_at)
+        return Identity(subject if isinstance(subject, str) else None, claims, expires_at, self._lasts_s(expires_at))
+
+    def _lasts_s(self, expires_at: float | None) -> float | None:
+        """How long a token that was accepted holds from now on, in seconds.
+
+        One that was accepted only because clocks may differ holds until that time is over too.
+        """
+        if expires_at is None:
+            return None
+        left_s = expires_at - time.time()
+        return left_s if left_s > 0 else max(left_s + self._auth.leeway_s, 0.0)
 
     def _key(self, algorithm: str, kid: object) -> str | PublicKey:
         if algorithm == "HS256":
@@ -138,9 +163,15 @@ class Verifier:
         return remote
 
 
-def _refused(detail: str, reason: str = "the token is not accepted") -> Refused:
+def _refused(
+    detail: str,
+    reason: str = "the token is not accepted",
+    *,
+    passing: bool = False,
+    retry_after_s: float | None = None,
+) -> TokenRefused:
     _log.debug("token refused", detail=detail)
-    return Refused(401, reason, label="unauthorized")
+    return TokenRefused(reason, passing=passing, retry_after_s=retry_after_s)
 
 
 def _load_secret(auth: AuthSettings) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from time import perf_counter
@@ -24,6 +23,7 @@ from trunkline.server.http.admission import Admission, Admitted, retry_after_hea
 from trunkline.server.http.http_connection import HttpConnection
 from trunkline.server.http.pages import Pages
 from trunkline.server.http.pending import Pending
+from trunkline.server.http.turned_away import TurnedAway
 from trunkline.settings.sections import ServerSettings
 from trunkline.websocket.frames import FrameReader
 
@@ -109,10 +109,7 @@ class DataPort:
         if not isinstance(error, Refused):
             log.error("admission_failed", path=request.path, exc_info=error)
             error = Refused(500, "the server could not decide on this handshake", label="internal")
-        self.failed(error.label)
-        log.info(
-            "handshake_refused", path=request.path, address=request.address, status=error.status, reason=error.label
-        )
+        self._note(request, error)
         headers = retry_after_header(error.retry_after_s)
         if error.status == 426:
             headers.append(("Sec-WebSocket-Version", "13"))
@@ -120,13 +117,20 @@ class DataPort:
             headers.append(("WWW-Authenticate", "Bearer"))
         return text_response(error.status, error.reason, headers)
 
+    def _note(self, request: Request, refused: Refused) -> None:
+        self.failed(refused.label)
+        log.info(
+            "handshake_refused", path=request.path, address=request.address, status=refused.status, reason=refused.label
+        )
+
     def _upgrade(self, http: HttpConnection, request: Request, admitted: Admitted, started: float) -> None:
         runtime = self._runtime
-        route = admitted.route
+        route, refused = admitted.route, admitted.refused
+        if refused is not None:
+            self._note(request, refused)
         reader = FrameReader(route.limits.message_bytes, admitted.deflate is not None)
         session = _session(request)
         drawn = self._names.draw()
-        expires_at = admitted.expires_at
         connection = Connection(
             runtime,
             self._registry,
@@ -142,10 +146,10 @@ class DataPort:
                 claims=admitted.claims,
                 address=request.address,
             ),
-            serve=partial(serve, route),
+            serve=partial(serve, route) if refused is None else partial(TurnedAway, refused),
             deflate_bits=admitted.deflate.server_bits if admitted.deflate is not None else 0,
             outbox_bytes=route.limits.outbox_bytes,
-            expires_at=None if expires_at is None else runtime.clock.now + (expires_at - time.time()),
+            token=admitted.token,
         )
         early = http.upgraded()
         http.transport.set_protocol(connection)

@@ -19,6 +19,7 @@ from trunkline.net.limits import AddressLimiter
 from trunkline.process.bounds import end_part
 from trunkline.protocol import close_codes
 from trunkline.server.app.app import App
+from trunkline.server.app.refreshing import Refreshing
 from trunkline.server.app.route import Route, Services
 from trunkline.server.channels.hub import Hub
 from trunkline.server.channels.requests import Requests
@@ -83,7 +84,9 @@ class Node:
         self.registry = Registry(self.runtime, self.hub.drop, self._on_closed)
         self.state = NodeState(settings, self.runtime, self.registry, rng)
         requests = Requests(self.hub, rules, self.runtime, self.registry.room, limits.channels_per_client)
-        services = Services(self.name, self.runtime, self.registry, self.hub, requests)
+        self.verifier = _verifier(settings.auth)
+        refreshing = Refreshing(self.verifier, requests, self.runtime)
+        services = Services(self.name, self.runtime, self.registry, self.hub, requests, refreshing)
         routes = [
             Route(declaration, settings, services)
             for declaration in app.declarations
@@ -99,7 +102,6 @@ class Node:
         on_change = self._announcer.state_changed if self._announcer is not None else lambda: None
         self.draining = Draining(self.state, self.registry, rng, on_change)
         self.mover = Mover(self.state, self.registry, rng)
-        self.verifier = _verifier(settings.auth)
         admission = Admission(
             settings,
             routes,
