@@ -214,3 +214,49 @@ async def scraped(prometheus: str, series: str) -> None:
                 if json.loads(await answer.read())["data"]["result"]:
                     return
             await asyncio.sleep(0.1)
+
+
+async def test_nodes_that_are_frozen_or_killed_are_alerts(tmp_path: Path) -> None:
+    """Of three nodes one is stopped (SIGSTOP), one killed: both stay targets and alerts until they are there again.
+
+    It takes its seconds: the alert has to last longer than a node may be silent.
+    """
+    bus, first = free_port(), free_ports(11)
+    ports, balancer = [free_port() for _ in range(4)], free_ports(2)
+    address = f"nats://127.0.0.1:{bus}"
+    fleet, prometheus = f"http://127.0.0.1:{balancer + 1}", f"http://127.0.0.1:{first}"
+    environ = {
+        "TRUNKLINE_MONITOR_SCRAPE_INTERVAL_MS": "1000",
+        "TRUNKLINE_MONITOR_SCRAPE_TIMEOUT_MS": "900",
+        "TRUNKLINE_MONITOR_EVALUATION_INTERVAL_MS": "1000",
+        # A minute becomes fifteen seconds.
+        "TRUNKLINE_MONITOR_PATIENCE": "0.25",
+    }
+    nodes = [
+        running(
+            tmp_path, "serve", "--host", "127.0.0.1", "--name", name, "--bus", address, "--port", str(port),
+            ready=f"http://127.0.0.1:{port}/ready", TRUNKLINE_ADMIN_PORT="0",
+        )
+        for name, port in zip(("one", "two", "three", "two"), ports, strict=True)
+    ]  # fmt: skip
+    balance = ("balance", "--listen", f"127.0.0.1:{balancer}", "--bus", address)
+    watch = ("monitor", "up", "--fleet", fleet, "--data-dir", str(tmp_path / "watch"), "--port", str(first))
+    firing = 'ALERTS{alertname="TrunklineNodeDown",alertstate="firing"}'
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(nats(tmp_path, bus))
+        frozen, killed, _ = [await stack.enter_async_context(node) for node in nodes[:3]]
+        await stack.enter_async_context(running(tmp_path, *balance, ready=f"{fleet}/ready"))
+        await stack.enter_async_context(running(tmp_path, *watch, ready=f"{prometheus}/-/ready", **environ))
+        await scraped(prometheus, 'count(up{job="trunkline-node"} == 1) == 3')
+        frozen.send_signal(signal.SIGSTOP)
+        try:
+            killed.kill()
+            await scraped(prometheus, f"count({firing}) == 2")
+            await scraped(prometheus, 'count(ALERTS{alertname="TrunklineBackendDown"}) == 2')
+            await scraped(prometheus, "count(ws_balancer_backend_up == 0) == 2")
+        finally:
+            frozen.send_signal(signal.SIGCONT)
+        await stack.enter_async_context(nodes[3])
+        # The killed one is replaced under its name at another port, the frozen one goes on.
+        await scraped(prometheus, f"(count(ws_balancer_backend_up == 1) == 3) unless on () {firing}")
+        await scraped(prometheus, f'absent(up{{instance="127.0.0.1:{ports[1]}"}})')

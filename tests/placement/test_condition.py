@@ -419,3 +419,32 @@ def test_the_breakers_count_is_bounded_by_the_windows(outcomes: list[tuple[float
         if not ok and len(whole) >= volume and not any(whole):
             near = [good for at, good in seen if at >= backend.now - window_s * 0.8999]
             assert len(near) < volume
+
+
+# --- silence ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_backend_is_down_whatever_its_checks_say() -> None:
+    """It comes back with its next report; both, report and checks, must be good."""
+    backend = Backend(health_fall=1)
+    backend.note(backend.condition.heard(True, backend.now))
+    assert backend.note(backend.condition.heard(True, backend.now)) is None
+    backend.checks(True, True)
+    backend.succeed()
+    assert not backend.usable
+    assert backend.changes == [Change("up", "down", "it no longer reports, and has not said goodbye")]
+    backend.checks(False)
+    backend.note(backend.condition.heard(False, backend.now))
+    assert not backend.usable, "its checks are bad"
+    backend.checks(True)
+    assert backend.usable
+
+
+def test_a_backend_that_reports_again_after_an_ejection_is_tried() -> None:
+    """Something new may be running there; the back-off is cut short, as it is by checks."""
+    backend = Backend()
+    backend.fail(3)
+    for silent in (True, False):
+        backend.note(backend.condition.heard(silent, backend.now))
+    assert backend.path == ["ejected", "down", "half_open"]
+    assert backend.usable

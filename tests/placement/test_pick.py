@@ -506,3 +506,24 @@ def test_long_words_of_a_report_are_not_kept() -> None:
     assert row.pod == ("x" * 256,) * 3
     assert row.group == "x" * 64
     assert len(msgspec.json.encode(placing.fleet.backends[A].report)) < 2000
+
+
+def test_a_silent_backend_stays_listed_and_gets_nobody() -> None:
+    """It is down and what it reported is not believed; when all are silent one is tried all the same."""
+    placing = Placing(A, B)
+    placing.report(A, 40)
+    placing.report(B, 50)
+
+    def silence(*urls: str) -> None:
+        placing.set(*(BackendSpec(url, silent=url in urls) for url in (A, B)))
+        for url in (A, B):
+            placing.fleet.heard(url, 1.0)
+
+    silence(A)
+    assert {placing.place().url for _ in range(20)} == {B}
+    row = next(row for row in placing.fleet.rows(1.0) if row.url == A)
+    assert (row.state, row.connections, row.reported) == ("down", 0, 40)
+    silence(A, B)
+    assert placing.place().reason == "last_resort"
+    silence()
+    assert placing.place().url == A

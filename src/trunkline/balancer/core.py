@@ -108,7 +108,7 @@ class Balancer:
         if self.settings.announced and settings.bus.url != "memory":
             from trunkline.balancer.talk import FleetTalk
 
-            self._nats_source = NatsSource()
+            self._nats_source = NatsSource(self.settings.forget_after_ms / 1000)
             self._sources["nats"] = self._nats_source
             self._talk = FleetTalk(settings.bus, self.id, self._on_node, self._on_notices, self._on_nats)
         self._lists: dict[str, Sequence[BackendSpec]] = {}
@@ -230,6 +230,8 @@ class Balancer:
                 log.warning("backend_named_twice", backend=conflict.url, text=str(conflict))
         self._conflicts = found.conflicts
         changes = self.fleet.set_backends(merged, time.monotonic())
+        for url in (*changes.added, *changes.changed):
+            self._changed(url, self.fleet.heard(url, time.monotonic()))
         self._checks.set_backends(merged)
         self._reports.set_backends(merged)
         for url in changes.added:

@@ -28,6 +28,7 @@ class BackendSpec(msgspec.Struct, frozen=True):
         health_path: path of its health check, None for the setting.
         source: which kind of source named it: list, dns, file, docker, nats.
         server_name: name to request and to verify over TLS, when the URL has only an address; empty: the URL's host.
+        silent: its source has not heard from it for a while, although it never said goodbye.
     """
 
     url: str
@@ -40,6 +41,7 @@ class BackendSpec(msgspec.Struct, frozen=True):
     name: str = ""
     draining: bool = False
     server_name: str = ""
+    silent: bool = False
 
 
 class Place(msgspec.Struct, frozen=True):

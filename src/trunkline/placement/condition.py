@@ -1,6 +1,7 @@
 """Whether a backend may be given connections, by its checks and the outcome of its connections. Pure.
 
-`states.CONNECTIONS` has the transitions; `state` is "down" while the checks are bad. Rules:
+`states.CONNECTIONS` has the transitions; `state` is "down" while the checks are bad, and while its source hears nothing
+of a backend that used to report. Rules:
 
 * A backend is usable from `until` on: 0 while it is up, infinity while it is down, the end of the back-off while it is
   ejected or open, the time limit of the trial while one is out. So `usable` is one comparison.
@@ -46,7 +47,8 @@ class Condition:
 
     __slots__ = (
         "_bad_checks", "_checks_good", "_checks_rose_at", "_closed_as", "_connections", "_failures",
-        "_fell_soon", "_good_checks", "_opened_until", "_outcomes", "_rng", "_settings", "_trial_s", "_up_since",
+        "_fell_soon", "_good_checks", "_opened_until", "_outcomes", "_rng", "_settings", "_silent",
+        "_trial_s", "_up_since",
         "back_off_s", "kept", "state", "until", "why",
     )  # fmt: skip
 
@@ -59,6 +61,7 @@ class Condition:
         self._settings = settings
         self._rng = rng
         self._checks_good = True
+        self._silent = False
         self._bad_checks = 0
         self._good_checks = 0
         self._checks_rose_at = -math.inf
@@ -102,6 +105,16 @@ class Condition:
         self._checks_good = False
         self._fell_soon = now - self._checks_rose_at < self._good_time_s()
         return self._show(f"{self._bad_checks} bad checks in a row, the last one: {why}")
+
+    def heard(self, silent: bool, now: float) -> Change | None:
+        """Take from its source whether it has fallen silent."""
+        if silent == self._silent:
+            return None
+        self._silent = silent
+        if silent:
+            return self._show("it no longer reports, and has not said goodbye")
+        why = "it reports again"
+        return self._on("recovered", why, now) or self._show(why)
 
     def success(self, now: float) -> Change | None:
         """A connection was opened on the backend."""
@@ -152,7 +165,7 @@ class Condition:
 
     def passed(self, now: float) -> Change | None:
         """Name the end of a back-off, for logs and pages; placement does not need it."""
-        if not self._checks_good or now < self._opened_until:
+        if self.state == "down" or now < self._opened_until:
             return None
         return self._on("rested", "its back-off is over", now)
 
@@ -197,8 +210,9 @@ class Condition:
         """Make what checks and connections prove the one state that others see."""
         before = self.state
         self.kept = ""
-        self.state = self._connections if self._checks_good else "down"
-        self.until = self._opened_until if self._checks_good else math.inf
+        well = self._checks_good and not self._silent
+        self.state = self._connections if well else "down"
+        self.until = self._opened_until if well else math.inf
         if self.state == before == "down":
             return None
         self.why = why

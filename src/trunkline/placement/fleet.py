@@ -235,6 +235,11 @@ class Fleet:
         backend = self.backends.get(url)
         return None if backend is None else backend.condition.checked(ok, why, now, spare=self._spares(backend))
 
+    def heard(self, url: str, now: float) -> Change | None:
+        """Take from a backend's source whether it has fallen silent; returns what that changes of its condition."""
+        backend = self.backends[url]
+        return backend.condition.heard(backend.spec.silent, now)
+
     def _spares(self, backend: Backend) -> bool:
         return self.pools[backend.pool].may_lose(backend, self.settings.eject_share)
 

@@ -52,7 +52,8 @@ def row_of(backend: Backend, now: float) -> BackendRow:
         group=backend.group,
         pool=spec.pool,
         source=spec.source,
-        connections=backend.estimate,
+        # What a silent one reported is not believed; what is relayed there is seen.
+        connections=backend.ledger.held if spec.silent else backend.estimate,
         reported=None if report is None else report.agentsConnections,
         report_age_s=None if report is None else max(0.0, now - backend.reported_at),
         relayed=backend.ledger.relayed,

@@ -126,6 +126,9 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     docker: Annotated[str, about('Docker daemon with labelled backends, e.g. "unix:///var/run/docker.sock".')] = ""
     docker_network: Annotated[str, about("Network whose addresses are used; by default the first of a container.")] = ""
     announced: Annotated[bool, about("Take nodes that announce themselves over the NATS of bus.url.")] = True
+    forget_after_ms: Annotated[
+        PositiveMs, about("How long a node that went silent without a goodbye stays listed, as down.")
+    ] = 900_000
     policy: Annotated[Policy, about("How a backend is chosen.")] = "least_connections"
     affinity: Annotated[AffinityKey, about("What the affinity policy keeps together.")] = "query:matchId"
     affinity_bound: Annotated[float, about("Times the mean that affinity fills a backend to.", ge=1.01, le=100)] = 1.25

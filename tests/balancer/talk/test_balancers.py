@@ -189,7 +189,7 @@ async def test_log_in(tmp_path: Path) -> None:
 async def test_source_follows_the_nodes(scene: Scene) -> None:
     """The source tells nodes as they come and go, before their report is passed on."""
     told: list[tuple[BackendSpec, ...]] = []
-    source = NatsSource()
+    source = NatsSource(900.0)
     talk = FleetTalk(scene.bus, "b", source.reported, lambda *_: None, source.connected)
     task = asyncio.create_task(source.run(lambda specs: told.append(tuple(specs))))
     await talk.start()

@@ -69,7 +69,7 @@ class Watcher:
     def __init__(self, scene: Scene, settings: BalancerSettings) -> None:
         self.fleet = Fleet(settings, random.Random(1))
         self.moves = Labelled()
-        self.source = NatsSource()
+        self.source = NatsSource(900.0)
         self.talk = FleetTalk(scene.bus, "b", self._heard, lambda *_: None, self.source.connected)
         self.rebalancer = Rebalancer(settings, self.fleet, self.talk, self.moves)
 

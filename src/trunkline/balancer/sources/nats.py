@@ -7,7 +7,7 @@ import time
 
 import structlog
 
-from trunkline.balancer.sources.announced import MOST, Announced
+from trunkline.balancer.sources.announced import MOST, SILENT_S, Announced
 from trunkline.balancer.sources.base import Update
 from trunkline.protocol.control import NodeReport
 
@@ -20,11 +20,11 @@ class NatsSource:
     """The nodes that report over NATS.
 
     The link to NATS feeds it (`reported`, `connected`). A new node is given before `reported` returns, so that its
-    report finds its backend.
+    report finds its backend. A silent node stays in the list, marked, until `forget_s` seconds after its last report.
     """
 
-    def __init__(self) -> None:
-        self._nodes = Announced()
+    def __init__(self, forget_s: float) -> None:
+        self._nodes = Announced(forget_s)
         self._named_shared: frozenset[str] = frozenset()
         self._full_logged = False
         self._update: Update | None = None
@@ -52,9 +52,15 @@ class NatsSource:
             update(self._nodes.specs)
             while True:
                 await asyncio.sleep(LOOK_EVERY_S)
-                gone = self._nodes.expire(time.monotonic())
-                if gone:
-                    log.warning("nodes_silent", backends=gone, text="they have not reported for 7 s and are forgotten")
+                silence = self._nodes.look(time.monotonic())
+                if silence.fell:
+                    text = f"they have not reported for {SILENT_S:g} s and get no connections until they do"
+                    log.warning("nodes_silent", backends=silence.fell, text=text)
+                if silence.forgotten:
+                    log.warning(
+                        "nodes_forgotten", backends=silence.forgotten, text="silent for balancer.forget_after_ms"
+                    )
+                if silence.fell or silence.forgotten:
                     update(self._nodes.specs)
         finally:
             self._update = None
