@@ -6,6 +6,7 @@ the bearer token, for they name backends.
 
 from __future__ import annotations
 
+import structlog
 from aiohttp import web
 
 from trunkline.balancer.core import Balancer
@@ -13,9 +14,10 @@ from trunkline.balancer.overview import CONTENT_SECURITY
 from trunkline.balancer.pages import BalancerPages
 from trunkline.errors import StartError
 from trunkline.net.addresses import networks, within
-from trunkline.net.admin_token import AdminToken
+from trunkline.net.admin_token import NOT_KEPT_HINT, AdminToken
 from trunkline.settings.sections import AdminSettings
 
+log = structlog.get_logger("trunkline.balancer")
 HOST = "127.0.0.1"
 
 ANSWER_S = 2.0
@@ -56,6 +58,8 @@ class BalancerAdmin:
             ) from None
         self.port = int(self._runner.addresses[0][1])
         self._token = AdminToken(self.port, self._settings.token, self._settings.token_file)
+        if self._token.unkept:
+            log.warning("admin_token_not_kept", why=self._token.unkept, next_step=NOT_KEPT_HINT)
 
     def routes(self) -> list[web.RouteDef]:
         """What it answers; the steering port answers the same."""

@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 
 from trunkline.errors import StartError
-from trunkline.net.admin_token import kept_ports, token_path
+from trunkline.net.admin_token import kept_ports, kept_token
 
 
 class Answer(msgspec.Struct):
@@ -34,10 +34,7 @@ def candidates(admin: str | None, token: str | None, port: int) -> list[tuple[st
         ports = [port, *sorted(kept_ports() - {port})]
     found = []
     for candidate in ports:
-        secret = token or None
-        if secret is None:
-            with contextlib.suppress(OSError):
-                secret = token_path(candidate).read_text().strip()
+        secret = token or kept_token(candidate)
         # A node that was killed leaves its token behind.
         if secret is not None and (admin or _listens(candidate)):
             found.append((admin or f"http://127.0.0.1:{candidate}", secret))

@@ -1,30 +1,39 @@
 """The bearer token of an admin port: the one of the settings, else one that is made at the start.
 
-That one is kept in a file that only this user can read, where the commands on this machine find it by the port.
+That one is kept in a file that only this user can read, where the commands on this machine find it by the port. A user
+who can write no such file has it in memory alone: nobody knows it, so the port serves nobody.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hmac
-import os
 import secrets
 from pathlib import Path
+from typing import Final
 
 from trunkline.errors import StartError
+from trunkline.process.user_dirs import private_dirs
 from trunkline.process.whole_files import read_stripped, replace_file
 from trunkline.settings.secret import Secret
+
+NOT_KEPT_HINT: Final = "set admin.token or admin.token_file, or switch the port off"
+"""What helps when no file can keep the token."""
 
 
 class AdminToken:
     """The token of one admin port: that of the settings, of their file, or a new one.
 
+    Attributes:
+        unkept: why no file keeps the new one, empty when one does or none is needed.
+
     Raises:
-        StartError: the file cannot be read, or the new token cannot be kept.
+        StartError: the file of the settings cannot be read.
     """
 
     def __init__(self, port: int, token: Secret | None = None, token_file: Path | None = None) -> None:
         self._kept: Path | None = None
+        self.unkept = ""
         if token is not None:
             self._token = token.reveal()
         elif token_file is not None:
@@ -33,7 +42,8 @@ class AdminToken:
                 hint = "Write a token into it, or leave admin.token_file out."
                 raise StartError(f"the admin token file {token_file} is empty", hint)
         else:
-            self._token, self._kept = _keep_token(port)
+            self._token = secrets.token_urlsafe(24)
+            self._kept, self.unkept = _keep(self._token, port)
 
     def allows(self, authorization: str | None) -> bool:
         """Whether an Authorization header carries it; takes the same time for every wrong one."""
@@ -56,28 +66,34 @@ class AdminToken:
             self._kept = None
 
 
-def token_path(port: int) -> Path:
-    """Where the token of the admin port on this machine is kept when the settings name none."""
-    state = os.environ.get("XDG_STATE_HOME")
-    base = Path(state) if state else Path.home() / ".local" / "state"
-    return base / "trunkline" / f"admin-{port}.token"
+def kept_token(port: int) -> str | None:
+    """The token of the admin port on this machine, None when none is kept that this user can read."""
+    for path in token_paths(port):
+        with contextlib.suppress(OSError):
+            return path.read_text().strip()
+    return None
 
 
 def kept_ports() -> set[int]:
     """Admin ports of this machine whose token is kept."""
-    names = [path.name[len("admin-") : -len(".token")] for path in token_path(0).parent.glob("admin-*.token")]
+    names = [path.stem[len("admin-") :] for folder in private_dirs() for path in folder.glob("admin-*.token")]
     return {int(name) for name in names if name.isdigit()}
 
 
-def _keep_token(port: int) -> tuple[str, Path]:
-    path = token_path(port)
-    token = secrets.token_urlsafe(24)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        replace_file(path, token.encode())
-    except OSError as error:
-        raise StartError(
-            f"cannot keep the admin token in {path}: {error.strerror}",
-            "Set admin.token or admin.token_file, or switch the admin port off with admin.port = 0.",
-        ) from None
-    return token, path
+def token_paths(port: int) -> list[Path]:
+    """Where a token of the admin port may be kept, best place first."""
+    return [folder / f"admin-{port}.token" for folder in private_dirs()]
+
+
+def _keep(token: str, port: int) -> tuple[Path | None, str]:
+    """Write it where the first directory lets us; returns the file and why there is none."""
+    why = ""
+    for path in token_paths(port):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_file(path, token.encode())
+        except OSError as error:
+            why = why or f"{path}: {error.strerror}"
+        else:
+            return path, ""
+    return None, why

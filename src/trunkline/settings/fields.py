@@ -114,7 +114,10 @@ def _decode_custom(kind: type, raw: object) -> object:
     if kind is Secret:
         return Secret(raw)
     if kind is Path:
-        return Path(raw).expanduser()
+        try:
+            return Path(raw).expanduser()
+        except RuntimeError as error:  # "~" of a user without a home
+            raise ValueError(str(error)) from None
     raise NotImplementedError(kind)
 
 

@@ -18,7 +18,7 @@ from tests.support.server.live_node import OpenPeer, StartNode
 from tests.support.server.raw_peer import RawPeer, http, upgrade
 from trunkline.errors import StartError
 from trunkline.http1.requests import Request, Response
-from trunkline.net.admin_token import token_path
+from trunkline.net.admin_token import token_paths
 from trunkline.server.http import admin
 from trunkline.server.http.http_connection import HttpConnection
 from trunkline.server.node.node import Node
@@ -162,7 +162,7 @@ async def test_the_token_file(start_node: StartNode, unused_tcp_port: int) -> No
     tokens = set()
     for _ in range(2):
         node = await start_node(admin__port=unused_tcp_port)
-        path = token_path(node.admin.port)
+        path = token_paths(node.admin.port)[0]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert path.read_text() == node.admin.token
@@ -176,7 +176,7 @@ async def test_tokens_of_the_settings(start_node: StartNode, unused_tcp_port: in
     """A token or a file of the operator's is used as it is and no other is kept; an empty file stops the start."""
     node = await start_node(admin__port=unused_tcp_port, admin__token=Secret("from the settings"))
     assert (await ask(node, "GET", "/api/channels", token="from the settings"))[0] == 200
-    assert not token_path(unused_tcp_port).exists()
+    assert not token_paths(unused_tcp_port)[0].exists()
     await node.stop(drain_ms=0, deadline_ms=300)
     file = tmp_path / "token"
     file.write_text("from a file\n")

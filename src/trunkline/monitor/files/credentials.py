@@ -136,8 +136,8 @@ def _vault_token(settings: MonitorSettings, environ: Mapping[str, str]) -> Secre
     if environ.get("VAULT_TOKEN"):
         return Secret(environ["VAULT_TOKEN"])
     # Where `vault login` leaves it.
-    usual = Path(environ.get("HOME") or Path.home()) / ".vault-token"
-    if usual.is_file():
+    home = environ.get("HOME")
+    if home and (usual := Path(home) / ".vault-token").is_file():
         return Secret(_read(usual, "monitor.vault_token_file"))
     raise SettingsError("monitor.vault_token_file", allowed="Vault wants a token; set it, or VAULT_TOKEN")
 

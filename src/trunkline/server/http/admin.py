@@ -20,7 +20,7 @@ from trunkline.errors import BusUnavailable, StartError
 from trunkline.http1.requests import Request, RequestReader, Response, json_response
 from trunkline.logs.logger import get_logger
 from trunkline.net.addresses import Network
-from trunkline.net.admin_token import AdminToken
+from trunkline.net.admin_token import NOT_KEPT_HINT, AdminToken
 from trunkline.protocol import close_codes
 from trunkline.protocol.control import (
     ChannelInfo,
@@ -123,6 +123,8 @@ class Admin:
             ) from None
         self.port = port
         self._token = AdminToken(port, settings.token, settings.token_file)
+        if self._token.unkept:
+            log.warning("admin_token_not_kept", why=self._token.unkept, next_step=NOT_KEPT_HINT)
 
     async def stop(self) -> None:
         """Close the port once orders under way are answered, and forget the token that was made for it."""
