@@ -6,6 +6,7 @@ import io
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from trunkline.fleet.status import (
     Addresses,
@@ -19,6 +20,7 @@ from trunkline.fleet.status import (
     status_text,
 )
 from trunkline.fleet.view.output import make_view
+from trunkline.fleet.view.terminal import TerminalView
 
 
 def node(name: str = "node-1") -> PartStatus:
@@ -111,9 +113,22 @@ def test_plain_output_is_lines_and_no_line_a_second() -> None:
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("node-1: [bold]odd[/bold] long")
     assert lines[1].startswith("edge  relay  page http://h:8  WebSocket ws://h:8/ws  balancer ")
-    assert lines[2] == "node-1  page http://h:1  WebSocket ws://h:1/ws"
+    assert lines[1].endswith("  pids edge 2")
+    assert lines[2] == "node-1  page http://h:1  WebSocket ws://h:1/ws  pid 42"
+    assert lines[3] == "nats  nats://h:4  pid 43"
     assert "\x1b" not in out.getvalue()
     assert "never seen" not in out.getvalue()
+
+
+def test_the_table_of_a_terminal_has_process_ids() -> None:
+    """They are what an operator stops, watches or kills."""
+    out = io.StringIO()
+    view = TerminalView(Console(file=out, width=200, force_terminal=True, color_system=None))
+    view.ready(ADDRESSES)
+    view.close()
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    assert ["node-1", "42", "http://h:1", "ws://h:1/ws", "off"] in rows
+    assert ["nats", "43", "nats://h:4"] in rows
 
 
 def test_json_output_can_be_read_back() -> None:

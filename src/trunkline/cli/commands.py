@@ -6,6 +6,7 @@ import typer
 
 from trunkline.cli.balance import balance
 from trunkline.cli.config import app as config_app
+from trunkline.cli.drain import drain, undrain
 from trunkline.cli.load import app as load_app
 from trunkline.cli.monitor import app as monitor_app
 from trunkline.cli.publish import publish
@@ -26,6 +27,8 @@ app.command()(serve)
 app.command()(up)
 app.command()(balance)
 app.command()(publish)
+app.command()(drain)
+app.command()(undrain)
 app.add_typer(load_app, name="load")
 app.add_typer(config_app, name="config")
 app.add_typer(traefik_app, name="traefik")

@@ -36,7 +36,7 @@ def publish(
     settings = loaded(config_file).settings
     port = settings.admin.port or settings.server.port + 1
     known = token or (settings.admin.token.reveal() if settings.admin.token else None)
-    nodes = [(admin, known)] if admin and known else candidates(admin, known, port)
+    nodes = candidates(admin, known, port)
     answer = asyncio.run(publish_through(nodes, channel, data))
     if json_output:
         typer.echo(msgspec.json.encode(answer))

@@ -221,9 +221,16 @@ class DrainOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DrainState(msgspec.Struct, frozen=True):
-    """Answer to it and to `DELETE /api/drain`: the state now, and how many connections there are."""
+    """Answer to it, to `DELETE` and to `GET /api/drain`: the state now, and how many connections there are.
 
-    state: Literal["up", "draining"]
+    Attributes:
+        node: its name.
+        connections: at the start of a drain those that are asked to move, else all.
+        over_ms: of a drain that begins.
+    """
+
+    node: str
+    state: Literal["starting", "up", "draining"]
     connections: int
     over_ms: int | None = None
 

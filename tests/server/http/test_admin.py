@@ -131,7 +131,7 @@ async def test_drain_and_its_end(start_node: StartNode, open_peer: OpenPeer, unu
     node = await start_node(admin__port=unused_tcp_port)
     peers = [await open_peer(node) for _ in range(4)]
     status, answer = await ask(node, "POST", "/api/drain", {"over_ms": 200})
-    assert (status, answer) == (200, {"state": "draining", "connections": 4, "over_ms": 200})
+    assert (status, answer) == (200, {"node": node.name, "state": "draining", "connections": 4, "over_ms": 200})
     closes = await asyncio.gather(*(peer.closed() for peer in peers))
     assert closes == [(1012, "draining")] * 4
     hints = [peer.seen[-1]["reconnect_after_ms"] for peer in peers]
@@ -447,7 +447,10 @@ async def test_orders_cannot_end_a_stop(start_node: StartNode, open_peer: OpenPe
     peers = [await open_peer(node) for _ in range(2)]
     stopping = asyncio.create_task(node.stop(drain_ms=600, deadline_ms=60_000))
     await asyncio.sleep(0)
-    assert await ask(node, "DELETE", "/api/drain") == (200, {"state": "draining", "connections": 2, "over_ms": None})
+    assert await ask(node, "DELETE", "/api/drain") == (
+        200,
+        {"node": node.name, "state": "draining", "connections": 2, "over_ms": None},
+    )
     status, answer = await ask(node, "POST", "/api/drain", {"over_ms": 36_000_000})
     assert (status, answer["state"]) == (200, "draining")
     assert (await http(node.port, "/ready")).status == 503

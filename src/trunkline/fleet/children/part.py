@@ -119,7 +119,7 @@ class FleetPart:
                 self.status.enter("up")
                 again = " again" if self.first_ready.is_set() else ""
                 self.first_ready.set()
-                self._on_event(Event("state", self.part.name, f"ready{again} at {self.part.page_url}"))
+                self._on_event(Event("state", self.part.name, f"ready{again} at {self.part.page_url}, pid {child.pid}"))
                 return
             await asyncio.sleep(POLL_READY_S)
 

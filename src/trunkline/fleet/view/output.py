@@ -73,11 +73,14 @@ class PlainView(_LineView):
 
     def ready(self, addresses: Addresses) -> None:  # noqa: D102
         edge = addresses.edge
-        self._write(f"edge  {edge.kind}  page {edge.page}  WebSocket {edge.websocket}  balancer {edge.balancer}")
+        pids = ", ".join(f"{name} {pid}" for name, pid in edge.pids.items())
+        self._write(
+            f"edge  {edge.kind}  page {edge.page}  WebSocket {edge.websocket}  balancer {edge.balancer}  pids {pids}"
+        )
         for node in addresses.nodes:
             admin = f"  admin {node.admin}" if node.admin else ""
-            self._write(f"{node.name}  page {node.page}  WebSocket {node.websocket}{admin}")
-        self._write(f"nats  {addresses.nats}")
+            self._write(f"{node.name}  page {node.page}  WebSocket {node.websocket}{admin}  pid {node.pid}")
+        self._write(f"nats  {addresses.nats}  pid {addresses.nats_pid}")
         if addresses.prometheus:
             self._write(f"prometheus  {addresses.prometheus}")
         self._write(f"logs  {addresses.logs}")

@@ -43,15 +43,16 @@ class TerminalView:
 
     def ready(self, addresses: Addresses) -> None:  # noqa: D102
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-        for column in ("part", "page", "WebSocket", "admin"):
+        for column in ("part", "pid", "page", "WebSocket", "admin"):
             table.add_column(column, overflow="fold")
         edge = addresses.edge
-        table.add_row(f"edge ({edge.kind})", edge.page, edge.websocket, edge.balancer)
+        pids = " ".join(map(str, edge.pids.values()))
+        table.add_row(f"edge ({edge.kind})", pids, edge.page, edge.websocket, edge.balancer)
         for node in addresses.nodes:
-            table.add_row(node.name, node.page, node.websocket, node.admin or "off")
-        table.add_row("nats", addresses.nats)
+            table.add_row(node.name, str(node.pid), node.page, node.websocket, node.admin or "off")
+        table.add_row("nats", str(addresses.nats_pid), addresses.nats)
         if addresses.prometheus:
-            table.add_row("prometheus", addresses.prometheus)
+            table.add_row("prometheus", "", addresses.prometheus)
         self._console.print(table)
         self._console.print(f"Logs are in {addresses.logs}. Ctrl-C drains and stops the fleet.", soft_wrap=True)
 

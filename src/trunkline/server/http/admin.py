@@ -27,7 +27,6 @@ from trunkline.protocol.control import (
     ConnectionInfo,
     Disconnected,
     DrainOrder,
-    DrainState,
     MoveOrder,
     Problem,
     PublishOrder,
@@ -95,7 +94,7 @@ class Admin:
             "/api/publish": {"POST": self._publish},
             "/api/channels": {"GET": self._channels},
             "/api/connections": {"GET": self._connections},
-            "/api/drain": {"POST": self._drain, "DELETE": self._end_drain},
+            "/api/drain": {"GET": self._drain_state, "POST": self._drain, "DELETE": self._end_drain},
             "/api/move": {"POST": self._move},
             "/api/keys": {"GET": self._keys},
         }
@@ -255,10 +254,13 @@ class Admin:
     async def _drain(self, request: Request) -> Response:
         order = _read(request, DrainOrder) if request.body else DrainOrder()
         over_ms = order.over_ms if order.over_ms is not None else self._settings.server.drain_ms
-        return json_response(DrainState("draining", self._draining.begin(over_ms), over_ms))
+        return json_response(self._draining.begin(over_ms))
 
     async def _end_drain(self, request: Request) -> Response:
-        return json_response(DrainState("up" if self._draining.end() else "draining", len(self._registry.connections)))
+        return json_response(self._draining.end())
+
+    async def _drain_state(self, request: Request) -> Response:
+        return json_response(self._draining.now())
 
     async def _move(self, request: Request) -> Response:
         order = _read(request, MoveOrder)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, Protocol
 
 from trunkline.metrics.text import Family
-from trunkline.protocol.control import Health, Instance, KeyCounts, LoadReport, Moved, MoveOrder, Stats
+from trunkline.protocol.control import DrainState, Health, Instance, KeyCounts, LoadReport, Moved, MoveOrder, Stats
 
 Condition = Literal["starting", "up", "draining"]
 """A node's state as others see it."""
@@ -41,11 +41,14 @@ class Reports(Protocol):
 class Drains(Protocol):
     """Moves all clients away."""
 
-    def begin(self, over_ms: int) -> int:
-        """Take no new connections, ask every client to move within `over_ms`; returns how many."""
+    def begin(self, over_ms: int) -> DrainState:
+        """Take no new connections, and ask every client to move within `over_ms`."""
 
-    def end(self) -> bool:
-        """Take connections again; False when the node stops."""
+    def end(self) -> DrainState:
+        """Take connections again, unless the node stops."""
+
+    def now(self) -> DrainState:
+        """How it stands."""
 
 
 class Moves(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from trunkline.logs.logger import get_logger
 from trunkline.protocol import close_codes
+from trunkline.protocol.control import DrainState
 from trunkline.server.connections.connection import Connection
 from trunkline.server.connections.registry import Registry
 from trunkline.server.connections.states import OPEN
@@ -29,14 +30,14 @@ class Draining:
         self._task: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
-    def begin(self, over_ms: int) -> int:
-        """Take no new connections and ask every client to move within `over_ms`; returns how many."""
+    def begin(self, over_ms: int) -> DrainState:
+        """Take no new connections and ask every client to move within `over_ms`."""
         connections = self._open()
         # A node that stops is asking its clients already, and its stop waits for that.
         if self._state.state is not State.STOPPING:
             self._state.on(Event.DRAIN)
             self._ask(connections, over_ms, close_codes.DRAINING)
-        return len(connections)
+        return DrainState(self._state.name, "draining", len(connections), over_ms)
 
     def _open(self) -> list[Connection]:
         return [connection for connection in self._registry.connections if connection.state == OPEN]
@@ -53,13 +54,17 @@ class Draining:
         self._task = asyncio.get_running_loop().create_task(carry_out(slots, ask))
         return self._task
 
-    def end(self) -> bool:
+    def end(self) -> DrainState:
         """Take connections again, unless the node stops; clients that were already asked to move stay asked."""
         if self._state.on(Event.RESUME):
             self.stop()
             self._on_change()
             log.info("drain_ended", node=self._state.name)
-        return self._state.state is not State.STOPPING
+        return self.now()
+
+    def now(self) -> DrainState:
+        """How it stands; a node that stops is draining."""
+        return DrainState(self._state.name, self._state.condition, len(self._registry.connections))
 
     def stop(self) -> None:
         """Ask no more clients."""
