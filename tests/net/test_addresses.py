@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.net.addresses import Origin, networks, origin_of, within
+from trunkline.net.addresses import FORWARDING_HEADERS, UNKNOWN, Origin, networks, origin_of, within
 
 TRUSTED = networks(["10.0.0.0/8", "192.0.2.7", "fd00::/8"])
 
@@ -28,33 +28,94 @@ TRUSTED = networks(["10.0.0.0/8", "192.0.2.7", "fd00::/8"])
         ("10.0.0.1", "2001:db8::5", "2001:db8::5"),
         ("10.0.0.1", "[2001:db8::5]", "2001:db8::5"),
         ("10.0.0.1", "203.0.113.9, ::ffff:10.0.0.2", "203.0.113.9"),
-        # Garbage ends the chain at the last that was believed.
-        ("10.0.0.1", "", "10.0.0.1"),
-        ("10.0.0.1", "unknown", "10.0.0.1"),
-        ("10.0.0.1", "203.0.113.9, unknown", "10.0.0.1"),
-        ("10.0.0.1", "203.0.113.9, , 10.0.0.2", "10.0.0.2"),
-        ("10.0.0.1", "999.1.1.1", "10.0.0.1"),
-        ("10.0.0.1", "203.0.113.9/24", "10.0.0.1"),
-        ("10.0.0.1", "<script>", "10.0.0.1"),
+        # With a port, as Azure's gateways write it, and hidden ports (RFC 7239 section 6).
+        ("10.0.0.1", "203.0.113.9:51234", "203.0.113.9"),
+        ("10.0.0.1", "1.1.1.1:1, 203.0.113.9:51234, 10.0.0.2:80", "203.0.113.9"),
+        ("10.0.0.1", "[2001:db8::5]:443", "2001:db8::5"),
+        ("10.0.0.1", "203.0.113.9:_hidden", "203.0.113.9"),
+        ("10.0.0.1", "2001:db8::5%eth0", "2001:db8::5"),
+        # Empty members of a list are none, and what stands left of the client is not looked at.
+        ("10.0.0.1", "203.0.113.9, , 10.0.0.2", "203.0.113.9"),
+        ("10.0.0.1", "unknown, 203.0.113.9", "203.0.113.9"),
     ],
 )
 def test_chains_behind_a_trusted_proxy(peer: str, forwarded_for: str, address: str) -> None:
     """The first address from the right that is no proxy of ours is the client."""
-    assert origin_of(peer, {"x-forwarded-for": forwarded_for}, TRUSTED) == Origin(address, False, False)
+    assert origin_of(peer, {"x-forwarded-for": forwarded_for}, TRUSTED) == Origin(address, proxied=True)
+    if "," not in forwarded_for:
+        node = f'"{forwarded_for}"'
+        for header in (f"for={node}", f"For={node};proto=https;by=10.0.0.1", f"for=1.1.1.1, for={node} , "):
+            assert origin_of(peer, {"forwarded": header}, TRUSTED) == Origin(address, proxied=True)
+        assert origin_of(peer, {"x-real-ip": forwarded_for}, TRUSTED) == Origin(address, proxied=True)
+
+
+UNREADABLE = [
+    "", " , ", "unknown", "_hidden", "203.0.113.9, unknown", "unknown, 10.0.0.2", "999.1.1.1", "203.0.113.9/24",
+    "8.8.8.8:", "[2001:db8::5", "2001:db8::5]:80", ":80", "8.8.8.8:80:80", "8.8.8.8:-1", "<script>", "localhost",
+    "010.0.0.1", "1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", UNREADABLE)
+def test_a_proxy_that_hides_the_client(value: str) -> None:
+    """What cannot be read is a client that is not known, and never the proxy."""
+    hidden = Origin(UNKNOWN, untrusted=True, proxied=True)
+    assert origin_of("10.0.0.1", {"x-forwarded-for": value}, TRUSTED) == hidden
+    assert origin_of("10.0.0.1", {"x-real-ip": value}, TRUSTED) == hidden
+    if "," not in value:
+        assert origin_of("10.0.0.1", {"forwarded": f'for="{value}"'}, TRUSTED) == hidden
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["proto=https", "for", "for=", "for=8.8.8.8;for=127.0.0.1", 'for="8.8.8.8', "8.8.8.8", "for=1.1.1.1, by=10.0.0.1",
+     "for=8.8.8.8 by=x", "for=8.8.8.8, for=127.0.0.1;;x"],
+)  # fmt: skip
+def test_forwarded_that_names_no_client(value: str) -> None:
+    """Elements without an address, and what is not of the grammar, hide the client."""
+    assert origin_of("10.0.0.1", {"forwarded": value}, TRUSTED) == Origin(UNKNOWN, untrusted=True, proxied=True)
+
+
+@pytest.mark.parametrize("name", sorted(FORWARDING_HEADERS - {"x-forwarded-for", "forwarded", "x-real-ip"}))
+def test_a_proxy_that_says_nothing_of_the_client(name: str) -> None:
+    """A header that shows a proxy and no client hides the client."""
+    origin = origin_of("10.0.0.1", {name: "1.1 front.example"}, TRUSTED)
+    assert origin == Origin(UNKNOWN, untrusted=True, proxied=True)
+
+
+def test_a_balancer_that_does_not_know_the_client() -> None:
+    """It says so; the proxy before it is still who is limited."""
+    headers = {"x-forwarded-for": "10.9.9.9", "x-trunkline-client": "unknown"}
+    assert origin_of("10.0.0.1", headers, networks(["10.0.0.1"])) == Origin("10.9.9.9", untrusted=True, proxied=True)
+
+
+def test_headers_that_disagree() -> None:
+    """A proxy keeps one of the two chains and may pass the other from a client, so two clients are none."""
+    for forwarded in ("for=127.0.0.1", "for=unknown", "nonsense"):
+        origin = origin_of("10.0.0.1", {"x-forwarded-for": "203.0.113.9", "forwarded": forwarded}, TRUSTED)
+        assert origin == Origin(UNKNOWN, untrusted=True, proxied=True)
+    both = {"x-forwarded-for": "203.0.113.9:1", "forwarded": "for=203.0.113.9", "x-real-ip": "127.0.0.1"}
+    assert origin_of("10.0.0.1", both, TRUSTED) == Origin("203.0.113.9", proxied=True)
+
+
+def test_a_long_header_costs_no_time() -> None:
+    """Forwarded is read in linear time."""
+    for value in ("for=1.1.1.1" + " " * 200_000 + "x", " " * 200_000 + "x", 'for="' + "\\a" * 100_000, ";" * 200_000):
+        assert origin_of("10.0.0.1", {"forwarded": value}, TRUSTED).proxied
 
 
 @pytest.mark.parametrize("peer", ["203.0.113.1", "::1", "11.0.0.1", "192.0.2.8", "::ffff:203.0.113.1", "", "garbage"])
-@pytest.mark.parametrize("name", ["x-forwarded-for", "x-real-ip", "forwarded", "x-forwarded-host", "x-forwarded-proto"])
+@pytest.mark.parametrize("name", sorted(FORWARDING_HEADERS))
 def test_forged_headers(peer: str, name: str) -> None:
-    """Forwarding headers from anybody else change nothing, but mark the request as a stranger's."""
-    assert origin_of(peer, {name: "https"}, TRUSTED) == Origin(peer, False, True)
-    assert origin_of(peer, {name: "10.0.0.1"}, ()) == Origin(peer, False, True)
+    """Forwarding headers from anybody else change nothing, but the client is not known."""
+    assert origin_of(peer, {name: "https"}, TRUSTED) == Origin(peer, untrusted=True)
+    assert origin_of(peer, {name: "10.0.0.1"}, ()) == Origin(peer, untrusted=True)
 
 
 def test_direct_requests() -> None:
     """Without forwarding headers the peer is the client, trusted or not."""
     for peer in ("10.0.0.1", "203.0.113.1"):
-        assert origin_of(peer, {"host": "a"}, TRUSTED) == Origin(peer, False, False)
+        assert origin_of(peer, {"host": "a"}, TRUSTED) == Origin(peer)
 
 
 @pytest.mark.parametrize(

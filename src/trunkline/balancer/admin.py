@@ -13,7 +13,7 @@ from trunkline.balancer.core import Balancer
 from trunkline.balancer.overview import CONTENT_SECURITY
 from trunkline.balancer.pages import BalancerPages
 from trunkline.errors import StartError
-from trunkline.net.addresses import networks, within
+from trunkline.net.addresses import FORWARDING_HEADERS, networks, within
 from trunkline.net.admin_token import NOT_KEPT_HINT, AdminToken
 from trunkline.settings.sections import AdminSettings
 
@@ -81,8 +81,8 @@ class BalancerAdmin:
 
     def allows(self, request: web.Request) -> bool:
         """Whether a request may see the page: it comes from an allowed network, or has the token."""
-        forwarded = "X-Forwarded-For" in request.headers or "Forwarded" in request.headers
-        if not forwarded and within(request.remote or "", self._networks):
+        proxied = any(name.lower() in FORWARDING_HEADERS for name in request.headers)
+        if not proxied and within(request.remote or "", self._networks):
             return True
         return self._token is not None and self._token.allows(request.headers.get("Authorization"))
 

@@ -39,7 +39,8 @@ class Request(msgspec.Struct):
     """One request; names of `headers` in lower case, `path` decoded, `target` as sent.
 
     `peer` is the other end of the TCP connection, `address` the client; they differ behind a trusted proxy, which also
-    reports whether the client came over TLS (`secure`).
+    reports whether the client came over TLS (`secure`). `proxied`: a trusted proxy forwarded it. `untrusted`: a proxy
+    forwarded it and the client is not known: `address` is the proxy's, or `unknown` behind a trusted proxy.
     """
 
     method: str
@@ -49,6 +50,8 @@ class Request(msgspec.Struct):
     peer: str = ""
     address: str = ""
     secure: bool = False
+    proxied: bool = False
+    untrusted: bool = False
     http_version: str = "1.1"
     keep_alive: bool = True
     body: bytes = b""

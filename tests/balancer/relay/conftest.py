@@ -80,8 +80,8 @@ async def start_node() -> AsyncIterator[StartNode]:
     """Start real nodes with the stock app."""
     nodes: list[Node] = []
 
-    async def start() -> Node:
-        node = Node(node_settings(), stock.create())
+    async def start(**server: Any) -> Node:
+        node = Node(node_settings(**server), stock.create())
         await node.start()
         nodes.append(node)
         return node

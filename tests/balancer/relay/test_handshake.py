@@ -341,20 +341,55 @@ async def test_what_the_backend_sees(start_edge: Any, raw_backend: Any) -> None:
 
 
 async def test_a_trusted_proxy_is_believed(start_edge: Any, raw_backend: Any) -> None:
-    """Behind the operator's own proxy its headers stay, and its address is appended to the chain."""
+    """Behind the operator's own proxy its headers stay; the client ends the chain: backends may not know the proxy."""
     backend = await raw_backend(echo)
     placer = FixedPlacer(backend.url)
     edge = await start_edge(placer, trusted_proxies=("127.0.0.0/8",))
     wire = await Wire.upgraded(
-        edge.port, X_Forwarded_For="203.0.113.7", X_Forwarded_Proto="https", X_Forwarded_Host="front.example.org"
+        edge.port,
+        X_Forwarded_For="6.6.6.6, 203.0.113.7:51234",
+        X_Forwarded_Proto="https",
+        X_Forwarded_Host="front.example.org",
+        Forwarded="for=203.0.113.7",
+        X_Real_IP="6.6.6.6",
     )
     head = backend.heads[0]
-    assert b"X-Forwarded-For: 203.0.113.7, 127.0.0.1\r\n" in head
+    assert b"X-Forwarded-For: 6.6.6.6, 203.0.113.7:51234, 203.0.113.7\r\n" in head
+    assert b'Forwarded: for=203.0.113.7, for="203.0.113.7"\r\n' in head
     assert b"X-Forwarded-Proto: https\r\n" in head
     assert b"X-Forwarded-Host: front.example.org\r\n" in head
     assert b"X-Real-IP: 203.0.113.7\r\n" in head
     assert placer.asked[0].address == "203.0.113.7"
     wire.close()
+    wire = await Wire.upgraded(edge.port, Forwarded='for="[2001:db8::7]:80"')
+    assert b"X-Forwarded-For: 2001:db8::7\r\n" in backend.heads[1]
+    assert b'Forwarded: for="[2001:db8::7]:80", for="[2001:db8::7]"\r\n' in backend.heads[1]
+    wire.close()
+
+
+@pytest.mark.parametrize("trusted", [(), ("127.0.0.0/8",)])
+async def test_backends_learn_that_the_client_is_not_known(
+    start_edge: Any, raw_backend: Any, trusted: tuple[str, ...]
+) -> None:
+    """The address of a proxy that is not trusted goes on as such; of one that hides the client nothing does."""
+    backend = await raw_backend(echo)
+    edge = await start_edge(FixedPlacer(backend.url), trusted_proxies=trusted, handshake_burst=1, handshake_per_s=0.1)
+    sent = {"X_Forwarded_For": "unknown", "Via": "1.1 front", "True_Client_IP": "10.0.0.1"}
+    (await Wire.upgraded(edge.port, **sent)).close()
+    head = backend.heads[0]
+    assert b"X-Trunkline-Client: unknown\r\n" in head
+    assert (b"X-Forwarded-For: unknown, unknown\r\n" if trusted else b"X-Forwarded-For: 127.0.0.1\r\n") in head
+    assert (b"X-Real-IP: 127.0.0.1\r\n" in head) is not bool(trusted)
+    assert b"Via: 1.1 front\r\n" in head
+    assert (b"True-Client-IP" in head) is bool(trusted)
+    if trusted:
+        # It does not share the exemption of the proxy, which is on loopback here.
+        wire = await Wire.connect(edge.port)
+        wire.send(handshake("/ws", {"X-Forwarded-For": "unknown"}))
+        answer = await wire.answer()
+        assert (answer.status, b"the proxy 127.0.0.1 does not say" in answer.body) == (429, True)
+    (await Wire.upgraded(edge.port)).close()
+    assert b"X-Trunkline-Client" not in backend.heads[-1]
 
 
 async def test_route_affinity_and_sticky_cookie(start_edge: Any, raw_backend: Any) -> None:

@@ -295,6 +295,31 @@ async def test_own_pages_come_first(start_edge: Any, http_backend: str) -> None:
     wire.close()
 
 
+@pytest.mark.parametrize("trusted", [(), ("127.0.0.0/8",)])
+async def test_metrics_do_not_open_through_the_edge(start_edge: Any, start_node: Any, trusted: tuple[str, ...]) -> None:
+    """Behind a proxy that the edge does not trust, or that hides the client, a node's series are for nobody."""
+    node = await start_node(trusted_proxies=("127.0.0.0/8",))
+    edge = await start_edge(FixedPlacer(f"http://127.0.0.1:{node.port}"), trusted_proxies=trusted)
+    metrics = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"
+    assert (await request(edge.port, metrics + b"\r\n")).status == 200
+    for header in (b"X-Forwarded-For: unknown", b"Forwarded: for=_x", b"X-Real-IP: -", b"Via: 1.1 front"):
+        answer = await request(edge.port, metrics + header + b"\r\n\r\n")
+        why = b"does not say who the client is" if trusted else b"name it in balancer.trusted_proxies"
+        assert (answer.status, why in answer.body) == (403, True), header
+    answer = await request(edge.port, metrics + b"X-Forwarded-For: 10.0.0.9\r\n\r\n")
+    assert answer.status == (200 if trusted else 403)
+
+
+async def test_a_proxy_before_the_edge_is_no_client(start_edge: Any, start_node: Any) -> None:
+    """A node that trusts the edge alone does not take the proxy before it for the client."""
+    node = await start_node(trusted_proxies=("127.0.0.1/32",))
+    edge = await start_edge(FixedPlacer(f"http://127.0.0.1:{node.port}"), trusted_proxies=("127.0.0.0/8",))
+    wire = await Wire.connect(edge.port, local_addr=("127.0.0.9", 0))
+    wire.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.9:51234\r\n\r\n")
+    assert (await wire.answer()).status == 403
+    wire.close()
+
+
 # --- what must not pass -----------------------------------------------------------------------------------------------
 
 SMUGGLED = {

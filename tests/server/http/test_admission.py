@@ -158,6 +158,21 @@ async def test_forged_forwarding_headers_buy_no_handshakes(start_node: StartNode
     assert statuses == [101, 101, 101, 429, 429, 429]
 
 
+@pytest.mark.parametrize("hidden", ["unknown", "_x", "", "127.0.0.1, unknown"])
+async def test_a_hidden_client_is_not_its_proxy(start_node: StartNode, hidden: str) -> None:
+    """A trusted proxy that hides the client lends it neither its exemption from limits nor its place in a network."""
+    node = await start_node(
+        limits__handshake_burst=2, limits__handshake_per_s=0.5, server__trusted_proxies=("127.0.0.1",)
+    )
+    answers = [await handshake(node, X_Forwarded_For=hidden) for _ in range(3)]
+    assert [answer.status for answer in answers] == [101, 101, 429]
+    refused = await http(node.port, "/metrics", headers={"X-Forwarded-For": hidden})
+    assert refused.status == 403
+    for answer in (answers[-1], refused):
+        assert b"the proxy 127.0.0.1 does not say who the client is" in answer.body
+    assert (await handshake(node)).status == 101
+
+
 async def test_a_trusted_proxy_names_the_client(start_node: StartNode, open_peer: OpenPeer) -> None:
     """Each client behind it has a rate of its own; what a client made up to its left does not count."""
     node = await start_node(
@@ -180,15 +195,22 @@ async def test_metrics_are_for_allowed_networks(start_node: StartNode) -> None:
     node = await start_node()
     assert (await http(node.port, "/metrics")).status == 200
     for name in ["X-Forwarded-For", "X-Real-IP", "Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto"]:
-        assert (await http(node.port, "/metrics", headers={name: "127.0.0.1"})).status == 403, name
+        answer = await http(node.port, "/metrics", headers={name: "127.0.0.1"})
+        assert (answer.status, b"name it in server.trusted_proxies" in answer.body) == (403, True), name
     behind = await start_node(server__trusted_proxies=("127.0.0.0/8",))
     for forwarded, status in [
         ("10.1.2.3", 200),
         ("203.0.113.5", 403),
         ("127.0.0.1, 203.0.113.5", 403),
         ("203.0.113.5, 10.1.2.3", 200),
+        ("10.1.2.3:51234", 200),
+        ("203.0.113.5:51234", 403),
+        ("[2001:db8::5]:51234", 403),
+        ("unknown", 403),
     ]:
         assert (await http(behind.port, "/metrics", headers={"X-Forwarded-For": forwarded})).status == status, forwarded
+    for name, value in [("Forwarded", 'for="[2001:db8::5]:1"'), ("X-Real-IP", "203.0.113.5"), ("Via", "1.1 front")]:
+        assert (await http(behind.port, "/metrics", headers={name: value})).status == 403, name
     closed = await start_node(server__metrics_networks=("192.0.2.0/24",))
     assert (await http(closed.port, "/metrics")).status == 403
 

@@ -285,11 +285,11 @@ async def test_raw_bytes_never_harm_the_node(start_node: StartNode, open_peer: O
 
 
 async def test_reports_for_allowed_networks_have_no_rate(start_node: StartNode) -> None:
-    """A balancer may ask for the load report before each pick; pages, and strangers' requests, keep their limit."""
+    """A balancer may ask for the load report before each pick; pages, and requests by unknown proxies, keep a limit."""
     node = await start_node(limits__http_burst=2, limits__http_per_s=0.001, limits__exempt=())
     for _ in range(10):
         assert (await http(node.port, "/metric")).status == 200
     statuses = [(await http(node.port, "/healthz")).status for _ in range(4)]
     assert statuses[-1] == 429
-    stranger = {"X-Forwarded-For": "203.0.113.9"}
-    assert (await http(node.port, "/metric", headers=stranger)).status == 429
+    forwarded = {"X-Forwarded-For": "203.0.113.9"}
+    assert (await http(node.port, "/metric", headers=forwarded)).status == 429

@@ -25,7 +25,7 @@ from trunkline.settings.sections import Settings
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 StartEdge = Callable[..., Awaitable[Edge]]
-StartNode = Callable[[], Awaitable[Node]]
+StartNode = Callable[..., Awaitable[Node]]
 
 
 def accept_of(head: bytes) -> bytes:
@@ -321,12 +321,12 @@ def edge_settings(**changes: Any) -> BalancerSettings:
     return msgspec.structs.replace(BalancerSettings(), **{"port": 0, **changes})
 
 
-def node_settings() -> Settings:
-    """Settings of a node for tests."""
+def node_settings(**server: Any) -> Settings:
+    """Settings of a node for tests, with changes to its section `server`."""
     settings = Settings()
     return msgspec.structs.replace(
         settings,
-        server=msgspec.structs.replace(settings.server, host="127.0.0.1", port=0, drain_ms=0),
+        server=msgspec.structs.replace(settings.server, host="127.0.0.1", port=0, drain_ms=0, **server),
         admin=msgspec.structs.replace(settings.admin, port=0),
         log=msgspec.structs.replace(settings.log, access=False),
         limits=msgspec.structs.replace(settings.limits, loop_lag_shed_ms=60_000),

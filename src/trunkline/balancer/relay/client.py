@@ -26,7 +26,7 @@ from trunkline.balancer.relay.pass_through import BODY_HIGH_WATER, PassThrough, 
 from trunkline.balancer.relay.upgrade import Upgrade
 from trunkline.http1.bodies import BodyReader
 from trunkline.http1.heads import BadHead, RequestHead, check_beginning, find_end, read_request
-from trunkline.net.addresses import origin_of, within
+from trunkline.net.addresses import origin_of
 
 log = structlog.get_logger("trunkline.balancer")
 
@@ -159,9 +159,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _caller(self, head: RequestHead) -> Caller:
         context = self._context
-        peer = self._peer
-        origin = origin_of(peer, head.headers, context.trusted_proxies)
-        return Caller(peer, origin.address, within(peer, context.trusted_proxies), self._tls, origin.untrusted)
+        origin = origin_of(self._peer, head.headers, context.trusted_proxies)
+        return Caller(self._peer, origin.address, origin.proxied, self._tls, origin.untrusted)
 
     async def _run(self, work: Upgrade | PassThrough) -> None:
         try:

@@ -5,6 +5,9 @@ Rules:
 - Host stays as the client sent it. Names keep their case, and what is not named here its value and its place.
 - Forwarding headers of a client count only when it is a trusted proxy; else they are taken out, also in spellings with
   underscores, which some backends take for the real ones.
+- The last hop of X-Forwarded-For is the client, not the proxy before this one: a backend that trusts the balancer alone
+  must not take that proxy for the client. Where the client is not known, a header of our own says so, so that no node
+  takes the proxy's private address for a private client.
 - Connection, and the headers that it names, end here (RFC 9110 section 7.6.1); framing is written again for each side.
 """
 
@@ -20,6 +23,7 @@ import msgspec
 from trunkline.errors import SettingsError
 from trunkline.http1.heads import AnswerHead, Field, RequestHead, tokens_of
 from trunkline.http1.requests import phrase
+from trunkline.net.addresses import BEHIND_PROXY, FORWARDING_HEADERS, UNKNOWN, Origin, unknown_client
 from trunkline.settings.balancer import BalancerSettings, HeaderEntry
 from trunkline.websocket.handshake import accept_key
 
@@ -34,8 +38,19 @@ _STAY = frozenset({"host", "content-length", "cookie", "authorization"})
 """Not even a Connection header that names them takes these out: who requests what is no matter of one hop."""
 
 _FORWARDING = frozenset(
-    {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded"}
+    {
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-real-ip",
+        "forwarded",
+        BEHIND_PROXY[0].lower(),
+    }
 )
+_CLAIMS = _FORWARDING | (FORWARDING_HEADERS - {"via", "cdn-loop"})
+"""What is taken out of the request of a client that is no trusted proxy; Via and CDN-Loop end loops."""
+
 _FRAMING = frozenset({"connection", "upgrade", "content-length", "transfer-encoding", "te", "trailer"})
 
 
@@ -44,9 +59,9 @@ class Caller(msgspec.Struct, frozen=True):
 
     Attributes:
         peer: the other end of the TCP connection.
-        address: the client as far as that can be trusted.
-        trusted: whether `peer` is one of the operator's proxies.
-        untrusted: forwarding headers came from a proxy that is not trusted.
+        address: the client; `peer` behind a proxy that is not trusted, UNKNOWN behind one that hides the client.
+        trusted: one of the operator's proxies forwarded the request.
+        untrusted: a proxy forwarded it, and the client is not known.
     """
 
     peer: str
@@ -54,6 +69,12 @@ class Caller(msgspec.Struct, frozen=True):
     trusted: bool
     secure: bool
     untrusted: bool
+
+    @property
+    def unknown_client(self) -> str:
+        """What to add to a refusal by address when that is a proxy's; empty for a client's."""
+        origin = Origin(self.address, self.secure, self.untrusted, self.trusted)
+        return unknown_client(self.peer, origin, "balancer.trusted_proxies")
 
 
 class Forwarding:
@@ -73,22 +94,24 @@ class Forwarding:
         """The headers of a request to a backend, without those that frame it."""
         headers = head.headers
         named = _named(headers.get("connection"))
+        dropped = _FORWARDING if caller.trusted else _CLAIMS
         fields = [
             field
             for field in head.fields
-            if field[1] not in HOP_BY_HOP
-            and field[1] not in named
-            and (_dashed(field[1]) not in _FORWARDING or (caller.trusted and field[1] == "forwarded"))
+            if field[1] not in HOP_BY_HOP and field[1] not in named and _dashed(field[1]) not in dropped
         ]
         kept = headers if caller.trusted else {}
-        chain = kept.get("x-forwarded-for")
+        client = caller.address
+        chain, elements = kept.get("x-forwarded-for"), kept.get("forwarded")
         host = headers.get("host", "")
         for name, value in (
-            ("X-Forwarded-For", f"{chain}, {caller.peer}" if chain else caller.peer),
+            ("X-Forwarded-For", f"{chain}, {client}" if chain else client),
+            ("Forwarded", f'{elements}, for="{f"[{client}]" if ":" in client else client}"' if elements else ""),
             ("X-Forwarded-Proto", kept.get("x-forwarded-proto") or ("https" if caller.secure else "http")),
             ("X-Forwarded-Host", kept.get("x-forwarded-host") or host),
             ("X-Forwarded-Port", kept.get("x-forwarded-port") or str(self.port)),
-            ("X-Real-IP", kept.get("x-real-ip") or caller.address),
+            ("X-Real-IP", client if client != UNKNOWN else ""),
+            (BEHIND_PROXY[0], BEHIND_PROXY[1] if caller.untrusted else ""),
         ):
             if value:
                 fields.append((name, name.lower(), value))
@@ -192,9 +215,7 @@ def accepts(answer: AnswerHead, key: str) -> bool:
 def _named(connection: str | None) -> frozenset[str]:
     if connection is None:
         return frozenset()
-    return frozenset(
-        token for token in tokens_of(connection) if token not in _STAY and not token.startswith("sec-websocket-")
-    )
+    return frozenset(token for token in tokens_of(connection) if token not in _STAY and not token.startswith("sec-websocket-"))
 
 
 @functools.lru_cache(maxsize=512)

@@ -74,11 +74,13 @@ class Upgrade:
         elif context.pending.stopping:
             self._refuse(503, "stopping", "this balancer is stopping", 1.0)
         elif wait_s := context.limiter.take(address, self._started):
-            self._refuse(429, "rate_limited", "too many handshakes from your address", wait_s)
+            text = f"too many handshakes from your address{self._caller.unknown_client}"
+            self._refuse(429, "rate_limited", text, wait_s)
         elif context.relays.full:
             self._refuse_full()
         elif (entered := context.relays.enter_address(address)) is False:
-            self._refuse(429, "address_full", "too many open connections from your address", 5.0)
+            text = f"too many open connections from your address{self._caller.unknown_client}"
+            self._refuse(429, "address_full", text, 5.0)
         else:
             self._limited = entered is True
             return True

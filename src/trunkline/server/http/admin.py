@@ -166,9 +166,7 @@ class Admin:
     def failed(self, reason: str) -> None:
         """Series count the connections of clients, not these."""
 
-    def serve(
-        self, connection: HttpConnection, request: Request, untrusted: bool, upgrade: bool
-    ) -> Response | Awaitable[Response]:
+    def serve(self, connection: HttpConnection, request: Request, upgrade: bool) -> Response | Awaitable[Response]:
         """Carry out one order."""
         if not self.allows(request.headers.get("authorization")):
             return json_response(Problem("unauthorized", "the admin token is missing or wrong"), 401)

@@ -17,6 +17,7 @@ import msgspec
 from trunkline.errors import Refused
 from trunkline.http1.requests import Request
 from trunkline.metrics.exposition import Meter
+from trunkline.net.addresses import Origin, unknown_client
 from trunkline.net.limits import AddressLimiter
 from trunkline.server.app.route import Route
 from trunkline.server.connections.clock import Clock
@@ -102,7 +103,8 @@ class Admission:
         self._shed()
         wait_s = self._limiter.take(request.address, self._clock.now)
         if wait_s:
-            raise Refused(429, "too many handshakes from this address", retry_after_s=wait_s, label="address_rate")
+            text = f"too many handshakes from this address{why_unknown(request)}"
+            raise Refused(429, text, retry_after_s=wait_s, label="address_rate")
         server = self._settings.server
         headers = request.headers
         if not handshake.origin_allowed(headers.get("origin"), headers.get("host", ""), server.origins):
@@ -191,6 +193,12 @@ def request_id(headers: Mapping[str, str]) -> str | None:
     """The client's X-Request-ID when it is harmless to send back and to log."""
     given = headers.get("x-request-id")
     return given if given and len(given) <= 128 and given.isascii() and given.isprintable() else None
+
+
+def why_unknown(request: Request) -> str:
+    """What to add to a refusal by address when that is a proxy's; empty for a client's."""
+    origin = Origin(request.address, request.secure, request.untrusted, request.proxied)
+    return unknown_client(request.peer, origin, "server.trusted_proxies")
 
 
 def retry_after_header(seconds: float | None) -> list[tuple[str, str]]:

@@ -39,12 +39,9 @@ class Port(Protocol):
         """A reader with the bounds of this port."""
 
     def serve(
-        self, connection: HttpConnection, request: Request, untrusted: bool, upgrade: bool
+        self, connection: HttpConnection, request: Request, upgrade: bool
     ) -> Response | Awaitable[Response | None] | None:
-        """Serve one request; returns the answer, None when the connection was upgraded.
-
-        `untrusted`: forwarding headers came from a proxy that is not trusted. `upgrade`: it asks to leave HTTP.
-        """
+        """Serve one request, which asks to leave HTTP when `upgrade`; returns the answer, None when it was upgraded."""
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Run `work` as a task that the node waits for when it stops."""
@@ -154,9 +151,10 @@ class HttpConnection(asyncio.Protocol):
         while self._queue and self._task is None and not self._blocked and not self.transport.is_closing():
             request = self._queue.popleft()
             origin = origin_of(self._peer, request.headers, port.trusted_proxies)
-            request.peer, request.address, request.secure = self._peer, origin.address, origin.secure
+            request.peer = self._peer
+            request.address, request.secure, request.untrusted, request.proxied = origin
             upgrade = self._early is not None and not self._queue
-            answer = port.serve(self, request, origin.untrusted, upgrade)
+            answer = port.serve(self, request, upgrade)
             if isinstance(answer, Response):
                 self._answer(request, answer, close=upgrade)
             elif answer is not None:

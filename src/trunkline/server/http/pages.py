@@ -16,7 +16,7 @@ from trunkline.metrics import text
 from trunkline.net.addresses import networks, within
 from trunkline.net.limits import AddressLimiter
 from trunkline.server.connections.clock import Clock
-from trunkline.server.http.admission import Admission, retry_after_header
+from trunkline.server.http.admission import Admission, retry_after_header, why_unknown
 from trunkline.server.http.ports import Reports
 from trunkline.settings.sections import ServerSettings
 
@@ -61,6 +61,7 @@ class Pages:
             "/api/instance": lambda _: json_response(reports.instance()),
             "/api/stats": lambda _: json_response(reports.stats()),
             "/metric": self._load,
+            "/metrics": self._metrics,
         }
         for path, (name, content_type) in _FILES.items():
             file = package_files.files("trunkline") / "static" / name
@@ -68,17 +69,16 @@ class Pages:
                 response = Response(200, file.read_bytes(), content_type, [("Cache-Control", "no-cache")])
                 self._pages[path] = _static(response)
 
-    def answer(self, request: Request, untrusted: bool) -> Response:
-        """Answer one request; `untrusted`: forwarding headers came from a proxy that is not trusted."""
+    def answer(self, request: Request) -> Response:
+        """Answer one request."""
         if request.method not in ("GET", "HEAD"):
             return text_response(405, "only GET and HEAD are served here", [("Allow", "GET, HEAD")])
         wait_s = 0.0
-        if request.path not in SCRAPED or untrusted or not within(request.address, self._metrics_networks):
+        if request.path not in SCRAPED or not self._from_metrics_networks(request):
             wait_s = self._limiter.take(request.address, self._clock.now)
         if wait_s:
-            return text_response(429, "too many requests from this address", retry_after_header(wait_s))
-        if request.path == "/metrics":
-            return self._metrics(request, untrusted)
+            what = f"too many requests from this address{why_unknown(request)}"
+            return text_response(429, what, retry_after_header(wait_s))
         page = self._pages.get(request.path)
         if page is not None:
             return page(request)
@@ -107,10 +107,13 @@ class Pages:
             return text_response(400, "after must be a whole number: what `opened` was in the last report")
         return json_response(self._reports.load_after(int(after), query.get("run")))
 
-    def _metrics(self, request: Request, untrusted: bool) -> Response:
-        allowed = not untrusted and within(request.address, self._metrics_networks)
-        if not allowed and not self._allows(request.headers.get("authorization")):
-            return text_response(403, "metrics are for allowed networks or the admin token")
+    def _from_metrics_networks(self, request: Request) -> bool:
+        return not request.untrusted and within(request.address, self._metrics_networks)
+
+    def _metrics(self, request: Request) -> Response:
+        if not self._from_metrics_networks(request) and not self._allows(request.headers.get("authorization")):
+            whose = f"metrics are for server.metrics_networks or the admin token{why_unknown(request)}"
+            return text_response(403, whose)
         body = text.render(self._reports.families())
         return Response(200, body, text.CONTENT_TYPE, [("Cache-Control", "no-store")])
 

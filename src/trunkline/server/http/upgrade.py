@@ -72,11 +72,11 @@ class DataPort:
         self._runtime.meter.connections_failed.add(reason)
 
     def serve(
-        self, connection: HttpConnection, request: Request, untrusted: bool, upgrade: bool
+        self, connection: HttpConnection, request: Request, upgrade: bool
     ) -> Response | Awaitable[Response | None] | None:
         """Answer plain HTTP, or decide on a handshake."""
         if not (upgrade and request.wants_websocket):
-            return self._pages.answer(request, untrusted)
+            return self._pages.answer(request)
         started = perf_counter()
         try:
             decided = self._admission.decide(request)
