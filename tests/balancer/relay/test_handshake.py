@@ -392,6 +392,21 @@ async def test_backends_learn_that_the_client_is_not_known(
     assert b"X-Trunkline-Client" not in backend.heads[-1]
 
 
+async def test_headers_that_no_hop_may_take_out(start_edge: Any, raw_backend: Any) -> None:
+    """A node lets in what has no Origin, so a Connection header that names it, or the like, takes nothing out."""
+    backend = await raw_backend(echo)
+    edge = await start_edge(FixedPlacer(backend.url))
+    given = {"Origin": "https://evil.example", "Authorization": "Bearer x", "Sec-Fetch-Site": "cross-site"}
+    wire = await Wire.connect(edge.port)
+    names = ", ".join([*given, "Host", "Sec-WebSocket-Protocol", "X-Hop"])
+    wire.send(handshake("/ws", {"Connection": f"Upgrade, {names}", **given, "X-Hop": "1"}))
+    assert (await wire.answer()).status == 101
+    for name, value in given.items():
+        assert f"{name}: {value}\r\n".encode() in backend.heads[0]
+    assert b"X-Hop" not in backend.heads[0]
+    wire.close()
+
+
 async def test_route_affinity_and_sticky_cookie(start_edge: Any, raw_backend: Any) -> None:
     """A match's path is rewritten, its id is the affinity value, and the sticky cookie goes both ways."""
     backend = await raw_backend(echo)

@@ -34,8 +34,9 @@ HOP_BY_HOP: Final = frozenset(
     }
 )  # fmt: skip
 
-_STAY = frozenset({"host", "content-length", "cookie", "authorization"})
-"""Not even a Connection header that names them takes these out: who requests what is no matter of one hop."""
+_STAY = frozenset({"host", "content-length", "cookie", "authorization", "origin"})
+"""Not even a Connection header that names them takes these out, nor what begins with Sec-: who requests what is no
+matter of one hop, and a node lets in what has no Origin."""
 
 _FORWARDING = frozenset(
     {
@@ -215,7 +216,7 @@ def accepts(answer: AnswerHead, key: str) -> bool:
 def _named(connection: str | None) -> frozenset[str]:
     if connection is None:
         return frozenset()
-    return frozenset(token for token in tokens_of(connection) if token not in _STAY and not token.startswith("sec-websocket-"))
+    return frozenset(token for token in tokens_of(connection) if token not in _STAY and not token.startswith("sec-"))
 
 
 @functools.lru_cache(maxsize=512)
