@@ -123,6 +123,17 @@ class FleetTalk:
             return False
         return all(peer > self._id or now - heard > GONE_S for peer, heard in self._peers.items())
 
+    @property
+    def follows(self) -> bool:
+        """Whether another balancer leads, as far as this one hears."""
+        now = asyncio.get_running_loop().time()
+        return any(peer < self._id and now - heard <= GONE_S for peer, heard in self._peers.items())
+
+    def silence_s(self, url: str) -> float:
+        """Seconds since the node that listens at `url` reported; infinity when none there was heard."""
+        found = self._nodes.get(url)
+        return float("inf") if found is None else asyncio.get_running_loop().time() - found[1]
+
     def node_at(self, url: str) -> str | None:
         """Name of the node of ours that listens at `url`, None when none there was heard lately."""
         name, heard = self._nodes.get(url, ("", 0.0))

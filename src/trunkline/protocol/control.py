@@ -79,7 +79,7 @@ class PickNotices(msgspec.Struct, frozen=True):
     notices: tuple[PickNotice, ...]
 
 
-class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Ask at most `count` clients of a node to reconnect, idle ones first (`POST /api/move`, and over NATS).
 
     Attributes:
@@ -87,12 +87,14 @@ class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         affinity: what keeps clients together, as `balancer.affinity` spells it; None: any clients.
         values: with `affinity`: only clients of these values, all of them whatever `count` is. With `affinity` and
             no values: only clients that nothing keeps together, at most `count`.
+        rested_ms: only clients that have been connected for so long; whole `values` move all the same.
     """
 
     count: Annotated[int, msgspec.Meta(ge=0, le=100_000)]
     over_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 1000
     affinity: str | None = None
     values: tuple[str, ...] = ()
+    rested_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] = 0
 
 
 class Moved(msgspec.Struct, frozen=True):

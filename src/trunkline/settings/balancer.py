@@ -184,7 +184,10 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     rebalance_per_s: Annotated[float, about("Clients moved per second at most.", gt=0, le=10_000)] = 50.0
     rebalance_above: Annotated[float, about("Load beside the mean at which moving begins.", gt=1, le=100)] = 1.1
     rebalance_until: Annotated[float, about("Load beside the mean at which it ends.", ge=1, le=100)] = 1.02
-    rebalance_delay_ms: Annotated[Ms, about("Time a new imbalance must last before clients are moved.")] = 5_000
+    rebalance_delay_ms: Annotated[
+        Ms, about("Time a new imbalance must last before clients are moved; doubles for a backend that comes back.")
+    ] = 5_000
+    rebalance_rest_ms: Annotated[Ms, about("Time in which one client is asked to move once at most.")] = 300_000
     drain_ms: Annotated[Ms, about("Time for relayed connections to end by themselves at a stop.")] = 10_000
 
 

@@ -6,17 +6,19 @@ import math
 import random
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trunkline.balancer.rebalance.driver import FRESH_S
 from trunkline.balancer.rebalance.group import SPARE_MOVES
 from trunkline.balancer.rebalance.plan import (
-    KEY_REST_S,
     SPAN_S,
     RebalanceState,
     affinities_of,
     keys_done,
     keys_wanted,
+    observe,
     plan,
     plan_keys,
 )
@@ -303,6 +305,95 @@ def test_a_node_that_refuses_rests() -> None:
     assert not any(plan(rows, 11 + tick, settings, state) for tick in range(28))
 
 
+# --- backends that are not what they seem -----------------------------------------------------------------------------
+
+
+def test_no_room_where_nothing_was_heard() -> None:
+    """A backend that fell silent, or is on trial, gets nobody; the time begins when it has room."""
+    state = RebalanceState()
+    full, empty = Row("http://a:1", "a", 100, 1.0, POOL), Row("http://b:1", "b", 0, 1.0, POOL)
+    silent = msgspec.structs.replace(empty, room=False)
+    assert not plan([full, empty], 10.0, SETTINGS, state)
+    assert not plan([full, silent], 15.0, SETTINGS, state)
+    assert not plan([full, silent], 60.0, SETTINGS, state)
+    assert not plan([full, empty], 61.0, SETTINGS, state)
+    assert plan([full, empty], 66.0, SETTINGS, state)
+
+
+def test_no_key_goes_where_nothing_was_heard() -> None:
+    """Whole keys wait too, and are looked at when their owner is heard again."""
+    settings = msgspec.structs.replace(SETTINGS, rebalance_delay_ms=0)
+    rows = [Row("http://a:1", "a", 5, 1.0), Row("http://b:1", "b", 0, 1.0, room=False)]
+    state = RebalanceState()
+    plan(rows, 10.0, settings, state)
+    assert not keys_wanted(rows, 10.0, settings, state)
+    counts = {"http://a:1": {"k": 5}}
+    found = plan_keys(rows, counts, lambda _: "http://b:1", "query:matchId", ("", ""), 10.0, settings, state)
+    assert not found
+    rows[1] = msgspec.structs.replace(rows[1], room=True)
+    assert keys_wanted(rows, 11.0, settings, state)
+
+
+def test_who_may_have_been_asked_is_left_alone() -> None:
+    """Orders that follow the first one within the time leave alone who connected since; and all, after another led."""
+    settings = msgspec.structs.replace(SETTINGS, rebalance_delay_ms=0, rebalance_per_s=10.0)
+    rows = [Row("http://a:1", "a", 100, 1.0, POOL), Row("http://b:1", "b", 0, 1.0, POOL)]
+    state = RebalanceState()
+    [first] = plan(rows, 10.0, settings, state)
+    assert first.rested_ms == 0
+    rows = [msgspec.structs.replace(rows[0], connections=80), msgspec.structs.replace(rows[1], connections=20)]
+    [second] = plan(rows, 15.0, settings, state)
+    assert 5000 < second.rested_ms <= 5000 + 2000
+    assert state.rested_s(15.0 + 299, 300.0) == 300.0, "the second order is younger, the first one is old"
+    assert state.rested_s(15.0 + 301, 300.0) == 0.0
+    observe(rows, 1000.0, state, other_leads=False)
+    assert state.rested_s(1000.0, 300.0) == 0.0
+    observe(rows, 1000.0, state, other_leads=True)
+    assert state.rested_s(1001.0, 300.0) == 300.0
+
+
+class Client:
+    """A client with a memory: on which node it is, since when, and when it was asked to leave."""
+
+    def __init__(self, node: int) -> None:
+        self.node = node
+        self.since = 0.0
+        self.asked: list[float] = []
+
+
+@pytest.mark.parametrize(("lives_s", "pause_s"), [(1.0, 10.0), (12.0, 10.0), (40.0, 10.0)])
+def test_a_crash_loop_disturbs_nobody_twice(lives_s: float, pause_s: float) -> None:
+    """A third node that is there for a while and dies, for twenty minutes: a client is asked once in five minutes.
+
+    What a balancer knows is late: reports come every two seconds, and a death is noticed after seven.
+    """
+    clients = [Client(number % 2) for number in range(100)]
+    state = RebalanceState()
+    rng = random.Random(7)
+    now = began = 100.0
+    while now < began + 1200:
+        now += STEP_S
+        at = (now - began) % (lives_s + pause_s)
+        alive = at < lives_s
+        heard = at - at % 2 if alive else lives_s - lives_s % 2
+        for client in clients:
+            if client.node == 2 and not alive:
+                client.node, client.since = rng.randrange(2), now
+        counts = [sum(client.node == node for client in clients) for node in range(3)]
+        rows = [Row(f"http://{node}:1", f"n{node}", counts[node], 1.0, POOL) for node in range(2)]
+        if at - heard < 7.0:
+            rows.append(Row("http://2:1", "n2", counts[2], 1.0, POOL, room=at - heard <= FRESH_S))
+        for move in plan(rows, now, SETTINGS, state):
+            node = int(move.node[1:])
+            free = [each for each in clients if each.node == node and each.since <= now - move.rested_ms / 1000]
+            for client in free[: move.count]:
+                assert all(now - before >= 300 for before in client.asked), "asked twice within five minutes"
+                client.asked.append(now)
+                client.node, client.since = (2 if alive else rng.randrange(2)), now
+    asked = sum(len(client.asked) for client in clients)
+    assert asked == 0 if lives_s < 5 else asked <= 100, asked
+
+
 # --- whole keys -------------------------------------------------------------------------------------------------------
 
 
@@ -350,7 +441,7 @@ def test_keys_settle(keys: dict[str, int], seed: int, per_s: float) -> None:
     state = RebalanceState()
     now = 10.0
     seen: list[str] = []
-    while now < 10 + KEY_REST_S * 10:
+    while now < 10 + SETTINGS.rebalance_rest_ms / 100:
         rows = [Row(url, url, sum(counts[url].values()), 1.0) for url in urls]
         plan(rows, now, settings, state)
         if now < state.free_at:

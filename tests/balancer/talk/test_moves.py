@@ -52,6 +52,23 @@ async def test_nobody_is_asked_twice(scene: Scene) -> None:
     assert [goodbye["code"] for goodbye in goodbyes] == [1012] * 10
 
 
+async def test_who_connected_lately_is_left_alone(scene: Scene) -> None:
+    """Only those move that were there before; of whole values all do."""
+    ear = await scene.ear()
+    node = await scene.node("n1")
+    early = await scene.call(node, "/api/game?matchId=m")
+    until_s = asyncio.get_running_loop().time() + 1.6
+    await until(lambda: asyncio.get_running_loop().time() > until_s)
+    late = [await scene.call(node) for _ in range(3)]
+    assert (await ear.talk.move(node.name, MoveOrder(4, over_ms=0, rested_ms=1500))).moving == 1
+    assert await early.goodbye()
+    assert all(caller.open for caller in late)
+    match = await scene.call(node, "/api/game?matchId=m")
+    order = MoveOrder(0, over_ms=0, affinity="query:matchId", values=("m",), rested_ms=60_000)
+    assert (await ear.talk.move(node.name, order)).moving == 1
+    assert await match.goodbye()
+
+
 async def test_whole_keys(scene: Scene) -> None:
     """All clients of the values asked for move, whatever the count says; or all but those that have a value."""
     ear = await scene.ear()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from trunkline.balancer.health.rota import JITTER
 from trunkline.balancer.rebalance import plan
 from trunkline.balancer.rebalance.plan import RebalanceState
 from trunkline.balancer.rebalance.rows import GroupKey, Move, Row
@@ -24,6 +25,7 @@ from trunkline.metrics.exposition import Labelled
 from trunkline.placement.affinity import choose
 from trunkline.placement.fleet import Fleet
 from trunkline.placement.hashing import point_of, score
+from trunkline.placement.pool import Backend
 from trunkline.protocol.control import MoveOrder, PickNotice
 from trunkline.settings.balancer import BalancerSettings
 
@@ -37,6 +39,9 @@ LOOK_EVERY_S: Final = 0.25
 
 SLICE: Final = 200
 """Keys whose homes are reckoned before others get their turn."""
+
+FRESH_S: Final = 3.0
+"""A report and a half of a node: one that was killed a moment ago is not sent clients."""
 
 KEYS_EVERY_S: Final = 2.0
 """A node must look at every client to count its keys."""
@@ -62,9 +67,22 @@ def rows_of(fleet: Fleet, talk: FleetTalk, now: float) -> list[Row]:
                     capacity=backend.capacity,
                     usable=backend.condition.usable(now),
                     draining=backend.draining,
+                    room=_has_room(backend, fleet.settings, talk, now),
                 )
             )
     return rows
+
+
+def _has_room(backend: Backend, settings: BalancerSettings, talk: FleetTalk, now: float) -> bool:
+    """Whether clients may be sent there: it was heard from within its last reports, and is not on trial."""
+    if backend.condition.trial:
+        return False
+    if talk.silence_s(backend.url) <= FRESH_S:
+        return True
+    if backend.report is None or backend.report_failure:
+        return False
+    interval_s = settings.cache_ttl_ms / 1000
+    return not interval_s or now - backend.reported_at <= interval_s * (1 + JITTER) + settings.report_timeout_ms / 1000
 
 
 def home_of(fleet: Fleet, group: GroupKey, key: str, now: float) -> str | None:
@@ -123,7 +141,7 @@ class Rebalancer:
         now = time.monotonic()
         rows = rows_of(self._fleet, talk, now)
         if not talk.leads:
-            plan.observe(rows, now, self._state)
+            plan.observe(rows, now, self._state, other_leads=talk.follows)
             return
         moves = plan.plan(rows, now, self._settings, self._state)
         if not moves and now - self._keys_at >= KEYS_EVERY_S:
@@ -174,7 +192,7 @@ class Rebalancer:
         return {row.url: counts for row, counts in zip(nodes, answers, strict=True)}
 
     async def _send(self, talk: FleetTalk, move: Move) -> None:
-        order = MoveOrder(move.count, move.over_ms, move.affinity, move.values)
+        order = MoveOrder(move.count, move.over_ms, move.affinity, move.values, move.rested_ms)
         try:
             moved = await talk.move(move.node, order)
         except BusError as error:

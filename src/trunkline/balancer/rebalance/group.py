@@ -3,8 +3,9 @@
 state      event                                                   then
 ---------  ------------------------------------------------------  ---------------------------------------------
 quiet      a backend joined, or a share grew                       armed
-armed      a node is above `rebalance_above` x the mean            armed, since then
-armed      no node is                                              armed, the time begins again
+armed      a node is above `rebalance_above` x the mean,           armed, since then
+           and another has room
+armed      no node is, or there is no room                         armed, the time begins again
 armed      a node has been for `rebalance_delay_ms`                an episode, of the surplus and `SPARE_MOVES`
 episode    nothing is left to move, and no client is on its way    quiet
 episode    a backend joined, or a share grew                       the episode begins again with the new surplus
@@ -122,14 +123,14 @@ class Group(msgspec.Struct, eq=False):
         total = min(max(present, self.total), present + sum(count for _, count in self.away))
         fair = spread(members, total)
         ours = [row for row in members if row.node]
-        if not self._is_due(ours, fair, now, settings):
+        room = _room(members, fair, orders) - (total - present)
+        if not self._is_due(ours, fair, room, now, settings):
             return []
         surplus = {row.url: _surplus(row, fair[row.url], settings) for row in ours if row.url not in resting}
         wanting = [row for row in ours if surplus.get(row.url, 0) > 0]
         if self.left is None:
             self.left = sum(surplus[row.url] for row in wanting) + SPARE_MOVES
             self.armed = False
-        room = _room(members, fair, orders) - (total - present)
         if not wanting or self.left <= 0 or room < 1:
             if not self.away and not any(row.url in orders for row in members):
                 self.end()
@@ -145,14 +146,16 @@ class Group(msgspec.Struct, eq=False):
                 found.append(Want(count, fair[row.url], row, self))
         return found
 
-    def _is_due(self, ours: Iterable[Row], fair: Mapping[str, float], now: float, settings: BalancerSettings) -> bool:
+    def _is_due(
+        self, ours: Iterable[Row], fair: Mapping[str, float], room: float, now: float, settings: BalancerSettings
+    ) -> bool:
         """Whether an episode is on, or begins now."""
         if self.left is not None:
             if self.armed:
                 # Something more has joined during the episode: it may go on for that.
                 self.left = None
             return True
-        if not self.armed or not any(_over_full(row, fair[row.url], settings) for row in ours):
+        if not self.armed or room < 1 or not any(_over_full(row, fair[row.url], settings) for row in ours):
             self.since = None
             return False
         if self.since is None:
@@ -185,13 +188,13 @@ def _surplus(row: Row, fair: float, settings: BalancerSettings) -> int:
 
 
 def _room(members: Iterable[Row], fair: Mapping[str, float], orders: Mapping[str, Order]) -> float:
-    """How many more the members take until all are even, less the clients that are still to leave."""
+    """How many more the members with room take until all are even, less the clients that are still to leave."""
     room = 0.0
     for row in members:
         fits = math.ceil(fair[row.url])
         if row.capacity is not None:
             fits = min(fits, row.capacity)
-        room += max(0.0, fits - row.connections)
+        room += max(0.0, fits - row.connections) if row.room else 0.0
         order = orders.get(row.url)
         if order is not None:
             room -= order.still_there(row.connections)

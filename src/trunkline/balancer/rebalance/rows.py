@@ -16,6 +16,7 @@ class Row(msgspec.Struct, frozen=True):
         connections: its estimated connections, reservations included.
         share: weight x capacity as placement reckons at the moment.
         weight: by which affinity gives it keys.
+        room: whether others' clients may be sent there: it was heard from lately, and is not on trial.
     """
 
     url: str
@@ -28,6 +29,7 @@ class Row(msgspec.Struct, frozen=True):
     capacity: int | None = None
     usable: bool = True
     draining: bool = False
+    room: bool = True
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -39,6 +41,7 @@ class Move(msgspec.Struct, frozen=True):
         fair: what it would have if all were even.
         affinity: which clients: those that this keeps together (`values`), or with no values those it does not.
         values: the keys to move whole.
+        rested_ms: clients that connected less than so long ago may have been asked lately, and are left alone.
     """
 
     url: str
@@ -53,3 +56,4 @@ class Move(msgspec.Struct, frozen=True):
     dry_run: bool = False
     affinity: str | None = None
     values: tuple[str, ...] = ()
+    rested_ms: int = 0

@@ -6,6 +6,7 @@ Rules:
   what it is sent does not.)
 - Clients that something keeps together are moved together or not at all.
 - Each is asked as in a drain: `goodbye` 1012 in a slot of its own. One that waits for it is not chosen again.
+- Those that connected less than `rested_ms` ago are left alone: the sender may have asked them a moment ago.
 - A node that drains moves everybody anyway, and takes no such orders.
 """
 
@@ -117,7 +118,7 @@ class Mover:
 
     async def _choose(self, order: MoveOrder) -> list[Connection]:
         if order.affinity is None:
-            return self._idlest(self._free(self._registry.connections), order.count)
+            return self._idlest(self._free(self._registry.connections), order)
         read = reader_of(order.affinity)
         if read is None:
             return []
@@ -129,7 +130,7 @@ class Mover:
         ]
         # Time has passed: some may have ended, or been asked by another order.
         free = self._free(found)
-        return free if wanted else self._idlest(free, order.count)
+        return free if wanted else self._idlest(free, order)
 
     async def _values(self, read: ReadValue) -> AsyncIterator[tuple[Connection, str | None]]:
         for number, connection in enumerate(list(self._registry.connections), 1):
@@ -144,8 +145,10 @@ class Mover:
         return [each for each in connections if each.state == OPEN and each not in self._asked]
 
     @staticmethod
-    def _idlest(connections: list[Connection], count: int) -> list[Connection]:
-        return heapq.nsmallest(count, connections, key=lambda connection: connection.last_seen)
+    def _idlest(connections: list[Connection], order: MoveOrder) -> list[Connection]:
+        opened_by = asyncio.get_running_loop().time() - order.rested_ms / 1000
+        rested = [each for each in connections if each.opened_at <= opened_by] if order.rested_ms else connections
+        return heapq.nsmallest(order.count, rested, key=lambda connection: connection.last_seen)
 
     async def _ask(self, chosen: list[Connection], slots: list[drain.Slot]) -> None:
         def ask(slot: drain.Slot) -> None:
