@@ -18,8 +18,8 @@ async def start_command(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts `trunkline` with any arguments."""
     started: list[Command] = []
 
-    async def start(*arguments: str, **environ: str) -> Command:
-        command = await Command.start(tmp_path, *arguments, **environ)
+    async def start(*arguments: str, files: tuple[int, int] | None = None, **environ: str) -> Command:
+        command = await Command.start(tmp_path, *arguments, files=files, **environ)
         started.append(command)
         return command
 
@@ -32,10 +32,15 @@ async def start_command(tmp_path: Path) -> AsyncIterator[Start]:
 async def start_balancer(start_command: Start) -> Start:
     """Starts `trunkline balance` on a free port over the given backends and waits until it is up."""
 
-    async def start(*arguments: str, backends: list[str] | tuple[str, ...] = (), **environ: str) -> Command:
+    async def start(
+        *arguments: str,
+        backends: list[str] | tuple[str, ...] = (),
+        files: tuple[int, int] | None = None,
+        **environ: str,
+    ) -> Command:
         named = [word for url in backends for word in ("--backend", url)]
         environ = {"TRUNKLINE_BALANCER_DRAIN_MS": "0", "TRUNKLINE_BALANCER_ADMIN_PORT": str(free_port())} | environ
-        command = await start_command("balance", "--listen", "127.0.0.1:0", *named, *arguments, **environ)
+        command = await start_command("balance", "--listen", "127.0.0.1:0", *named, *arguments, files=files, **environ)
         return await command.ready("balancer_up")
 
     return start
@@ -45,9 +50,9 @@ async def start_balancer(start_command: Start) -> Start:
 async def start_node(start_command: Start) -> Start:
     """Starts `trunkline serve` on a free port and waits until it is up."""
 
-    async def start(*arguments: str, **environ: str) -> Command:
+    async def start(*arguments: str, files: tuple[int, int] | None = None, **environ: str) -> Command:
         environ = {"TRUNKLINE_ADMIN_PORT": "0", "TRUNKLINE_SERVER_DRAIN_MS": "0"} | environ
-        command = await start_command("serve", "--host", "127.0.0.1", "--port", "0", *arguments, **environ)
+        command = await start_command("serve", "--host", "127.0.0.1", "--port", "0", *arguments, files=files, **environ)
         return await command.ready("node_up")
 
     return start

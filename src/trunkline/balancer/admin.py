@@ -10,18 +10,19 @@ import structlog
 from aiohttp import web
 
 from trunkline.balancer.core import Balancer
+from trunkline.balancer.http_port import HttpPort
 from trunkline.balancer.overview import CONTENT_SECURITY
 from trunkline.balancer.pages import BalancerPages
 from trunkline.errors import StartError
 from trunkline.net.addresses import FORWARDING_HEADERS, networks, within
 from trunkline.net.admin_token import NOT_KEPT_HINT, AdminToken
+from trunkline.net.listening import listening_sockets
+from trunkline.process import open_files
+from trunkline.process.open_files import Shares
 from trunkline.settings.sections import AdminSettings
 
 log = structlog.get_logger("trunkline.balancer")
 HOST = "127.0.0.1"
-
-ANSWER_S = 2.0
-"""Time that requests under way have to be answered at a stop; aiohttp would give them a minute."""
 
 
 class BalancerAdmin:
@@ -32,7 +33,7 @@ class BalancerAdmin:
         self._pages = pages
         self._settings = settings
         self._networks = networks(balancer.settings.metrics_networks)
-        self._runner: web.AppRunner | None = None
+        self._http = HttpPort("admin", Shares(open_files.limit()).admin, balancer.meter.pending_dropped)
         self._token: AdminToken | None = None
         self.port = 0
 
@@ -44,19 +45,15 @@ class BalancerAdmin:
         # Beside any free port the next one may be taken, so it is any free one too.
         beside = data_port + 1 if self._balancer.settings.port else 0
         port = wanted if wanted is not None else beside
-        app = web.Application(client_max_size=1 << 16)
-        app.add_routes(self.routes())
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=ANSWER_S)
-        await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, HOST, port).start()
+            sockets = listening_sockets(HOST, port)
         except OSError as error:
-            await self.stop()
             raise StartError(
                 f"cannot listen on the balancer's admin port {HOST}:{port}: {error.strerror or error}",
                 "Choose another with balancer.admin_port (TRUNKLINE_BALANCER_ADMIN_PORT), or 0 to switch it off.",
             ) from None
-        self.port = int(self._runner.addresses[0][1])
+        self.port = sockets[0].getsockname()[1]
+        await self._http.start(self.routes(), sockets)
         self._token = AdminToken(self.port, self._settings.token, self._settings.token_file)
         if self._token.unkept:
             log.warning("admin_token_not_kept", why=self._token.unkept, next_step=NOT_KEPT_HINT)
@@ -72,9 +69,7 @@ class BalancerAdmin:
 
     async def stop(self) -> None:
         """Close the port and forget the token that was made for it."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._http.stop()
         if self._token is not None:
             self._token.forget()
             self._token = None

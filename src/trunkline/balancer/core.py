@@ -73,13 +73,15 @@ class BalancerMeter:
     """The live counts of one balancer."""
 
     __slots__ = (
-        "ejections", "failures", "moves", "picks", "place", "refusals", "reports", "steering", "steering_answers",
+        "ejections", "failures", "moves", "pending_dropped", "picks", "place", "refusals", "reports", "steering",
+        "steering_answers",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.picks = exposition.Labelled()
         self.refusals = exposition.Labelled()
         self.failures = exposition.Labelled()
+        self.pending_dropped = exposition.Labelled()
         self.ejections = exposition.Labelled()
         self.reports = exposition.Labelled()
         self.moves = exposition.Labelled()

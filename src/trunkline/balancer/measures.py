@@ -38,6 +38,7 @@ class EdgeCounts(msgspec.Struct):
     retries: int = 0
     http_requests: dict[str, int] = msgspec.field(default_factory=dict)
     refusals: dict[str, int] = msgspec.field(default_factory=dict)
+    pending_dropped: dict[str, int] = msgspec.field(default_factory=dict)
     handshake_counts: list[int] = msgspec.field(default_factory=lambda: [0] * _BUCKETS)
     handshake_sum: float = 0.0
     duration_counts: list[int] = msgspec.field(default_factory=lambda: [0] * _DURATIONS)
@@ -52,6 +53,7 @@ def counts_of(meter: EdgeMeter, connections: int) -> EdgeCounts:
         retries=meter.retries,
         http_requests={labels[0]: int(times) for labels, times in meter.requests.values.items()},
         refusals={labels[0]: int(times) for labels, times in meter.refusals.values.items()},
+        pending_dropped={labels[0]: int(times) for labels, times in meter.pending_dropped.values.items()},
         handshake_counts=list(meter.connect_seconds.counts),
         handshake_sum=meter.connect_seconds.sum,
         duration_counts=list(meter.duration_seconds.counts),
@@ -66,7 +68,11 @@ def added(counts: Iterable[EdgeCounts]) -> EdgeCounts:
         total.connections += one.connections
         total.handshakes += one.handshakes
         total.retries += one.retries
-        for into, counted in ((total.refusals, one.refusals), (total.http_requests, one.http_requests)):
+        for into, counted in (
+            (total.refusals, one.refusals),
+            (total.pending_dropped, one.pending_dropped),
+            (total.http_requests, one.http_requests),
+        ):
             for label, times in counted.items():
                 into[label] = into.get(label, 0) + times
         total.handshake_counts = [a + b for a, b in zip(total.handshake_counts, one.handshake_counts, strict=True)]
@@ -79,8 +85,11 @@ def added(counts: Iterable[EdgeCounts]) -> EdgeCounts:
 def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
     """All series of a balancer in Prometheus' families."""
     meter = balancer.meter
-    refusals, requests, ejections = exposition.Labelled(), exposition.Labelled(), exposition.Labelled()
+    refusals, dropped, requests, ejections = (exposition.Labelled() for _ in range(4))
     refusals.values.update(meter.refusals.values)
+    dropped.values.update(meter.pending_dropped.values)
+    for port, times in edge.pending_dropped.items():
+        dropped.add(port, times=times)
     for status, times in edge.http_requests.items():
         requests.add(status, times=times)
     for reason, times in edge.refusals.items():
@@ -111,6 +120,7 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
         {
             "ws_balancer_picks_total": meter.picks,
             "ws_balancer_refusals_total": refusals,
+            "ws_balancer_pending_dropped_total": dropped,
             "ws_balancer_failures_total": meter.failures,
             "ws_balancer_retries_total": edge.retries,
             "ws_balancer_ejections_total": ejections,

@@ -89,6 +89,7 @@ class Meter:
         self.rate_limited = 0
         self.bus_messages_received = 0
         self.connections_failed = Labelled()
+        self.pending_dropped = Labelled()
         self.disconnects = Labelled()
         self.replay_requests = Labelled()
         self.publications_dropped = Labelled()
@@ -135,6 +136,7 @@ def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Ite
         "ws_rate_limited_messages_total": meter.rate_limited,
         "ws_nats_messages_received_total": meter.bus_messages_received,
         "ws_connections_failed_total": meter.connections_failed,
+        "ws_pending_dropped_total": meter.pending_dropped,
         "ws_disconnects_total": meter.disconnects,
         "ws_replay_requests_total": meter.replay_requests,
         "ws_publications_dropped_total": meter.publications_dropped,

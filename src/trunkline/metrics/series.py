@@ -29,8 +29,8 @@ _REFUSED = (
 )  # fmt: skip
 _TURNED_AWAY = (
     "address_full", "all_down", "all_tried", "backend_failed", "backend_refused", "bad_handshake", "bad_request",
-    "bad_version", "body_incomplete", "body_too_long", "doors_full", "edge_full", "full", "head_timeout",
-    "head_too_long", "internal", "no_backend", "place_timeout", "rate_limited", "stopping",
+    "bad_version", "body_incomplete", "body_too_long", "edge_full", "full", "head_timeout",
+    "head_too_long", "internal", "no_backend", "pending_full", "place_timeout", "rate_limited", "stopping",
 )  # fmt: skip
 
 
@@ -56,6 +56,8 @@ SERIES: Final[tuple[Series, ...]] = (
     Series("ws_connections_total", "counter", "WebSocket connections opened since the start.", unit="connections"),
     Series("ws_connections_failed_total", "counter", "Handshakes refused or broken off, by reason.", ("reason",),
            values=(_REFUSED,)),
+    Series("ws_pending_dropped_total", "counter", "Idle TCP connections cut to make room, by port.", ("port",),
+           unit="connections", values=(("data", "admin"),)),
     Series("ws_disconnects_total", "counter", "Connections ended, by reason and by who ended them.",
            ("reason", "initiated_by"), values=(close_codes.LABELS, ("client", "server"))),
     Series("ws_messages_sent_total", "counter", "Messages handed to clients' sockets.", unit="messages"),
@@ -102,6 +104,8 @@ BALANCER_SERIES: Final[tuple[Series, ...]] = (
            ("backend", "reason")),
     Series("ws_balancer_refusals_total", "counter", "Clients turned away, by reason.", ("reason",),
            values=(_TURNED_AWAY,)),
+    Series("ws_balancer_pending_dropped_total", "counter", "Idle TCP connections cut to make room, by port.",
+           ("port",), unit="connections", values=(("data", "admin"),)),
     Series("ws_balancer_failures_total", "counter", "Picks that came to nothing through the backend's fault.",
            ("backend", "why")),
     Series("ws_balancer_retries_total", "counter", "Handshakes that were tried at another backend."),

@@ -22,6 +22,8 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
+from trunkline.process.open_files import raise_limit
+
 T = TypeVar("T")
 
 LEFT_S: Final = 10.0
@@ -58,10 +60,12 @@ async def serve_until_stopped(signals: Signals, stop: Callable[[], Coroutine[Any
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a command's coroutine on uvloop; returns what it returns, most often an exit code.
+    """Run a command's coroutine on uvloop, with all the open files that it may have.
 
+    Returns what it returns, most often an exit code.
     What `main` leaves behind has `LEFT_S` seconds to end: the loop would wait for its tasks and threads without end.
     """
+    raise_limit()
     ending = _Ending()
 
     async def command() -> T:

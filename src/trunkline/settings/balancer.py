@@ -167,7 +167,7 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     body_bytes: Annotated[int, about("Longest body of a plain HTTP request.", ge=0)] = 16 * MIB
     max_connections: Annotated[
         ConnectionLimit | None,
-        about("Relayed connections at most; by default by the open-file limit."),
+        about("Relayed connections at most; by default, and never more than, open files allow."),
     ] = None
     trusted_proxies: Annotated[tuple[Network, ...], about("Proxies in front whose forwarding headers are kept.")] = ()
     handshake_burst: Annotated[Burst, about("Handshakes an address may make at once.")] = 20.0

@@ -65,7 +65,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     app: Annotated[str, about("The application as module:attribute; empty runs the stock app.")] = ""
     max_connections: Annotated[
         ConnectionLimit | None,
-        about("Connections this node takes; by default from the memory limit."),
+        about("Connections this node takes, as open files allow; by default from the memory limit."),
     ] = None
     memory_base_bytes: Annotated[Size, about("Memory set aside for the process in that computation.")] = 128 * MIB
     memory_per_connection_bytes: Annotated[int, about("Memory counted for one connection there.", ge=1024)] = 180 * 1024

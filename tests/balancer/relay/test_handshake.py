@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.support.balancer.relay_peers import (
 )
 from tests.support.free_ports import free_port
 from tests.support.patience import patient
+from trunkline.balancer.relay.dial import Dialer
 from trunkline.placement.placing import Refusal
 from trunkline.settings.balancer import HeaderEntry, RouteEntry
 
@@ -499,3 +501,24 @@ async def test_connections_at_most(start_edge: Any, raw_backend: Any) -> None:
     assert answer.status == 503
     assert 2 <= int(answer.headers["retry-after"]) <= 5
     first.close()
+
+
+async def test_no_more_files_is_no_backends_fault(
+    start_edge: Any, raw_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where this process can open no more sockets, the client is turned away with 503 and the pick is dropped."""
+    backend = await raw_backend(echo)
+    placer = FixedPlacer(backend.url)
+    edge = await start_edge(placer)
+    wire = await Wire.connect(edge.port)
+
+    async def full(*_: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for name in ("_dial_socket", "_dial_transport"):
+        monkeypatch.setattr(Dialer, name, full)
+    wire.send(handshake())
+    answer = await wire.answer()
+    assert (answer.status, "retry-after" in answer.headers) == (503, True)
+    assert placer.heard == [("dropped", backend.url)]
+    wire.close()

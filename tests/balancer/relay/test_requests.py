@@ -442,7 +442,7 @@ async def test_slow_clients_cannot_lock_others_out(
     start_edge: Any, http_backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When there is room for no more and all clients are silent, the one that waited longest makes room."""
-    monkeypatch.setattr("trunkline.balancer.relay.pending.MAX_PENDING", 5)
+    monkeypatch.setattr("trunkline.process.open_files.MOST_PENDING", 5)
     edge = await start_edge(FixedPlacer(http_backend))
     silent = [await Wire.connect(edge.port) for _ in range(5)]
     for wire in silent:
@@ -452,6 +452,7 @@ async def test_slow_clients_cannot_lock_others_out(
     assert await silent[0].ended() in (b"", b"(reset)")
     silent[4].send(b"/ HTTP/1.1\r\n" + HOST + b"\r\n")
     assert (await silent[4].answer()).status == 200
+    assert edge.meter.pending_dropped.values == {("data",): 1}
     for wire in silent:
         wire.close()
 
@@ -465,6 +466,6 @@ async def test_a_taken_port_stops_the_start(start_edge: Any) -> None:
     sock.bind(("127.0.0.1", 0))
     port = sock.getsockname()[1]
     other = Edge(edge.settings, FixedPlacer())
-    await other.start(sock)
+    await other.start([sock])
     assert other.port == port
     await other.stop(0.0)

@@ -33,9 +33,15 @@ class Command:
         self._readers = [asyncio.create_task(self._read(stream)) for stream in (process.stdout, process.stderr)]
 
     @classmethod
-    async def start(cls, tmp_path: Path, *arguments: str, **environ: str) -> Command:
+    async def start(
+        cls, tmp_path: Path, *arguments: str, files: tuple[int, int] | None = None, **environ: str
+    ) -> Command:
+        """Start it; `files` are its soft and hard limit of open files."""
+        limited = (
+            () if files is None else ("sh", "-c", f'ulimit -Sn {files[0]}; ulimit -Hn {files[1]}; exec "$@"', "sh")
+        )
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "trunkline", *arguments,
+            *limited, sys.executable, "-m", "trunkline", *arguments,
             cwd=tmp_path, env=environment(tmp_path, **{"TRUNKLINE_LOG_FORMAT": "json"} | environ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

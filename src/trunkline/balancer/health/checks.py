@@ -25,6 +25,7 @@ import structlog
 from trunkline.balancer.health.requests import FAULTS, Redirected, open_session, read_at_most, reason_of
 from trunkline.balancer.health.rota import Rota
 from trunkline.placement.backend import BackendSpec
+from trunkline.process.open_files import exhausted
 from trunkline.protocol.control import Health
 from trunkline.settings.balancer import BalancerSettings
 
@@ -85,6 +86,8 @@ class HealthChecks:
         except TimeoutError:
             wrong = f"no answer within {self._settings.health_timeout_ms} ms"
         except FAULTS as error:
+            if exhausted(error):
+                return
             wrong = reason_of(error)
         # It may have left the list meanwhile, and come back as another one.
         if self._specs.get(url) == spec:

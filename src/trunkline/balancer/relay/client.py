@@ -18,6 +18,7 @@ from typing import Final, cast
 
 import structlog
 
+from trunkline.balancer.relay.arrivals import Arrival
 from trunkline.balancer.relay.client_side import STALL_S
 from trunkline.balancer.relay.context import RelayContext
 from trunkline.balancer.relay.forwarding import Caller, text_answer
@@ -41,15 +42,16 @@ class ClientConnection(asyncio.Protocol):
     """One TCP connection of the edge, until it is relayed; a `ClientSide`."""
 
     __slots__ = (
-        "_body", "_buffer", "_context", "_drained", "_peer", "_reading", "_scanned", "_task", "_tls", "answered",
-        "began", "deadline", "ended", "transport",
+        "_arrival", "_body", "_buffer", "_context", "_drained", "_peer", "_reading", "_scanned", "_task", "_tls",
+        "answered", "began", "deadline", "ended", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
-    def __init__(self, context: RelayContext, tls: bool) -> None:
+    def __init__(self, context: RelayContext, arrival: Arrival | None = None) -> None:
         self._context = context
-        self._tls = tls
+        self._arrival = arrival
+        self._tls = arrival is not None
         self._peer = ""
         self._buffer = b""
         self._scanned = 0
@@ -67,6 +69,9 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         peername = transport.get_extra_info("peername")
         self._peer = peername[0] if peername else ""
+        if self._arrival is not None:
+            self._arrival.arrived()
+            self._arrival = None
         if not self._context.pending.add(self):
             self.transport.abort()
 

@@ -25,6 +25,7 @@ from trunkline.balancer.relay.splice.transports import TransportRelay
 from trunkline.net.poller import IN, ONCE, OUT, Poller
 from trunkline.placement.backend import Place, place_of
 from trunkline.placement.placing import Pick
+from trunkline.process.open_files import exhausted
 
 READ_SIZE: Final = 1 << 14
 
@@ -55,7 +56,10 @@ class Dialer:
         self._tls = tls
 
     async def dial(self, pick: Pick, client: asyncio.Transport) -> SocketHandshake | TransportHandshake:
-        """Connect to a backend; raises Failure `dial`, `dial_timeout` or `tls`."""
+        """Connect to a backend.
+
+        Raises Failure `dial`, `dial_timeout` or `tls`, and OSError where no more files can be opened here.
+        """
         place = _place_of(pick.url)
         try:
             if self._poller is not None and not place.tls and client.can_write_eof():
@@ -66,7 +70,11 @@ class Dialer:
             raise Failure("dial_timeout") from None
         except ssl.SSLError:
             raise Failure("tls") from None
-        except (OSError, UnicodeError):
+        except OSError as error:
+            if exhausted(error):
+                raise
+            raise Failure("dial") from None
+        except UnicodeError:
             # A name with an empty or a too long label never gets to the resolver.
             raise Failure("dial") from None
 

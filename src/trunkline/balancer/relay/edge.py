@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
+import functools
 import socket
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import aiohttp
 import structlog
 
+from trunkline.balancer.client_sockets import client_sockets
+from trunkline.balancer.relay.arrivals import ArrivalListener
 from trunkline.balancer.relay.client import ClientConnection
 from trunkline.balancer.relay.context import Pages, RelayContext
 from trunkline.balancer.relay.dial import DialBounds, Dialer
@@ -26,15 +28,17 @@ from trunkline.balancer.relay.forwarding import Forwarding
 from trunkline.balancer.relay.meter import EdgeMeter, OnEvent
 from trunkline.balancer.relay.pending import PendingConnections
 from trunkline.balancer.relay.relays import Relays
-from trunkline.balancer.relay.splice.relay import keep_alive, options_of
+from trunkline.balancer.relay.splice.relay import keep_alive
 from trunkline.balancer.routes import Routes
 from trunkline.balancer.tls import ListenerTls, backend_context
-from trunkline.errors import StartError
 from trunkline.net import poller
 from trunkline.net.addresses import networks
 from trunkline.net.limits import AddressLimiter
+from trunkline.net.listening import BACKLOG
 from trunkline.net.poller import Poller
 from trunkline.placement.placing import Placer
+from trunkline.process import open_files
+from trunkline.process.open_files import Shares
 from trunkline.settings.balancer import BalancerSettings
 
 log = structlog.get_logger("trunkline.balancer")
@@ -44,9 +48,6 @@ TICK_S: Final = 0.25
 
 TLS_LOOK_TICKS: Final = 4
 """After how many ticks the certificate's files are looked at."""
-
-OTHER_FILES: Final = 500
-"""Open files that are left for everything but relayed connections, which need two each."""
 
 
 class Edge:
@@ -83,7 +84,7 @@ class Edge:
         self._handshake_timeout_s = settings.handshake_timeout_ms / 1000
         self._changed = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server | ArrivalListener] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._ticks = 0
 
@@ -92,47 +93,50 @@ class Edge:
         """Relayed connections now."""
         return len(self.relays) if self._session is not None else 0
 
-    async def start(self, sock: socket.socket | None = None) -> None:
-        """Listen on `sock`, else on the settings' host and port; raises StartError when the port is taken."""
+    async def start(self, sockets: Sequence[socket.socket] = ()) -> None:
+        """Listen on `sockets`, else on the settings' host and port; raises StartError when the port is taken."""
         loop = asyncio.get_running_loop()
         settings = self.settings
+        sockets = sockets or client_sockets(settings)
         if not settings.tls_verify:
             log.warning("backend_certificates_not_verified", setting="balancer.tls_verify")
         self._session = self._open_session()
         if poller.AVAILABLE:
             self.poller = Poller(loop)
         context = self._compose(loop, self._session)
-        tls: dict[str, Any] = {}
-        if self._tls is not None:
-            tls = {
-                "ssl": self._tls.context,
-                "ssl_handshake_timeout": self._handshake_timeout_s,
-                "ssl_shutdown_timeout": 2.0,
-            }
-        where = (
-            {"host": settings.host, "port": settings.port, "reuse_address": True} if sock is None else {"sock": sock}
-        )
-        try:
-            self._server = await loop.create_server(
-                lambda: ClientConnection(context, self._tls is not None), backlog=4096, **where, **tls
+        for sock in sockets:
+            keep_alive(sock)
+            self._servers.append(
+                ArrivalListener(
+                    loop,
+                    self.pending,
+                    sock,
+                    functools.partial(ClientConnection, context),
+                    self._tls.context,
+                    self._handshake_timeout_s,
+                )
+                if self._tls is not None
+                else await loop.create_server(lambda: ClientConnection(context), sock=sock, backlog=BACKLOG)
             )
-        except OSError as error:
-            await self._close()
-            raise StartError(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
-                "Stop what uses the port, or choose another with --listen or balancer.port.",
-            ) from None
-        for listening in self._server.sockets:
-            with options_of(listening.fileno()) as options:
-                keep_alive(options)
-        self.port = self._forwarding.port = self._server.sockets[0].getsockname()[1]
+        self.port = self._forwarding.port = sockets[0].getsockname()[1]
         self._ticker = loop.call_later(TICK_S, self._tick, loop)
 
     def _compose(self, loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession) -> RelayContext:
         settings, meter = self.settings, self.meter
-        limit = settings.max_connections or _room_for_connections()
+        # Each relayed connection needs two.
+        shares = Shares(open_files.limit(), 2)
+        wanted = settings.max_connections or shares.connections
+        limit = min(wanted, shares.connections)
+        if limit < wanted:
+            log.warning("max_connections_bounded_by_files", wanted=wanted, limit=limit, open_files=shares.files)
         self.relays = Relays(loop, settings, limit, self._placer, meter, self._on_event, self._changed)
-        self.pending = PendingConnections(loop, self._handshake_timeout_s, meter.refusals, self._changed)
+        self.pending = PendingConnections(
+            loop,
+            lambda: shares.pending(len(self.relays) + self.relays.handshaking),
+            self._handshake_timeout_s,
+            meter,
+            self._changed,
+        )
         bounds = DialBounds(settings.dial_timeout_ms / 1000, self._handshake_timeout_s, settings.header_bytes)
         return RelayContext(
             loop=loop,
@@ -167,9 +171,10 @@ class Edge:
 
     async def stop(self, drain_s: float) -> None:
         """Take no more, wait `drain_s` seconds for relayed connections to end by themselves, then cut them off."""
-        if self._server is None:
+        if self._session is None:
             return
-        self._server.close()
+        for server in self._servers:
+            server.close()
         self.pending.stop()
         await self._wait_while(lambda: len(self.relays) > 0 or self.pending.busy, drain_s)
         self.relays.abort()
@@ -200,10 +205,3 @@ class Edge:
         self.relays.sweep(now)
         if self._tls is not None and self._ticks % TLS_LOOK_TICKS == 0:
             self._tls.look()
-
-
-def _room_for_connections() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return 1_000_000
-    return max((soft - OTHER_FILES) // 2, 1)

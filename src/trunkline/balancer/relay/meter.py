@@ -43,11 +43,12 @@ class EdgeMeter:
     Attributes:
         requests: plain HTTP requests, by class of the status that the client got (`2xx`).
         refusals: requests that the edge refused, by reason.
+        pending_dropped: idle connections cut to make room for new ones, by port.
         connect_seconds: from a handshake's last byte to the 101.
     """
 
     __slots__ = (
-        "connect_seconds", "duration_seconds", "opened", "refusals", "requests", "retries",
+        "connect_seconds", "duration_seconds", "opened", "pending_dropped", "refusals", "requests", "retries",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -55,5 +56,6 @@ class EdgeMeter:
         self.retries = 0
         self.requests = Labelled()
         self.refusals = Labelled()
+        self.pending_dropped = Labelled()
         self.connect_seconds = Histogram(LATENCY_BUCKETS)
         self.duration_seconds = Histogram(DURATION_BUCKETS)

@@ -29,6 +29,7 @@ from trunkline.balancer.relay.meter import EdgeEvent
 from trunkline.http1.bodies import BodyReader
 from trunkline.http1.heads import AnswerHead, Field, PageRequest, RequestHead
 from trunkline.placement.placing import Pick, Refusal
+from trunkline.process.open_files import exhausted
 
 BODY_HIGH_WATER: Final = 1 << 16
 """Bytes of a request's body waiting for the backend, above which the client is not read."""
@@ -202,6 +203,11 @@ class PassThrough:
                 await self._pass_answer(answer, pick.cookie)
                 return True
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            if exhausted(error) and not self._head_sent:
+                # This process can open no more files: no backend is to blame.
+                context.placer.dropped(pick)
+                self._refuse(503, "edge_full", "this balancer has no room for more connections", 1.0)
+                return True
             why, status = next((why, status) for kind, why, status in _FAULTS if isinstance(error, kind))
         except BaseException:
             if not self._head_sent:

@@ -2,8 +2,8 @@
 
 Rules:
 
-- Waiting ones (for a request, or for the client to close) have a deadline, which the edge's sweep enforces; working
-  ones are bounded by the time-outs of whatever works on their request.
+- Waiting ones (for a TLS handshake, a request, or for the client to close) have a deadline, which the edge's sweep
+  enforces; working ones are bounded by the time-outs of whatever works on their request.
 - When there are too many, the one that has waited longest for its request goes, so that slow clients cannot lock
   others out.
 """
@@ -11,29 +11,59 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import structlog
 
 from trunkline.balancer.relay.client_side import ClientSide
-from trunkline.metrics.exposition import Labelled
+from trunkline.balancer.relay.meter import EdgeMeter
+from trunkline.net.crowding import Crowding
 
-MAX_PENDING: Final = 2048
-"""TCP connections that may be undecided, or speak plain HTTP, at the same time."""
+log = structlog.get_logger("trunkline.balancer")
+
+
+class Waiting(Protocol):
+    """A client's connection that waits for the client; `deadline` is the loop time at which `on_time_out` is called."""
+
+    deadline: float
+
+    def abort(self) -> None:
+        """Cut the TCP connection."""
+
+    def on_time_out(self) -> None:
+        """Its time is over."""
+
+    def close_if_idle(self) -> None:
+        """End it if it waits for another request."""
 
 
 class PendingConnections:
-    """An edge's pending connections and the tasks for their requests; `changed` is set whenever one ends."""
+    """An edge's pending connections and the tasks for their requests.
+
+    Args:
+        most: how many there may be now.
+        handshake_timeout_s: seconds that a client has for a request.
+        changed: set whenever one ends.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, handshake_timeout_s: float, refusals: Labelled, changed: asyncio.Event
+        self,
+        loop: asyncio.AbstractEventLoop,
+        most: Callable[[], int],
+        handshake_timeout_s: float,
+        meter: EdgeMeter,
+        changed: asyncio.Event,
     ) -> None:
         self.stopping = False
         self._loop = loop
+        self._most = most
         self._handshake_timeout_s = handshake_timeout_s
-        self._refusals = refusals
+        self._meter = meter
+        self._crowding = Crowding()
         self._changed = changed
-        self._waiting: dict[ClientSide, None] = {}
-        self._working: dict[ClientSide, bool] = {}
+        self._waiting: dict[Waiting, None] = {}
+        self._working: dict[Waiting, bool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -47,21 +77,28 @@ class PendingConnections:
         """Whether a task works on a request."""
         return bool(self._tasks)
 
-    def add(self, connection: ClientSide) -> bool:
+    def add(self, connection: Waiting) -> bool:
         """Take a client that has connected; False when there is no room for it."""
         if self.stopping:
             return False
-        if len(self) >= MAX_PENDING:
-            self._refusals.add("doors_full")
-            oldest = next(iter(self._waiting), None)
-            if oldest is None:
-                return False
-            oldest.abort()
-            del self._waiting[oldest]
+        if len(self) >= self._most() and not self._make_room():
+            return False
         self.wait(connection)
         return True
 
-    def wait(self, connection: ClientSide, in_s: float | None = None) -> None:
+    def _make_room(self) -> bool:
+        if self._crowding.is_news(self._loop.time()):
+            log.warning("pending_connections_full", port="data", most=self._most())
+        oldest = next(iter(self._waiting), None)
+        if oldest is None:
+            self._meter.refusals.add("pending_full")
+            return False
+        self._meter.pending_dropped.add("data")
+        oldest.abort()
+        del self._waiting[oldest]
+        return True
+
+    def wait(self, connection: Waiting, in_s: float | None = None) -> None:
         """Let a connection wait for its client, for the time of a handshake or for `in_s` seconds."""
         self._discard(connection)
         connection.deadline = self._loop.time() + (self._handshake_timeout_s if in_s is None else in_s)
@@ -80,12 +117,12 @@ class PendingConnections:
         """Whether it is on the way to a WebSocket."""
         return self._working.get(connection, False)
 
-    def remove(self, connection: ClientSide) -> None:
+    def remove(self, connection: Waiting) -> None:
         """Forget a connection that is relayed from now on, or has ended."""
         self._discard(connection)
         self._changed.set()
 
-    def _discard(self, connection: ClientSide) -> None:
+    def _discard(self, connection: Waiting) -> None:
         self._working.pop(connection, None)
         self._waiting.pop(connection, None)
 

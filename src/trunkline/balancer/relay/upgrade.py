@@ -181,6 +181,11 @@ class Upgrade:
             return None
         except Failure:
             raise
+        except OSError:
+            # This process can open no more files: no backend is to blame.
+            context.placer.dropped(pick)
+            self._refuse_full()
+            return None
         except BaseException:
             # The client has left, the edge is stopping, or a fault of our own: no backend is to blame.
             context.placer.dropped(pick)

@@ -1,7 +1,7 @@
 """One worker of a balancer: accepts from the shared socket, relays, and requests every pick from the first process.
 
-Started by `supervisor.py` as `python -m trunkline.balancer.workers.child LISTENING_FD LINK_FD`; of no use by itself. It
-ends on a signal, and at once when the first process is gone.
+Started by `supervisor.py` as `python -m trunkline.balancer.workers.child LINK_FD LISTENING_FD...`; of no use by
+itself. It ends on a signal, and at once when the first process is gone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -29,7 +30,7 @@ COUNT_EVERY_S: Final = 1.0
 LINK_LOST: Final = 3
 
 
-async def run(listening: int, link: int) -> int:
+async def run(link: int, listening: Sequence[int]) -> int:
     """Relay until stopped; returns the exit code."""
     signals = lifecycle.Signals()
     placer = RemotePlacer(on_lost=lambda: os._exit(LINK_LOST))
@@ -50,7 +51,7 @@ async def run(listening: int, link: int) -> int:
         pages=OwnPages(settings.balancer, placer.page).answer,
         on_event=events.add if events is not None else None,
     )
-    await edge.start(socket.socket(fileno=listening))
+    await edge.start([socket.socket(fileno=descriptor) for descriptor in listening])
     counting = asyncio.create_task(_count(edge, placer))
     lifecycle.spare_collector()
 
@@ -72,9 +73,9 @@ async def _count(edge: Edge, placer: RemotePlacer) -> None:
 
 def main() -> int:
     """Entry point."""
-    listening, link = (int(argument) for argument in sys.argv[1:3])
+    link, *listening = map(int, sys.argv[1:])
     try:
-        return lifecycle.run(lambda: run(listening, link))
+        return lifecycle.run(lambda: run(link, listening))
     except (SettingsError, StartError) as error:
         print(f"trunkline: {error}", file=sys.stderr)
         return 2

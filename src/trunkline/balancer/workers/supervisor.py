@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from trunkline.balancer.client_sockets import client_sockets
 from trunkline.balancer.core import Balancer
 from trunkline.balancer.measures import EdgeCounts, added
 from trunkline.balancer.pages import BalancerPages
@@ -30,12 +31,10 @@ from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
 from trunkline.process.looks import LOOK_EVERY_S, look
 from trunkline.process.progress import Silence, chance_s
-from trunkline.settings.balancer import BalancerSettings
 from trunkline.settings.sections import Settings
 
 log = structlog.get_logger("trunkline.balancer")
 
-BACKLOG: Final = 4096
 FIRST_PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 10.0
 STEADY_S: Final = 30.0
@@ -56,7 +55,7 @@ class Workers:
         self._children: dict[int, Child] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stop_asked = asyncio.Event()
-        self._listening: socket.socket | None = None
+        self._listening: list[socket.socket] = []
         self._up: set[int] = set()
         self._silences: dict[int, Silence] = {}
         self._all_up = asyncio.Event()
@@ -70,8 +69,8 @@ class Workers:
 
     async def start(self) -> None:
         """Bind the port and start the workers; raises StartError."""
-        self._listening = listening_socket(self._settings.balancer)
-        self.port = self._listening.getsockname()[1]
+        self._listening = client_sockets(self._settings.balancer)
+        self.port = self._listening[0].getsockname()[1]
         self._tasks = [asyncio.create_task(self._keep(number)) for number in range(self._settings.balancer.workers)]
         await self._all_up.wait()
         if self._failed is not None:
@@ -81,8 +80,8 @@ class Workers:
     async def stop(self, drain_s: float) -> None:
         """Let the workers drain for `drain_s` seconds and end; they are killed a second later."""
         self._stop_asked.set()
-        if self._listening is not None:
-            self._listening.close()
+        for sock in self._listening:
+            sock.close()
         for child in self._children.values():
             child.terminate()
         if self._tasks:
@@ -125,8 +124,8 @@ class Workers:
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def _run(self, number: int) -> int:
-        assert self._listening is not None  # noqa: S101 - start() has bound it
         ours, theirs = socket.socketpair()
+        listening = [sock.fileno() for sock in self._listening]
         seat = WorkerSeat(self._balancer, self.pages.render, lambda counts: self._take(number, counts))
         try:
             child = self._children[number] = await Child.start(
@@ -134,12 +133,12 @@ class Workers:
                     sys.executable,
                     "-m",
                     "trunkline.balancer.workers.child",
-                    str(self._listening.fileno()),
                     str(theirs.fileno()),
+                    *map(str, listening),
                 ],
                 os.environ,
                 _pass_on,
-                pass_fds=(self._listening.fileno(), theirs.fileno()),
+                pass_fds=(theirs.fileno(), *listening),
             )
         except Exception:
             ours.close()
@@ -194,29 +193,6 @@ class Workers:
         self._up.add(number)
         if len(self._up) == self._settings.balancer.workers:
             self._all_up.set()
-
-
-def listening_socket(settings: BalancerSettings) -> socket.socket:
-    """The socket that clients connect to; raises StartError when it cannot be had."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        found = socket.socket(family, kind, protocol)
-        try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(address)
-            found.listen(BACKLOG)
-            found.setblocking(False)
-        except OSError:
-            found.close()
-            raise
-    except OSError as error:
-        raise StartError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
-            "Stop what uses the port, or choose another with --listen or balancer.port.",
-        ) from None
-    return found
 
 
 def _pass_on(chunk: bytes, is_error: bool) -> None:

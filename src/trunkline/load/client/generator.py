@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-import resource
 import time
 from collections.abc import Callable
 from math import ceil, floor
@@ -32,6 +31,7 @@ from trunkline.load.model.messages import LONGEST_SETTLE, MAX_HOLES, Begin, Done
 from trunkline.load.model.positions import merge_ends
 from trunkline.load.model.tally import Beat, Tally
 from trunkline.load.scenario.shapes import ConnectionPlan, Cuts, MessagePlan, spread
+from trunkline.process import open_files
 
 SPARE_FILES: Final = 100  # open files of a worker that are not connections
 _PAUSE_S: Final = 0.0002  # the least time between two alarms: what becomes due meanwhile is done together
@@ -79,7 +79,7 @@ class Generator:
 
         Raises StartError when the job cannot be done here.
         """
-        peak, limit = self.job.scenario.peak, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        peak, limit = self.job.scenario.peak, open_files.limit()
         share, allowed = ceil(peak / self.job.workers), limit - SPARE_FILES
         if share > allowed:
             raise StartError(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import socket
 import sys
@@ -39,7 +38,6 @@ M = TypeVar("M", bound=messages.ToWorker)
 
 GONE: Final = 3  # exit code of a worker whose coordinator is gone
 _FAILED_S: Final = 2.0
-_FILES: Final = 1 << 20  # what a worker requests where the limit is infinite, which the kernel does not grant
 
 MakeGenerator = Callable[[messages.Job, Callable[[Beat], None]], Generator]
 """Makes the generator of a job; the second argument takes beats."""
@@ -188,20 +186,9 @@ async def _send_offsets(job: messages.Job, talk: _Conversation, generator: Gener
     await talk.flush()
 
 
-def raise_file_limit() -> None:
-    """Let this process open as many files as it is allowed to."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if hard == resource.RLIM_INFINITY else hard
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        # Where the kernel grants less, the job says how many files are missing.
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 def run_worker(descriptor: int, make_generator: MakeGenerator = Generator) -> int:
     """The whole life of a worker process; `descriptor` is its socket's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's, which sends Stop
-    raise_file_limit()
     log_setup.configure(LogSettings(level="warning", format="console"), stream=sys.stderr)
 
     async def main() -> int:

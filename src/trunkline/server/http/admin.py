@@ -21,6 +21,7 @@ from trunkline.http1.requests import Request, RequestReader, Response, json_resp
 from trunkline.logs.logger import get_logger
 from trunkline.net.addresses import Network
 from trunkline.net.admin_token import NOT_KEPT_HINT, AdminToken
+from trunkline.process.open_files import Shares
 from trunkline.protocol import close_codes
 from trunkline.protocol.control import (
     ChannelInfo,
@@ -54,7 +55,6 @@ LISTED: Final = 1000
 
 HEAD_BYTES: Final = 16_384
 BODY_BYTES: Final = 2 << 20
-MAX_PENDING: Final = 256
 TIMEOUT_S: Final = 75.0
 """For a request to be complete, or the next one to begin: tools keep connections open between two orders."""
 
@@ -77,6 +77,8 @@ class Admin:
         registry: Registry,
         draining: Drains,
         mover: Moves,
+        shares: Shares,
+        on_full: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -85,7 +87,7 @@ class Admin:
         self._registry = registry
         self._draining = draining
         self._mover = mover
-        self.pending = Pending(MAX_PENDING, TIMEOUT_S, clock)
+        self.pending = Pending("admin", lambda: shares.admin, TIMEOUT_S, clock, on_full)
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None

@@ -86,6 +86,11 @@ class HttpConnection(asyncio.Protocol):
             # There is no client left to admit. Other work goes on: an operator's order holds without its answer.
             self._task.cancel()
 
+    @property
+    def busy(self) -> bool:
+        """Whether its request is being worked on."""
+        return self._task is not None
+
     def abort(self) -> None:
         """Cut the TCP connection."""
         self.transport.abort()

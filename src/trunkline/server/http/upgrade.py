@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from time import perf_counter
-from typing import Final
 
 from trunkline.errors import Refused
 from trunkline.http1.requests import Request, RequestReader, Response, text_response
 from trunkline.logs.logger import get_logger
 from trunkline.net.addresses import networks
+from trunkline.process.open_files import Shares
 from trunkline.server.app.serving import serve
 from trunkline.server.connections.arrivals import Arrivals
 from trunkline.server.connections.connection import Connection
@@ -29,9 +29,6 @@ from trunkline.websocket.frames import FrameReader
 
 log = get_logger("trunkline.http")
 
-MAX_PENDING: Final = 2048
-"""TCP connections that may be in their handshake, or speak plain HTTP, at the same time."""
-
 
 class DataPort:
     """Serves the HTTP connections of the data port. `on_opened` is called with each WebSocket that was opened."""
@@ -47,8 +44,15 @@ class DataPort:
         admission: Admission,
         pages: Pages,
         on_opened: Callable[[Connection], None],
+        shares: Shares,
     ) -> None:
-        self.pending = Pending(MAX_PENDING, settings.handshake_timeout_ms / 1000, runtime.clock)
+        self.pending = Pending(
+            "data",
+            lambda: shares.pending(len(registry.connections)),
+            settings.handshake_timeout_ms / 1000,
+            runtime.clock,
+            lambda: runtime.meter.pending_dropped.add("data"),
+        )
         self.trusted_proxies = networks(settings.trusted_proxies)
         self._header_bytes = settings.header_bytes
         self._runtime = runtime

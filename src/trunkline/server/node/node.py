@@ -16,7 +16,9 @@ from trunkline.bus.open import open_bus
 from trunkline.errors import StartError
 from trunkline.logs.logger import get_logger
 from trunkline.net.limits import AddressLimiter
+from trunkline.process import open_files
 from trunkline.process.bounds import end_part
+from trunkline.process.open_files import Shares
 from trunkline.protocol import close_codes
 from trunkline.server.app.app import App
 from trunkline.server.app.refreshing import Refreshing
@@ -82,7 +84,8 @@ class Node:
         self.bus: Bus = bus or open_bus(settings.bus, rules.retention)
         self.hub = Hub(self.bus, rules.retention, self.runtime.meter, self.runtime.clock, server.deflate_min_bytes)
         self.registry = Registry(self.runtime, self.hub.drop, self._on_closed)
-        self.state = NodeState(settings, self.runtime, self.registry, rng)
+        shares = Shares(open_files.limit())
+        self.state = NodeState(settings, self.runtime, self.registry, shares, rng)
         requests = Requests(self.hub, rules, self.runtime, self.registry.room, limits.channels_per_client)
         self.verifier = _verifier(settings.auth)
         refreshing = Refreshing(self.verifier, requests, self.runtime)
@@ -111,7 +114,18 @@ class Node:
             self.runtime.meter,
             self.runtime.clock,
         )
-        self.admin = Admin(settings, self.runtime.clock, self.hub, rules, self.registry, self.draining, self.mover)
+        dropped = self.runtime.meter.pending_dropped
+        self.admin = Admin(
+            settings,
+            self.runtime.clock,
+            self.hub,
+            rules,
+            self.registry,
+            self.draining,
+            self.mover,
+            shares,
+            lambda: dropped.add("admin"),
+        )
         pages = Pages(
             server,
             self._reports,
@@ -121,7 +135,7 @@ class Node:
             self.runtime.clock,
         )
         self.data_port = DataPort(
-            server, self.runtime, self.registry, self.state.arrivals, admission, pages, self._on_opened
+            server, self.runtime, self.registry, self.state.arrivals, admission, pages, self._on_opened, shares
         )
         self._access = AccessLog() if settings.log.access else None
         self._server: asyncio.Server | None = None

@@ -9,6 +9,8 @@ import socket
 import time
 
 from trunkline.errors import Refused
+from trunkline.logs.logger import get_logger
+from trunkline.process.open_files import Shares
 from trunkline.server.connections.arrivals import Arrivals
 from trunkline.server.connections.registry import Registry
 from trunkline.server.connections.runtime import Runtime
@@ -18,6 +20,8 @@ from trunkline.server.node.resources import Resources
 from trunkline.server.node.states import TRANSITIONS, Event, State
 from trunkline.settings.sections import Settings
 
+log = get_logger("trunkline.node")
+
 
 class NodeState:
     """The state of one node; `state` is changed by `on` alone.
@@ -25,7 +29,9 @@ class NodeState:
     `port` is the settings' until it listens; `loop_lag_s` is how late the event loop was at the last tick.
     """
 
-    def __init__(self, settings: Settings, runtime: Runtime, registry: Registry, rng: random.Random) -> None:
+    def __init__(
+        self, settings: Settings, runtime: Runtime, registry: Registry, shares: Shares, rng: random.Random
+    ) -> None:
         server, limits = settings.server, settings.limits
         self.name = server.name or f"{socket.gethostname()}-{os.getpid()}"
         self.port = server.port
@@ -34,9 +40,12 @@ class NodeState:
         self.loop_lag_s = 0.0
         self.arrivals = Arrivals(secrets.token_hex(8))
         self.resources = Resources(memory_limit_override=server.memory_limit_bytes)
-        self.capacity = server.max_connections or capacity.max_connections(
+        wanted = server.max_connections or capacity.max_connections(
             self.resources.memory_limit, server.memory_base_bytes, server.memory_per_connection_bytes
         )
+        self.capacity = min(wanted, shares.connections)
+        if self.capacity < wanted:
+            log.warning("capacity_bounded_by_files", wanted=wanted, capacity=self.capacity, open_files=shares.files)
         self._shedder = capacity.Shedder(limits.accept_per_s, limits.loop_lag_shed_ms / 1000, rng)
         self._runtime = runtime
         self._registry = registry

@@ -9,16 +9,18 @@ from __future__ import annotations
 import time
 
 import structlog
-from aiohttp import web
 
-from trunkline.balancer.admin import ANSWER_S, BalancerAdmin
+from trunkline.balancer.admin import BalancerAdmin
+from trunkline.balancer.client_sockets import client_sockets
 from trunkline.balancer.core import PART_S, Balancer
 from trunkline.balancer.event_log import EventLog
+from trunkline.balancer.http_port import HttpPort
 from trunkline.balancer.measures import EdgeCounts
 from trunkline.balancer.pages import BalancerPages
-from trunkline.balancer.workers.supervisor import listening_socket
 from trunkline.errors import SettingsError, StartError
+from trunkline.process import open_files
 from trunkline.process.bounds import end_part
+from trunkline.process.open_files import Shares
 from trunkline.settings.sections import Settings
 from trunkline.traefik.steer.handlers import Steering, SteeringMeter
 from trunkline.traefik.steer.published import Candidate
@@ -37,27 +39,25 @@ class SteeringService:
         meter = SteeringMeter(self.balancer.meter.steering, self.balancer.meter.steering_answers)
         self.steering = Steering(settings, self.balancer, self._candidates, meter=meter, on_event=on_event)
         self.admin = BalancerAdmin(self.balancer, BalancerPages(self.balancer, EdgeCounts), settings.admin)
-        self._runner: web.AppRunner | None = None
+        # All its connections wait for requests.
+        self._http = HttpPort(
+            "data", Shares(open_files.limit()).pending(0), self.balancer.meter.pending_dropped, head_bytes=1 << 16
+        )
         self.port = 0
 
     async def start(self) -> None:
         """Learn of the fleet and listen; raises StartError."""
-        sock = listening_socket(self._settings.balancer)
-        self.port = sock.getsockname()[1]
+        sockets = client_sockets(self._settings.balancer)
+        self.port = sockets[0].getsockname()[1]
         try:
             await self.balancer.start()
             if self._events is not None:
                 self._events.start()
-            app = web.Application(client_max_size=1 << 16)
-            app.add_routes([*self.steering.routes(), *self.admin.routes()])
-            self._runner = web.AppRunner(
-                app, access_log=None, max_line_size=1 << 16, max_field_size=1 << 16, shutdown_timeout=ANSWER_S
-            )
-            await self._runner.setup()
-            await web.SockSite(self._runner, sock, backlog=4096).start()
+            await self._http.start([*self.steering.routes(), *self.admin.routes()], sockets)
             await self.admin.start(self.port)
         except (SettingsError, StartError):
-            sock.close()
+            for sock in sockets:
+                sock.close()
             await self.stop()
             raise
         log.info(
@@ -70,9 +70,7 @@ class SteeringService:
 
     async def stop(self) -> None:
         """Answer no more; connections are Traefik's and stay."""
-        if self._runner is not None:
-            await end_part("port for Traefik", self._runner.cleanup(), within_s=PART_S)
-            self._runner = None
+        await end_part("port for Traefik", self._http.stop(), within_s=PART_S)
         await end_part("admin port", self.admin.stop(), within_s=PART_S)
         await self.balancer.stop()
         if self._events is not None:

@@ -1,0 +1,131 @@
+"""A port of the balancer that aiohttp serves: the admin port, and the one that a steered Traefik asks.
+
+Rules: its TCP connections are bounded in number, and the one that has been silent longest makes room for a new one, so
+that idle clients cannot lock others out, here or by the process's open files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from typing import Final, cast
+
+import structlog
+from aiohttp import web
+
+from trunkline.metrics.exposition import Labelled
+from trunkline.net.crowding import Crowding
+from trunkline.net.listening import BACKLOG
+
+ANSWER_S: Final = 2.0
+"""Time that requests under way have to be answered at a stop; aiohttp would give them a minute."""
+
+log = structlog.get_logger("trunkline.balancer")
+
+
+class HttpPort:
+    """One such port.
+
+    Args:
+        name: what the port is called in the log and in `dropped`.
+        most: TCP connections at most.
+        dropped: counts those that made room for others.
+        head_bytes: longest request line, and longest header.
+    """
+
+    def __init__(self, name: str, most: int, dropped: Labelled, head_bytes: int = 8190) -> None:
+        self._name = name
+        self._most = most
+        self._dropped = dropped
+        self._head_bytes = head_bytes
+        self._crowding = Crowding()
+        self._runner: web.AppRunner | None = None
+        self._servers: list[asyncio.Server] = []
+        # The one that has been silent longest comes first.
+        self._open: dict[_Bounded, None] = {}
+
+    async def start(self, routes: Iterable[web.RouteDef], sockets: Iterable[socket.socket]) -> None:
+        """Serve `routes` on sockets that listen, which are closed at the end."""
+        app = web.Application(client_max_size=1 << 16)
+        app.add_routes(routes)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            max_line_size=self._head_bytes,
+            max_field_size=self._head_bytes,
+            shutdown_timeout=ANSWER_S,
+        )
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            self._servers.append(await loop.create_server(self._accept, sock=sock, backlog=BACKLOG))
+
+    async def stop(self) -> None:
+        """Close it once the requests under way are answered."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _accept(self) -> asyncio.Protocol:
+        assert self._runner is not None  # noqa: S101 - start() has made it
+        assert self._runner.server is not None  # noqa: S101 - start() has set it up
+        return _Bounded(self, self._runner.server())
+
+    def opened(self, connection: _Bounded) -> None:
+        """One has come; the oldest goes when there are too many."""
+        if len(self._open) >= self._most:
+            if self._crowding.is_news(asyncio.get_running_loop().time()):
+                log.warning("pending_connections_full", port=self._name, most=self._most)
+            self._dropped.add(self._name)
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.abort()
+        self._open[connection] = None
+
+    def spoke(self, connection: _Bounded) -> None:
+        """A client has sent something."""
+        if self._open.pop(connection, connection) is None:
+            self._open[connection] = None
+
+    def closed(self, connection: _Bounded) -> None:
+        """One has ended."""
+        self._open.pop(connection, None)
+
+
+class _Bounded(asyncio.Protocol):
+    """One TCP connection: what happens on it is passed on to aiohttp."""
+
+    __slots__ = ("_inner", "_port", "_transport")
+
+    def __init__(self, port: HttpPort, inner: asyncio.Protocol) -> None:
+        self._port = port
+        self._inner = inner
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._inner.connection_made(transport)
+        self._port.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._port.spoke(self)
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._port.closed(self)
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def abort(self) -> None:
+        self._transport.abort()
