@@ -237,6 +237,10 @@ def test_an_unknown_flag_is_refused() -> None:
             "balancer.sticky_same_site",
         ),
         (
+            {"TRUNKLINE_BALANCER_STICKY_COOKIE": "__Host-lb", "TRUNKLINE_BALANCER_STICKY_SECURE": "false"},
+            "balancer.sticky_cookie",
+        ),
+        (
             {"TRUNKLINE_BALANCER_GROUPS": '[{"name": "blue", "weight": 1}, {"name": "blue", "weight": 2}]'},
             "balancer.groups[1].name",
         ),

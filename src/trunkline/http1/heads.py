@@ -30,6 +30,8 @@ _PRINTED = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 _VERSION = re.compile(r"HTTP/[0-9](?:\.[0-9])?")
 _BEGINNING = re.compile(rf"{_TCHAR}{{1,32}}(?: [\x21-\x7e]*(?: [\x21-\x7e]*\r?)?)?".encode())
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_ANSWER_BEGINNING = re.compile(rb"H?|HT|HTT|HTTP|HTTP/|HTTP/1|HTTP/1\.(?:[01](?: [1-5]?)?)?")
+_ANSWER_BEGINS = len("HTTP/1.1 1")
 _BARE_LF = re.compile(rb"(?:^|[^\r])\n")
 _HOST = re.compile(
     r"[A-Za-z0-9._~!$&'()*+;=%-]+(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\](?::[0-9]{0,5})?"
@@ -153,6 +155,20 @@ def check_beginning(data: bytes, scanned: int = 0) -> None:
             raise BadHead(400, "malformed request line")
         if end >= 0:
             _request_line(line.decode("ascii"))
+    if _BARE_LF.search(data, max(scanned - 1, 0)):
+        raise BadHead(400, "a line ends without CR")
+
+
+def check_answer_beginning(data: bytes, scanned: int = 0) -> None:
+    """Refuse what can no longer become an answer's head, as `check_beginning` does for requests.
+
+    Raises BadHead: 400.
+    """
+    end = data.find(b"\r\n")
+    if not _ANSWER_BEGINNING.fullmatch(data[:_ANSWER_BEGINS]):
+        raise BadHead(400, "malformed status line")
+    if end >= 0 and end + 2 > scanned and not _STATUS_LINE.fullmatch(data[:end].decode("latin-1")):
+        raise BadHead(400, "malformed status line")
     if _BARE_LF.search(data, max(scanned - 1, 0)):
         raise BadHead(400, "a line ends without CR")
 

@@ -101,8 +101,16 @@ def _balancer(settings: Settings) -> Iterator[SettingsError]:
     if balancer.sticky_same_site == "none" and balancer.sticky_cookie and not balancer.sticky_secure:
         allowed = "browsers refuse SameSite=None without Secure; set balancer.sticky_secure = true"
         yield SettingsError("balancer.sticky_same_site", value="none", allowed=allowed)
+    if needs_secure(balancer.sticky_cookie) and not balancer.sticky_secure:
+        allowed = "browsers drop cookies of this name without Secure; set balancer.sticky_secure = true"
+        yield SettingsError("balancer.sticky_cookie", value=balancer.sticky_cookie, allowed=allowed)
     if (traefik.cert_file is None) != (traefik.key_file is None):
         yield SettingsError("traefik.cert_file", allowed="certificate and traefik.key_file belong together; set both")
+
+
+def needs_secure(cookie: str) -> bool:
+    """Whether browsers take a cookie of this name with the attribute Secure alone (RFC 6265bis section 4.1.3)."""
+    return cookie.lower().startswith(("__host-", "__secure-"))
 
 
 def _access(key: str, access: Access) -> Iterator[SettingsError]:

@@ -191,6 +191,15 @@ async def test_lies_are_failures(body: str, why: str) -> None:
         assert await desk.report() == LoadReport(3)
 
 
+@pytest.mark.parametrize(("number", "count"), [("5", 5), ("5.0", 5), ("1e3", 1000), ("1.5e1", 15), ("0.0", 0)])
+def test_whole_numbers_of_any_form(number: str, count: int) -> None:
+    """JSON has one kind of number: a whole one counts however it is written, beside names of others as well."""
+    assert read_report(b'{"agentsConnections": %b, "capacity": 2e2}' % number.encode()) == LoadReport(
+        count, capacity=200
+    )
+    assert read_report(b'{"agentsConnections": %b, "state": "running"}' % number.encode()) == LoadReport(count)
+
+
 @given(
     st.binary(max_size=200) | st.text(max_size=50).map(lambda value: json.dumps({"agentsConnections": value}).encode())
 )

@@ -55,6 +55,8 @@ FAULTS = {
     "false_accept": (lies, "bad_answer"),
     "garbage": (says(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "bad_answer"),
     "no_upgrade_header": (says(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n"), "bad_answer"),
+    "bare_lf": (says(b"HTTP/1.1 101 Switching Protocols\nUpgrade: websocket\n\n"), "bad_answer"),
+    "banner": (says(b"SSH-2.0-OpenSSH_9.2\r\n"), "bad_answer"),
     "endless_head": (says(b"HTTP/1.1 101 Switching Protocols\r\nX: " + b"x" * 100_000), "bad_answer"),
     "two_lengths": (says(b"HTTP/1.1 404 No\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"), "bad_answer"),
 }

@@ -13,7 +13,16 @@ from trunkline.balancer.relay.forwarding import Caller, Forwarding
 from trunkline.balancer.routes import Route, Routes, cookie_value, host_name, query_value
 from trunkline.errors import SettingsError
 from trunkline.http1.bodies import BodyReader
-from trunkline.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead, check_beginning, find_end, read_answer, read_request
+from trunkline.http1.heads import (
+    CHUNKED,
+    UNTIL_CLOSE,
+    BadHead,
+    check_answer_beginning,
+    check_beginning,
+    find_end,
+    read_answer,
+    read_request,
+)
 from trunkline.settings.balancer import BalancerSettings, HeaderEntry, RouteEntry
 
 CALLER = Caller("192.0.2.1", "192.0.2.1", trusted=False, secure=False, untrusted=False)
@@ -41,7 +50,7 @@ def test_whatever_is_valid_passes_unchanged(fields: list[tuple[str, str]]) -> No
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_reader(data: bytes) -> None:
     """Any bytes are read or refused with BadHead, nothing else."""
-    for read in (read_request, read_answer, check_beginning):
+    for read in (read_request, read_answer, check_beginning, check_answer_beginning):
         for head in (
             data + b"\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost: h\r\n" + data + b"\r\n\r\n",

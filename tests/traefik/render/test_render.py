@@ -161,6 +161,7 @@ def test_pools_have_services_of_their_own() -> None:
         (settings_of(acme_email="a@b.test", https_port=443), "traefik.domain"),
         (settings_of(acme_email="a@b.test", https_port=443, domain="*.b.test"), "traefik.domain"),
         (settings_of(same_site="none"), "traefik.same_site"),
+        (settings_of(sticky_cookie="__secure-lb"), "traefik.sticky_cookie"),
         (settings_of(cert_file=Path("c.pem")), "traefik.key_file"),
         (settings_of(dashboard_host="d.test"), "traefik.dashboard_users"),
         (settings_of(metrics_port=80), "traefik.metrics_port"),

@@ -192,12 +192,13 @@ def read_report(body: bytes) -> LoadReport | str:
     """The report in `body`, or why there is none.
 
     A foreign backend may use our other names for something else (`"state": "running"`): then only its count is taken.
+    JSON has one kind of number, so `5.0` and `1e3` are whole ones, as many languages write them.
     """
     try:
         try:
-            report = msgspec.json.decode(body, type=LoadReport)
+            report = msgspec.json.decode(body, type=LoadReport, strict=False)
         except msgspec.ValidationError:
-            report = LoadReport(msgspec.json.decode(body, type=_Count).agentsConnections)
+            report = LoadReport(msgspec.json.decode(body, type=_Count, strict=False).agentsConnections)
     except msgspec.ValidationError as error:
         # Names the field and what it should be, nothing of what it is.
         return f"no load report: {error}"

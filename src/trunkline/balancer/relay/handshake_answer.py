@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from trunkline.http1.bodies import BodyReader
-from trunkline.http1.heads import UNTIL_CLOSE, AnswerHead, BadHead, find_end, read_answer
+from trunkline.http1.heads import UNTIL_CLOSE, AnswerHead, BadHead, check_answer_beginning, find_end, read_answer
 
 MAX_ANSWER_BODY: Final = 1 << 16
-"""Most bytes of a backend's answer that refuses a handshake; a longer one is cut to its status."""
+"""Most bytes of a backend's answer that refuses a handshake; a longer one is cut, and says so."""
+
+_NOTE: Final = f"[cut by the balancer: the answer is longer than {MAX_ANSWER_BODY} bytes]\n".encode()
+_PLAIN: Final = "text/plain; charset=utf-8"
+_OF_THE_WHOLE: Final = frozenset(
+    {"accept-ranges", "content-digest", "content-md5", "content-range", "digest", "etag", "repr-digest"}
+)
+"""Headers that hold for the whole body alone."""
 
 
 class Failure(Exception):
@@ -72,6 +79,7 @@ class AnswerReader:
             while True:
                 end = find_end(self._buffer, self._limit, self._scanned)
                 if end < 0:
+                    check_answer_beginning(self._buffer, self._scanned)
                     self._scanned = len(self._buffer)
                     return None
                 head = read_answer(self._buffer[:end])
@@ -89,5 +97,19 @@ class AnswerReader:
         content, _ = body.feed(data)
         self._content += content
         if len(self._content) > MAX_ANSWER_BODY:
-            return Refused(head, b"")
+            return _cut(head, self._content[:MAX_ANSWER_BODY])
         return Refused(head, self._content) if body.done else None
+
+
+def _cut(head: AnswerHead, content: bytes) -> Refused:
+    """An answer of which `content` is the beginning; what is no plain text is left out, since half of it is nothing."""
+    dropped = _OF_THE_WHOLE
+    kept = "content-encoding" not in head.headers and head.headers.get("content-type", "").startswith("text/plain")
+    if not kept:
+        dropped = dropped | {"content-encoding", "content-type"}
+    fields = [field for field in head.fields if field[1] not in dropped]
+    if not kept:
+        fields.append(("Content-Type", "content-type", _PLAIN))
+    headers = {name: value for name, value in head.headers.items() if name not in dropped}
+    cut = AnswerHead(head.status, head.phrase, fields, headers, len(content))
+    return Refused(cut, content + b"\n" + _NOTE if kept else _NOTE)

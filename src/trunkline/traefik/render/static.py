@@ -12,6 +12,7 @@ import yaml
 
 from trunkline.errors import SettingsError
 from trunkline.settings.balancer import TraefikSettings
+from trunkline.settings.check import needs_secure
 from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import Settings
 from trunkline.traefik.render.dynamic import FAIL_OPEN, WEB, WEBSECURE, balancer_url, file_dynamic
@@ -139,6 +140,12 @@ def _check(settings: Settings) -> None:
     if traefik.same_site == "none" and traefik.sticky_cookie and not traefik.https_port:
         raise SettingsError(
             "traefik.same_site", value="none", allowed="browsers take it over TLS alone: set https_port"
+        )
+    if needs_secure(traefik.sticky_cookie) and not traefik.https_port:
+        raise SettingsError(
+            "traefik.sticky_cookie",
+            value=traefik.sticky_cookie,
+            allowed="browsers take cookies of this name over TLS alone: set https_port",
         )
     ports = {
         "traefik.http_port": traefik.http_port,
