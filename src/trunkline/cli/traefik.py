@@ -62,6 +62,9 @@ def check(
     # Hidden from the table of arguments, where its type would stand as Python spells it.
     files: Annotated[list[Path], typer.Argument(metavar="FILES", hidden=True)],
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    with_traefik: Annotated[
+        bool, typer.Option("--with-traefik", help="Ask the installed Traefik too: on loopback, with ports of its own.")
+    ] = False,
 ) -> None:
     """Name mistakes in Traefik's configuration; files that belong together are given together.
 
@@ -73,7 +76,7 @@ def check(
 
     from trunkline.traefik.check.report import check_files
 
-    report = check_files(files)
+    report = check_files(files, with_traefik)
     if json_output:
         typer.echo(msgspec.json.format(msgspec.json.encode(report.findings), indent=2).decode())
     else:

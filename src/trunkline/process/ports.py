@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
+from typing import Final
+
+NEVER_CLIENTS: Final = (15_000, 32_000)
+"""Ports below those that Linux (from 32,768), macOS and Windows (from 49,152) give to clients."""
+
+
+def free_first_port(span: int) -> int | None:
+    """A port from which on `span` ports are free on loopback; None when none was found."""
+    for _ in range(200):
+        # Not from where the system takes ports for clients: between two of a thousand connections there is no room, and
+        # what is free now would be a client's in a moment.
+        first = random.randrange(*NEVER_CLIENTS)  # noqa: S311 - a port is no secret
+        if all(why_unusable("127.0.0.1", port) is None for port in range(first, first + span)):
+            return first
+    return None
 
 
 def why_unusable(host: str, port: int) -> str | None:

@@ -3,7 +3,7 @@
 Rules:
 
 - In settings and scenarios a duration may have several parts (`1m30s`) and spaces, and case does not matter.
-- Traefik reads durations as Go does: no days, no spaces, and a bare number is seconds.
+- Traefik reads durations as Go does: no days, no spaces, perhaps a sign, and a bare whole number is seconds.
 - Text that is no quantity gives None: the reader of a setting then names the setting and what it takes.
 """
 
@@ -15,14 +15,14 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_GO_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_GO_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES: Final = {
     "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 1024.0, "mib": 1024.0**2, "gib": 1024.0**3,
 }  # fmt: skip
 
 _NUMBER: Final = r"(\d+(?:\.\d+)?)"
 _PART: Final = re.compile(rf"{_NUMBER}\s*(ms|s|min|m|h|d)\s*")
-_GO_PART: Final = re.compile(rf"{_NUMBER}(ns|us|µs|ms|s|m|h)")
+_GO_PART: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _SIZE: Final = re.compile(rf"{_NUMBER}\s*([a-z]+)")
 
 
@@ -38,8 +38,11 @@ def milliseconds(text: str) -> float | None:
 
 
 def go_seconds(text: str) -> float | None:
-    """A duration as Traefik reads it, `1m30s` or a bare number of seconds, in seconds; None when it is neither."""
-    return float(text) if re.fullmatch(_NUMBER, text) else _sum(text, _GO_PART, _GO_SECONDS)
+    """A duration as Traefik reads it, `1m30s` or whole seconds without a unit, in seconds; None when it is neither."""
+    if re.fullmatch(r"[-+]?[0-9]+", text):
+        return float(text)
+    found = _sum(text.lstrip("+-") if text[1:2] not in ("+", "-") else "", _GO_PART, _GO_SECONDS)
+    return -found if found is not None and text.startswith("-") else found
 
 
 def size(text: str) -> float | None:

