@@ -5,7 +5,9 @@
     │   └── SettingsErrors   several settings at once
     ├── StartError           this machine lacks something: a port, a part, a file (exit code 2)
     ├── BusError
-    │   └── BusUnavailable   the bus cannot be reached now; the same call may succeed later
+    │   ├── BusUnavailable   the bus cannot be reached now; the same call may succeed later
+    │   │   └── BusCannotStore   it is reached and does not store; its operator has to do something
+    │   └── MessageTooLarge  the bus takes no message of this size
     ├── ProtocolViolation    the peer broke RFC 6455 or a limit; carries the close code to answer with
     ├── Refused              a handler or a rule refuses a handshake; carries the HTTP status
     ├── MessageError         a client's message cannot be served; becomes an `error` message
@@ -98,6 +100,27 @@ class BusError(TrunklineError):
 
 class BusUnavailable(BusError):
     """The bus cannot be reached at the moment; nothing was acknowledged, and a later try may succeed."""
+
+
+class BusCannotStore(BusUnavailable):
+    """The bus answers and does not store publications, for lack of room or of a store; nothing was acknowledged."""
+
+
+class MessageTooLarge(BusError):
+    """A message is larger than the bus takes.
+
+    Attributes:
+        size: of the message with what the bus adds, bytes.
+        limit: what the bus takes, bytes.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(size, limit)
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"a message of {self.size:,} bytes is larger than NATS takes ({self.limit:,}); raise its max_payload"
 
 
 class ProtocolViolation(TrunklineError):

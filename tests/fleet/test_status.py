@@ -87,6 +87,19 @@ def test_status_line_of_few_and_of_many() -> None:
     assert status_text(few, [nats], True).startswith(draining_text(1200))
 
 
+def test_status_line_names_why_nothing_is_stored() -> None:
+    """Beside its node, or once for many nodes; a new process begins without it."""
+    few = [node("node-1")]
+    few[0].observe(Sample("up", 3, 0, "no room"), 1.0)
+    assert status_text(few, [], False) == "node-1 up  3 conn  0 msg/s  DOES NOT STORE: no room"
+    many = [node(f"node-{number}") for number in range(1, 9)]
+    for each in many:
+        each.observe(Sample("up", 0, 0, "no room"), 1.0)
+    assert status_text(many, [], False).count("DOES NOT STORE: no room") == 1
+    few[0].enter("starting")
+    assert few[0].problem == ""
+
+
 def test_draining_counts_clients() -> None:
     """One client is one client."""
     assert draining_text(1) == "draining, 1 client left; Ctrl-C again ends at once"

@@ -102,6 +102,14 @@ class Bus(Protocol):
     def connected(self) -> bool:
         """Whether publishing would reach the bus now."""
 
+    @property
+    def problem(self) -> str:
+        """Why the bus, though connected, does not store publications; empty when it does, or is not connected."""
+
+    @property
+    def warning(self) -> str:
+        """What of the settings the bus cannot do in full; empty for nothing."""
+
     async def start(self, on_state: OnState) -> None:
         """Connect, or begin to; `on_state(connected)` is called at each change from then on, from the loop.
 
@@ -112,7 +120,12 @@ class Bus(Protocol):
         """Finish what was acknowledged and disconnect."""
 
     async def publish(self, channel: str, data: bytes, *, origin: str | None = None) -> Published:
-        """Store and deliver one publication; raises BusUnavailable when the bus did not acknowledge it."""
+        """Store and deliver one publication.
+
+        Raises:
+            BusUnavailable: the bus did not acknowledge it; BusCannotStore when it is reached and does not store.
+            MessageTooLarge: the bus takes no message of this size.
+        """
 
     async def subscribe(self, channel: str, deliver: Deliver) -> Subscription:
         """Deliver the channel's publications from now on; raises BusUnavailable."""

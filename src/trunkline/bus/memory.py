@@ -52,6 +52,8 @@ class MemoryBus:
     """A bus within one process; `retention` is called once in the life of a channel."""
 
     name = "memory"
+    problem = ""
+    warning = ""
 
     def __init__(self, retention: RetentionOf, *, forget_above: int = FORGET_ABOVE) -> None:
         self._retention = retention

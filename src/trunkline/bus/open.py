@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from trunkline.bus.base import Bus, RetentionOf
+from collections.abc import Iterable
+
+from trunkline.bus.base import Bus, Retention, RetentionOf
 from trunkline.errors import SettingsError
 from trunkline.settings.sections import BusSettings
 
 
-def open_bus(settings: BusSettings, retention: RetentionOf) -> Bus:
+def open_bus(settings: BusSettings, retention: RetentionOf, expected: Iterable[Retention] = ()) -> Bus:
     """Make the bus of the settings; nothing is connected before its `start`.
+
+    Room for the `expected` retentions is made at the start, so that a lack of it shows then.
 
     Raises:
         SettingsError: no bus has such an address. The address may hold a password, so the error does not show it.
@@ -21,5 +25,5 @@ def open_bus(settings: BusSettings, retention: RetentionOf) -> Bus:
     if scheme in ("nats", "tls"):
         from trunkline.bus.nats.bus import NatsBus
 
-        return NatsBus(settings, retention)
+        return NatsBus(settings, retention, expected)
     raise SettingsError("bus.url", allowed="use memory, nats://host:4222 or tls://host:4222")

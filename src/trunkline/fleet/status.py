@@ -69,11 +69,15 @@ class Addresses(msgspec.Struct, frozen=True, tag_field="type", tag="addresses"):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """What one node reported at one time: state, connections, messages received and sent since its start."""
+    """What one node reported at one time: state, connections, messages received and sent since its start.
+
+    `problem` is why its bus does not store publications, empty when it does.
+    """
 
     state: State
     connections: int
     messages: int
+    problem: str = ""
 
 
 class PartStatus:
@@ -84,6 +88,7 @@ class PartStatus:
         self.state: State = "starting"
         self.connections = 0
         self.messages_per_s = 0.0
+        self.problem = ""
         self._last: tuple[float, int] | None = None
         self._unanswered = 0
 
@@ -94,6 +99,7 @@ class PartStatus:
         if state in ("starting", "down", "stopped"):
             self.connections = 0
             self.messages_per_s = 0.0
+            self.problem = ""
             self._last = None
 
     def observe(self, sample: Sample | None, now: float) -> State | None:
@@ -111,6 +117,7 @@ class PartStatus:
             self._unanswered = 0
             self.state = sample.state
             self.connections = sample.connections
+            self.problem = sample.problem
             if self._last is not None and now > self._last[0]:
                 # A smaller count is that of a new process.
                 self.messages_per_s = max(sample.messages - self._last[1], 0) / (now - self._last[0])
@@ -144,6 +151,8 @@ def status_text(nodes: Sequence[PartStatus], others: Sequence[PartStatus], drain
         up = sum(node.state == "up" for node in nodes)
         rate = sum(node.messages_per_s for node in nodes)
         pieces = [f"{up} of {len(nodes)} nodes up  {short(clients(nodes))} conn  {short(rate)} msg/s"]
+        problems = sorted({node.problem for node in nodes if node.problem})
+        pieces += [f"DOES NOT STORE: {problem}" for problem in problems[:1]]
         pieces += [f"{node.name} {node.state}" for node in nodes if node.state != "up"][:SHOWN_ONE_BY_ONE]
     pieces += [f"{part.name} {part.state}" for part in others]
     if draining:
@@ -153,5 +162,6 @@ def status_text(nodes: Sequence[PartStatus], others: Sequence[PartStatus], drain
 
 def _node_text(node: PartStatus) -> str:
     if node.state in ("up", "draining"):
-        return f"{node.name} {node.state}  {short(node.connections)} conn  {short(node.messages_per_s)} msg/s"
+        text = f"{node.name} {node.state}  {short(node.connections)} conn  {short(node.messages_per_s)} msg/s"
+        return f"{text}  DOES NOT STORE: {node.problem}" if node.problem else text
     return f"{node.name} {node.state}"

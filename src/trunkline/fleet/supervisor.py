@@ -185,7 +185,11 @@ class Fleet:
         sample = await probe.sample(node.part)
         if node.pid != pid or not pid:
             return  # it ended meanwhile
+        problem = status.problem
         changed = status.observe(sample, time.monotonic())
+        if status.problem != problem:
+            text = f"does not store publications: {status.problem}" if status.problem else "stores publications again"
+            self._on_event(Event("state", node.part.name, text))
         # That all nodes drain is one event of the fleet.
         if changed is not None and not self.draining:
             text = "does not answer" if changed == "silent" else f"is {changed}"

@@ -131,6 +131,7 @@ class Check(msgspec.Struct, frozen=True):
         used_mb: resident memory in MiB.
         limit_mb: memory limit in MiB, None for none.
         percentage: how much of what may be used is in use, None without a limit.
+        why: of a bus that is connected, why it does not store publications.
     """
 
     status: str | msgspec.UnsetType = msgspec.UNSET
@@ -140,6 +141,7 @@ class Check(msgspec.Struct, frozen=True):
     limit_mb: float | msgspec.UnsetType | None = msgspec.UNSET
     percentage: float | msgspec.UnsetType | None = msgspec.UNSET
     healthy: bool = True
+    why: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Health(msgspec.Struct, frozen=True):

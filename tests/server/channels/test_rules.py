@@ -194,3 +194,11 @@ def test_unusable_rules(rule: ChannelRule) -> None:
     """A rule of the application that cannot be understood is refused."""
     with pytest.raises(SettingsError):
         RuleSet([rule])
+
+
+def test_retentions_are_those_that_a_channel_can_have() -> None:
+    """Each once, none that keeps nothing, none behind a rule that fits every channel."""
+    rules = [ChannelRule("a.**", history=5), ChannelRule("b", history=0), ChannelRule("c", history=5)]
+    kept = Retention(1000, 300.0)
+    assert RuleSet(rules, (), retention=kept).retentions == [Retention(5, 300.0), kept]
+    assert RuleSet([*rules, ChannelRule("**", history=0)], (), retention=kept).retentions == [Retention(5, 300.0)]

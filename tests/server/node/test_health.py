@@ -72,6 +72,18 @@ def test_thresholds(changed: dict[str, Any], status: str) -> None:
         assert health.warnings
 
 
+def test_a_bus_that_does_not_store_is_unhealthy_and_says_why() -> None:
+    """It is connected, its check has the reason, and so has the error; less room than wanted only warns."""
+    full = found(bus_problem="no room on its disk")
+    assert (full.status, full.errors) == ("unhealthy", ["bus nats does not store publications: no room on its disk"])
+    assert msgspec.json.encode(full.checks["nats"]) == (
+        b'{"status":"connected","healthy":false,"why":"no room on its disk"}'
+    )
+    assert found(bus_connected=False, bus_problem="").errors == ["bus nats is not connected"]
+    small = found(bus_warning="less room")
+    assert (small.status, small.warnings) == ("healthy", ["bus nats: less room"])
+
+
 def test_slow_clients_and_draining_only_warn() -> None:
     """More than a tenth slow clients, and a drain, are said without changing the verdict."""
     health = found(connections=100, slow_clients=11, draining=True)

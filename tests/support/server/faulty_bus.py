@@ -43,6 +43,8 @@ class FaultyBus:
     """
 
     name = "faulty"
+    problem = ""
+    warning = ""
 
     def __init__(self, retention: RetentionOf) -> None:
         self._retention = retention

@@ -20,21 +20,34 @@ edge of what is served by a second.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterable
 
 import msgspec
 import structlog
 from nats.aio.msg import Msg
 
-from trunkline.bus.base import Deliver, HistoryPage, OnState, Publication, Published, RetentionOf, Subscription
+from trunkline.bus.base import (
+    Deliver,
+    HistoryPage,
+    OnState,
+    Publication,
+    Published,
+    Retention,
+    RetentionOf,
+    Subscription,
+)
 from trunkline.bus.nats.fleet import NatsFleetLink
-from trunkline.bus.nats.jetstream import Reply, ms_of
+from trunkline.bus.nats.jetstream import NO_ROOM, Reply, ms_of
 from trunkline.bus.nats.log import StreamLog
+from trunkline.bus.nats.troubles import Troubles
 from trunkline.bus.nats.wire import LastingSubscription, Wire
-from trunkline.errors import BusError, BusUnavailable
+from trunkline.errors import BusCannotStore, BusError, BusUnavailable
 from trunkline.nats.address import parse_address
 from trunkline.nats.link import Events, Link
 from trunkline.nats.login import tls_context
+from trunkline.process.bounds import end_tasks
 from trunkline.settings.sections import BusSettings
 
 log = structlog.get_logger("trunkline.bus")
@@ -42,6 +55,9 @@ log = structlog.get_logger("trunkline.bus")
 ORIGIN = "Trunkline-Origin"
 ECHO_S = 4.0
 """Time the server has to answer the link's probe."""
+
+MEND_S = 10.0
+"""Time between two tries to have a stream that NATS refused."""
 
 _EVENTS = Events("nats connected", "nats unreachable", "nats lost", "on_state failed")
 
@@ -96,13 +112,15 @@ class _NatsSubscription(LastingSubscription):
 class NatsBus:
     """A bus over NATS, shared by all nodes that use the same servers, prefix and retentions.
 
+    Streams of the `expected` retentions are made with the first connection, all others when they are needed.
+
     Raises:
         SettingsError: the address (see `nats/address.py`) or the file of the authority cannot be used.
     """
 
     name = "nats"
 
-    def __init__(self, settings: BusSettings, retention: RetentionOf) -> None:
+    def __init__(self, settings: BusSettings, retention: RetentionOf, expected: Iterable[Retention] = ()) -> None:
         # Kept without the URL, which may hold a password; `NatsAddress` hides it.
         self._settings = msgspec.structs.replace(settings, url="")
         self._address = parse_address(settings.url)
@@ -112,14 +130,28 @@ class NatsBus:
         self._logs: dict[tuple[int, float], StreamLog] = {}
         self._subscriptions: dict[str, set[_NatsSubscription]] = {}
         self._rechecks: dict[str, asyncio.Task[None]] = {}
+        self._troubles = Troubles()
+        self._mending: asyncio.Task[None] | None = None
         self._link = Link(self._address, self._connect, log=log, events=_EVENTS, probe=lambda wire: wire.echo(ECHO_S))
         self.fleet_link = NatsFleetLink(self._prefix)
+        for each in expected:
+            self._log_for(each)
 
     @property
     def connected(self) -> bool:
         """Whether NATS is connected, and streams and subscriptions are in place."""
         wire = self._link.connection
         return wire is not None and wire.alive
+
+    @property
+    def problem(self) -> str:
+        """Why NATS, though connected, does not store publications."""
+        return self._troubles.problem(time.monotonic()) if self.connected else ""
+
+    @property
+    def warning(self) -> str:
+        """Which streams have less room than they should."""
+        return self._troubles.warning
 
     async def start(self, on_state: OnState) -> None:
         """Connect, or keep trying in the background when the first try failed."""
@@ -128,8 +160,7 @@ class NatsBus:
 
     async def close(self) -> None:
         """Disconnect; what is acknowledged is stored already. `on_state` is not called for it."""
-        for task in list(self._rechecks.values()):
-            task.cancel()
+        await end_tasks([*self._rechecks.values(), *([self._mending] if self._mending is not None else [])])
         for subscription in self._all_subscriptions():
             subscription.closed = True
         self._subscriptions.clear()
@@ -142,7 +173,8 @@ class NatsBus:
 
         Raises:
             BusUnavailable: NATS did not acknowledge it in time, or is not connected; it is not sent later.
-            BusError: it is larger than the server takes, or JetStream refused it.
+            BusCannotStore: NATS is connected and does not store.
+            MessageTooLarge: it is larger than the server takes.
         """
         wire = self._link.require()
         headers = {ORIGIN: origin} if origin is not None else None
@@ -161,7 +193,8 @@ class NatsBus:
         if ack is None:
             raise BusUnavailable(f"no stream of NATS took a publication for channel {channel}")
         if ack.error is not None:
-            raise BusUnavailable(f"JetStream refused a publication for channel {channel}: {ack.error.description}")
+            kind = BusCannotStore if ack.error.err_code in NO_ROOM else BusUnavailable
+            raise kind(f"JetStream refused a publication for channel {channel}: {ack.error.description}")
         return Published(kept.epoch, ack.seq)
 
     async def subscribe(self, channel: str, deliver: Deliver) -> Subscription:
@@ -222,8 +255,31 @@ class NatsBus:
         if kept.stale:
             async with kept.lock:
                 if kept.stale:
-                    await kept.ensure(wire)
+                    await self._ensure(wire, kept)
             self._announce(kept)
+
+    async def _ensure(self, wire: Wire, kept: StreamLog) -> None:
+        """Have the stream, and take note of what NATS does not give; raises as `StreamLog.ensure` does."""
+        try:
+            await kept.ensure(wire)
+        except BusCannotStore as error:
+            if self._troubles.refuse(kept.name, str(error)):
+                log.error("bus cannot store", stream=kept.name, why=str(error))
+            if self._mending is None or self._mending.done():
+                self._mending = asyncio.create_task(self._mend())
+            raise
+        if self._troubles.provided(kept.name, wanted=kept.wanted_bytes, got=kept.max_bytes):
+            log.warning("stream has less room", stream=kept.name, why=self._troubles.warning)
+
+    async def _mend(self) -> None:
+        """Try again now and then until NATS provides every stream, so that its trouble ends without a publication."""
+        while self._troubles.refused:
+            await asyncio.sleep(MEND_S)
+            wire = self._link.connection
+            for kept in list(self._logs.values()):
+                if wire is not None and kept.name in self._troubles.refused:
+                    with contextlib.suppress(BusUnavailable):
+                        await self._freshen(wire, kept)
 
     def _announce(self, kept: StreamLog) -> None:
         """Treat a stream that was made again as a loss of NATS: holders of positions have to learn that they ended."""
@@ -242,7 +298,9 @@ class NatsBus:
             # Streams and epochs first: a delivery needs them.
             for kept in list(self._logs.values()):
                 async with kept.lock:
-                    await kept.ensure(wire)
+                    # Without room for one stream the others, and channels without history, go on.
+                    with contextlib.suppress(BusCannotStore):
+                        await self._ensure(wire, kept)
                 kept.newest = 0
                 kept.remade = False
             await wire.subscribe("$JS.EVENT.ADVISORY.STREAM.*.*", self._on_advisory)
@@ -273,19 +331,31 @@ class NatsBus:
         # The lock holds publishers back while the stream is being made, so that none overtakes; it is fair.
         async with kept.lock:
             if kept.stale:
-                await kept.ensure(wire)
+                await self._ensure(wire, kept)
             call = await wire.call(
                 kept.subject(channel), data, timeout_s=self._settings.publish_timeout_s, headers=headers
             )
-        reply = (await call)[0]
+        try:
+            reply = (await call)[0]
+        except BusUnavailable:
+            if not wire.alive:
+                raise
+            trouble, new = self._troubles.unanswered(kept.name, time.monotonic())
+            if new:
+                log.error("bus cannot store", stream=kept.name, why=trouble)
+            if trouble:
+                raise BusCannotStore(trouble) from None
+            raise
+        self._troubles.stored(kept.name)
         if reply.headers is not None and "Status" in reply.headers:
             return None
         return msgspec.json.decode(reply.data, type=Reply)
 
     def _log_of(self, channel: str) -> StreamLog | None:
         retention = self._retention(channel)
-        if not retention.kept:
-            return None
+        return self._log_for(retention) if retention.kept else None
+
+    def _log_for(self, retention: Retention) -> StreamLog:
         key = (retention.count, retention.age_s)
         kept = self._logs.get(key)
         if kept is None:

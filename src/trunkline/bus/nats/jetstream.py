@@ -27,6 +27,11 @@ NO_MESSAGE = 10037
 """JetStream's error code for a message that is not there."""
 STREAM_EXISTS_DIFFERENTLY = 10058
 """JetStream's error code for creating a stream that exists with another configuration."""
+NO_ROOM = frozenset({10002, 10005, 10023, 10028, 10047})
+"""JetStream's error codes for a lack of room: of the account, of a cluster, of any resource, of memory, of the disk."""
+
+SMALLEST_BYTES = 16 * 1024 * 1024
+"""A stream that finds less room than this is not made."""
 
 
 class RePublish(msgspec.Struct, frozen=True):
@@ -78,12 +83,19 @@ class StoredMessage(msgspec.Struct, frozen=True):
     time: str
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """Of a stream's configuration, what it may differ in from ours."""
+
+    max_bytes: int = 0
+
+
 class Reply(msgspec.Struct, frozen=True):
     """An answer of JetStream: what it has beside an error depends on the request."""
 
     error: ApiError | None = None
     created: str = ""
     state: StreamState | None = None
+    config: Limits | None = None
     message: StoredMessage | None = None
     seq: int = 0
 
@@ -136,6 +148,12 @@ def stream_config(settings: BusSettings, retention: Retention) -> StreamConfig:
         republish=RePublish(subject, f"{settings.prefix}.live.>"),
         duplicate_window=1_000_000_000,  # nothing is published with an id, so as little as is sensible
     )
+
+
+def smaller(config: StreamConfig) -> StreamConfig | None:
+    """The same stream with half the room, None when that would be too little."""
+    half = config.max_bytes // 2
+    return msgspec.structs.replace(config, max_bytes=half) if half >= SMALLEST_BYTES else None
 
 
 def profile_of(retention: Retention) -> str:

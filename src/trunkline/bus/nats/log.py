@@ -23,6 +23,7 @@ import structlog
 from trunkline.bus.base import HistoryPage, Retention
 from trunkline.bus.nats.jetstream import (
     NO_MESSAGE,
+    NO_ROOM,
     NOT_FOUND,
     STREAM_EXISTS_DIFFERENTLY,
     DirectGet,
@@ -34,12 +35,13 @@ from trunkline.bus.nats.jetstream import (
     ms_of,
     needs_first_seq,
     profile_of,
+    smaller,
     stream_config,
     time_of,
 )
 from trunkline.bus.nats.reading import Reading, Wanted, publications
 from trunkline.bus.nats.wire import Wire
-from trunkline.errors import BusUnavailable
+from trunkline.errors import BusCannotStore, BusUnavailable
 from trunkline.settings.sections import BusSettings
 
 log = structlog.get_logger("trunkline.bus")
@@ -64,6 +66,7 @@ class StreamLog:
         stale: whether it has to be checked before the next use.
         remade: whether it changed since the owner took note.
         newest: the highest sequence delivered over the present wire.
+        max_bytes: the room that the stream got, 0 before it was made.
         lock: held while the stream is made and while a publication is handed over.
     """
 
@@ -77,28 +80,59 @@ class StreamLog:
         self.stale = True
         self.remade = False
         self.newest = 0
+        self.max_bytes = 0
         self.lock = asyncio.Lock()
+
+    @property
+    def wanted_bytes(self) -> int:
+        """The room that the stream should have."""
+        return self._config.max_bytes
 
     def subject(self, channel: str) -> str:
         """Where a channel's publications are stored."""
         return self._subjects + channel
 
     async def ensure(self, wire: Wire) -> None:
-        """Make the stream if it does not exist, and read its epoch; raises BusUnavailable."""
-        wanted = msgspec.json.encode(self._config)
-        # Creating one that exists with this very configuration answers with the existing one.
-        reply = await self._api(wire, "CREATE", wanted)
-        if reply.error is not None and reply.error.err_code == STREAM_EXISTS_DIFFERENTLY:
-            reply = await self._api(wire, "UPDATE", wanted)
-            if reply.error is not None:
-                log.warning("stream keeps its old limits", stream=self.name, why=reply.error.description)
-                reply = await self._api(wire, "INFO", b"")
+        """Make the stream if it does not exist, and read its epoch.
+
+        Where NATS has too little room it gets less, by halves: history then reaches less far back, and says so.
+
+        Raises:
+            BusCannotStore: NATS has no room for it, or no JetStream.
+            BusUnavailable: NATS did not answer, or refused for another reason.
+        """
+        # Creating one that exists with this very configuration answers with the existing one, when there is room.
+        reply = await self._api(wire, "CREATE", msgspec.json.encode(self._config))
+        if reply.error is not None and reply.error.err_code in (*NO_ROOM, STREAM_EXISTS_DIFFERENTLY):
+            reply = await self._as_far_as_possible(wire, reply)
         if reply.error is not None:
-            raise BusUnavailable(
-                f"JetStream does not provide stream {self.name}: {reply.error.description} "
-                f"(max_bytes {self._config.max_bytes}, replicas {self._config.num_replicas})"
+            room = reply.error.err_code in NO_ROOM
+            advice = (
+                f"; free disk space where NATS stores, or lower bus.max_bytes ({self.wanted_bytes:,})" if room else ""
+            )
+            raise (BusCannotStore if room else BusUnavailable)(
+                f"NATS does not provide stream {self.name} with {self._config.num_replicas} replicas: "
+                f"{reply.error.description}{advice}"
             )
         self._note(reply)
+
+    async def _as_far_as_possible(self, wire: Wire, refused: Reply) -> Reply:
+        """The stream as it is, after an attempt to change it; a new one has as much room as NATS gives."""
+        found = await self._api(wire, "INFO", b"")
+        fitting = smaller(self._config)
+        while found.error is not None and refused.error is not None and fitting is not None:
+            refused = await self._api(wire, "CREATE", msgspec.json.encode(fitting))
+            # Another node may have been faster, with another size.
+            found = refused if refused.error is None else await self._api(wire, "INFO", b"")
+            fitting = smaller(fitting)
+        if found.error is not None or refused.error is None:
+            return refused
+        changed = await self._api(wire, "UPDATE", msgspec.json.encode(self._config))
+        if changed.error is None:
+            return changed
+        if changed.error.err_code not in NO_ROOM:
+            log.warning("stream keeps its old limits", stream=self.name, why=changed.error.description)
+        return found
 
     async def check(self, wire: Wire) -> None:
         """Read the epoch, and make the stream only if there is none; raises BusUnavailable."""
@@ -115,6 +149,8 @@ class StreamLog:
             self.newest = 0
         self.epoch = epoch
         self.stale = False
+        if reply.config is not None:
+            self.max_bytes = reply.config.max_bytes
 
     async def page(self, wire: Wire, channel: str, after: int, limit: int, *, now: int, delivered: int) -> HistoryPage:
         """Read at most `limit` publications of a channel with offset > `after`, over a prepared wire.
@@ -251,5 +287,7 @@ class StreamLog:
     async def _api(self, wire: Wire, verb: str, request: bytes) -> Reply:
         msg = await wire.request(f"$JS.API.STREAM.{verb}.{self.name}", request, timeout_s=self._timeout_s)
         if msg.headers is not None and "Status" in msg.headers:
-            raise BusUnavailable("NATS runs without JetStream, or it is not ready; channels with history need it")
+            # Where the stream was there before, it is being started again.
+            kind = BusCannotStore if self.epoch is None else BusUnavailable
+            raise kind("NATS runs without JetStream, or it is not ready; channels with history need it")
         return msgspec.json.decode(msg.data, type=Reply)

@@ -28,7 +28,7 @@ from nats import errors as nats_errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from trunkline.errors import BusError, BusUnavailable
+from trunkline.errors import BusUnavailable, MessageTooLarge
 from trunkline.nats.address import DEFAULT_PORT, NatsAddress
 from trunkline.nats.login import CONNECT_TIMEOUT_S, Connection, log_in
 
@@ -98,6 +98,14 @@ class LastingSubscription:
             await self._wired.close()
 
 
+def header_bytes(headers: dict[str, str] | None) -> int:
+    """What headers add to a message; NATS counts them against its `max_payload`, the client library does not."""
+    if not headers:
+        return 0
+    # "NATS/1.0", each as "name: value", an empty line; all end with CRLF.
+    return 12 + sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
+
+
 class _Call(NamedTuple):
     """A request that waits: for one reply, or for many that end with a status."""
 
@@ -156,17 +164,16 @@ class Wire:
 
         Raises:
             BusUnavailable: the wire is lost, or the server does not read what it is sent.
-            BusError: the message is larger than the server takes.
+            MessageTooLarge: the server takes less; it would end the connection.
         """
         self._require_alive()
+        size = len(data) + header_bytes(headers)
+        if size > self._client.max_payload:
+            raise MessageTooLarge(size, self._client.max_payload)
         if self._client.pending_data_size > BACKLOG_BYTES:
             raise BusUnavailable(f"NATS does not read: {self._client.pending_data_size} bytes wait to be sent")
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
-        except nats_errors.MaxPayloadError:
-            most = self._client.max_payload
-            why = f"a message of {len(data)} bytes is larger than NATS takes ({most}); raise its max_payload"
-            raise BusError(why) from None
         except (nats_errors.Error, OSError) as error:
             raise BusUnavailable(f"NATS did not take a message: {error}") from error
 

@@ -65,6 +65,7 @@ class NatsServer:
         host: str = "127.0.0.1",
         token: str | None = None,
         max_payload: int = 1 << 20,
+        max_store: int | None = None,
         binary: Path | None = None,
         on_line: Callable[[str], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
@@ -77,6 +78,7 @@ class NatsServer:
             host: the address to listen on.
             token: what clients must show; None to let everyone in who reaches the port.
             max_payload: the largest message, bytes.
+            max_store: what JetStream may store, bytes; None for what NATS takes of the free space of the disk.
             binary: the program; None for the one installed with the package.
             on_line: gets each line that the server prints.
             on_warning: gets what an operator should see; by default it is logged.
@@ -88,7 +90,7 @@ class NatsServer:
         lock = _lock(store_dir)
         server = cls(lock, host, store_dir, token, on_line, on_warning)
         try:
-            config = _write_config(store_dir, host, port or -1, token, max_payload)
+            config = _write_config(store_dir, host, port or -1, token, max_payload, max_store)
             command = [str(program), "--config", str(config)]
             try:
                 # By SIGTERM, at which it writes what it holds.
@@ -199,12 +201,18 @@ def _lock(store_dir: Path) -> int:
         ) from error
 
 
-def _write_config(store_dir: Path, host: str, port: int, token: str | None, max_payload: int) -> Path:
+def _write_config(
+    store_dir: Path, host: str, port: int, token: str | None, max_payload: int, max_store: int | None
+) -> Path:
+    store = [
+        f"store_dir: {_quoted(str(store_dir))}",
+        *([f"max_file_store: {max_store}"] if max_store is not None else []),
+    ]
     lines = [
         f"host: {_quoted(host)}",
         f"port: {port}",  # -1 is NATS for a free port
         f"max_payload: {max_payload}",
-        f"jetstream {{ store_dir: {_quoted(str(store_dir))} }}",
+        f"jetstream {{ {', '.join(store)} }}",
     ]
     if token is not None:
         lines.append(f"authorization {{ token: {_quoted(token)} }}")

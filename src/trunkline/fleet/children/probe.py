@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from typing import Final, TypeVar
 
 import msgspec
@@ -11,7 +12,7 @@ from trunkline.fleet.plan.parts import NodePlan, PartPlan, TraefikPlan
 from trunkline.fleet.status import Sample
 from trunkline.http1.get import Answer, get
 from trunkline.http1.heads import BadHead
-from trunkline.protocol.control import LoadReport, Stats
+from trunkline.protocol.control import Health, LoadReport, Stats
 
 ANSWER_S: Final = 2.0
 LONGEST_ANSWER: Final = 65_536
@@ -32,15 +33,18 @@ async def is_ready(part: PartPlan) -> bool:
 
 async def sample(node: NodePlan) -> Sample | None:
     """What the node reports, None when it does not answer as a node does."""
-    report, stats = await asyncio.gather(_read(node, "/metric", LoadReport), _read(node, "/api/stats", Stats))
+    report, stats, health = await asyncio.gather(
+        _read(node, "/metric", LoadReport), _read(node, "/api/stats", Stats), _read(node, "/health", Health, (200, 503))
+    )
     if report is None or stats is None:
         return None
-    return Sample(report.state, report.agentsConnections, stats.messages_received + stats.messages_sent)
+    problem = next((check.why for check in health.checks.values() if check.why), "") if health is not None else ""
+    return Sample(report.state, report.agentsConnections, stats.messages_received + stats.messages_sent, problem or "")
 
 
-async def _read(node: NodePlan, path: str, kind: type[T]) -> T | None:
+async def _read(node: NodePlan, path: str, kind: type[T], statuses: Container[int] = (200,)) -> T | None:
     answer = await _get(f"{node.page_url}{path}")
-    if answer is None or answer.status != 200:
+    if answer is None or answer.status not in statuses:
         return None
     try:
         return msgspec.json.decode(answer.body, type=kind)

@@ -131,6 +131,7 @@ class Client:
 
         Raises:
             BusUnavailable: the bus did not acknowledge it.
+            MessageTooLarge: the bus takes no message of this size.
         """
         hub = self._reach.hub
         encoded = bytes(data) if isinstance(data, msgspec.Raw) else _encode(data)

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from trunkline.errors import BusUnavailable, ClientGone, MessageError
+from trunkline.errors import BusCannotStore, BusUnavailable, ClientGone, MessageError, MessageTooLarge
 from trunkline.logs.logger import get_logger
 from trunkline.net.limits import Bucket
 from trunkline.protocol import close_codes, wire
@@ -326,9 +326,13 @@ class _WithEnvelope(Serving):
         if isinstance(error, MessageError):
             self._send_error(error, id)
         elif isinstance(error, BusUnavailable):
-            self._send_error(_BUS_AWAY, id)
+            explained = _BUS_FULL if isinstance(error, BusCannotStore) else _BUS_AWAY
+            self._send_error(explained, id)
             if close_on_fault:
                 connection.end(close_codes.OVERLOADED.code, "the bus is not reachable", 1000)
+        elif isinstance(error, MessageTooLarge):
+            text = f"data: {error.size:,} bytes, as the bus sends it, are more than its limit of {error.limit:,}"
+            self._send_error(MessageError(wire.INVALID_MESSAGE, text), id)
         else:
             log.error("handler_failed", connection=connection.identity.id, path=self._route.path, exc_info=error)
             self._send_error(_INTERNAL, id)
@@ -354,6 +358,12 @@ def goodbye(runtime: Runtime, code: int, reason: str, reconnect_after_ms: int | 
 
 _BUS_AWAY = MessageError(
     wire.UNAVAILABLE, "the bus is not reachable now; try again", temporary=True, retry_after_ms=1000
+)
+_BUS_FULL = MessageError(
+    wire.UNAVAILABLE,
+    "the bus does not store publications now; /health says why",
+    temporary=True,
+    retry_after_ms=10_000,
 )
 _INTERNAL = MessageError(wire.INTERNAL, "the server could not handle this message")
 

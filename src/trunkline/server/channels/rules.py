@@ -115,6 +115,18 @@ class RuleSet:
             max_name_bytes=settings.limits.channel_name_bytes,
         )
 
+    @property
+    def retentions(self) -> list[Retention]:
+        """Every distinct retention that a channel can have and that keeps anything."""
+        found: dict[Retention, None] = {}
+        for rule in self._rules:
+            found[rule.retention] = None
+            if rule.tokens == () and rule.open_end:
+                break  # it fits every channel, so what follows fits none
+        else:
+            found[self._kept] = None
+        return [retention for retention in found if retention.kept]
+
     def may_subscribe(self, channel: str, claims: Claims | None) -> bool:
         """Whether a client with these claims may subscribe to `channel`; a malformed name: never."""
         rule = self._rule_for(channel, claims)

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from trunkline.errors import BusUnavailable, StartError
+from trunkline.errors import BusCannotStore, BusUnavailable, MessageTooLarge, StartError
 from trunkline.http1.requests import Request, RequestReader, Response, json_response
 from trunkline.logs.logger import get_logger
 from trunkline.net.addresses import Network
@@ -200,6 +200,10 @@ class Admin:
             raise _BadOrder(problem)
         try:
             position = await self._hub.publish(order.channel, bytes(order.data))
+        except BusCannotStore as error:
+            return json_response(Problem("unavailable", f"the bus does not store publications: {error}", 10.0), 503)
+        except MessageTooLarge as error:
+            return json_response(Problem("too_large", str(error)), 413)
         except BusUnavailable:
             return json_response(Problem("unavailable", "the bus is not reachable now; try again", 1.0), 503)
         epoch, offset = (position.epoch, position.offset) if position is not None else (None, None)

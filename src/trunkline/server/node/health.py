@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from trunkline.protocol.control import Check, Health, HealthStatus
 
 MIB = 1024 * 1024
@@ -37,15 +39,24 @@ def assess(
     slow_clients: int,
     draining: bool,
     uptime_s: float,
+    bus_problem: str = "",
+    bus_warning: str = "",
 ) -> Health:
-    """Build the answer of /health; a memory limit of None is no limit."""
+    """Build the answer of /health; a memory limit of None is no limit.
+
+    `bus_problem` is why a bus that is connected does not store, `bus_warning` what it cannot do in full.
+    """
     warnings: list[str] = []
     errors: list[str] = []
     capacity = _percent(connections, max_connections)
     memory = None if memory_limit_bytes is None else _percent(memory_bytes, memory_limit_bytes)
     cpu = round(cpu_percent, 1)
     checks = {
-        bus_name: Check(status="connected" if bus_connected else "disconnected", healthy=bus_connected),
+        bus_name: Check(
+            status="connected" if bus_connected else "disconnected",
+            healthy=bus_connected and not bus_problem,
+            why=bus_problem or msgspec.UNSET,
+        ),
         "capacity": Check(
             current=connections,
             max=max_connections,
@@ -62,12 +73,16 @@ def assess(
     }
     if not bus_connected:
         errors.append(f"bus {bus_name} is not connected")
+    elif bus_problem:
+        errors.append(f"bus {bus_name} does not store publications: {bus_problem}")
     status: HealthStatus = "unhealthy" if errors else "degraded" if warnings else "healthy"
     # These warnings do not change the status: slow readers are the clients' fault and no other node would be a better
-    # place for them, and a node that drains is well.
+    # place for them, all nodes share the bus, and a node that drains is well.
     slow = _percent(slow_clients, connections)
     if slow > SLOW_CLIENTS_PERCENT:
         warnings.append(f"{slow:g} % of the clients are slow, more than {SLOW_CLIENTS_PERCENT:g} %")
+    if bus_warning:
+        warnings.append(f"bus {bus_name}: {bus_warning}")
     if draining:
         warnings.append("the node is draining")
     return Health(status, not errors, checks, warnings, errors, round(uptime_s, 2))

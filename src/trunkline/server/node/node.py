@@ -81,7 +81,7 @@ class Node:
             TICK_S,
         )
         rules = RuleSet.of(settings, app.rules)
-        self.bus: Bus = bus or open_bus(settings.bus, rules.retention)
+        self.bus: Bus = bus or open_bus(settings.bus, rules.retention, rules.retentions)
         self.hub = Hub(self.bus, rules.retention, self.runtime.meter, self.runtime.clock, server.deflate_min_bytes)
         self.registry = Registry(self.runtime, self.hub.drop, self._on_closed)
         shares = Shares(open_files.limit())

@@ -80,6 +80,8 @@ class NodeReports:
             # The memory check has that name already.
             bus_name="bus" if bus.name == "memory" else bus.name,
             bus_connected=bus.connected,
+            bus_problem=bus.problem,
+            bus_warning=bus.warning,
             connections=len(self._registry.connections),
             max_connections=state.capacity,
             memory_bytes=state.resources.memory_bytes,
