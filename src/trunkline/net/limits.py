@@ -44,11 +44,15 @@ class Bucket:
         """
         if self.per_s <= 0:
             return 0.0
-        self.full_at, wait_s = _take(self.full_at, now, n, self.burst, self.per_s)
+        self.full_at, wait_s = draw(self.full_at, now, n, self.burst, self.per_s)
         return wait_s
 
 
-def _take(full_at: float, now: float, n: float, burst: float, per_s: float) -> tuple[float, float]:
+def draw(full_at: float, now: float, n: float, burst: float, per_s: float) -> tuple[float, float]:
+    """A bucket's one number when `n` are wanted, for who keeps nothing but that number; see `Bucket`.
+
+    Returns the time at which it will be full again, and the seconds until `n` can be had, 0.0 when they were taken.
+    """
     filled_at = max(full_at, now) + min(n, burst) / per_s
     over_s = filled_at - now - burst / per_s
     return (filled_at, 0.0) if over_s <= _EPSILON else (full_at, over_s)
@@ -90,7 +94,7 @@ class AddressLimiter:
         known = self._full_at.pop(key, None)
         if known is None and within(address, self._exempt):
             return 0.0
-        full_at, wait_s = _take(now if known is None else known, now, n, self._burst, self._per_s)
+        full_at, wait_s = draw(now if known is None else known, now, n, self._burst, self._per_s)
         self._forget(now)
         self._full_at[key] = full_at
         return wait_s

@@ -117,6 +117,10 @@ class LimitsSettings(msgspec.Struct, frozen=True):
 
     rate_burst: Annotated[Burst, about("Messages a client may send at once.")] = 100.0
     rate_per_s: Annotated[Rate, about("Messages a client may send per second in the long run; 0: no limit.")] = 10.0
+    control_burst: Annotated[
+        Burst, about("Control frames and empty fragments a client may send at once; above it: 1008.")
+    ] = 1000.0
+    control_per_s: Annotated[Rate, about("How many of them per second in the long run; 0: no limit.")] = 100.0
     handshake_burst: Annotated[Burst, about("Handshakes an address may make at once.")] = 10.0
     handshake_per_s: Annotated[Rate, about("Handshakes of an address per second in the long run; 0: no limit.")] = 5.0
     http_burst: Annotated[Burst, about("Plain HTTP requests an address may make at once.")] = 20.0

@@ -7,7 +7,9 @@ Rules:
   over the buffer and each payload is sliced once. Everything else, from a split header to a fragmented compressed text,
   goes to the slow path, which streams. Whatever way a stream is split into reads, both give the same messages.
 - A broken stream is reported once, in `violation`, after the messages that came before it. Nothing is read after it.
-- Nothing is kept between reads but an unfinished frame or message.
+- One call takes at most a turn's work: `TURN_FRAMES` frames, `TURN_BYTES` of what came, about as much inflated. The
+  rest waits in `left` for the next call, so that no client has the node to itself, however it fills its reads.
+- Nothing else is kept between calls but an unfinished frame or message.
 """
 
 from __future__ import annotations
@@ -31,6 +33,12 @@ CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
 
+TURN_FRAMES: Final = 256
+"""Most frames of one turn: some milliseconds of a node's time, whatever they hold."""
+
+TURN_BYTES: Final = 1 << 18
+"""Most bytes of one turn as they came, and the inflated bytes after which it ends; a read of an event loop is less."""
+
 Message = tuple[int, bytes]
 """Opcode and payload: a whole text or binary message (text is valid UTF-8), or a control frame."""
 
@@ -38,6 +46,7 @@ _FIN = 0x80
 _RSV1 = 0x40
 _RSV23 = 0x30
 _MASKED = 0x80
+_TURN: Final = range(TURN_FRAMES)
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
@@ -74,13 +83,26 @@ class FrameReader:
         max_message: the largest message in bytes, fragments added up and inflated. A compressed one may take a little
             more on the wire, since what cannot be compressed grows.
         deflate: whether permessage-deflate was negotiated, so that RSV1 has a meaning.
+
+    Attributes:
+        violation: what broke the stream, None while it is whole.
+        left: what waits for the next turn is the end of it; empty when nothing does.
+        idle_frames: frames so far that brought no data: control frames, and empty fragments that end no message.
+        notable: `violation`, `left` or `idle_frames` are worth a look; whoever has looked sets it back.
     """
 
-    __slots__ = ("_assembly", "_busy", "_deflate", "_ended", "_frame", "_tail", "max_message", "violation")
+    __slots__ = (
+        "_assembly", "_at", "_busy", "_deflate", "_ended", "_frame", "_tail", "idle_frames", "left",
+        "max_message", "notable", "violation",
+    )  # fmt: skip
 
     def __init__(self, max_message: int, deflate: bool = False) -> None:
         self.max_message = max_message
         self.violation: ProtocolViolation | None = None
+        self.left = b""
+        self.idle_frames = 0
+        self.notable = False
+        self._at = 0
         self._deflate = deflate
         self._ended = False
         # Whether anything is unfinished or over: one test on the fast path instead of four.
@@ -97,15 +119,24 @@ class FrameReader:
     def feed(self, data: bytes) -> list[Message]:
         """Take what one read returned, and return the messages and control frames that are complete now, in order.
 
-        Look at `violation` afterwards.
+        What is more than a turn's work stays in `left`; an empty read goes on with it. Look at `notable` afterwards.
         """
         messages: list[Message] = []
-        if self._busy:
-            self._slowly(data, messages)
-            return messages
         at = 0
+        if self._busy:
+            if self.left:
+                data, at = (self.left[self._at :] + data, 0) if data else (self.left, self._at)
+                self.left = b""
+            if self._ended or self.unfinished:
+                self._slowly(data, at, messages)
+                return messages
+            self._busy = False
         end = len(data)
-        while end - at >= 6:
+        if end - at > TURN_BYTES:
+            end = at + TURN_BYTES
+        for _ in _TURN:
+            if end - at < 6:
+                break
             first = data[at]
             second = data[at + 1]
             if first != 0x81 and first != 0x82:
@@ -132,60 +163,71 @@ class FrameReader:
                 self._break(close_codes.INVALID_TEXT.code, "text is not valid UTF-8")
                 return messages
             at = after
-        if at < end:
-            self._slowly(data[at:] if at else data, messages)
+        if at < len(data):
+            self._slowly(data, at, messages)
         return messages
+
+    def put_off(self, data: bytes) -> None:
+        """Take what one read returned without looking at it: it waits in `left` for the next turn."""
+        if not self._ended and data:
+            self.left, self._at = self.left[self._at :] + data, 0
+            self._busy = self.notable = True
 
     def _break(self, code: int, reason: str) -> None:
         self.violation = ProtocolViolation(code, reason)
+        self.notable = True
         self._end()
 
     def _end(self) -> None:
         self._ended = True
         self._busy = True
-        self._tail = b""
+        self._tail = self.left = b""
         self._frame = None
         self._assembly = None
 
-    def _slowly(self, data: bytes, messages: list[Message]) -> None:
-        self._stream(data, messages)
-        self._busy = self._ended or self.unfinished
+    def _slowly(self, data: bytes, at: int, messages: list[Message]) -> None:
+        if not self._ended:
+            try:
+                self._stream(data, at, messages)
+            except ProtocolViolation as violation:
+                self._break(violation.code, violation.reason)
+        self._busy = self._ended or bool(self.left) or self.unfinished
 
-    def _stream(self, data: bytes, messages: list[Message]) -> None:
-        if self._ended:
-            return
+    def _stream(self, data: bytes, at: int, messages: list[Message]) -> None:
         if self._tail:
-            data = self._tail + data
+            data, at = self._tail + data[at:], 0
             self._tail = b""
-        at = 0
-        end = len(data)
-        try:
-            while True:
+        size = len(data)
+        end = min(size, at + TURN_BYTES)
+        frames = TURN_FRAMES - len(messages)
+        inflated = 0
+        while frames and inflated < TURN_BYTES:
+            frame = self._frame
+            if frame is None:
+                header = self._header(data, at, size)
+                if header == 0:
+                    self._tail = data[at:]
+                    return
+                at += header
                 frame = self._frame
-                if frame is None:
-                    header = self._header(data, at, end)
-                    if header == 0:
-                        self._tail = data[at:]
-                        return
-                    at += header
-                    frame = self._frame
-                    assert frame is not None  # noqa: S101 - _header has just made it
-                if frame.left:
-                    take = min(frame.left, end - at)
-                    if take == 0:
-                        return
+                assert frame is not None  # noqa: S101 - _header has just made it
+            if frame.left:
+                take = min(frame.left, end - at)
+                if take > 0:
                     self._take(frame, data[at : at + take])
                     at += take
-                    if frame.left:
-                        return
-                self._frame = None
-                self._finish(frame, messages)
-                if frame.opcode == CLOSE:
-                    # Bytes after a close frame mean nothing (RFC 6455 section 5.5.1), in this read and in later ones.
-                    self._end()
-                    return
-        except ProtocolViolation as violation:
-            self._break(violation.code, violation.reason)
+                if frame.left:
+                    break
+            self._frame = None
+            frames -= 1
+            inflated += self._finish(frame, messages)
+            if frame.opcode == CLOSE:
+                # Bytes after a close frame mean nothing (RFC 6455 section 5.5.1), in this read and in later ones.
+                self._end()
+                return
+        if at < size:
+            self.left, self._at = data, at
+            self.notable = True
 
     def _header(self, data: bytes, at: int, end: int) -> int:
         """Read one frame header; returns its size, or 0 when more bytes are needed to read or to judge it."""
@@ -224,6 +266,9 @@ class FrameReader:
                 )
         if end - at < size + 4:
             return 0
+        if opcode >= CLOSE or not (length or first & _FIN):
+            self.idle_frames += 1
+            self.notable = True
         mask = data[at + size : at + size + 4]
         if opcode in (TEXT, BINARY):
             self._assembly = _Assembly(opcode, bool(first & _RSV1))
@@ -264,16 +309,17 @@ class FrameReader:
             except UnicodeDecodeError:
                 raise ProtocolViolation(close_codes.INVALID_TEXT.code, "text is not valid UTF-8") from None
 
-    def _finish(self, frame: _Frame, messages: list[Message]) -> None:
+    def _finish(self, frame: _Frame, messages: list[Message]) -> int:
+        """A frame is complete; returns how many bytes were inflated for it."""
         if frame.opcode >= CLOSE:
             payload = bytes(frame.payload)
             if frame.opcode == CLOSE:
                 check_close_payload(payload)
             messages.append((frame.opcode, payload))
-            return
+            return 0
         assembly = self._assembly
         if not frame.fin or assembly is None:
-            return
+            return 0
         self._assembly = None
         payload = bytes(assembly.payload)
         if assembly.compressed:
@@ -287,6 +333,7 @@ class FrameReader:
             except UnicodeDecodeError:
                 raise ProtocolViolation(close_codes.INVALID_TEXT.code, "text is not valid UTF-8") from None
         messages.append((assembly.opcode, payload))
+        return len(payload) if assembly.compressed else 0
 
 
 def _is_utf8(payload: bytes) -> bool:

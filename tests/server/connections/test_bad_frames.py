@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import zlib
 from collections.abc import AsyncIterator
 
@@ -113,8 +114,9 @@ async def test_close_is_echoed_and_ends(node: Node) -> None:
     assert await peer.ended() == b""
 
 
-async def test_flood_of_pings_is_answered_in_order(node: Node, open_peer: OpenPeer) -> None:
+async def test_flood_of_pings_is_answered_in_order(start_node: StartNode, open_peer: OpenPeer) -> None:
     """A hundred thousand pings are all answered in order, while another client gets its answers in time."""
+    node = await start_node(limits__control_per_s=0)
     flooder = await RawPeer.open(node.port)
     await flooder.message()
     other = await open_peer(node)
@@ -139,9 +141,29 @@ async def test_flood_of_pings_is_answered_in_order(node: Node, open_peer: OpenPe
     assert slowest < patient(3.0)
 
 
+async def test_flood_of_pings_ends_by_policy(node: Node, open_peer: OpenPeer) -> None:
+    """Nobody needs so many: above the rate of control frames the client is closed with 1008, which says it."""
+    other = await open_peer(node)
+    peer = await RawPeer.open(node.port)
+    await peer.message()
+    await peer.send(frame(PING) * 3000)
+    while (answer := await peer.frame())[0] == PONG:
+        pass
+    assert json.loads(answer[1])["type"] == "goodbye"
+    code, reason, _ = await peer.closed()
+    assert code == 1008
+    assert reason == "over the limit of 1000 control frames and empty fragments at once and 100 a second"
+    await other.ask({"type": "heartbeat"}, "pong")
+
+
 async def test_flood_of_pings_by_a_client_that_does_not_read_is_bounded(start_node: StartNode) -> None:
     """Such a client is no longer read from, so neither its pings nor its pongs pile up; in the end it is too slow."""
-    node = await start_node(limits__outbox_bytes=65_536, limits__outbox_grace_ms=300, server__close_timeout_ms=200)
+    node = await start_node(
+        limits__control_per_s=0,
+        limits__outbox_bytes=65_536,
+        limits__outbox_grace_ms=300,
+        server__close_timeout_ms=200,
+    )
     peer = await RawPeer.open(node.port, receive_buffer=4096)
     flood = frame(PING, b"x" * 100) * 1000
     highest = 0

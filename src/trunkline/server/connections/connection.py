@@ -6,6 +6,8 @@ Rules of this hot path:
 - While the kernel takes our bytes, a frame goes straight to it with one `os.write`. The transport's buffer is used
   only for what the kernel left over; `blocked` means that it holds some, and what follows waits in the bounded outbox.
 - Writes made while a read is being handled are joined and written once, after it.
+- One turn of the event loop handles a bounded part of what a client sends (`websocket/frames.py`). What is left waits
+  in the reader for the next turn, behind everybody else's, and nothing more is read meanwhile.
 - The file descriptor is ours to write to until `connection_lost` or our own close, whichever is first; it is set to -1
   there, because the kernel gives the same number to the next connection.
 """
@@ -20,7 +22,9 @@ from typing import Final
 
 import msgspec
 
+from trunkline.net.limits import draw
 from trunkline.protocol import close_codes, wire
+from trunkline.server.connections.ended_transport import EndedTransport
 from trunkline.server.connections.identity import ClientIdentity
 from trunkline.server.connections.outbox import Dropped, Outbox
 from trunkline.server.connections.ports import Followed, Handler, Owner
@@ -33,6 +37,10 @@ READ_PAUSE_BYTES: Final = 1 << 20
 """A client that has more than this waiting for it is not read from, so that answers cannot pile up."""
 
 FLUSH_BYTES: Final = 1 << 18
+
+LARGE_READ: Final = 1 << 16
+"""A read of so many bytes ends the turn: an event loop would go on with the next at once, up to 8 MB a turn."""
+
 _encode = msgspec.json.encode
 _write = os.write
 
@@ -48,9 +56,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_outbox", "_owner", "_reading", "_transport", "beat_at", "blocked", "bytes_in", "bytes_out", "channels",
-        "close_code", "close_reason", "corked", "deflate_bits", "due", "ended_by_us", "fd", "handler",
-        "identity", "last_seen", "opened_at", "outbox_bytes", "reader", "runtime", "slot", "state", "token",
+        "_idle_frames_from", "_outbox", "_owner", "_reading", "_transport", "_waits", "beat_at", "blocked", "bytes_in",
+        "bytes_out", "channels", "close_code", "close_reason", "corked", "deflate_bits", "due", "ended_by_us", "fd",
+        "handler", "identity", "last_seen", "opened_at", "outbox_bytes", "reader", "runtime", "slot", "state", "token",
     )  # fmt: skip
 
     def __init__(
@@ -89,7 +97,10 @@ class Connection(asyncio.Protocol):
         self.corked: list[bytes] | None = None
         self._outbox: Outbox | None = None
         self._owner = owner
+        # The transport reads while the client may be read from, and no turn is awaited.
         self._reading = True
+        self._waits = False
+        self._idle_frames_from = now
         self._transport = transport
         sock = transport.get_extra_info("socket")
         # A TLS transport has no descriptor that plain bytes may be written to.
@@ -112,8 +123,12 @@ class Connection(asyncio.Protocol):
             self._send_now(response)
 
     def data_received(self, data: bytes) -> None:
-        """Handle one read."""
+        """Handle one read; an empty one goes on with what is left of earlier ones."""
         if self.state == CLOSED:
+            return
+        if self._waits:
+            # It was to be read no more in this turn, and came all the same.
+            self.reader.put_off(data)
             return
         runtime = self.runtime
         meter = runtime.meter
@@ -128,7 +143,8 @@ class Connection(asyncio.Protocol):
         self.corked = cork
         count = 0
         receive = self.handler.receive
-        for opcode, payload in self.reader.feed(data):
+        reader = self.reader
+        for opcode, payload in reader.feed(data):
             if opcode <= 2:
                 if self.state == OPEN:
                     count += 1
@@ -136,8 +152,10 @@ class Connection(asyncio.Protocol):
             else:
                 self._control(opcode, payload)
         meter.messages_received += count
-        if self.reader.violation is not None and self.state == OPEN:
-            self.end(self.reader.violation.code, self.reader.violation.reason)
+        if reader.notable:
+            self._look()
+        if size >= LARGE_READ:
+            self._wait_for_turn()
         if self.corked is not cork:
             cork = self.corked or []
         self.corked = None
@@ -145,6 +163,51 @@ class Connection(asyncio.Protocol):
             self._put(cork[0] if len(cork) == 1 else b"".join(cork))
         if started and count:
             meter.message_latency.observe((perf_counter() - started) / count, count * 8)
+
+    def _look(self) -> None:
+        """See to what one read brought besides messages."""
+        reader = self.reader
+        reader.notable = False
+        idle, reader.idle_frames = reader.idle_frames, 0
+        if self.state == OPEN:
+            if idle:
+                self._count_idle(idle)
+            if reader.violation is not None:
+                self.end(reader.violation.code, reader.violation.reason)
+        if reader.left:
+            self._wait_for_turn()
+
+    def _count_idle(self, count: int) -> None:
+        bounds = self.runtime.bounds
+        if bounds.control_per_s <= 0:
+            return
+        self._idle_frames_from, wait_s = draw(
+            self._idle_frames_from, self.runtime.clock.now, count, bounds.control_burst, bounds.control_per_s
+        )
+        if wait_s:
+            self.end(
+                close_codes.POLICY.code,
+                f"over the limit of {bounds.control_burst:g} control frames and empty fragments at once "
+                f"and {bounds.control_per_s:g} a second",
+            )
+
+    def _wait_for_turn(self) -> None:
+        """Read and handle no more of this client before the others had their turn."""
+        if self._waits or self.state == CLOSED:
+            return
+        self._waits = True
+        self._transport.pause_reading()
+        self.runtime.turns.add(self)
+
+    def turn(self) -> None:
+        """It is this client's turn again: handle more of what came, or read on."""
+        self._waits = False
+        if self.state == CLOSED or not self._reading:
+            return
+        if self.reader.left:
+            self.data_received(b"")
+        if self._reading and not self._waits and self.state != CLOSED:
+            self._transport.resume_reading()
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == frames.PING:
@@ -187,14 +250,23 @@ class Connection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Take no more from this client until `resume_reading`; TCP holds it back."""
-        if self._reading and self.state != CLOSED:
+        if self._reading and self.state != CLOSED and not isinstance(self._transport, EndedTransport):
             self._reading = False
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on reading."""
         if not self._reading and self.state != CLOSED and not self.handler.held_back:
-            self._reading = True
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Take back `pause_reading`; what came before it is handled first."""
+        self._reading = True
+        if self._waits:
+            return
+        if self.reader.left:
+            self._wait_for_turn()
+        else:
             self._transport.resume_reading()
 
     def send_message(self, message: msgspec.Struct) -> None:
@@ -419,8 +491,7 @@ class Connection(asyncio.Protocol):
         self.close_code, self.close_reason = code, reason
         if self._moved(Event.CLOSE_SENT) and not self._reading:
             # Its close frame has to be read, whatever it was held back for; nothing else is looked at any more.
-            self._reading = True
-            self._transport.resume_reading()
+            self._read_on()
         self._owner.closing(self)
         self._close_in_time()
 
@@ -432,13 +503,23 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client will send no more; without a close frame that is the end."""
-        if self._moved(Event.EOF):
+        if not self.reader.left and self._moved(Event.EOF):
             self._close_in_time()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The TCP connection has ended."""
+        """The TCP connection has ended; unless it was cut off, what came before its end is handled first, in turn."""
         self.fd = -1
+        if exc is not None or not self.reader.left or self.state != OPEN:
+            self._lost()
+            return
+        self._transport = EndedTransport(self._lost)
+        self.blocked = False
+        self._outbox = None
+        self._owner.caught_up(self)
+        self._read_on()
+
+    def _lost(self) -> None:
         self._moved(Event.LOST)
         self.runtime.wheel.cancel(self)
         self._outbox = None

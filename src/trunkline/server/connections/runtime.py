@@ -1,4 +1,4 @@
-"""What all connections of a node share: time, counts, the wheel of time-outs and the bounds of a connection."""
+"""What all connections of a node share: time, counts, time-outs, turns, and the bounds of a connection."""
 
 from __future__ import annotations
 
@@ -6,34 +6,41 @@ from typing import NamedTuple
 
 from trunkline.metrics.exposition import Meter
 from trunkline.server.connections.clock import Clock
+from trunkline.server.connections.turns import Turns
 from trunkline.server.connections.wheel import Timed, Wheel
 
 _WHEEL_SLOTS = 600
 
 
 class Bounds(NamedTuple):
-    """Seconds that hold for every connection of a node.
+    """What holds for every connection of a node.
 
     Attributes:
-        heartbeat_s: between heartbeats to a client.
-        connection_timeout_s: of silence after which a client is closed.
-        close_timeout_s: that a client has to answer our close frame.
-        outbox_grace_s: that a client may stay over its outbox.
+        heartbeat_s: seconds between heartbeats to a client.
+        connection_timeout_s: seconds of silence after which a client is closed.
+        close_timeout_s: seconds that a client has to answer our close frame.
+        outbox_grace_s: seconds that a client may stay over its outbox.
+        control_burst: control frames and empty fragments that a client may send at once.
+        control_per_s: how many it may go on with; 0: no limit.
     """
 
     heartbeat_s: float
     connection_timeout_s: float
     close_timeout_s: float
     outbox_grace_s: float
+    work_grace_s: float = 60.0
+    control_burst: float = 1000.0
+    control_per_s: float = 100.0
 
 
 class Runtime:
     """The shared state of a node's connections; `tick_s` is the grain of time-outs in seconds."""
 
-    __slots__ = ("bounds", "clock", "meter", "wheel")
+    __slots__ = ("bounds", "clock", "meter", "turns", "wheel")
 
     def __init__(self, bounds: Bounds, tick_s: float) -> None:
         self.bounds = bounds
         self.clock = Clock()
         self.meter = Meter()
+        self.turns = Turns()
         self.wheel: Wheel[Timed] = Wheel(tick_s, _WHEEL_SLOTS, self.clock.now)
