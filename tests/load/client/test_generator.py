@@ -8,7 +8,9 @@ import random
 import time
 from typing import NamedTuple
 
+import msgspec
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
 from tests.support.load.faulty_server import TEXT, Channel, Faults, FaultyProcess, FaultyServer, Peer, frame
 from tests.support.patience import patient
@@ -19,6 +21,7 @@ from trunkline.load.model import histogram
 from trunkline.load.model.messages import Begin, ChannelEpoch, Done, Job, Settle
 from trunkline.load.model.plan import Disturbance, Protocol, Scenario, Stage, Target, Traffic
 from trunkline.load.model.tally import Beat, Sum
+from trunkline.protocol import wire
 
 
 class Ran(NamedTuple):
@@ -229,6 +232,19 @@ async def test_a_goodbye_is_obeyed() -> None:
     assert totals.opened == 20
     assert 190 <= histogram.quantile(ran.sum.latencies["reconnect"], 50) < 1000
     assert totals.error_rate == 0
+
+
+async def test_a_goodbye_that_is_repeated_is_no_storm() -> None:
+    """A server that lets nobody stay and says to come back at once is obeyed once; then the back-off counts."""
+
+    async def go_away(connection: ServerConnection) -> None:
+        await connection.send(msgspec.json.encode(wire.Goodbye(1012, "draining", True, 0, 0)).decode())
+        await connection.close(1012)
+
+    async with serve(go_away, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        ran = await generate(f"ws://127.0.0.1:{port}/", "feed", Stage(0.1, 1), Stage(1.4, 1))
+    assert 2 <= ran.sum.totals.opened <= 3
 
 
 async def test_refused_handshakes_are_counted_and_tried_again() -> None:

@@ -32,7 +32,7 @@ def test_codes_of_no_row(code: int, back: bool) -> None:
 def test_a_goodbye_goes_before_the_back_off() -> None:
     """Its hint is taken as it is; its no is final; an application's code may come back when it says so."""
     rng = random.Random(1)
-    assert seconds_away(1012, goodbye(after_ms=250), 7, rng) == 0.25
+    assert seconds_away(1012, goodbye(after_ms=250), 0, rng) == 0.25
     assert seconds_away(1012, goodbye(reconnect=False, after_ms=250), 0, rng) is None
     assert seconds_away(4321, goodbye(after_ms=50), 0, rng) == 0.05
     assert seconds_away(1012, goodbye(after_ms=-5), 0, rng) == 0
@@ -40,6 +40,18 @@ def test_a_goodbye_goes_before_the_back_off() -> None:
     away = seconds_away(1012, goodbye(), 0, rng)
     assert away is not None
     assert 0.5 <= away <= 1.0
+
+
+@given(attempt=st.integers(1, 100_000), after_ms=st.integers(-(2**63), 2**64), seed=st.integers())
+def test_a_hint_after_a_connection_that_did_not_stay_is_the_least(attempt: int, after_ms: int, seed: int) -> None:
+    """The larger of hint and back-off counts, so that no hint, however short, is a storm, and none is for ever."""
+    away = seconds_away(1012, goodbye(after_ms=after_ms), attempt, random.Random(seed))
+    back_off = seconds_away(1012, None, attempt, random.Random(seed))
+    assert away is not None
+    assert back_off is not None
+    assert away == max(back_off, min(after_ms / 1000, 3600.0))
+    alone = seconds_away(1012, goodbye(after_ms=after_ms), 0, random.Random(seed))
+    assert alone == min(max(0.0, after_ms / 1000), 3600.0)
 
 
 @given(attempt=st.integers(0, 100_000), seed=st.integers())

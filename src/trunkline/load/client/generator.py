@@ -25,6 +25,7 @@ from trunkline.load.client.dial import Dialer, DialError
 from trunkline.load.client.link import WebSocket
 from trunkline.load.client.protocols import make_session
 from trunkline.load.client.protocols.flow import load_flow
+from trunkline.load.client.reconnect import LONGEST_HINT_S, STABLE_S
 from trunkline.load.client.rota import Rota
 from trunkline.load.client.session import Session, Shared
 from trunkline.load.model.messages import LONGEST_SETTLE, MAX_HOLES, Begin, Done, Hole, Job, Position, Sent, Settle
@@ -286,14 +287,12 @@ class Generator:
             session.attempt += 1
             away = session.comes_back_after(_ABNORMAL, session.attempt - 1)
             if away is not None:
-                self._comes_back(session, max(away, error.retry_after_s or 0.0))
+                self._comes_back(session, max(away, min(error.retry_after_s or 0.0, LONGEST_HINT_S)))
         except asyncio.CancelledError:
             if not is_up:
                 tally.totals.failed += 1
                 tally.because("connect: not open when the run ended")
             raise
-        else:
-            session.attempt = 0
 
     def _on_down(self, link: WebSocket, code: int, reason: str) -> None:
         self._links.discard(link)
@@ -317,7 +316,11 @@ class Generator:
             tally.because(f"closed: {code} {reason}".rstrip())
         if session.lost_at is None:
             session.lost_at = self._shared.now()
+        # Only a connection that stayed ends the back-off: a server that lets nobody stay would be hammered.
+        if self._shared.now() - session.opened_at >= STABLE_S:
+            session.attempt = 0
         away = session.comes_back_after(code, session.attempt)
+        session.attempt += 1
         if away is not None and self.job.scenario.reconnect:
             self._comes_back(session, away)
 

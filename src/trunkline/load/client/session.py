@@ -101,7 +101,7 @@ class Session:
         self.ready = False  # whether it may be given messages to send
         self.abusive = False
         self.slow = False
-        self.attempt = 0  # how often connecting failed in a row
+        self.attempt = 0  # connections in a row that failed or did not stay
         self.place = -1  # where the generator keeps it among those that are ready; -1: nowhere
         self.opened_at = 0.0  # when its present connection's 101 came
         # When it lost a connection that should have stayed, or was to come back; None when it has not.

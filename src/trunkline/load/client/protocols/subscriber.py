@@ -38,8 +38,9 @@ class Subscriber(Session):
         self._heard = False
 
     def comes_back_after(self, code: int, attempt: int) -> float | None:
-        """As the server's goodbye and the close code say."""
-        return seconds_away(code, self._goodbye, attempt, self.shared.rng)
+        """As the server's goodbye and the close code say; a goodbye counts for one attempt."""
+        goodbye, self._goodbye = self._goodbye, None
+        return seconds_away(code, goodbye, attempt, self.shared.rng)
 
     @property
     def said_goodbye(self) -> bool:
