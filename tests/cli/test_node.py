@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from trunkline.cli import node
 from trunkline.cli.commands import app
+from trunkline.settings.sections import ServerSettings
 
 
 @pytest.fixture
@@ -77,3 +78,28 @@ def test_every_option_is_known() -> None:
     declared = {name for parameter in command.params for name in parameter.opts}
     assert declared == {"app", "--config", "--reload", *node.OPTIONS}
     assert node.read(["serve", "--config", "a"]) == node.Arguments({}, Path("a"))
+
+
+@pytest.mark.parametrize(
+    ("host", "default", "url"),
+    [
+        ("0.0.0.0", True, "http://127.0.0.1:81/"),
+        ("0.0.0.0", False, "http://127.0.0.1:81/"),
+        ("::", False, "http://[::1]:81/"),
+        ("fd00::7", False, "http://[fd00::7]:81/"),
+        ("example.test", False, "http://example.test:81/"),
+    ],
+)
+def test_who_starts_a_node_is_told_its_address(host: str, default: bool, url: str) -> None:
+    """A URL that can be opened; and where nobody chose the host, that everybody may connect, and how to change that."""
+    lines = node.greeting(ServerSettings(host=host), 81, host_is_default=default)
+    assert lines[0] == f"serving on {url}"
+    assert len(lines) == 1 + default
+    if default:
+        assert "all interfaces" in lines[1]
+        assert "--host 127.0.0.1" in lines[1]
+
+
+def test_a_node_behind_an_edge_is_not_for_people() -> None:
+    """It is reached by its advertised URL."""
+    assert node.greeting(ServerSettings(advertise="http://10.0.0.7:80"), 81, host_is_default=True) == []

@@ -7,12 +7,13 @@ are read here; whatever is unusual about one (help, a mistake, `--reload`) is le
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from trunkline.settings.sections import Settings
+    from trunkline.settings.sections import ServerSettings, Settings
 
 OPTIONS: Final = {
     "--host": "server.host",
@@ -64,12 +65,30 @@ def run(flags: Mapping[str, str | int | None], config_file: Path | None) -> int:
     from trunkline.process import lifecycle
     from trunkline.settings.load import load
 
-    settings = load(config_file, os.environ, flags).settings
+    loaded = load(config_file, os.environ, flags)
+    settings = loaded.settings
     log_setup.configure(settings.log, service="trunkline-node", node=settings.server.name or "")
-    return lifecycle.run(lambda: _serve(settings))
+    return lifecycle.run(lambda: _serve(settings, loaded.sources["server.host"] == "default"))
 
 
-async def _serve(settings: Settings) -> int:
+def greeting(server: ServerSettings, port: int, *, host_is_default: bool) -> list[str]:
+    """What a person is told who has started a node that listens on `port`, line by line.
+
+    Nothing for a node that is advertised: it has an edge before it, and its own address is for nobody else.
+    """
+    if server.advertise is not None:
+        return []
+    shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
+    lines = [f"serving on http://{f'[{shown}]' if ':' in shown else shown}:{port}/"]
+    if host_is_default and shown != server.host:
+        lines.append(
+            f"listening on all interfaces ({server.host}), which is the default; for this machine alone, "
+            "start it with --host 127.0.0.1, or set HOST or server.host"
+        )
+    return lines
+
+
+async def _serve(settings: Settings, host_is_default: bool) -> int:
     from trunkline.process import lifecycle
     from trunkline.server.app.load_app import load_app
     from trunkline.server.node.node import Node
@@ -77,6 +96,8 @@ async def _serve(settings: Settings) -> int:
     signals = lifecycle.Signals()
     node = Node(settings, load_app(settings.server.app))
     await node.start()
+    for line in greeting(settings.server, node.port, host_is_default=host_is_default):
+        print(f"trunkline: {line}", file=sys.stderr, flush=True)
     lifecycle.spare_collector()
     await lifecycle.serve_until_stopped(signals, node.stop)
     return 0
