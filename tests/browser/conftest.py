@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+
+from tests.support import ROOT
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -30,12 +32,18 @@ BROWSER_ARGS = [
 ]
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    """One headless Chromium for all tests of the process."""
+def browser_path() -> str:
+    """Where the browser is; skips the test without one."""
     path = os.environ.get("TRUNKLINE_TEST_BROWSER") or next(filter(None, map(shutil.which, BROWSER_NAMES)), None)
     if path is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSER_NAMES)} is on PATH, nor is TRUNKLINE_TEST_BROWSER set")
+    return path
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One headless Chromium for all tests of the process."""
+    path = browser_path()
     from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:
@@ -65,3 +73,16 @@ async def client(browser: Browser, peer: Peer) -> AsyncIterator[Client]:
     await page.goto(f"{peer.origin}/blank")
     yield Client(page, peer)
     await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def virtual(client: Client) -> Callable[[str], Awaitable[Any]]:
+    """Runs JavaScript statements with `peer`, a new VirtualPeer, in scope; returns what they return."""
+    await client.page.add_script_tag(path=ROOT / "tests" / "support" / "virtual_peer.js")
+
+    async def run(statements: str) -> Any:
+        return await client.run(
+            f"(async () => {{ const peer = new VirtualPeer(), clock = peer.clock; {statements} }})()"
+        )
+
+    return run

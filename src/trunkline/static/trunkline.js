@@ -6,8 +6,10 @@
  * missed, drop what it has already seen, and say so when something is gone. A loss is never silent.
  *
  * Rules:
- * - Nothing is queued for sending. While the connection is not open, `publish` and `send` reject as temporary.
+ * - Nothing is kept for a later connection. While the connection is not open, `publish` and `send` reject as temporary.
  * - A connection comes back by itself until a close code or a `goodbye` says that it must not, or `close()` is called.
+ * - No number from outside sets a timer unchecked: hints have a longest value, and a hint that did not help once is
+ *   only the least of the next wait.
  * - Decisions (what to do after a close, what a publication means at a position) are plain functions and the class
  *   `Channel`; they touch no socket and no timer. `Connection` is the thin part that does.
  * - A callback that throws is reported like any uncaught error and changes nothing else.
@@ -48,7 +50,7 @@
  * @property {(data: any, publication: Publication) => void} [onPublication] each new publication once, in order
  * @property {(gap: Gap) => void} [onGap] publications were lost to this client
  * @property {(position: Subscribed) => void} [onSubscribed] after the first subscribe and after every reconnect
- * @property {(error: TrunklineError) => void} [onError] the server refused the subscription permanently
+ * @property {(error: TrunklineError) => void} [onError] the server refused the subscription permanently, or ended it
  */
 /**
  * @typedef {"connecting" | "open" | "reconnecting" | "closed"} State
@@ -67,10 +69,12 @@
 /**
  * @typedef {object} Options
  * @property {string | (() => string | null | undefined | Promise<string | null | undefined>)} [token] a JWT, or a
- *   function that gives one; it is called before every attempt, so an expired token heals by itself
+ *   function that gives one. It is called before every attempt and when the server says that the token expires soon;
+ *   when it fails it is called again later, unless the error has `temporary: false`, which closes the connection
  * @property {"subprotocol" | "query"} [tokenIn] where the token travels; "subprotocol" (default) keeps it out of URLs
  *   and so out of access logs, "query" is for peers that know no subprotocols
- * @property {{min?: number, max?: number}} [backoff] milliseconds; default 500 and 30000
+ * @property {{min?: number, max?: number}} [backoff] milliseconds; default 500 and 30000. Here and in the next three,
+ *   what is not a number above 0 counts as not given
  * @property {number} [connectTimeoutMs] give an attempt up after this long; default 15000
  * @property {number} [requestTimeoutMs] reject an unanswered request after this long; default 30000
  * @property {number} [stableAfterMs] how long open until the back-off starts from its minimum again; default 5000
@@ -79,9 +83,15 @@
  * @property {Timers} [timers] for tests
  */
 /**
- * A request whose answer is outstanding. `asked` holds the positions a subscribe wanted recovered.
- * @typedef {{resolve: (answer: any) => void, reject: (error: TrunklineError) => void, timer: any,
- *   asked?: Record<string, Position>, replay?: Replay}} Pending
+ * How a request is made: `asked` holds the positions a subscribe wanted recovered, `once` means that a refusal is not
+ * repeated, `limit` is for the answer, in milliseconds; with `urgent` it does not wait for its place in the rate.
+ * @typedef {{asked?: Record<string, Position>, replay?: Replay, once?: boolean, urgent?: boolean,
+ *   limit?: number}} Manner
+ */
+/**
+ * A request whose answer is outstanding. `later` sends it; until then `unsent` says why it is not under way.
+ * @typedef {Manner & {message: Message, text: string, resolve: (answer: any) => void, reject: (error: unknown) => void,
+ *   until: number, timer: any, later: any, unsent: TrunklineError | null, tries: number}} Pending
  */
 /**
  * @typedef {{channel: string, epoch: string | null, from: number, to: number, seen: Set<number>,
@@ -91,8 +101,20 @@
 /** Close codes of the protocol after which a new attempt would end the same way. */
 export const FINAL_CLOSE_CODES = Object.freeze([1000, 1002, 1003, 1007, 1009, 4001, 4003]);
 
-/** The one code of the private range (3000 to 4999) that the protocol lets come back: idle too long. */
-const IDLE = 4008;
+/** The codes of the private range (3000 to 4999) that the protocol lets come back: token expired, idle too long. */
+const RETURNING = [4002, 4008];
+
+/** The longest time-out there is: `setTimeout` takes 32 bits and fires at once above. */
+const LONGEST_MS = 2 ** 31 - 1;
+
+/** What a server may ask a client to wait; more is taken for this. */
+const LONGEST_HINT_MS = 3_600_000;
+
+/** How much later than we reckon the server may have room for a message. */
+const RATE_SLACK_MS = 100;
+
+/** A connection that may be dead must answer within this time. */
+const PROBE_MS = 5000;
 
 /** Silence of this many heartbeat intervals means that the connection is dead although nobody closed it. */
 const SILENT_INTERVALS = 2.5;
@@ -105,7 +127,8 @@ const PAUSE_VALID_MS = 10_000;
  *
  * `code` is the server's error code, or one of the client's own: `NOT_OPEN` (nothing was sent), `TOO_BIG` (nothing was
  * sent), `DISCONNECTED` and `TIMEOUT` (it was sent; whether it took effect is unknown), `CLOSED`.
- * `temporary` says whether the same call may succeed later.
+ * `temporary` says whether the same call may succeed later. A token function throws one with `temporary` false when
+ * there will be no more tokens.
  */
 export class TrunklineError extends Error {
   /**
@@ -124,6 +147,23 @@ export class TrunklineError extends Error {
 }
 
 /**
+ * @param {unknown} value a duration from outside, in milliseconds
+ * @param {number} fallback for what is not a number above 0
+ * @returns {number} one that a timer can hold
+ */
+function duration(value, fallback) {
+  return typeof value === "number" && value > 0 ? Math.min(value, LONGEST_MS) : fallback;
+}
+
+/**
+ * @param {unknown} value a server's hint, in milliseconds
+ * @returns {number | null} null for what is none
+ */
+function hintOf(value) {
+  return typeof value === "number" && value >= 0 ? Math.min(value, LONGEST_HINT_MS) : null;
+}
+
+/**
  * Full jitter: uniform between 0 and an exponentially growing ceiling, so that clients cut off together come back
  * spread.
  * @param {number} attempt 0 for the first retry
@@ -136,31 +176,44 @@ export function backoffDelay(attempt, backoff, random) {
 }
 
 /**
+ * When to send a request again that was refused for a time: the first time as the server says, then by the larger of
+ * its hint and the back-off, for a hint that is wrong would be obeyed for ever.
+ * @param {number} tries how often it was sent again already
+ * @param {number | null} hint the server's, in milliseconds
+ * @param {{min: number, max: number}} backoff milliseconds
+ * @param {() => number} random
+ * @returns {number} milliseconds
+ */
+export function repeatDelay(tries, hint, backoff, random) {
+  return Math.max(hintOf(hint) ?? backoff.min, tries > 0 ? backoffDelay(tries - 1, backoff, random) : 0);
+}
+
+/**
  * Decide what follows a close.
  *
- * A `goodbye` is the server's own plan and goes before the back-off, for one attempt. `retryAfterMs`, from an `error`,
- * does so only for the two codes that promise a pause (1008, 1013): with others it spoke of one message. Without a hint
- * these two wait at least four times the minimum. An application's own code (3000 and above) is final unless its
- * goodbye says otherwise.
+ * A `goodbye` is the server's own plan and replaces the back-off, for one attempt and only after a connection that
+ * stayed (`attempt` 0); else the larger of both counts. `retryAfterMs`, from an `error`, does so only for the two codes
+ * that promise a pause (1008, 1013): with others it spoke of one message. Without a hint these two wait at least four
+ * times the minimum. An application's own code (3000 and above) is final unless its goodbye says otherwise.
  * @param {{code: number, attempt: number, goodbye: Message | null, retryAfterMs: number | null}} close
  * @param {{min: number, max: number}} backoff
  * @param {() => number} random
- * @returns {{reconnect: boolean, delay: number, hinted: boolean}}
+ * @returns {{reconnect: boolean, delay: number, hinted: boolean}} hinted: a wait that the server asked for is in it
  */
 export function afterClose(close, backoff, random) {
-  const foreign = close.code >= 3000 && close.code !== IDLE && close.goodbye?.reconnect !== true;
+  const foreign = close.code >= 3000 && !RETURNING.includes(close.code) && close.goodbye?.reconnect !== true;
   if (FINAL_CLOSE_CODES.includes(close.code) || foreign || close.goodbye?.reconnect === false) {
     return { reconnect: false, delay: 0, hinted: false };
   }
   const asksPause = close.code === 1008 || close.code === 1013;
-  const hint =
-    close.goodbye?.reconnect_after_ms ?? close.goodbye?.retry_after_ms ?? (asksPause ? close.retryAfterMs : null);
-  if (typeof hint === "number" && hint >= 0) {
-    return { reconnect: true, delay: hint, hinted: true };
-  }
+  const hint = hintOf(
+    close.goodbye?.reconnect_after_ms ?? close.goodbye?.retry_after_ms ?? (asksPause ? close.retryAfterMs : null),
+  );
+  const hinted = hint !== null && hint > 0;
+  if (hint !== null && close.attempt === 0) return { reconnect: true, delay: hint, hinted };
   const delay = backoffDelay(close.attempt, backoff, random);
-  const floor = asksPause ? Math.min(backoff.max, 4 * backoff.min) : 0;
-  return { reconnect: true, delay: Math.max(delay, floor), hinted: false };
+  const floor = hint ?? (asksPause ? Math.min(backoff.max, 4 * backoff.min) : 0);
+  return { reconnect: true, delay: Math.max(delay, floor), hinted };
 }
 
 /**
@@ -300,18 +353,30 @@ export class Connection {
   /** Attempts since the last connection that stayed. */
   #attempt = 0;
   #retryHinted = false;
+  /** The page was left; nothing is tried until it is shown again. */
+  #left = false;
+  /** Ends the listening to the browser's events. */
+  #events = new AbortController();
   /** @type {any} */ #retryTimer = null;
   /** @type {any} */ #connectTimer = null;
   /** @type {any} */ #stableTimer = null;
   /** @type {any} */ #silenceTimer = null;
   #lastHeard = 0;
+  /** The generation that is being probed, or is getting a new token. */
+  #probed = 0;
+  #refreshed = 0;
+  /** The newest token, and the one that the server took. @type {string | null | undefined} */ #token;
+  /** @type {string | null | undefined} */ #accepted;
+  /** When the server's message rate has room for a whole burst again. */
+  #rateFree = 0;
   /** @type {Message | null} */ #established = null;
   /** @type {string | null} */ #session = null;
   /** @type {Message | null} */ #goodbye = null;
   /** The last pause an error asked for, and when. @type {{ms: number, at: number} | null} */ #pause = null;
   /** Implicit channel whose position the socket's URL carried. @type {string | null} */ #askedByUrl = null;
   /** @type {Map<string, Channel>} */ #channels = new Map();
-  /** Channels to subscribe together at the end of this task. @type {Set<string>} */ #toSubscribe = new Set();
+  /** Channels to unsubscribe, and to subscribe, together at the end of this task. */
+  #due = { unsubscribe: /** @type {Set<string>} */ (new Set()), subscribe: /** @type {Set<string>} */ (new Set()) };
   /** @type {Map<string | number, Pending>} */ #pending = new Map();
   /** @type {Map<string, Set<(event: any) => void>>} */ #listeners = new Map();
   #lastId = 0;
@@ -330,14 +395,14 @@ export class Connection {
     base.hash = "";
     this.#base = base;
     this.#options = options;
-    this.#backoff = { min: options.backoff?.min ?? 500, max: options.backoff?.max ?? 30_000 };
+    this.#backoff = { min: duration(options.backoff?.min, 500), max: duration(options.backoff?.max, 30_000) };
     this.#random = options.random ?? Math.random;
     this.#timers = options.timers ?? {
       setTimeout: (callback, ms) => globalThis.setTimeout(callback, ms),
       clearTimeout: (handle) => globalThis.clearTimeout(handle),
       now: () => performance.now(),
     };
-    globalThis.addEventListener?.("online", this.#whenOnline);
+    this.#listenToBrowser();
     // One microtask later, so that listeners attached right after connect() see the first "connecting".
     queueMicrotask(() => {
       if (this.#state !== "connecting") return;
@@ -395,7 +460,7 @@ export class Connection {
       entry.implicit = options.implicit ?? false;
       entry.position = options.recover ?? null;
       this.#channels.set(channel, entry);
-      if (!entry.implicit) this.#subscribeSoon([channel]);
+      if (!entry.implicit) this.#changeSoon("subscribe", channel);
     } else if (entry.subscribed) {
       queueMicrotask(() => {
         const ack = entry?.subscribed;
@@ -426,8 +491,10 @@ export class Connection {
   /**
    * Publish to a channel.
    *
-   * Never queued: when the connection is not open this rejects at once with `NOT_OPEN` (temporary), and when it is lost
+   * When the connection is not open this rejects at once with `NOT_OPEN` (temporary), and when it is lost
    * before the ack, with `DISCONNECTED` (temporary, outcome unknown). A caller that then tries again may publish twice.
+   * Above the server's rate it waits for its place, and what the server refuses for a time is sent again, both within
+   * `requestTimeoutMs`. A publication that is sent again may come after later ones: await the ack where order matters.
    * @param {string} channel
    * @param {unknown} data anything JSON can carry
    * @returns {Promise<Message>} the `publish_ack`
@@ -469,14 +536,16 @@ export class Connection {
   }
 
   /**
-   * Send a message of any type. With an `id` the promise settles with the server's answer; without one it resolves as
-   * soon as the message is handed to the socket. Never queued: see `publish`.
+   * Send a message of any type. With an `id` it is a request as `publish` is, and the promise settles with the server's
+   * answer; without one it is sent at once, and the promise resolves.
    * @param {Message} message
    * @returns {Promise<Message | undefined>}
    */
   async send(message) {
-    if (message.id !== undefined) return this.#ask(message, {});
-    this.#transmit(message);
+    if (message.id !== undefined) return this.#ask(message);
+    const text = this.#encode(message);
+    this.#rateFree = this.#place().after;
+    this.#transmit(message, text);
     return undefined;
   }
 
@@ -486,22 +555,19 @@ export class Connection {
    * @returns {Promise<Message>}
    */
   request(message) {
-    return this.#ask({ ...message, id: this.#newId() }, {});
+    return this.#ask({ ...message, id: this.#newId() });
   }
 
   /** Drop the current socket and reconnect at once; positions are kept. For example after a new login. */
   reconnect() {
     if (this.#state === "closed") return;
-    this.#dropSocket();
-    this.#forgetConnection(new TrunklineError("DISCONNECTED", "reconnecting on request; outcome unknown", true));
-    this.#setState("reconnecting", "on request", { retryInMs: 0 });
+    this.#drop("on request", 0);
     void this.#open();
   }
 
   /** Close, with no reconnect. Outstanding requests reject; a new `connect` is needed to come back. */
   close() {
     if (this.#state === "closed") return;
-    this.#dropSocket(1000);
     this.#finish("closed by this page", 1000);
   }
 
@@ -512,26 +578,24 @@ export class Connection {
     if (this.#state === "closed") return; // by a listener of the state event just before
     const generation = ++this.#generation;
     const current = () => generation === this.#generation && this.#state !== "closed";
+    this.#left = false;
     this.#cancelTimers();
     // Armed before the token is fetched: a token function that never settles must not stall the connection for ever.
-    const limit = this.#options.connectTimeoutMs ?? 15_000;
-    this.#connectTimer = this.#timers.setTimeout(() => {
-      if (!current()) return;
-      this.#dropSocket();
-      this.#lost(1006, `not established within ${limit} ms`);
-    }, limit);
+    const limit = duration(this.#options.connectTimeoutMs, 15_000);
+    this.#connectTimer = this.#after(limit, () => {
+      if (current()) this.#lost(1006, `not established within ${limit} ms`);
+    });
     /** @type {string | null | undefined} */
     let token;
     try {
       const source = this.#options.token;
       token = typeof source === "function" ? await source() : source;
     } catch (error) {
-      if (!current()) return;
-      this.#report(error);
-      this.#lost(1006, "the token function failed");
+      if (current() && !this.#endedByToken(error)) this.#lost(1006, "the token function failed");
       return;
     }
     if (!current()) return;
+    this.#token = token;
     const inQuery = this.#options.tokenIn === "query";
     const url = this.#attemptUrl(inQuery ? token : null);
     const make = this.#options.WebSocket ?? globalThis.WebSocket;
@@ -582,15 +646,18 @@ export class Connection {
     this.#timers.clearTimeout(this.#connectTimer);
     this.#established = message;
     if (typeof message.session === "string") this.#session = message.session;
+    this.#rateFree = 0;
+    this.#accepted = this.#token;
     // Not reset at once: a server that accepts and then fails each connection would be hammered at the minimum.
-    this.#stableTimer = this.#timers.setTimeout(() => (this.#attempt = 0), this.#options.stableAfterMs ?? 5000);
-    const interval = message.heartbeat_interval_ms;
-    if (typeof interval === "number" && interval > 0) this.#watchSilence(interval * SILENT_INTERVALS);
+    this.#stableTimer = this.#after(duration(this.#options.stableAfterMs, 5000), () => (this.#attempt = 0));
+    const silence = duration(message.heartbeat_interval_ms * SILENT_INTERVALS, 0);
+    if (silence > 0) this.#watchSilence(Math.max(silence, 1000));
     this.#setState("open", message.resumed ? "session resumed" : "established");
     // A listener of that event may have closed or reconnected.
     if (this.#state !== "open") return;
-    this.#toSubscribe.clear();
-    this.#subscribeNow([...this.#channels.values()].filter((channel) => !channel.implicit).map(({ name }) => name), 0);
+    this.#due.unsubscribe.clear();
+    this.#due.subscribe.clear();
+    this.#change("subscribe", [...this.#channels.keys()], 0);
   }
 
   /**
@@ -598,15 +665,116 @@ export class Connection {
    * @param {number} limit milliseconds
    */
   #watchSilence(limit) {
-    const wait = Math.max(0, this.#lastHeard + limit - this.#timers.now());
-    this.#silenceTimer = this.#timers.setTimeout(() => {
-      if (this.#timers.now() - this.#lastHeard < limit) {
-        this.#watchSilence(limit);
-        return;
+    this.#silenceTimer = this.#after(this.#lastHeard + limit - this.#timers.now(), () => {
+      if (this.#timers.now() - this.#lastHeard < limit) this.#watchSilence(limit);
+      else this.#lost(1006, `nothing heard for ${Math.round(limit)} ms`);
+    });
+  }
+
+  /** What the browser knows of the network and of the page decides when to look, instead of the next timer. */
+  #listenToBrowser() {
+    const { document, navigator } = globalThis;
+    /** @type {[any, string, () => void][]} */
+    const table = [
+      [globalThis, "online", () => this.#wake()],
+      [globalThis, "offline", () => this.#probe()],
+      [/** @type {any} */ (navigator)?.connection, "change", () => this.#probe()],
+      [document, "resume", () => this.#wake()], // after the browser had stopped all of the page
+      [document, "visibilitychange", () => document.visibilityState === "visible" && this.#wake()],
+      [globalThis, "pagehide", () => this.#leavePage()],
+      [globalThis, "pageshow", () => this.#left && this.#wake()],
+    ];
+    for (const [target, type, act] of table) target?.addEventListener?.(type, act, { signal: this.#events.signal });
+  }
+
+  /** The network may be back: the rest of a back-off is pointless. A pause the server asked for still holds. */
+  #wake() {
+    if (this.#left || (this.#retryTimer !== null && !this.#retryHinted)) this.#retry();
+    else this.#probe();
+  }
+
+  /** An open socket may be dead and will not say so: ask for an answer. Anything heard late enough is one too. */
+  #probe() {
+    const generation = this.#generation;
+    if (this.#state !== "open" || this.#probed === generation) return;
+    this.#probed = generation;
+    const asked = this.#timers.now();
+    this.#ask({ type: "heartbeat", id: this.#newId() }, { once: true, urgent: true, limit: PROBE_MS }).then(
+      () => (this.#probed = 0),
+      (error) => {
+        if (generation !== this.#generation) return;
+        this.#probed = 0;
+        // What comes at once was on its way before; a slow connection brings the answer behind other messages.
+        if (error.code !== "TIMEOUT" || this.#lastHeard > asked + PROBE_MS / 5) return;
+        this.#lost(1006, `no answer to a probe within ${PROBE_MS} ms`);
+      },
+    );
+  }
+
+  /** A page with an open socket is not kept for the way back. */
+  #leavePage() {
+    this.#left = true;
+    this.#drop("the page was left");
+  }
+
+  /**
+   * Give a connection up that may be fine.
+   * @param {string} detail
+   * @param {number | null} [retryInMs]
+   */
+  #drop(detail, retryInMs = null) {
+    this.#forgetConnection(new TrunklineError("DISCONNECTED", `${detail}; outcome unknown`, true));
+    this.#setState("reconnecting", detail, { retryInMs });
+  }
+
+  // --- tokens -------------------------------------------------------------------------------------------------------
+
+  /**
+   * Get a fresh token and send it, again and again with back-off until the server takes one. Should none come in time,
+   * the server closes with 4002, and the next attempt asks for a token too.
+   */
+  async #refresh() {
+    const source = this.#options.token;
+    const generation = this.#generation;
+    if (typeof source !== "function" || this.#refreshed === generation) return;
+    this.#refreshed = generation;
+    for (let tries = 0; generation === this.#generation; tries++) {
+      let wait = backoffDelay(tries, this.#backoff, this.#random);
+      /** @type {string | null | undefined} */
+      let token;
+      try {
+        token = await source();
+      } catch (error) {
+        if (generation !== this.#generation || this.#endedByToken(error)) return;
       }
-      this.#dropSocket();
-      this.#lost(1006, `nothing heard for ${Math.round(limit)} ms`);
-    }, wait);
+      if (generation !== this.#generation) return;
+      // A function that keeps its token may give the old one until that has expired.
+      if (token && token !== this.#accepted) {
+        this.#token = token;
+        const refused = await this.#ask({ type: "refresh", id: this.#newId(), token }, { once: true }).then(
+          () => null,
+          (error) => error,
+        );
+        if (generation !== this.#generation) return;
+        if (refused) this.#report(refused);
+        else this.#accepted = token;
+        if (!refused?.temporary) break;
+        wait = Math.max(wait, hintOf(refused.retryAfterMs) ?? 0);
+      }
+      await new Promise((resolve) => this.#after(wait, () => resolve(0)));
+    }
+    if (generation === this.#generation) this.#refreshed = 0;
+  }
+
+  /**
+   * @param {any} error of the token function
+   * @returns {boolean} whether that was the end
+   */
+  #endedByToken(error) {
+    this.#report(error);
+    if (error?.temporary !== false) return false;
+    this.#finish("no token any more", 4001);
+    return true;
   }
 
   /**
@@ -617,7 +785,11 @@ export class Connection {
     const goodbye = this.#goodbye;
     const recent = this.#pause && this.#timers.now() - this.#pause.at < PAUSE_VALID_MS;
     const retryAfterMs = recent && this.#pause ? this.#pause.ms : null;
-    const plan = afterClose({ code, attempt: this.#attempt, goodbye, retryAfterMs }, this.#backoff, this.#random);
+    // A token that was accepted before is no fresh one: it has expired meanwhile, and the function may have kept it.
+    const old = typeof this.#options.token === "function" && this.#token && this.#token === this.#accepted;
+    const close =
+      code === 4001 && old && this.#state !== "open" ? { code: 1006, goodbye: null } : { code, goodbye };
+    const plan = afterClose({ ...close, attempt: this.#attempt, retryAfterMs }, this.#backoff, this.#random);
     const said = goodbye?.reason || reason;
     const detail = said ? `${said} (${code})` : code === 1006 ? "unreachable or refused (1006)" : `closed with ${code}`;
     if (!plan.reconnect) {
@@ -629,53 +801,40 @@ export class Connection {
     this.#forgetConnection(
       new TrunklineError("DISCONNECTED", "connection lost before the answer; outcome unknown", true),
     );
-    this.#retryTimer = this.#timers.setTimeout(() => this.#retry(), plan.delay);
+    this.#retryTimer = this.#after(plan.delay, () => this.#retry());
     this.#setState("reconnecting", detail, { retryInMs: Math.round(plan.delay), code });
   }
 
   #retry() {
-    this.#retryTimer = null;
+    this.#cancelTimers();
     this.#setState("reconnecting", "trying");
     void this.#open();
   }
-
-  /** The network is back: the rest of a back-off is pointless. A pause the server asked for still holds. */
-  #whenOnline = () => {
-    if (this.#retryTimer === null || this.#retryHinted) return;
-    this.#timers.clearTimeout(this.#retryTimer);
-    this.#retry();
-  };
 
   /**
    * @param {string} detail
    * @param {number | null} code
    */
   #finish(detail, code) {
-    this.#forgetConnection(new TrunklineError("CLOSED", `connection closed: ${detail}`, false));
-    globalThis.removeEventListener?.("online", this.#whenOnline);
+    this.#forgetConnection(new TrunklineError("CLOSED", `connection closed: ${detail}`, false), 1000);
+    this.#events.abort();
     this.#setState("closed", detail, { code });
   }
 
   /**
-   * Give the socket up without waiting for its close event, which a half-open connection delivers minutes later.
-   * @param {number} [code]
+   * Forget what belonged to one socket: itself, timers, hints, acks, outstanding requests. Its close event is not
+   * waited for: a half-open connection delivers it minutes later.
+   * @param {TrunklineError} error what outstanding requests reject with
+   * @param {number} [code] to close with
    */
-  #dropSocket(code) {
+  #forgetConnection(error, code) {
+    this.#generation += 1;
     const socket = this.#socket;
     this.#socket = null;
-    if (!socket) return;
-    socket.onmessage = socket.onclose = null;
-    if (code === undefined) socket.close();
-    else socket.close(code);
-  }
-
-  /**
-   * Forget what belonged to one socket: timers, hints, acks, outstanding requests.
-   * @param {TrunklineError} error what outstanding requests reject with
-   */
-  #forgetConnection(error) {
-    this.#generation += 1;
-    this.#socket = null;
+    if (socket) {
+      socket.onmessage = socket.onclose = null;
+      socket.close(code);
+    }
     this.#goodbye = null;
     this.#pause = null;
     this.#cancelTimers();
@@ -683,11 +842,8 @@ export class Connection {
       channel.subscribed = null;
       channel.recovery = null;
     }
-    const outstanding = [...this.#pending.values()];
-    this.#pending.clear();
-    for (const request of outstanding) {
-      this.#timers.clearTimeout(request.timer);
-      request.reject(error);
+    for (const request of [...this.#pending.values()]) {
+      this.#forgetRequest(request).reject(error.temporary ? (request.unsent ?? error) : error);
     }
   }
 
@@ -696,6 +852,15 @@ export class Connection {
       this.#timers.clearTimeout(timer);
     }
     this.#retryTimer = this.#connectTimer = this.#stableTimer = this.#silenceTimer = null;
+  }
+
+  /**
+   * @param {number} ms of any size
+   * @param {() => void} callback
+   * @returns {any} a handle to clear
+   */
+  #after(ms, callback) {
+    return this.#timers.setTimeout(callback, Math.max(0, Math.min(ms, LONGEST_MS)));
   }
 
   // --- messages -----------------------------------------------------------------------------------------------------
@@ -725,15 +890,19 @@ export class Connection {
         this.#opened(message);
         break;
       case "heartbeat":
-        if (this.#state === "open" && this.#socket?.readyState === 1) this.#transmit({ type: "heartbeat" });
+        if (this.#state === "open" && this.#socket?.readyState === 1) void this.send({ type: "heartbeat" });
         break;
       case "goodbye":
         this.#goodbye = message;
         break;
+      case "token_expiring":
+        void this.#refresh();
+        break;
       case "error":
-        if (typeof message.retry_after_ms === "number") {
+        if (hintOf(message.retry_after_ms) !== null) {
           this.#pause = { ms: message.retry_after_ms, at: this.#timers.now() };
         }
+        if (message.code === "RATE_LIMIT_EXCEEDED") this.#overRate(hintOf(message.retry_after_ms) ?? 0);
         break;
       case "subscription_ack":
         this.#acknowledged(message);
@@ -741,6 +910,12 @@ export class Connection {
       case "publication":
         this.#published(/** @type {Publication} */ (message));
         break;
+      case "unsubscribed": {
+        const channel = this.#channels.get(message.channel);
+        if (channel) channel.subscribed = null;
+        this.#tell(message.channel, "onError", new TrunklineError(message.code, message.reason, false));
+        break;
+      }
       case "publish_ack":
         // With `prev` the ack stands in the channel's order in place of our own publication.
         if (message.prev !== undefined && message.prev !== null) this.#advance(message);
@@ -758,14 +933,19 @@ export class Connection {
 
   /** @param {Message} message */
   #settle(message) {
-    const request = message.id === undefined || message.id === null ? undefined : this.#pending.get(message.id);
-    if (!request || message.id === undefined) return;
-    this.#pending.delete(message.id);
-    this.#timers.clearTimeout(request.timer);
-    if (message.type === "error") {
-      const { code, message: text, temporary, retry_after_ms: retryAfterMs } = message;
-      request.reject(new TrunklineError(code, text, temporary === true, retryAfterMs ?? null));
-    } else request.resolve(message);
+    const { id, type, code, message: text, temporary, retry_after_ms: hint = null } = message;
+    const request = id === undefined || id === null ? undefined : this.#pending.get(id);
+    if (!request) return;
+    if (type !== "error") {
+      this.#forgetRequest(request).resolve(message);
+      return;
+    }
+    const error = new TrunklineError(code, text, temporary === true, hint);
+    if (error.temporary && !request.once) {
+      const wait = repeatDelay(request.tries, hint, this.#backoff, this.#random);
+      request.tries += 1;
+      this.#sendAfter(wait, request, error);
+    } else this.#forgetRequest(request).reject(error);
   }
 
   /** @param {Message} message a subscription_ack */
@@ -817,60 +997,81 @@ export class Connection {
 
   // --- subscribing --------------------------------------------------------------------------------------------------
 
-  /** @param {string[]} names */
-  #subscribeSoon(names) {
-    if (this.#toSubscribe.size === 0) {
+  /**
+   * @param {"subscribe" | "unsubscribe"} type
+   * @param {string} name
+   */
+  #changeSoon(type, name) {
+    const due = this.#due;
+    if (due.unsubscribe.size + due.subscribe.size === 0) {
       queueMicrotask(() => {
-        const due = [...this.#toSubscribe];
-        this.#toSubscribe.clear();
-        this.#subscribeNow(due, 0);
+        const [leaving, coming] = [[...due.unsubscribe], [...due.subscribe]];
+        due.unsubscribe.clear();
+        due.subscribe.clear();
+        this.#change("unsubscribe", leaving, 0);
+        this.#change("subscribe", coming, 0);
       });
     }
-    for (const name of names) this.#toSubscribe.add(name);
+    due[type].add(name);
   }
 
   /**
-   * One subscribe message for all these channels; more only when it would exceed the server's message limit.
+   * One message for all these channels; more only when it would exceed the server's message limit.
+   * @param {"subscribe" | "unsubscribe"} type
    * @param {string[]} names
-   * @param {number} tries how often these were refused for a time
+   * @param {number} tries how often these were refused
    */
-  #subscribeNow(names, tries) {
-    const channels = names.filter((name) => this.#channels.get(name)?.implicit === false);
+  #change(type, names, tries) {
+    // Meanwhile some may have been left, or wanted again.
+    const channels = names.filter((name) => {
+      const channel = this.#channels.get(name);
+      return type === "subscribe" ? channel?.implicit === false : tries === 0 || !channel;
+    });
     if (this.#state !== "open" || channels.length === 0) return;
     /** @type {Record<string, Position>} */
     const recover = {};
     for (const name of channels) {
       const position = this.#channels.get(name)?.position;
-      if (position) recover[name] = { ...position };
+      if (position && type === "subscribe") recover[name] = { ...position };
     }
     const known = Object.keys(recover).length > 0;
-    const message = { type: "subscribe", id: this.#newId(), channels, ...(known ? { recover } : {}) };
-    if (channels.length > 1 && this.#tooBig(JSON.stringify(message))) {
-      const half = channels.length >> 1;
-      this.#subscribeNow(channels.slice(0, half), tries);
-      this.#subscribeNow(channels.slice(half), tries);
-      return;
+    const message = { type, id: this.#newId(), channels, ...(known ? { recover } : {}) };
+    if (channels.length > 1 && this.#tooBig(JSON.stringify(message))) this.#halve(type, channels, tries);
+    else {
+      const manner = { asked: recover, once: true };
+      this.#ask(message, manner).catch((error) => this.#refused(type, channels, error, tries));
     }
-    this.#ask(message, { asked: recover }).catch((error) => this.#refused(channels, error, tries));
   }
 
   /**
+   * @param {"subscribe" | "unsubscribe"} type
+   * @param {string[]} names
+   * @param {number} tries
+   */
+  #halve(type, names, tries) {
+    const half = names.length >> 1;
+    this.#change(type, names.slice(0, half), tries);
+    this.#change(type, names.slice(half), tries);
+  }
+
+  /**
+   * @param {"subscribe" | "unsubscribe"} type
    * @param {string[]} names
    * @param {TrunklineError} error
    * @param {number} tries
    */
-  #refused(names, error, tries) {
-    if (["NOT_OPEN", "DISCONNECTED", "CLOSED"].includes(error.code)) return; // the next connection subscribes to all again
+  #refused(type, names, error, tries) {
+    // The next connection subscribes to all again.
+    if (["NOT_OPEN", "DISCONNECTED", "CLOSED"].includes(error.code)) return;
     if (error.temporary) {
       const generation = this.#generation;
-      const delay = error.retryAfterMs ?? this.#backoff.min + backoffDelay(tries, this.#backoff, this.#random);
-      this.#timers.setTimeout(() => {
-        if (generation === this.#generation) this.#subscribeNow(names, tries + 1);
-      }, delay);
+      this.#after(repeatDelay(tries, error.retryAfterMs, this.#backoff, this.#random), () => {
+        if (generation === this.#generation) this.#change(type, names, tries + 1);
+      });
     } else if (names.length > 1) {
-      // One bad channel must not cost the others: ask one by one and see which it is.
-      for (const name of names) this.#subscribeNow([name], 0);
-    } else this.#tell(names[0], "onError", error);
+      // One bad channel must not cost the others: find which it is.
+      this.#halve(type, names, tries + 1);
+    } else if (type === "subscribe") this.#tell(names[0], "onError", error);
   }
 
   /**
@@ -880,17 +1081,38 @@ export class Connection {
   #leave(channel, own) {
     if (!channel.handlers.delete(own) || channel.handlers.size > 0 || channel.implicit) return;
     this.#channels.delete(channel.name);
-    const sent = !this.#toSubscribe.delete(channel.name);
-    if (!sent || this.#state !== "open") return;
-    this.request({ type: "unsubscribe", channels: [channel.name] }).catch(() => {
-      // Refused means that the server holds no subscription, lost means the same: nothing is left to do.
-    });
+    const sent = !this.#due.subscribe.delete(channel.name);
+    if (sent && this.#state === "open") this.#changeSoon("unsubscribe", channel.name);
   }
 
   // --- sending ------------------------------------------------------------------------------------------------------
 
   #newId() {
     return `c${++this.#lastId}`;
+  }
+
+  /**
+   * The next place in the server's message rate, of which the first `rate_burst` are there at once.
+   * @returns {{wait: number, after: number}} milliseconds until it is there; what `#rateFree` is when it is taken
+   */
+  #place() {
+    const { rate_per_s: rate, rate_burst: burst } = this.#established?.limits ?? {};
+    if (!(rate > 0 && burst > 0)) return { wait: 0, after: 0 };
+    const [now, step] = [this.#timers.now(), 1000 / rate];
+    const after = Math.max(this.#rateFree, now) + step;
+    const wait = after - now - burst * step;
+    // The first that waits, and so all behind it, waits longer: the server saw the burst later than we sent it.
+    const slack = wait > 0 && wait <= step ? RATE_SLACK_MS : 0;
+    return { wait: wait + slack, after: after + slack };
+  }
+
+  /**
+   * The server counts otherwise than we do: there is no place before `hint` milliseconds.
+   * @param {number} hint
+   */
+  #overRate(hint) {
+    const short = Math.max(0, hint - this.#place().wait);
+    this.#rateFree = Math.max(this.#rateFree, this.#timers.now()) + short;
   }
 
   /** @param {string} text */
@@ -901,10 +1123,10 @@ export class Connection {
   }
 
   /**
-   * Hand a message to the socket or throw.
+   * The text of a message that can be sent now; throws else.
    * @param {Message} message
    */
-  #transmit(message) {
+  #encode(message) {
     if (this.#state === "closed") throw new TrunklineError("CLOSED", `cannot send ${message.type}: closed`, false);
     if (this.#state !== "open" || this.#socket?.readyState !== 1) {
       throw new TrunklineError("NOT_OPEN", `cannot send ${message.type} while ${this.#state}: nothing was sent`, true);
@@ -915,30 +1137,81 @@ export class Connection {
       const limit = this.#established?.limits?.message_bytes;
       throw new TrunklineError("TOO_BIG", `${message.type} is larger than the server's limit of ${limit} bytes`, false);
     }
-    this.#socket.send(text);
-    this.#emit("sent", message);
+    return text;
   }
 
   /**
-   * @param {Message} message with an id
-   * @param {{asked?: Record<string, Position>, replay?: Replay}} extra
+   * @param {Message} message
+   * @param {string} text
+   */
+  #transmit(message, text) {
+    this.#socket?.send(text);
+    this.#emit("sent", message.type === "refresh" ? { ...message, token: "***" } : message);
+  }
+
+  /**
+   * Send a message with an id, again when it is refused for a time, and wait for the answer.
+   * @param {Message} message
+   * @param {Manner} [manner]
    * @returns {Promise<Message>}
    */
-  #ask(message, extra) {
+  #ask(message, manner = {}) {
     return new Promise((resolve, reject) => {
       const id = message.id;
       if (id === undefined || this.#pending.has(id)) {
         reject(new TypeError(`the id ${id} belongs to a request that is still waiting; choose another`));
         return;
       }
-      this.#transmit(message); // a throw in here rejects the promise
-      const limit = this.#options.requestTimeoutMs ?? 30_000;
-      const timer = this.#timers.setTimeout(() => {
-        this.#pending.delete(id);
-        reject(new TrunklineError("TIMEOUT", `no answer to ${message.type} within ${limit} ms; outcome unknown`, true));
-      }, limit);
-      this.#pending.set(id, { resolve, reject, timer, ...extra });
+      const text = this.#encode(message); // a throw in here rejects the promise
+      const limit = manner.limit ?? duration(this.#options.requestTimeoutMs, 30_000);
+      const timer = this.#after(limit, () => {
+        const late = `no answer to ${message.type} within ${limit} ms; outcome unknown`;
+        this.#forgetRequest(request).reject(request.unsent ?? new TrunklineError("TIMEOUT", late, true));
+      });
+      const until = this.#timers.now() + limit;
+      /** @type {Pending} */
+      const request = { ...manner, message, text, resolve, reject, until, timer, later: null, unsent: null, tries: 0 };
+      this.#pending.set(id, request);
+      this.#sendAfter(0, request, null);
     });
+  }
+
+  /**
+   * Send a request when it has waited and has its place in the rate.
+   * @param {number} pause milliseconds
+   * @param {Pending} request
+   * @param {TrunklineError | null} refusal why it waits
+   */
+  #sendAfter(pause, request, refusal) {
+    const { wait, after } = this.#place();
+    const delay = Math.max(pause, request.urgent ? 0 : wait);
+    request.unsent = refusal;
+    if (delay > 0) {
+      const full = "nothing was sent: the server takes no more messages at the moment";
+      request.unsent ??= new TrunklineError("RATE_LIMIT_EXCEEDED", full, true, delay);
+      if (this.#timers.now() + delay >= request.until) {
+        this.#forgetRequest(request).reject(request.unsent);
+        return;
+      }
+    }
+    this.#rateFree = after;
+    const send = () => {
+      request.unsent = null;
+      this.#transmit(request.message, request.text);
+    };
+    if (delay > 0) request.later = this.#after(delay, send);
+    else send();
+  }
+
+  /**
+   * @param {Pending} request
+   * @returns {Pending} the same
+   */
+  #forgetRequest(request) {
+    this.#pending.delete(request.message.id ?? "");
+    this.#timers.clearTimeout(request.timer);
+    this.#timers.clearTimeout(request.later);
+    return request;
   }
 
   // --- callbacks ----------------------------------------------------------------------------------------------------
