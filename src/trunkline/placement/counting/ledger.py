@@ -19,6 +19,8 @@ The rules by which each event is counted once:
   for what else is late see `LateEvents`.
 - A new run means that all connections of the one before are gone, whatever relays still believe.
 - What we relay or have pending ourselves is the least it can be.
+- A pick that failed may have been counted by the backend for a moment where we relay. Where we steer, a failure is a
+  guess from a repeated key, which clients choose: it takes back its own pick, and never what was reported.
 
 A foreign backend that reports the same number for ever while picks go there is doubted.
 """
@@ -176,11 +178,13 @@ class Ledger:
             self._ended(now)
             return
         elif made.shown:
-            self._ended(now)
+            if self._relaying:
+                self._ended(now)
             return
         # A pick that a foreign report was taken to contain and that came to nothing: the report may have risen for
         # another reason, or the backend may have counted it for a moment. The next report knows.
-        self._closes.add(now)
+        if self._relaying:
+            self._closes.add(now)
 
     def expire(self, made: Reservation) -> None:
         """Forget a pick that never showed up; a connection that was opened never expires."""
@@ -212,22 +216,24 @@ class Ledger:
         """A pick of another balancer came to nothing."""
         made = self._remote_keys.first(key[:KEY_CHARS])
         if made is not None:
-            self._end_of_remote(made, now)
+            self._end_of_remote(made)
+            if self._relaying:
+                self._closes.add(now)
 
     def remote_close(self, key: str, now: float) -> None:
         """A connection that another balancer relayed has ended."""
         made = self._remote_keys.first(key[:KEY_CHARS])
         if made is not None:
-            self._end_of_remote(made, now)
+            self._end_of_remote(made)
+            self._closes.add(now)
             self._gone.add(made.key, now)
         elif self.reported is not None:
             self._ended(now)
 
-    def _end_of_remote(self, made: Reservation, now: float) -> None:
+    def _end_of_remote(self, made: Reservation) -> None:
         made.over = True
         self._settle(made)
         self.count -= 1
-        self._closes.add(now)
 
     def report(self, report: LoadReport, asked_at: float, now: float) -> bool:
         """Take a backend's report; false for a report that is older than what is known.
