@@ -32,7 +32,8 @@ def token(lasts_s: float) -> str:
 @pytest_asyncio.fixture(loop_scope="session")
 async def node() -> AsyncIterator[Node]:
     """A node that reads tokens."""
-    node = Node(settings_with(auth__algorithms=("HS256",), auth__secret=Secret(KEY)), stock.create())
+    tokens = {"auth__algorithms": ("HS256",), "auth__secret": Secret(KEY), "auth__leeway_s": 0.0}
+    node = Node(settings_with(**tokens), stock.create())
     await node.start()
     yield node
     await node.stop()
@@ -64,11 +65,16 @@ async def page(browser: Browser, node: Node) -> AsyncIterator[Page]:
 
 
 async def test_tokens_that_expire_are_replaced_and_nothing_is_lost(page: Page, node: Node) -> None:
-    """A fresh token keeps the connection; without one 4002, then a reconnect that recovers what came meanwhile."""
-    lives = [1.5, 1.5]
+    """A fresh token keeps the connection; without one 4002, then a reconnect that recovers what came meanwhile.
 
-    async def give() -> str | None:
-        return token(lives.pop(0)) if lives else None
+    A function that still gives the expired token is refused with 4001 and called again.
+    """
+    lives, kept = [1.5, 1.5], [""]
+
+    async def give() -> str:
+        if lives:
+            kept[0] = token(lives.pop(0))
+        return kept[0]
 
     await page.expose_function("giveToken", give)
     await page.evaluate("open({ token: giveToken, backoff: { min: 20, max: 100 } })")
@@ -77,12 +83,13 @@ async def test_tokens_that_expire_are_replaced_and_nothing_is_lost(page: Page, n
     await page.wait_for_function("seen.includes('one')")
     assert await page.evaluate("states.filter(([state]) => state !== 'connecting')") == [["open", None]]
     await page.wait_for_function("states.some(([, code]) => code === 4002)")
+    await page.wait_for_function("states.some(([, code]) => code === 4001)")
     lives.append(3600.0)
     await node.hub.publish("public.a", b'"two"')
     await page.wait_for_function("seen.includes('two')")
-    assert await page.evaluate("c.state") == "open"
     heard = [word for word in await page.evaluate("seen") if word in ("one", "two", "gap")]
     assert heard == ["one", "two"]
+    assert (await page.evaluate("c.state"), len(lives)) == ("open", 0)
 
 
 async def test_a_fresh_token_that_is_refused_ends_it(page: Page) -> None:
