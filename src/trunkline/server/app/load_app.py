@@ -52,7 +52,7 @@ def _failed(module_name: str, error: Exception) -> StartError:
         trace = trace.tb_next
     text = "".join(traceback.format_exception(error.with_traceback(trace))).rstrip()
     brief = f"{type(error).__name__}: {error}".partition("\n")[0]
-    return StartError(f"the module {module_name!r} cannot be imported: {brief}", f"It failed here:\n{text}")
+    return StartError(f"the module {module_name!r} cannot be imported: {brief}", f"Correct it and start again.\n{text}")
 
 
 def _is_on_the_way(file: str) -> bool:
