@@ -492,3 +492,17 @@ async def test_the_close_frame_of_a_client_that_was_held_back_is_read(scene: Sce
     assert peer.transport.reading
     peer.connection.data_received(b"\x88\x82" + bytes(4) + b"\x03\xe8")
     assert peer.transport.closed
+
+
+async def test_channels_of_one_request_come_together(scene: Scene) -> None:
+    """Forty fresh channels take the round trips of a few, and forty recoveries as well; one ack has them all."""
+    names = [f"a{number}" for number in range(40)]
+    channels = [f"public.{name}" for name in names]
+    for channel in channels:
+        await scene.publish(channel, 3, deliver=False)
+    scene.bus.before = 30  # turns of the loop for each request; one after another they would take 1,200
+    peer = await scene.follow(*channels)
+    assert len(peer.of("subscription_ack")[0]["subscribed"]) == 40
+    recovered = await scene.follow(*channels, **dict.fromkeys(names, 1))
+    positions = recovered.of("subscription_ack")[0]["positions"]
+    assert [position["replayed"] for position in positions.values()] == [2] * 40

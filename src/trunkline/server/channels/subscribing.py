@@ -6,6 +6,7 @@ client becomes a subscriber at the moment nothing is left to replay.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -66,22 +67,32 @@ class Subscribing:
         hub = self._hub
         recover = request.recover or {}
         for _ in range(_TRIES):
+            # Together: over NATS each takes several round trips. What is live here already needs no task.
             windows: dict[str, Window] = {}
-            for name in request.channels:
-                channel = await hub.attach(name)
-                wanted = recover.get(name)
-                if wanted is None or channel.epoch is None or wanted.epoch != channel.epoch:
-                    continue
-                if wanted.offset > channel.top:
-                    await hub.reach(channel, wanted.offset)
-                if recovery.behind(channel, wanted):
-                    windows[name] = await hub.window(channel)
+            await asyncio.gather(
+                *(
+                    self._bring(name, recover.get(name), windows)
+                    for name in request.channels
+                    if name in recover or hub.ready(name) is None
+                )
+            )
             # While one channel was awaited, another may have lost its window or gone to catch up: look again.
             found = [(hub.ready(name), recover.get(name), windows.get(name)) for name in request.channels]
             live = [(channel, wanted, window) for channel, wanted, window in found if channel is not None]
             if len(live) == len(found) and all(recovery.settled(*each) for each in live):
                 return [recovery.decide(*each) for each in live]
         raise BusUnavailable("channels did not settle")
+
+    async def _bring(self, name: str, wanted: wire.Position | None, windows: dict[str, Window]) -> None:
+        """Bring a channel here, and into `windows` what was missed of it since `wanted`."""
+        hub = self._hub
+        channel = await hub.attach(name)
+        if wanted is None or channel.epoch is None or wanted.epoch != channel.epoch:
+            return
+        if wanted.offset > channel.top:
+            await hub.reach(channel, wanted.offset)
+        if recovery.behind(channel, wanted):
+            windows[name] = await hub.window(channel)
 
     def _acknowledge(
         self, subscriber: Subscriber, request: wire.Subscribe, verdicts: Sequence[Verdict]
