@@ -72,6 +72,17 @@ class Counting:
     def connected(self) -> bool:
         return self._bus.connected
 
+    @property
+    def problem(self) -> str:
+        return self._bus.problem
+
+    @property
+    def warning(self) -> str:
+        return self._bus.warning
+
+    def now_ms(self) -> float:
+        return self._bus.now_ms()
+
     async def start(self, on_state: OnState) -> None:
         await self._bus.start(on_state)
 

@@ -30,7 +30,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         data: JSON text, exactly as it was published.
         prev: the offset before it in this channel, 0 when there is none or none is known any more.
-        ts: when the bus took it, ms since 1970.
+        ts: when the bus took it, by the bus's own time, ms since 1970.
         origin: an opaque tag given by the publisher; not kept in history.
     """
 
@@ -101,6 +101,9 @@ class Bus(Protocol):
     @property
     def connected(self) -> bool:
         """Whether publishing would reach the bus now."""
+
+    def now_ms(self) -> float:
+        """The bus's own time, ms since 1970, by which the age of a publication is judged; never the wall clock's."""
 
     @property
     def problem(self) -> str:

@@ -5,7 +5,7 @@ Rules:
 - Offsets are dense: each publication gets the offset after the last one, and none is ever given out twice.
 - `floor` is exact: it is the offset of the newest publication that is gone (by count or by age), or the offset the
   history began after. Everything above it can be read.
-- Time is handed in, in ms since 1970. A clock that steps back only delays eviction; it never brings anything back.
+- Time is handed in, in ms since 1970, and comes from a clock that is not set while the history lives.
 """
 
 from __future__ import annotations

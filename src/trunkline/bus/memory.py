@@ -4,6 +4,7 @@ Rules:
 
 - `publish` delivers before it returns, in the order of the calls, so every subscriber sees the same order.
 - The epoch is drawn when the bus is created: a restarted node never takes an old client's position for its own.
+- Publications are dated by a clock that is never set, so that no step of the wall clock changes what is kept.
 - A channel that is empty and has no subscriber may be forgotten, when there are many. It leaves one number behind for
   the whole bus: the highest offset ever forgotten. A channel that begins again begins above it, so no offset
   stands for two publications, and below its floor nothing is promised.
@@ -17,6 +18,7 @@ import time
 import msgspec
 
 from trunkline.bus.base import Deliver, HistoryPage, OnState, Publication, Published, RetentionOf, Subscription
+from trunkline.bus.clock import BusClock
 from trunkline.bus.history import History
 from trunkline.errors import BusUnavailable
 from trunkline.logs.logger import get_logger
@@ -62,7 +64,12 @@ class MemoryBus:
         self._forget_above = forget_above
         self._look_at = forget_above
         self._forgotten_top = 0
+        self._clock = BusClock(time.time() * 1000, time.monotonic())
         self.connected = False
+
+    def now_ms(self) -> float:
+        """The time at which the bus was made, plus what has passed since."""
+        return self._clock.ms(time.monotonic())
 
     async def start(self, on_state: OnState) -> None:
         """Begin; `on_state(True)` is called once, since there is no server to lose."""
@@ -82,7 +89,7 @@ class MemoryBus:
         """Store and deliver one publication; raises BusUnavailable before `start` and after `close`."""
         self._require_running()
         held = self._channel(channel)
-        now = _now_ms()
+        now = int(self.now_ms())
         if held.history is not None:
             publication = held.history.append(data, now)
             if origin is not None:
@@ -113,7 +120,7 @@ class MemoryBus:
         self._require_running()
         held = self._channels.get(channel)
         if held is not None and held.history is not None:
-            return held.history.page(after, limit, _now_ms())
+            return held.history.page(after, limit, int(self.now_ms()))
         if held is not None or not self._retention(channel).kept:
             return HistoryPage(None, 0, 0, [])
         return HistoryPage(self._epoch, self._forgotten_top, 0, [])
@@ -133,7 +140,7 @@ class MemoryBus:
         return held
 
     def _forget_idle(self) -> None:
-        now = _now_ms()
+        now = int(self.now_ms())
         idle = [
             name
             for name, held in self._channels.items()
@@ -145,7 +152,3 @@ class MemoryBus:
                 self._forgotten_top = max(self._forgotten_top, history.top)
         # Looking again only after as many new channels as are left keeps the cost per channel constant.
         self._look_at = max(self._forget_above, 2 * len(self._channels))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -71,6 +71,10 @@ class FaultyBus:
     async def close(self) -> None:
         """Let go."""
 
+    def now_ms(self) -> float:
+        """The server's time."""
+        return self._server.now_ms()
+
     def epoch(self, channel: str) -> str | None:
         """The life of the channel's history on the server."""
         return self._server._epoch if self._retention(channel).kept else None

@@ -13,8 +13,8 @@ What is lost when: nothing that was acknowledged, within retention and as long a
 was quiet for longer than `keep_s`, or whose messages made way for others' at `max_bytes`, reports a higher floor than
 necessary.
 
-The age of a publication is judged by this node's clock against the server's; clocks that differ by a second move the
-edge of what is served by a second.
+The age of a publication is judged by the server's time alone (`bus/clock.py`), which comes with the streams and with
+each publication.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from trunkline.bus.base import (
     RetentionOf,
     Subscription,
 )
+from trunkline.bus.clock import BusClock
 from trunkline.bus.nats.fleet import NatsFleetLink
 from trunkline.bus.nats.jetstream import NO_ROOM, Reply, ms_of
 from trunkline.bus.nats.log import StreamLog
@@ -80,7 +81,7 @@ class _NatsSubscription(LastingSubscription):
 
     def _on_live(self, msg: Msg) -> None:
         origin = msg.headers.get(ORIGIN) if msg.headers else None
-        self._deliver(Publication(self.channel, msg.data, None, None, None, time.time_ns() // 1_000_000, origin))
+        self._deliver(Publication(self.channel, msg.data, None, None, None, int(self._bus.now_ms()), origin))
 
     def _on_stored(self, msg: Msg) -> None:
         kept, headers = self._kept, msg.headers
@@ -96,6 +97,8 @@ class _NatsSubscription(LastingSubscription):
             self._bus.recheck(kept)
         kept.newest = offset
         self.last = offset
+        ts = ms_of(headers["Nats-Time-Stamp"])
+        self._bus.clock.delivered(ts, time.monotonic())
         self._deliver(
             Publication(
                 self.channel,
@@ -103,7 +106,7 @@ class _NatsSubscription(LastingSubscription):
                 kept.epoch,
                 offset,
                 prev if prev < offset else 0,
-                ms_of(headers["Nats-Time-Stamp"]),
+                ts,
                 headers.get(ORIGIN),
             )
         )
@@ -127,6 +130,7 @@ class NatsBus:
         self._tls = tls_context(self._address, settings.tls_ca_file)
         self._retention = retention
         self._prefix = settings.prefix
+        self.clock = BusClock(time.time() * 1000, time.monotonic())
         self._logs: dict[tuple[int, float], StreamLog] = {}
         self._subscriptions: dict[str, set[_NatsSubscription]] = {}
         self._rechecks: dict[str, asyncio.Task[None]] = {}
@@ -142,6 +146,10 @@ class NatsBus:
         """Whether NATS is connected, and streams and subscriptions are in place."""
         wire = self._link.connection
         return wire is not None and wire.alive
+
+    def now_ms(self) -> float:
+        """The server's time."""
+        return self.clock.ms(time.monotonic())
 
     @property
     def problem(self) -> str:
@@ -222,7 +230,7 @@ class NatsBus:
             return HistoryPage(None, 0, 0, [])
         await self._freshen(wire, kept)
         delivered = max((each.last for each in self._subscriptions.get(channel, ())), default=0)
-        return await kept.page(wire, channel, after, limit, now=time.time_ns() // 1_000_000, delivered=delivered)
+        return await kept.page(wire, channel, after, limit, now=int(self.now_ms()), delivered=delivered)
 
     def live_subject(self, channel: str) -> str:
         """Where a channel's publications are delivered."""
@@ -359,5 +367,5 @@ class NatsBus:
         key = (retention.count, retention.age_s)
         kept = self._logs.get(key)
         if kept is None:
-            kept = self._logs[key] = StreamLog(self._settings, retention)
+            kept = self._logs[key] = StreamLog(self._settings, retention, self.clock)
         return kept

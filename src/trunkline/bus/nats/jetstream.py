@@ -94,6 +94,7 @@ class Reply(msgspec.Struct, frozen=True):
 
     error: ApiError | None = None
     created: str = ""
+    ts: str = ""
     state: StreamState | None = None
     config: Limits | None = None
     message: StoredMessage | None = None

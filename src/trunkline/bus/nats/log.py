@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import msgspec
 import structlog
 
 from trunkline.bus.base import HistoryPage, Retention
+from trunkline.bus.clock import BusClock
 from trunkline.bus.nats.jetstream import (
     NO_MESSAGE,
     NO_ROOM,
@@ -70,9 +72,10 @@ class StreamLog:
         lock: held while the stream is made and while a publication is handed over.
     """
 
-    def __init__(self, settings: BusSettings, retention: Retention) -> None:
+    def __init__(self, settings: BusSettings, retention: Retention, clock: BusClock) -> None:
         self._config = stream_config(settings, retention)
         self._retention = retention
+        self._clock = clock
         self._subjects = f"{settings.prefix}.log.{profile_of(retention)}."
         self._timeout_s = settings.publish_timeout_s
         self.name = self._config.name
@@ -143,6 +146,8 @@ class StreamLog:
             self._note(reply)
 
     def _note(self, reply: Reply) -> None:
+        if reply.ts:
+            self._clock.answered(ms_of(reply.ts), time.monotonic())
         epoch = epoch_of(reply.created)
         if epoch != self.epoch:
             self.remade = self.epoch is not None

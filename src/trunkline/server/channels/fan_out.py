@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Final
 
 from trunkline.logs.logger import get_logger
 from trunkline.metrics.exposition import Meter
@@ -12,14 +14,21 @@ from trunkline.websocket.deflate import SHARED_WINDOW_BITS
 
 log = get_logger("trunkline.hub")
 
+CREDIBLE_MS: Final = 1_000
+"""A wall clock that differs by more from the bus's was set, or is wrong."""
+
 
 class FanOut:
-    """Writes the publications that wait in channels; frames below `deflate_min_bytes` are not compressed."""
+    """Writes the publications that wait in channels; frames below `deflate_min_bytes` are not compressed.
 
-    def __init__(self, meter: Meter, clock: Clock, deflate_min_bytes: int) -> None:
+    `bus_ms` is the bus's time, which dates the publications.
+    """
+
+    def __init__(self, meter: Meter, clock: Clock, deflate_min_bytes: int, bus_ms: Callable[[], float]) -> None:
         self._meter = meter
         self._clock = clock
         self._deflate_min_bytes = deflate_min_bytes
+        self._bus_ms = bus_ms
         self._marked: list[Channel] = []
 
     @property
@@ -53,6 +62,10 @@ class FanOut:
         meter.messages_sent += delivered
         meter.bytes_sent += size
         if delivered:
-            meter.delivery_latency.observe(max(self._clock.precise_wall_ms() - oldest, 0) / 1000, delivered)
+            # The wall clock shows the way from the bus to here as well, as long as it is right.
+            now_ms, wall_ms = self._bus_ms(), self._clock.precise_wall_ms()
+            if abs(wall_ms - now_ms) < CREDIBLE_MS:
+                now_ms = wall_ms
+            meter.delivery_latency.observe(max(now_ms - oldest, 0) / 1000, delivered)
         if dropped:
             meter.publications_dropped.add("slow_client", times=dropped)

@@ -55,7 +55,7 @@ class Hub:
         self._retention = retention
         self._meter = meter
         self._clock = clock
-        self.fan_out = FanOut(meter, clock, deflate_min_bytes)
+        self.fan_out = FanOut(meter, clock, deflate_min_bytes, bus.now_ms)
         self.senders = Senders(clock, self.fan_out.flush_one)
         self._tasks = Tasks("hub_task_failed", expected=(BusUnavailable,))
         self._attaching: dict[str, asyncio.Task[None]] = {}
@@ -172,7 +172,7 @@ class Hub:
             read = partial(self._read_window, channel)
             found = await asyncio.shield(self._tasks.once(self._windows, channel.name, read))
         found.used_at = self._clock.now
-        found.expire(self._clock.wall_ms - int(channel.retention.age_s * 1000))
+        found.expire(int(self.bus.now_ms() - channel.retention.age_s * 1000))
         return found
 
     def deliver(self, publication: Publication) -> None:

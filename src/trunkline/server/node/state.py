@@ -36,6 +36,7 @@ class NodeState:
         self.name = server.name or f"{socket.gethostname()}-{os.getpid()}"
         self.port = server.port
         self.started_at = time.time()
+        self._made_at = time.monotonic()
         self.state = State.STARTING
         self.loop_lag_s = 0.0
         self.arrivals = Arrivals(secrets.token_hex(8))
@@ -65,7 +66,7 @@ class NodeState:
     @property
     def uptime_s(self) -> float:
         """Seconds since the node was made."""
-        return time.time() - self.started_at
+        return time.monotonic() - self._made_at
 
     @property
     def accept_headroom(self) -> float:
