@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.http1.heads import BadHead, tokens_of
+from trunkline.http1.heads import BadHead, read_request, tokens_of
 from trunkline.http1.requests import (
     SECURITY_HEADERS,
     Request,
@@ -173,8 +173,12 @@ BROKEN = {
     "escape in a value": (HEAD + b"X: \x1b[31m\r\n\r\n", 400),
     "no colon": (HEAD + b"Xab\r\n\r\n", 400),
     "no name": (HEAD + b": a\r\n\r\n", 400),
-    "absolute target": (b"GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-    "absolute target of another host": (b"GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "absolute target without Host": (b"GET http://a/x HTTP/1.1\r\n\r\n", 400),
+    "absolute target and a bad Host": (b"GET http://a/x HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    "absolute target with a user": (b"GET http://me@a/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "absolute target without a host": (b"GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "absolute target with a fragment": (b"GET http://a/#x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "target of another scheme": (b"GET ftp://a/x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "asterisk": (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "target that is not ASCII": ("GET /é HTTP/1.1\r\nHost: a\r\n\r\n".encode(), 400),
@@ -196,6 +200,43 @@ def test_broken_requests(stream: bytes, status: int) -> None:
     assert refused(stream) == status
     assert refused(HEAD + b"\r\n" + stream) == status
     assert refused(*bytewise(stream)) == status
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "path"),
+    [
+        (b"http://a/x%20y?z=1", "a", "/x%20y?z=1"),
+        (b"HTTPS://B.example:8443/", "B.example:8443", "/"),
+        (b"http://[::1]:80", "[::1]:80", "/"),
+        (b"http://a?z", "a", "/?z"),
+        (b"http://a//x", "a", "//x"),
+    ],
+)
+def test_absolute_targets(target: bytes, host: str, path: str) -> None:
+    """A target in absolute form is its path, and its host counts whatever the header says (RFC 9112 section 3.2.2)."""
+    for head in (b" HTTP/1.1\r\nX-A: 1\r\nHost: other\r\n\r\n", b" HTTP/1.0\r\nX-A: 1\r\n\r\n"):
+        found = read_request(b"GET " + target + head)
+        assert (found.target, found.headers["host"]) == (path, host)
+        assert found.fields == [("Host", "host", host), ("X-A", "x-a", "1")]
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["a", "A-1.example:80", "a_b", "a:", "127.0.0.1:65535", "[::1]", "[fe80::1%25eth0]:1", "a%20b", "x~!$&'()*+;="],
+)
+def test_hosts(host: str) -> None:
+    """What is a host by RFC 3986 is served, in its exact spelling."""
+    assert read_request(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()).headers["host"] == host
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "a b", "a,b", "a/", "a@b", "a:b", "a:1:2", "a:65536", "a:000080", "[::1", "::1", "[::g]", "[:::]", "[1.2.3.4]",
+     "a%2", "a%zz", "a?b", "é", "[::1]a", "a" * 301, "http://a"],
+)  # fmt: skip
+def test_malformed_hosts(host: str) -> None:
+    """What is no host is refused (RFC 9112 section 3.2)."""
+    assert refused(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1")) == 400
 
 
 def test_a_long_head_is_refused_early() -> None:

@@ -8,12 +8,14 @@ Rules:
 - The whole head is checked for control characters before it is split, every CRLF separates two lines, and a line is a
   valid name, a colon and a value. So what is not named here is refused too. (Parsers with callbacks do not show how a
   line ended, which is what matters here; and a tokenizer in C costs twice as much, as each header is a call from it.)
-- What passes keeps its bytes: names keep their case, values and targets their exact spelling.
+- What passes keeps its bytes: names keep their case, values and targets their exact spelling. Only a target in absolute
+  form (RFC 9112 section 3.2.2) becomes a path, and its authority the Host.
 """
 
 from __future__ import annotations
 
 import functools
+import ipaddress
 import re
 from collections.abc import Mapping, Set
 from typing import Final
@@ -33,8 +35,9 @@ _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-
 _ANSWER_BEGINNING = re.compile(rb"H?|HT|HTT|HTTP|HTTP/|HTTP/1|HTTP/1\.(?:[01](?: [1-5]?)?)?")
 _ANSWER_BEGINS = len("HTTP/1.1 1")
 _BARE_LF = re.compile(rb"(?:^|[^\r])\n")
+_ABSOLUTE = re.compile(r"https?://([^/?]*)(.*)", re.IGNORECASE)
 _HOST = re.compile(
-    r"[A-Za-z0-9._~!$&'()*+;=%-]+(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\](?::[0-9]{0,5})?"
+    r"(?:(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)(?:%[A-Za-z0-9._~%-]+)?\])(?::([0-9]{0,5}))?"
 )
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _CLIMB = re.compile(r"/(?:\.|%2[eE]){2}(?:[/?;\\]|%2[fF]|%5[cC]|$)")
@@ -192,13 +195,15 @@ def _request_line(line: str) -> tuple[str, str, int]:
 def read_request(head: bytes, *, once: Set[str] = ONCE, passed_on: bool = True) -> RequestHead:
     """Read a request's head, its empty line included; raises BadHead: 400, or 505 for another version of HTTP.
 
+    A target in absolute form becomes the path that it names, and its authority the Host, whatever Host stood there.
     Headers of `once` (in lower case) must not stand twice. A path that is `passed_on` is resolved by another server,
     and must not hold `..`.
     """
     lines = _lines(head)
     method, target, minor = _request_line(lines[0])
+    authority = ""
     if target[0] != "/":
-        raise BadHead(400, "the request target must be a path")
+        authority, target = _absolute(target)
     if "#" in target:
         raise BadHead(400, "the request target has a fragment")
     if passed_on and ("/." in target or "/%2" in target) and _CLIMB.search(target.partition("?")[0]):
@@ -209,13 +214,27 @@ def read_request(head: bytes, *, once: Set[str] = ONCE, passed_on: bool = True) 
     if host is None:
         if minor:
             raise BadHead(400, "header Host is missing")
-    elif not _is_host(host):
+    elif not is_host(host):
         raise BadHead(400, "header Host is malformed")
+    if authority:
+        headers["host"] = authority
+        fields = [("Host", "host", authority), *(field for field in fields if field[1] != "host")]
     length = _body_length(headers)
     if length == CHUNKED and minor == 0:
         raise BadHead(400, "HTTP/1.0 knows no Transfer-Encoding")
     # Without a length a request has no body (RFC 9112 section 6.3); an answer would go on until the end.
     return RequestHead(method, target, minor, fields, headers, 0 if length is None else length)
+
+
+def _absolute(target: str) -> tuple[str, str]:
+    """Authority and path, with its query, of a target in absolute form."""
+    found = _ABSOLUTE.fullmatch(target)
+    if found is None:
+        raise BadHead(400, "the request target must be a path or an http:// address")
+    authority, path = found.groups()
+    if not is_host(authority):
+        raise BadHead(400, "the host in the request target is malformed")
+    return authority, path if path.startswith("/") else "/" + path
 
 
 def read_answer(head: bytes, *, to_head: bool = False) -> AnswerHead:
@@ -268,8 +287,22 @@ def _lower(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _is_host(host: str) -> bool:
-    return len(host) <= MAX_HOST and _HOST.fullmatch(host) is not None
+def is_host(host: str) -> bool:
+    """Whether this is a Host header's value (RFC 9110 section 7.2): a name or an address, and perhaps a port."""
+    found = _HOST.fullmatch(host) if len(host) <= MAX_HOST else None
+    if found is None or int(found[2] or 0) > 65_535:
+        return False
+    try:
+        return found[1] is None or bool(ipaddress.IPv6Address(found[1]))
+    except ValueError:
+        return False
+
+
+def host_and_port(host: str) -> tuple[str, str]:
+    """The parts of a Host header's value; an IPv6 address keeps its brackets, the port is empty where there is none."""
+    end = host.find("]") + 1
+    name, _, port = host[end:].partition(":")
+    return host[:end] + name, port
 
 
 def _body_length(headers: Mapping[str, str]) -> int | None:

@@ -19,7 +19,7 @@ from trunkline.errors import StartError
 from trunkline.http1.heads import PageRequest
 from trunkline.http1.requests import Response
 from trunkline.placement.placing import Refusal
-from trunkline.settings.balancer import HeaderEntry
+from trunkline.settings.balancer import HeaderEntry, RouteEntry
 
 HOST = b"Host: play.example.org\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST
@@ -96,6 +96,16 @@ async def test_a_request_passes(start_edge: Any, http_backend: str) -> None:
     assert not {"TE", "User-Agent", "Accept", "Accept-Encoding", "Connection"} & set(headers)
     assert placer.asked[0].key == ""
     assert placer.heard == [("dropped", http_backend)]
+
+
+async def test_absolute_targets_pass_as_paths(start_edge: Any, http_backend: str) -> None:
+    """Their host is the one that counts (RFC 9112 section 3.2.2), for routes and for the backend."""
+    route = RouteEntry("/", host="other.example.org", rewrite="/its")
+    edge = await start_edge(FixedPlacer(http_backend), routes=(route,))
+    answer = await request(edge.port, b"GET http://other.example.org/a%2fb?c HTTP/1.1\r\n" + HOST + b"\r\n")
+    told = json.loads(answer.body)
+    assert told["target"] == "/its/a%2fb?c"
+    assert [value for name, value in told["headers"] if name == "Host"] == ["other.example.org"]
 
 
 async def test_pipelined_requests_are_answered_in_order(start_edge: Any, http_backend: str) -> None:
@@ -348,7 +358,7 @@ SMUGGLED = {
     "empty_name": GET + b": x\r\n\r\n",
     "nul": GET + b"A: b\0c\r\n\r\n",
     "nul_in_name": GET + b"A\0: b\r\n\r\n",
-    "absolute_form": b"GET http://other.example.org/ HTTP/1.1\r\n" + HOST + b"\r\n",
+    "absolute_form_climbs": b"GET http://play.example.org/../x HTTP/1.1\r\n" + HOST + b"\r\n",
     "authority_form": b"CONNECT other.example.org:443 HTTP/1.1\r\n" + HOST + b"\r\n",
     "asterisk_form": b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n",
     "fragment": b"GET /a#b HTTP/1.1\r\n" + HOST + b"\r\n",
