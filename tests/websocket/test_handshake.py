@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from trunkline.errors import Refused
 from trunkline.http1.requests import Request
+from trunkline.settings.sections import ServerSettings
 from trunkline.websocket.handshake import accept_key, check, choose_subprotocol, origin_allowed, response
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -84,6 +86,8 @@ def test_refusals(made: Request, status: int, label: str) -> None:
 
 EXACT = ["https://example.org"]
 SUBDOMAINS = ["https://*.example.org"]
+ANY_PORT = ["http://localhost:*"]
+APPS = ["capacitor://localhost", "ionic://localhost", "chrome-extension://abcdefghijklmnop"]
 PORTS = ["http://localhost:5173", "https://*.example.org:8443"]
 ORIGINS = [
     # No list: only pages of the same host.
@@ -128,6 +132,30 @@ ORIGINS = [
     ("http://localhost", PORTS, False),
     ("http://localhost:51730", PORTS, False),
     ("https://app.example.org:8443", PORTS, True),
+    # The port of the scheme may be written out or left out.
+    ("https://example.org:443", [], True),
+    ("http://example.org:80", [], True),
+    ("http://example.org:443", [], False),
+    ("https://example.org:443", EXACT, True),
+    ("https://app.example.org", ["https://*.example.org:443"], True),
+    ("http://example.org:80", ["http://example.org"], True),
+    ("http://example.org:443", ["http://example.org"], False),
+    # Any port, addresses.
+    ("http://localhost:51730", ANY_PORT, True),
+    ("http://localhost", ANY_PORT, True),
+    ("https://localhost:51730", ANY_PORT, False),
+    ("http://localhost.evil.com:80", ANY_PORT, False),
+    ("http://[::1]:3000", ["http://[::1]:3000"], True),
+    ("http://[::1]:3000", ["http://[::1]:*"], True),
+    ("http://[::1]", ["http://[::1]:3000"], False),
+    # Apps have schemes of their own, and are never of the same host.
+    ("capacitor://localhost", APPS, True),
+    ("ionic://localhost", APPS, True),
+    ("chrome-extension://abcdefghijklmnop", APPS, True),
+    ("chrome-extension://other", APPS, False),
+    ("capacitor://localhost:443", APPS, False),
+    ("app://.", ["app://."], True),
+    ("capacitor://example.org", [], False),
     # What is no origin of a web page.
     ("file://", EXACT, False),
     ("chrome-extension://example.org", EXACT, False),
@@ -142,6 +170,35 @@ ORIGINS = [
 def test_origins(origin: str | None, allowed: list[str], verdict: bool) -> None:
     """Pages may connect from the origins that are allowed, and from none that only looks like one."""
     assert origin_allowed(origin, "Example.org", allowed) is verdict
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "verdict"),
+    [
+        ("https://example.com", "example.com:443", True),
+        ("https://example.com:443", "example.com", True),
+        ("http://example.com", "example.com:80", True),
+        ("https://example.com", "example.com:80", False),
+        ("http://example.com", "example.com:443", False),
+        ("https://example.com:8443", "example.com:443", False),
+        ("https://example.com:8443", "example.com:8443", True),
+        ("https://[2001:db8::1]", "[2001:db8::1]:443", True),
+        ("http://[2001:db8::1]:3001", "[2001:DB8::1]:3001", True),
+        ("http://[2001:db8::1]", "[2001:db8::1]:3001", False),
+    ],
+)
+def test_the_same_host_with_and_without_its_port(origin: str, host: str, verdict: bool) -> None:
+    """An origin is scheme, host and port; the port of the scheme need not be written (RFC 6454 section 5)."""
+    assert origin_allowed(origin, host, []) is verdict
+
+
+@pytest.mark.parametrize(
+    "origin", [*APPS, "ionic://localhost", "http://localhost:*", "https://*.example.org:8443", "app://."]
+)
+def test_what_the_setting_takes_matches(origin: str) -> None:
+    """Every kind of origin that `server.origins` accepts lets pages connect."""
+    accepted = msgspec.convert({"origins": [origin]}, ServerSettings).origins
+    assert origin_allowed(origin.replace("*.", "a.").replace(":*", ":1"), "h", accepted)
 
 
 @pytest.mark.parametrize(

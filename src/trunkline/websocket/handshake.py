@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from trunkline.errors import Refused
-from trunkline.http1.heads import tokens_of
+from trunkline.http1.heads import host_and_port, tokens_of
 from trunkline.http1.requests import Request
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]\\,]+)(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def accept_key(key: str) -> str:
@@ -63,26 +65,33 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> boo
         origin: the Origin header; None from clients that are no browsers, where there is no user to protect.
         host: the Host header.
         allowed: `"*"`, or origins such as `https://app.example.org` and `https://*.example.org` (subdomains only);
-            empty means that only pages from `host` itself may.
+            empty means that only pages from `host` itself may. `:*` stands for any port; an app's own scheme, such as
+            `capacitor://localhost`, has to be named.
     """
     if origin is None or "*" in allowed:
         return True
-    try:
-        parts = urlsplit(origin)
-    except ValueError:
+    found = _ORIGIN.fullmatch(origin.lower())
+    if found is None:
         return False
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        return False
-    netloc = parts.netloc.lower()
+    scheme, name, port = found.groups()
+    default = _DEFAULT_PORTS.get(scheme)
+    port = port or default
     if not allowed:
-        return netloc == host.lower()
-    for pattern in allowed:
-        scheme, _, name = pattern.lower().partition("://")
-        if scheme != parts.scheme:
-            continue
-        if name == netloc or (name.startswith("*.") and netloc.endswith(name[1:]) and len(netloc) > len(name) - 1):
-            return True
-    return False
+        # Behind a proxy that ends TLS nothing but the Origin says which scheme the page has.
+        own_name, own_port = host_and_port(host.lower())
+        return default is not None and (name, port) == (own_name, own_port or default)
+    return any(_names(pattern.lower(), scheme, name, port) for pattern in allowed)
+
+
+def _names(pattern: str, scheme: str, name: str, port: str | None) -> bool:
+    """Whether a pattern of the settings names an origin; `port` is the scheme's own where the origin has none."""
+    its_scheme, _, authority = pattern.partition("://")
+    its_name, its_port = host_and_port(authority)
+    if its_scheme != scheme or (its_port != "*" and (its_port or _DEFAULT_PORTS.get(scheme)) != port):
+        return False
+    return its_name == name or (
+        its_name.startswith("*.") and name.endswith(its_name[1:]) and len(name) >= len(its_name)
+    )
 
 
 def choose_subprotocol(offered: str | None, supported: Sequence[str]) -> str | None:
