@@ -116,7 +116,7 @@ async def test_a_fixed_accept_rate_sheds(start_node: StartNode) -> None:
 async def test_http_requests_of_an_address_are_limited(start_node: StartNode) -> None:
     """Plain HTTP has a rate by address of its own: 429 with Retry-After."""
     node = await start_node(limits__exempt=(), limits__http_burst=3, limits__http_per_s=1.0)
-    answers = [await http(node.port, "/healthz") for _ in range(5)]
+    answers = [await http(node.port, "/api/instance") for _ in range(5)]
     assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
     assert int(answers[-1].headers["retry-after"]) >= 1
 

@@ -30,6 +30,10 @@ _FILES: Final = {
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
 
+CHECKED: Final = ("/health", "/api/health", "/healthz", "/ready", "/readyz")
+"""What load balancers ask for: no rate limit at all. They may share an address with clients or with each other, a 429
+would take the node out, and the answer costs hardly more than a 429."""
+
 SCRAPED: Final = ("/metric", "/metrics")
 """What balancers and Prometheus ask for as often as they need: no rate limit within `server.metrics_networks`."""
 
@@ -74,7 +78,8 @@ class Pages:
         if request.method not in ("GET", "HEAD"):
             return text_response(405, "only GET and HEAD are served here", [("Allow", "GET, HEAD")])
         wait_s = 0.0
-        if request.path not in SCRAPED or not self._from_metrics_networks(request):
+        path = request.path
+        if path not in CHECKED and (path not in SCRAPED or not self._from_metrics_networks(request)):
             wait_s = self._limiter.take(request.address, self._clock.now)
         if wait_s:
             what = f"too many requests from this address{why_unknown(request)}"
