@@ -10,6 +10,7 @@ import structlog
 from aiohttp import web
 
 from trunkline.balancer.core import Balancer
+from trunkline.balancer.hosts import hosts_of
 from trunkline.balancer.http_port import HttpPort
 from trunkline.balancer.overview import CONTENT_SECURITY
 from trunkline.balancer.pages import BalancerPages
@@ -33,7 +34,9 @@ class BalancerAdmin:
         self._pages = pages
         self._settings = settings
         self._networks = networks(balancer.settings.metrics_networks)
-        self._http = HttpPort("admin", Shares(open_files.limit()).admin, balancer.meter.pending_dropped)
+        self._hosts = hosts_of(balancer.settings)
+        most = Shares(open_files.limit()).admin
+        self._http = HttpPort("admin", most, balancer.meter.pending_dropped, self._hosts)
         self._token: AdminToken | None = None
         self.port = 0
 
@@ -76,10 +79,16 @@ class BalancerAdmin:
 
     def allows(self, request: web.Request) -> bool:
         """Whether a request may see the page: it comes from an allowed network, or has the token."""
-        proxied = any(name.lower() in FORWARDING_HEADERS for name in request.headers)
-        if not proxied and within(request.remote or "", self._networks):
-            return True
-        return self._token is not None and self._token.allows(request.headers.get("Authorization"))
+        return not self._why_closed(request) or (
+            self._token is not None and self._token.allows(request.headers.get("Authorization"))
+        )
+
+    def _why_closed(self, request: web.Request) -> str:
+        if any(name.lower() in FORWARDING_HEADERS for name in request.headers):
+            return "this page is not for requests that a proxy forwarded"
+        if not within(request.remote or "", self._networks):
+            return "this page is for allowed networks or the admin token"
+        return self._hosts.network_refusal(request.host)
 
     async def _alive(self, request: web.Request) -> web.Response:
         return web.Response(text="alive\n")
@@ -97,12 +106,8 @@ class BalancerAdmin:
 
     def _answer(self, request: web.Request, query: str) -> web.Response:
         if not self.allows(request):
-            return web.Response(status=403, text="this page is for allowed networks or the admin token\n")
+            return web.Response(status=403, text=f"{self._why_closed(request)}\n")
         content_type, body = self._pages.render(query, request.headers.get("Accept", ""))
-        headers = {
-            "Content-Type": content_type,
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": CONTENT_SECURITY,
-        }
-        return web.Response(body=body, headers=headers)
+        return web.Response(
+            body=body, headers={"Content-Type": content_type, "Content-Security-Policy": CONTENT_SECURITY}
+        )

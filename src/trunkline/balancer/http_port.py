@@ -1,21 +1,25 @@
 """A port of the balancer that aiohttp serves: the admin port, and the one that a steered Traefik asks.
 
 Rules: its TCP connections are bounded in number, and the one that has been silent longest makes room for a new one, so
-that idle clients cannot lock others out, here or by the process's open files.
+that idle clients cannot lock others out, here or by the process's open files. It is served under the names of its
+`Hosts` alone, and its answers are kept by no cache and guessed at by no browser.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.typedefs import Handler
 
+from trunkline.http1.heads import is_host
 from trunkline.metrics.exposition import Labelled
 from trunkline.net.crowding import Crowding
+from trunkline.net.hosts import Hosts
 from trunkline.net.listening import BACKLOG
 
 ANSWER_S: Final = 2.0
@@ -31,13 +35,15 @@ class HttpPort:
         name: what the port is called in the log and in `dropped`.
         most: TCP connections at most.
         dropped: counts those that made room for others.
+        hosts: the names under which it is served.
         head_bytes: longest request line, and longest header.
     """
 
-    def __init__(self, name: str, most: int, dropped: Labelled, head_bytes: int = 8190) -> None:
+    def __init__(self, name: str, most: int, dropped: Labelled, hosts: Hosts, head_bytes: int = 8190) -> None:
         self._name = name
         self._most = most
         self._dropped = dropped
+        self._hosts = hosts
         self._head_bytes = head_bytes
         self._crowding = Crowding()
         self._runner: web.AppRunner | None = None
@@ -45,9 +51,10 @@ class HttpPort:
         # The one that has been silent longest comes first.
         self._open: dict[_Bounded, None] = {}
 
-    async def start(self, routes: Iterable[web.RouteDef], sockets: Iterable[socket.socket]) -> None:
+    async def start(self, routes: Iterable[web.RouteDef], sockets: Sequence[socket.socket]) -> None:
         """Serve `routes` on sockets that listen, which are closed at the end."""
-        app = web.Application(client_max_size=1 << 16)
+        app = web.Application(client_max_size=1 << 16, middlewares=[self._check_host])
+        app.on_response_prepare.append(_add_headers)
         app.add_routes(routes)
         self._runner = web.AppRunner(
             app,
@@ -57,6 +64,7 @@ class HttpPort:
             shutdown_timeout=ANSWER_S,
         )
         await self._runner.setup()
+        self._hosts.listens_on(sock.getsockname()[0] for sock in sockets)
         loop = asyncio.get_running_loop()
         for sock in sockets:
             self._servers.append(await loop.create_server(self._accept, sock=sock, backlog=BACKLOG))
@@ -69,6 +77,15 @@ class HttpPort:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    @web.middleware
+    async def _check_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.getall("Host", [])
+        # aiohttp takes what RFC 9112 section 3.2 refuses.
+        if len(given) > 1 or (not given and request.version >= HttpVersion11) or not all(map(is_host, given)):
+            return web.Response(status=400, text="header Host is missing or malformed\n")
+        refusal = self._hosts.refusal(request.host if given else None, False)
+        return web.Response(status=400, text=f"{refusal}\n") if refusal else await handler(request)
 
     def _accept(self) -> asyncio.Protocol:
         assert self._runner is not None  # noqa: S101 - start() has made it
@@ -94,6 +111,11 @@ class HttpPort:
     def closed(self, connection: _Bounded) -> None:
         """One has ended."""
         self._open.pop(connection, None)
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
 
 
 class _Bounded(asyncio.Protocol):

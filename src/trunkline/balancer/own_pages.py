@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from trunkline.balancer.hosts import hosts_of
 from trunkline.balancer.overview import CONTENT_SECURITY
 from trunkline.http1.heads import PageRequest
 from trunkline.http1.requests import Response
@@ -26,6 +27,7 @@ class OwnPages:
     def __init__(self, settings: BalancerSettings, render: Render) -> None:
         self._path = settings.balancer_metric_path
         self._networks = networks(settings.metrics_networks)
+        self._hosts = hosts_of(settings)
         self._render = render
 
     def answer(self, request: PageRequest) -> Response | Awaitable[Response] | None:
@@ -34,6 +36,9 @@ class OwnPages:
             return None
         if request.untrusted or not within(request.address, self._networks):
             return FORBIDDEN
+        refusal = self._hosts.network_refusal(request.headers.get("host"))
+        if refusal:
+            return Response(403, f"{refusal}\n".encode())
         return self._page(request.query, request.headers.get("accept", ""))
 
     async def _page(self, query: str, accept: str) -> Response:

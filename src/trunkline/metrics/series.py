@@ -26,11 +26,13 @@ _SHED = ("starting", "draining", "full", "lag", "accept_rate")
 _REFUSED = (
     *_SHED, "address_rate", "admit_timeout", "bad_handshake", "bad_request", "bad_version", "handshake_timeout",
     "internal", "keys_unavailable", "match_full", "not_an_upgrade", "not_found", "origin", "unauthorized",
+    "unknown_host",
 )  # fmt: skip
 _TURNED_AWAY = (
     "address_full", "all_down", "all_tried", "backend_failed", "backend_refused", "bad_handshake", "bad_request",
     "bad_version", "body_incomplete", "body_too_long", "edge_full", "full", "head_timeout",
     "head_too_long", "internal", "no_backend", "pending_full", "place_timeout", "rate_limited", "stopping",
+    "unknown_host",
 )  # fmt: skip
 
 

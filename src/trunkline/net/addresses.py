@@ -66,6 +66,11 @@ def is_loopback(host: str) -> bool:
     return host.lower() == "localhost" or (address is not None and address.is_loopback)
 
 
+def is_address(text: str) -> bool:
+    """Whether this is an IP address, without brackets."""
+    return _parse(text) is not None
+
+
 # At an edge the same few peers come with every request.
 @functools.lru_cache(maxsize=4096)
 def _parse(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -16,6 +16,7 @@ from trunkline.settings.types import (
     ConnectionLimit,
     Label,
     Ms,
+    NamedHost,
     Network,
     Port,
     PositiveMs,
@@ -113,6 +114,10 @@ class BalancerSettings(msgspec.Struct, frozen=True):
 
     host: Annotated[str, about("Address the balancer listens on.")] = "127.0.0.1"
     port: Annotated[Port, about("Port the balancer listens on; 0 takes any free one.")] = 8080
+    hosts: Annotated[
+        tuple[NamedHost, ...],
+        about("Names (Host) under which ports on loopback, and its pages, are served besides addresses and localhost."),
+    ] = ()
     mode: Annotated[Literal["relay", "steer"], about("relay: carry the bytes; steer: choose for Traefik.")] = "relay"
     workers: Annotated[int, about("Processes that share the port and one state.", ge=1, le=64)] = 1
     admin_port: Annotated[Port | None, about("Admin port, on loopback; by default the port + 1; 0: none.")] = None

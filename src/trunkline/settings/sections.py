@@ -30,6 +30,7 @@ from trunkline.settings.types import (
     ConnectionLimit,
     Label,
     Ms,
+    NamedHost,
     Network,
     Port,
     PositiveMs,
@@ -91,6 +92,10 @@ class ServerSettings(msgspec.Struct, frozen=True):
         about(
             'Browser origins that may connect; empty: the same host only, "*": any. Without an Origin header: always.'
         ),
+    ] = ()
+    hosts: Annotated[
+        tuple[NamedHost, ...],
+        about("Names (Host) under which ports on loopback, and /metrics, are served besides addresses and localhost."),
     ] = ()
     trusted_proxies: Annotated[tuple[Network, ...], about("Proxies whose forwarding headers are trusted.")] = ()
     metrics_networks: Annotated[tuple[Network, ...], about("Networks that may read /metrics with no token.")] = PRIVATE

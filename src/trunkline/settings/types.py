@@ -21,6 +21,13 @@ ConnectionLimit = Annotated[int, Meta(ge=1, le=1_000_000)]
 Rate = Annotated[float, Meta(ge=0, le=1_000_000)]
 Burst = Annotated[float, Meta(ge=1, le=1_000_000)]
 Network = Annotated[str, Meta(extra={"allowed": 'an address or network such as "10.0.0.0/8" or "fd00::/8"'})]
+NamedHost = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|(\*\.)?[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z])?|\[[0-9A-Fa-f:.]+\])$",
+        extra={"allowed": 'a host name or address without scheme and port, "*.example.org" for all below it, or "*"'},
+    ),
+]
 Label = Annotated[
     str,
     Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", extra={"allowed": "1 to 63 letters, digits, '.', '_' and '-'"}),

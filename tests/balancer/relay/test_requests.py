@@ -11,10 +11,21 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.support.balancer.relay_peers import FixedPlacer, Session, Wire, echo, handshake, request, says
+from tests.support.balancer.relay_peers import (
+    FixedPlacer,
+    Session,
+    Wire,
+    echo,
+    edge_settings,
+    handshake,
+    request,
+    says,
+)
 from tests.support.free_ports import free_port
+from trunkline.balancer.own_pages import OwnPages
 from trunkline.balancer.relay.client import ClientConnection
 from trunkline.balancer.relay.edge import Edge
+from trunkline.balancer.relay.meter import EdgeEvent
 from trunkline.errors import StartError
 from trunkline.http1.heads import PageRequest
 from trunkline.http1.requests import Response
@@ -328,6 +339,52 @@ async def test_a_proxy_before_the_edge_is_no_client(start_edge: Any, start_node:
     wire.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.9:51234\r\n\r\n")
     assert (await wire.answer()).status == 403
     wire.close()
+
+
+async def test_loopback_is_not_reached_by_a_name_of_somebody_else(start_edge: Any, http_backend: str) -> None:
+    """A page whose name leads to the balancer's loopback port reaches no backend; the refusal says what to set."""
+    placer = FixedPlacer(http_backend)
+    events: list[EdgeEvent] = []
+    route = RouteEntry("/", host="*.routed.example")
+    edge = await start_edge(placer, on_event=events.append, routes=(route,), trusted_proxies=("127.0.0.9/32",))
+    for line in (b"GET /ws", b"GET /balancer-metrics", b"HEAD /"):
+        raw = line + b" HTTP/1.1\r\nHost: rebound.example:8080\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n"
+        answer = await request(edge.port, raw, head=line.startswith(b"HEAD"))
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+    answer = await request(edge.port, handshake(headers={"Host": "rebound.example:8080"}))
+    assert answer.status == 400
+    assert all(
+        word in answer.body for word in (b"rebound.example:8080", b"balancer.hosts", b"balancer.trusted_proxies")
+    )
+    assert placer.asked == []
+    assert [(event.reason, event.status) for event in events] == [("unknown_host", 400)] * 4
+    for host in (b"localhost", b"127.0.0.1:1", b"play.example.org", b"a.routed.example"):
+        assert (await request(edge.port, b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")).status == 200, host
+    wire = await Wire.connect(edge.port, local_addr=("127.0.0.9", 0))
+    wire.send(b"GET / HTTP/1.1\r\nHost: public.example\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
+    assert (await wire.answer()).status == 200
+    wire.close()
+
+
+async def test_the_page_needs_a_name_that_nobody_can_register(start_edge: Any, http_backend: str) -> None:
+    """On any address, the balancer's own page is for addresses, private names and names that the operator gave."""
+    settings = edge_settings(host="0.0.0.0")
+
+    async def render(query: str, accept: str) -> tuple[str, bytes]:
+        return "application/json", b"{}"
+
+    edge = await start_edge(FixedPlacer(http_backend), pages=OwnPages(settings, render).answer, host="0.0.0.0")
+    for host, status in [
+        ("balancer:8080", 200),
+        ("10.0.0.1", 200),
+        ("play.example.org", 200),
+        ("rebound.example:8080", 403),
+    ]:
+        answer = await request(edge.port, f"GET /balancer-metrics HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert answer.status == status, host
+        assert (await request(edge.port, f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())).status == 200
+    assert b"rebound.example:8080" in answer.body
+    assert b"balancer.hosts" in answer.body
 
 
 # --- what must not pass -----------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ async def test_plain_http_over_tls(start_edge: Any, raw_backend: Any, authority:
     context.set_alpn_protocols(["h2", "http/1.1"])
     wire = await Wire.connect(edge.port, ssl=context)
     assert wire.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
-    wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    wire.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (await wire.answer()).body == b"hello"
     wire.close()
 
@@ -199,6 +199,6 @@ async def test_plain_talk_to_a_tls_listener(start_edge: Any, authority: Authorit
     authority.sign(tmp_path / "edge.pem", "edge")
     edge = await start_edge(FixedPlacer(), tls_cert_file=tmp_path / "edge.pem")
     wire = await Wire.connect(edge.port)
-    wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    wire.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b"HTTP/1.1" not in await wire.ended()
     assert await shown_name(edge.port, authority) == "edge"

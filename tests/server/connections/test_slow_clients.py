@@ -282,7 +282,7 @@ async def test_a_keep_alive_connection_ends_when_it_is_quiet(start_node: StartNo
     """After an answer a client has the same time for its next request."""
     node = await start_node(server__handshake_timeout_ms=200)
     peer = await RawPeer.connect(node.port)
-    await peer.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    await peer.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (await peer.answer()).status == 200
     assert await peer.ended(timeout=2) == b""
 
@@ -295,7 +295,7 @@ async def test_a_client_of_pages_that_never_reads_is_cut(start_node: StartNode) 
     (door,) = node.data_port.pending._deadlines
     highest = 0
     for _ in range(4):
-        await peer.send(b"GET /trunkline.js HTTP/1.1\r\nHost: x\r\n\r\n" * 60)
+        await peer.send(b"GET /trunkline.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 60)
         await asyncio.sleep(0.02)
         highest = max(highest, door.transport.get_write_buffer_size())
     assert 0 < highest < 4 << 20

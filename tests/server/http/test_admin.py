@@ -267,7 +267,8 @@ async def test_move_and_keys(start_node: StartNode, open_peer: OpenPeer, unused_
 def order(node: Node, method: str, path: str, headers: str = "", token: str | None = None) -> bytes:
     """The head of a request with the admin token, or another one."""
     return (
-        f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token or node.admin.token}\r\n{headers}\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: Bearer {token or node.admin.token}\r\n{headers}\r\n"
     ).encode()
 
 
@@ -359,7 +360,9 @@ async def test_a_token_of_any_letters(start_node: StartNode, unused_tcp_port: in
     for port, path, refusal in ((unused_tcp_port, "/api/channels", 401), (node.port, "/metrics", 403)):
         peer = await RawPeer.connect(port)
         for given, status in ((token.encode(), 200), (token.encode("latin-1"), refusal), (b"\xff", refusal)):
-            await peer.send(b"GET %b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n" % (path.encode(), given))
+            await peer.send(
+                b"GET %b HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\n\r\n" % (path.encode(), given)
+            )
             assert (await peer.answer()).status == status, (path, given)
         peer.close()
 
@@ -375,6 +378,23 @@ async def test_an_expected_continue_behind_another_order(start_node: StartNode, 
     await peer.send(body)
     assert (await peer.answer()).status == 200
     peer.close()
+
+
+async def test_no_answer_is_kept_or_guessed_at(start_node: StartNode, unused_tcp_port: int) -> None:
+    """Every answer says so, refusals and errors too."""
+    node = await start_node(admin__port=unused_tcp_port)
+    token = {"Authorization": f"Bearer {node.admin.token}"}
+    for method, path, headers, status in [
+        ("GET", "/api/channels", token, 200),
+        ("GET", "/api/channels", {}, 401),
+        ("GET", "/nothing", token, 404),
+        ("DELETE", "/api/channels", token, 405),
+        ("POST", "/api/publish", token, 400),
+    ]:
+        answer = await http(unused_tcp_port, path, method=method, headers=headers)
+        assert answer.status == status
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 class Held:

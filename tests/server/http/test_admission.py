@@ -123,7 +123,7 @@ async def test_http_requests_of_an_address_are_limited(start_node: StartNode) ->
 
 async def test_pages_of_the_same_host_may_connect_by_default(start_node: StartNode) -> None:
     """Without a setting, a browser's page may connect to its own host only; other clients send no Origin."""
-    node = await start_node()
+    node = await start_node(server__hosts=("site.example",))
     assert (await handshake(node, Host="site.example:80", Origin="http://site.example:80")).status == 101
     assert (await handshake(node, Host="site.example", Origin="https://site.example")).status == 101
     assert (await handshake(node)).status == 101
@@ -146,6 +146,96 @@ async def test_origins_by_setting(start_node: StartNode) -> None:
         assert (await handshake(node, Origin=origin)).status == 403, origin
     open_node = await start_node(server__origins=("*",))
     assert (await handshake(open_node, Origin="https://anyone.example")).status == 101
+
+
+# --- under which name -------------------------------------------------------------------------------------------------
+
+
+REBOUND = [
+    "rebound.example",
+    "localhost.rebound.example",
+    "127.0.0.1.rebound.example",
+    "10.0.0.1",
+    "0.0.0.0",
+    "[2001:db8::1]",
+]
+
+
+async def test_loopback_is_not_reached_by_a_name_of_somebody_else(start_node: StartNode, unused_tcp_port: int) -> None:
+    """A page whose name leads to this machine opens no endpoint and reads no page; the refusal says what to set."""
+    node = await start_node(server__trusted_proxies=("127.0.0.2/32",), admin__port=unused_tcp_port)
+    for host in [f"{name}:{node.port}" for name in REBOUND]:
+        answer = await handshake(node, Host=host, Origin=f"http://{host}")
+        assert (answer.status, host.encode() in answer.body) == (400, True), host
+        assert b"server.hosts" in answer.body
+        assert b"server.trusted_proxies" in answer.body
+        for path in ("/", "/metrics", "/health", "/api/stats"):
+            # A page can add these to a plain request.
+            for headers in ({}, {"X-Forwarded-For": "203.0.113.1"}):
+                assert (await http(node.port, path, headers=headers, host=host)).status == 400, path
+        token = {"Authorization": f"Bearer {node.admin.token}"}
+        assert (await http(node.admin.port, "/api/channels", headers=token, host=host)).status == 400
+    for host in ("localhost", "LOCALHOST.:80", "app.localhost:3001", f"127.0.0.1:{node.port}", "127.9.9.9", "[::1]:1"):
+        assert (await handshake(node, Host=host)).status == 101, host
+        assert (await http(node.admin.port, "/api/channels", headers=token, host=host)).status == 200, host
+    assert node.runtime.meter.connections_failed.values["unknown_host",] == len(REBOUND)
+
+
+async def test_names_that_the_operator_gave(start_node: StartNode) -> None:
+    """Listed names, what lies below a listed domain, and the advertised name are served on loopback."""
+    node = await start_node(
+        server__hosts=("site.example", "*.parts.example", "10.0.0.1", "[2001:db8::1]"),
+        server__advertise="http://node-1.fleet.example:3001",
+    )
+    named = [
+        "site.example",
+        "SITE.example.:80",
+        "a.parts.example",
+        "10.0.0.1",
+        "[2001:db8::1]:1",
+        "node-1.fleet.example",
+    ]
+    for host in named:
+        assert (await handshake(node, Host=host)).status == 101, host
+        assert (await http(node.port, "/metrics", host=host)).status == 200, host
+    for host in ["parts.example", "evilparts.example", "a.site.example"]:
+        assert (await handshake(node, Host=host)).status == 400, host
+    anything = await start_node(server__hosts=("*",))
+    assert (await handshake(anything, Host="rebound.example")).status == 101
+
+
+async def test_a_trusted_proxy_forwards_any_name(start_node: StartNode) -> None:
+    """Behind the operator's proxy a node serves every name, but /metrics only addresses and names that are given."""
+    node = await start_node(server__trusted_proxies=("127.0.0.0/8",))
+    forwarded = {"X-Forwarded-For": "127.0.0.1"}
+    assert (await handshake(node, Host="play.example.org", X_Forwarded_For="203.0.113.9")).status == 101
+    assert (await http(node.port, "/", headers=forwarded, host="play.example.org")).status == 200
+    assert (await http(node.port, "/metrics", headers=forwarded, host="play.example.org")).status == 403
+    assert (await http(node.port, "/metrics", headers=forwarded)).status == 200
+
+
+async def test_metrics_on_any_address_need_a_name_that_nobody_can_register(
+    start_node: StartNode, unused_tcp_port: int
+) -> None:
+    """Where a node listens on all addresses, names of containers and private domains are fine, and a token is."""
+    node = await start_node(server__host="0.0.0.0", server__hosts=("named.example",), admin__port=unused_tcp_port)
+    for host in (
+        "node-1:3001",
+        "10.0.0.1",
+        "[fd00::1]",
+        "host.docker.internal",
+        "n.svc.cluster.local",
+        "named.example",
+    ):
+        assert (await http(node.port, "/metrics", host=host)).status == 200, host
+    refused = await http(node.port, "/metrics", host="rebound.example:3001")
+    assert refused.status == 403
+    assert b"rebound.example:3001" in refused.body
+    assert b"server.hosts" in refused.body
+    token = {"Authorization": f"Bearer {node.admin.token}"}
+    assert (await http(node.port, "/metrics", headers=token, host="rebound.example")).status == 200
+    assert (await http(node.port, "/health", host="rebound.example")).status == 200
+    assert (await handshake(node, Host="rebound.example")).status == 101
 
 
 # --- whose address ----------------------------------------------------------------------------------------------------

@@ -70,15 +70,15 @@ async def test_connections_are_kept_and_requests_answered_in_order(start_node: S
     node = await start_node()
     peer = await RawPeer.connect(node.port)
     for _ in range(3):
-        await peer.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await peer.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = await peer.answer()
         assert (answer.body, answer.headers["connection"]) == (b"alive\n", "keep-alive")
     paths = [b"/healthz", b"/nothing", b"/ready", b"/api/stats"] * 5
-    await peer.send(b"".join(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path for path in paths))
+    await peer.send(b"".join(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path for path in paths))
     answers = [await peer.answer() for _ in paths]
     assert [answer.status for answer in answers] == [200, 404, 200, 200] * 5
     assert answers[3].json()["active_connections"] == 0
-    await peer.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    await peer.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert (await peer.answer()).headers["connection"] == "close"
     assert await peer.ended() == b""
     old = await RawPeer.connect(node.port)
@@ -91,7 +91,7 @@ async def test_too_many_pipelined_requests_end_the_connection(start_node: StartN
     """A read full of requests is refused as a whole."""
     node = await start_node()
     peer = await RawPeer.connect(node.port)
-    await peer.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+    await peer.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
     assert (await peer.answer()).status == 429
 
 
@@ -102,7 +102,7 @@ async def test_a_websocket_may_follow_plain_requests(start_node: StartNode) -> N
     node = await start_node()
     peer = await RawPeer.connect(node.port)
     heartbeat = frame(TEXT, b'{"type":"heartbeat"}')
-    await peer.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + upgrade() + heartbeat)
+    await peer.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + upgrade() + heartbeat)
     assert (await peer.answer()).status == 200
     assert (await peer.answer()).status == 101
     assert [(await peer.message())["type"] for _ in range(2)] == ["connection_established", "pong"]

@@ -24,7 +24,7 @@ from trunkline.settings.sections import AdminSettings, ServerSettings, Settings
 
 async def ask(port, path, headers=""):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n{headers}\\r\\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n{headers}\\r\\n".encode())
     answer = await reader.read()
     assert answer.startswith(b"HTTP/1.1 200 "), answer
     writer.close()

@@ -317,16 +317,17 @@ def is_held(relay: Relay) -> bool:
 
 
 def edge_settings(**changes: Any) -> BalancerSettings:
-    """Default settings on a free port."""
-    return msgspec.structs.replace(BalancerSettings(), **{"port": 0, **changes})
+    """Default settings on a free port, which is served under the name that requests have here."""
+    return msgspec.structs.replace(BalancerSettings(), **{"port": 0, "hosts": ("play.example.org",), **changes})
 
 
 def node_settings(**server: Any) -> Settings:
     """Settings of a node for tests, with changes to its section `server`."""
     settings = Settings()
+    server = {"host": "127.0.0.1", "port": 0, "drain_ms": 0, "hosts": ("play.example.org",), **server}
     return msgspec.structs.replace(
         settings,
-        server=msgspec.structs.replace(settings.server, host="127.0.0.1", port=0, drain_ms=0, **server),
+        server=msgspec.structs.replace(settings.server, **server),
         admin=msgspec.structs.replace(settings.admin, port=0),
         log=msgspec.structs.replace(settings.log, access=False),
         limits=msgspec.structs.replace(settings.limits, loop_lag_shed_ms=60_000),

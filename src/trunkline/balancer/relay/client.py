@@ -142,6 +142,12 @@ class ClientConnection(asyncio.Protocol):
         head = read_request(self._buffer[:end])
         rest, self._buffer, self._scanned = self._buffer[end:], b"", 0
         caller = self._caller(head)
+        refusal = context.hosts.refusal(head.headers.get("host"), caller.trusted)
+        if refusal:
+            self.refuse(400, "unknown_host", refusal, head_only=head.method == "HEAD")
+            if context.on_event is not None:
+                context.on_event(EdgeEvent("refused", "", "unknown_host", caller.address, head.path, 0.0, 400))
+            return
         if head.wants_websocket:
             self._buffer = rest
             self._body = None

@@ -19,6 +19,7 @@ from trunkline.balancer.routes import Route, Routes, cookie_value
 from trunkline.http1.heads import PageRequest, RequestHead
 from trunkline.http1.requests import Response
 from trunkline.net.addresses import Network
+from trunkline.net.hosts import Hosts
 from trunkline.net.limits import AddressLimiter
 from trunkline.placement.placing import Ask, Pick, Placer, Refusal
 from trunkline.settings.balancer import BalancerSettings
@@ -42,6 +43,7 @@ class RelayContext:
     routes: Routes
     forwarding: Forwarding
     trusted_proxies: Sequence[Network]
+    hosts: Hosts
     limiter: AddressLimiter
     meter: EdgeMeter
     on_event: OnEvent | None

@@ -20,6 +20,7 @@ import aiohttp
 import structlog
 
 from trunkline.balancer.client_sockets import client_sockets
+from trunkline.balancer.hosts import hosts_of
 from trunkline.balancer.relay.arrivals import ArrivalListener
 from trunkline.balancer.relay.client import ClientConnection
 from trunkline.balancer.relay.context import Pages, RelayContext
@@ -79,6 +80,7 @@ class Edge:
         self._pages = pages
         self._on_event = on_event
         self._forwarding = Forwarding(settings)
+        self._hosts = hosts_of(settings)
         self._backend_tls = backend_context(settings)
         self._tls = ListenerTls(settings.tls_cert_file, settings.tls_key_file) if settings.tls_cert_file else None
         self._handshake_timeout_s = settings.handshake_timeout_ms / 1000
@@ -118,6 +120,7 @@ class Edge:
                 if self._tls is not None
                 else await loop.create_server(lambda: ClientConnection(context), sock=sock, backlog=BACKLOG)
             )
+        self._hosts.listens_on(sock.getsockname()[0] for sock in sockets)
         self.port = self._forwarding.port = sockets[0].getsockname()[1]
         self._ticker = loop.call_later(TICK_S, self._tick, loop)
 
@@ -145,6 +148,7 @@ class Edge:
             routes=Routes(settings),
             forwarding=self._forwarding,
             trusted_proxies=networks(settings.trusted_proxies),
+            hosts=self._hosts,
             limiter=AddressLimiter(settings.handshake_burst, settings.handshake_per_s, settings.exempt),
             meter=meter,
             on_event=self._on_event,

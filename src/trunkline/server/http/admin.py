@@ -17,10 +17,11 @@ from urllib.parse import unquote
 import msgspec
 
 from trunkline.errors import BusCannotStore, BusUnavailable, MessageTooLarge, StartError
-from trunkline.http1.requests import Request, RequestReader, Response, json_response
+from trunkline.http1.requests import Request, RequestReader, Response, json_response, text_response
 from trunkline.logs.logger import get_logger
 from trunkline.net.addresses import Network
 from trunkline.net.admin_token import NOT_KEPT_HINT, AdminToken
+from trunkline.net.hosts import Hosts
 from trunkline.process.open_files import Shares
 from trunkline.protocol import close_codes
 from trunkline.protocol.control import (
@@ -77,6 +78,7 @@ class Admin:
         registry: Registry,
         draining: Drains,
         mover: Moves,
+        hosts: Hosts,
         shares: Shares,
         on_full: Callable[[], None],
     ) -> None:
@@ -87,6 +89,7 @@ class Admin:
         self._registry = registry
         self._draining = draining
         self._mover = mover
+        self._hosts = hosts
         self.pending = Pending("admin", lambda: shares.admin, TIMEOUT_S, clock, on_full)
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,6 +125,7 @@ class Admin:
                 f"cannot listen on the admin port {settings.host}:{port}: {error.strerror or error}",
                 "Choose another with admin.port (TRUNKLINE_ADMIN_PORT), or 0 to switch it off.",
             ) from None
+        self._hosts.listens_on(sock.getsockname()[0] for sock in self._server.sockets)
         self.port = port
         self._token = AdminToken(port, settings.token, settings.token_file)
         if self._token.unkept:
@@ -170,18 +174,21 @@ class Admin:
 
     def serve(self, connection: HttpConnection, request: Request, upgrade: bool) -> Response | Awaitable[Response]:
         """Carry out one order."""
+        refusal = self._hosts.refusal(request.headers.get("host"), False)
+        if refusal:
+            return json_response(Problem("bad_request", refusal), 400)
         if not self.allows(request.headers.get("authorization")):
             return json_response(Problem("unauthorized", "the admin token is missing or wrong"), 401)
         path = request.target.partition("?")[0]
         handlers = self._handlers.get(path)
         if handlers is None:
             if not _DISCONNECT.fullmatch(path):
-                return Response(404, b"404: Not Found")
+                return text_response(404, "404: Not Found")
             handlers = {"POST": self._disconnect}
         handler = handlers.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
             allowed = ",".join(sorted({*handlers, "HEAD"} if "GET" in handlers else handlers))
-            return Response(405, b"405: Method Not Allowed", headers=[("Allow", allowed)])
+            return text_response(405, "405: Method Not Allowed", [("Allow", allowed)])
         return self._carry_out(handler, request)
 
     async def _carry_out(self, handler: Handler, request: Request) -> Response:

@@ -14,6 +14,7 @@ from typing import Final
 from trunkline.http1.requests import Request, Response, json_response, text_response
 from trunkline.metrics import text
 from trunkline.net.addresses import networks, within
+from trunkline.net.hosts import Hosts
 from trunkline.net.limits import AddressLimiter
 from trunkline.server.connections.clock import Clock
 from trunkline.server.http.admission import Admission, retry_after_header, why_unknown
@@ -49,12 +50,14 @@ class Pages:
         allows: Callable[[str | None], bool],
         limiter: AddressLimiter,
         clock: Clock,
+        hosts: Hosts,
     ) -> None:
         self._reports = reports
         self._admission = admission
         self._allows = allows
         self._limiter = limiter
         self._clock = clock
+        self._hosts = hosts
         self._metrics_networks = networks(settings.metrics_networks)
         self._pages: dict[str, Page] = {
             "/health": self._health,
@@ -116,9 +119,11 @@ class Pages:
         return not request.untrusted and within(request.address, self._metrics_networks)
 
     def _metrics(self, request: Request) -> Response:
-        if not self._from_metrics_networks(request) and not self._allows(request.headers.get("authorization")):
-            whose = f"metrics are for server.metrics_networks or the admin token{why_unknown(request)}"
-            return text_response(403, whose)
+        refusal = self._hosts.network_refusal(request.headers.get("host"))
+        if not self._from_metrics_networks(request):
+            refusal = f"metrics are for server.metrics_networks or the admin token{why_unknown(request)}"
+        if refusal and not self._allows(request.headers.get("authorization")):
+            return text_response(403, refusal)
         body = text.render(self._reports.families())
         return Response(200, body, text.CONTENT_TYPE, [("Cache-Control", "no-store")])
 

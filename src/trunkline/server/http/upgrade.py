@@ -11,6 +11,7 @@ from trunkline.errors import Refused
 from trunkline.http1.requests import Request, RequestReader, Response, text_response
 from trunkline.logs.logger import get_logger
 from trunkline.net.addresses import networks
+from trunkline.net.hosts import Hosts
 from trunkline.process.open_files import Shares
 from trunkline.server.app.serving import serve
 from trunkline.server.connections.arrivals import Arrivals
@@ -44,6 +45,7 @@ class DataPort:
         admission: Admission,
         pages: Pages,
         on_opened: Callable[[Connection], None],
+        hosts: Hosts,
         shares: Shares,
     ) -> None:
         self.pending = Pending(
@@ -61,6 +63,7 @@ class DataPort:
         self._admission = admission
         self._pages = pages
         self._on_opened = on_opened
+        self._hosts = hosts
         self._names = Names()
 
     def new_reader(self) -> RequestReader:
@@ -79,10 +82,13 @@ class DataPort:
         self, connection: HttpConnection, request: Request, upgrade: bool
     ) -> Response | Awaitable[Response | None] | None:
         """Answer plain HTTP, or decide on a handshake."""
+        refusal = self._hosts.refusal(request.headers.get("host"), request.proxied)
         if not (upgrade and request.wants_websocket):
-            return self._pages.answer(request)
+            return text_response(400, refusal) if refusal else self._pages.answer(request)
         started = perf_counter()
         try:
+            if refusal:
+                raise Refused(400, refusal, label="unknown_host")
             decided = self._admission.decide(request)
         except Exception as error:
             return self._refuse(connection, request, error)

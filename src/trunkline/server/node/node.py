@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from trunkline.bus.base import Bus, FleetBus
 from trunkline.bus.open import open_bus
 from trunkline.errors import StartError
 from trunkline.logs.logger import get_logger
+from trunkline.net.addresses import is_address
+from trunkline.net.hosts import Hosts
 from trunkline.net.limits import AddressLimiter
 from trunkline.process import open_files
 from trunkline.process.bounds import end_part
@@ -42,7 +46,7 @@ from trunkline.server.node.move import Mover
 from trunkline.server.node.reports import NodeReports
 from trunkline.server.node.state import NodeState
 from trunkline.server.node.states import Event
-from trunkline.settings.sections import AuthSettings, Settings
+from trunkline.settings.sections import AuthSettings, ServerSettings, Settings
 
 if TYPE_CHECKING:
     from trunkline.server.http.tokens import Verifier
@@ -125,9 +129,11 @@ class Node:
             self.registry,
             self.draining,
             self.mover,
+            _hosts(server),
             shares,
             lambda: dropped.add("admin"),
         )
+        self._hosts = _hosts(server)
         pages = Pages(
             server,
             self._reports,
@@ -135,9 +141,18 @@ class Node:
             self.admin.allows,
             AddressLimiter(limits.http_burst, limits.http_per_s, limits.exempt),
             self.runtime.clock,
+            self._hosts,
         )
         self.data_port = DataPort(
-            server, self.runtime, self.registry, self.state.arrivals, admission, pages, self._on_opened, shares
+            server,
+            self.runtime,
+            self.registry,
+            self.state.arrivals,
+            admission,
+            pages,
+            self._on_opened,
+            self._hosts,
+            shares,
         )
         self._access = AccessLog() if settings.log.access else None
         self._server: asyncio.Server | None = None
@@ -180,6 +195,7 @@ class Node:
                 f"cannot listen on {server.host}:{server.port}: {error.strerror or error}",
                 "Stop what uses the port, or choose another with --port or PORT.",
             ) from None
+        self._hosts.listens_on(sock.getsockname()[0] for sock in self._server.sockets)
         self.state.port = self._server.sockets[0].getsockname()[1]
         try:
             await self.admin.start(self.port)
@@ -299,6 +315,14 @@ class Node:
         if self._ticks % TICKS_A_SAMPLE == 0:
             self.hub.tick(now)
             self.state.resources.sample()
+
+
+def _hosts(server: ServerSettings) -> Hosts:
+    """The names of a port of this node: those that the operator gave in any setting, and the machine's."""
+    advertised = urlsplit(server.advertise or "").hostname or ""
+    listening = "" if is_address(server.host) else server.host
+    names = (*server.hosts, listening, advertised)
+    return Hosts("server.hosts", "server.trusted_proxies", names, socket.gethostname())
 
 
 def _verifier(auth: AuthSettings) -> Verifier | None:

@@ -7,6 +7,7 @@ whoever looks at the balancer.
 from __future__ import annotations
 
 import time
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -14,6 +15,7 @@ from trunkline.balancer.admin import BalancerAdmin
 from trunkline.balancer.client_sockets import client_sockets
 from trunkline.balancer.core import PART_S, Balancer
 from trunkline.balancer.event_log import EventLog
+from trunkline.balancer.hosts import hosts_of
 from trunkline.balancer.http_port import HttpPort
 from trunkline.balancer.measures import EdgeCounts
 from trunkline.balancer.pages import BalancerPages
@@ -40,9 +42,9 @@ class SteeringService:
         self.steering = Steering(settings, self.balancer, self._candidates, meter=meter, on_event=on_event)
         self.admin = BalancerAdmin(self.balancer, BalancerPages(self.balancer, EdgeCounts), settings.admin)
         # All its connections wait for requests.
-        self._http = HttpPort(
-            "data", Shares(open_files.limit()).pending(0), self.balancer.meter.pending_dropped, head_bytes=1 << 16
-        )
+        most = Shares(open_files.limit()).pending(0)
+        hosts = hosts_of(settings.balancer, urlsplit(settings.traefik.balancer_url or "").hostname or "")
+        self._http = HttpPort("data", most, self.balancer.meter.pending_dropped, hosts, head_bytes=1 << 16)
         self.port = 0
 
     async def start(self) -> None:

@@ -290,7 +290,7 @@ async def test_a_killed_process_takes_its_clients_along(start_edge: Any) -> None
         placer = FixedPlacer(f"http://127.0.0.1:{port}")
         edge = await start_edge(placer)
         async with asyncio.timeout(patient(20)):
-            while (await request(edge.port, b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")).status != 200:
+            while (await request(edge.port, b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")).status != 200:
                 await asyncio.sleep(0.1)
         async with connect(f"ws://127.0.0.1:{edge.port}/ws/echo", proxy=None) as ws:
             await ws.send("alive")

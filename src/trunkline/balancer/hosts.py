@@ -1,0 +1,17 @@
+"""The names under which the ports of a balancer are served; see `net/hosts.py`."""
+
+from __future__ import annotations
+
+import socket
+
+from trunkline.net.addresses import is_address
+from trunkline.net.hosts import Hosts
+from trunkline.settings.balancer import BalancerSettings
+
+
+def hosts_of(settings: BalancerSettings, *more: str) -> Hosts:
+    """For one port: the names that the operator gave in any setting, and the machine's."""
+    routes = (route.host for route in settings.routes if route.host != "*")
+    listening = "" if is_address(settings.host) else settings.host
+    names = (*settings.hosts, listening, *routes, *more)
+    return Hosts("balancer.hosts", "balancer.trusted_proxies", names, socket.gethostname())
