@@ -32,7 +32,7 @@ from tests.support.patience import patient
 
 STATIC = ROOT / "src" / "trunkline" / "static"
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 TIMEOUT_S = patient(8.0)

@@ -24,12 +24,10 @@ SECURITY_HEADERS: Final[tuple[tuple[str, str], ...]] = (
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
 )
+
+NOTHING_LOADED: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""The Content-Security-Policy of everything but a page: a browser that takes it for a document loads nothing."""
 
 _ONCE = ONCE | {"upgrade", "x-request-id"}
 _SECURITY_BYTES = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS).encode()
@@ -69,12 +67,13 @@ class Request(msgspec.Struct):
 
 
 class Response(msgspec.Struct):
-    """An answer. `headers` come on top of the security headers."""
+    """An answer. `headers` come on top of the security headers, `policy` is its Content-Security-Policy."""
 
     status: int
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
     headers: Sequence[tuple[str, str]] = ()
+    policy: str = NOTHING_LOADED
 
 
 def render(
@@ -87,6 +86,7 @@ def render(
     lines = [
         f"HTTP/1.1 {response.status} {phrase(response.status)}\r\nContent-Type: {response.content_type}\r\n"
         f"Content-Length: {len(response.body)}\r\nConnection: {'keep-alive' if keep_alive else 'close'}\r\n"
+        f"Content-Security-Policy: {response.policy}\r\n"
     ]
     lines.extend(f"{name}: {value}\r\n" for name, value in response.headers)
     if request_id and request_id.isprintable():

@@ -264,8 +264,21 @@ function slot(name) {
   };
 }
 
+/** The node's endpoints, of which settings switch some off; null when they are not known, and all may be there. */
+async function declared() {
+  try {
+    const answer = await fetch("/api/instance");
+    /** @type {string[] | undefined} */
+    const paths = answer.ok ? (await answer.json()).endpoints : undefined;
+    return paths ? new Set(paths) : null;
+  } catch {
+    return null;
+  }
+}
+
 // --- channels --------------------------------------------------------------------------------------------------------
 
+const endpoints = await declared();
 const feed = slot("feed").open("/ws");
 const channelInput = input("subscribe-channel");
 const subscriptionList = find("subscriptions", HTMLElement);
@@ -420,7 +433,8 @@ find("chat-form", HTMLFormElement).addEventListener("submit", async (event) => {
   }
 });
 
-joinChat();
+if (!endpoints || endpoints.has("/ws/chat/{connection_id}")) joinChat();
+else find("chat-panel", HTMLElement).hidden = true;
 
 // --- match -----------------------------------------------------------------------------------------------------------
 
@@ -524,4 +538,5 @@ find("move-form", HTMLFormElement).addEventListener("submit", async (event) => {
   }
 });
 
-if (matchIdInput.value) joinMatch();
+if (endpoints && !endpoints.has("/api/game")) find("match-panel", HTMLElement).hidden = true;
+else if (matchIdInput.value) joinMatch();

@@ -44,6 +44,26 @@ async def test_every_page_answers_get_and_head(start_node: StartNode) -> None:
     assert types["/health"] == "application/json"
 
 
+async def test_the_page_connects_to_its_own_host_alone(start_node: StartNode) -> None:
+    """Its policy names the host that it came from, as a trusted proxy reports it too, and no scheme as a whole."""
+    node = await start_node(server__hosts=("*",), server__trusted_proxies=("127.0.0.1",))
+
+    async def connects(host: str, **headers: str) -> str:
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        policy = (await http(node.port, "/", host=host, headers=fields)).headers["content-security-policy"]
+        return next(part for part in policy.split("; ") if part.startswith("connect-src "))
+
+    plain = "connect-src 'self' ws://play.example.org:80 wss://play.example.org:80"
+    assert await connects("play.example.org:80") == plain
+    proxied = "connect-src 'self' ws://inner:1 wss://inner:1 ws://play.example.org wss://play.example.org"
+    assert await connects("inner:1", X_Forwarded_For="1.1.1.1", X_Forwarded_Host="play.example.org") == proxied
+    for host in ("[::1]:3001", "a;script-src", "a_b", "*"):
+        assert await connects(host) == "connect-src 'self'", host
+    for path in PAGES[1:]:
+        policy = (await http(node.port, path)).headers["content-security-policy"]
+        assert policy == "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", path
+
+
 async def test_refusals(start_node: StartNode) -> None:
     """404 for nothing, 405 with Allow for other methods, 413 for a body, 426 at WebSocket endpoints."""
     node = await start_node()

@@ -42,10 +42,15 @@ E = TypeVar("E", bound=type[Endpoint] | Endpoint | EndpointFunction)
 
 
 class App:
-    """A set of endpoints with the hooks around them; `/api/instance` shows its `name`."""
+    """A set of endpoints with the hooks around them; `/api/instance` shows its `name`.
+
+    Attributes:
+        page: file of the node's test page: one that lists the endpoints.
+    """
 
     def __init__(self, name: str = "app") -> None:
         self.name = name
+        self.page = "endpoints.html"
         self.declarations: list[Declaration] = []
         self.rules: list[ChannelRule] = []
         self._startup: list[Hook] = []

@@ -225,6 +225,7 @@ class Match(Endpoint):
 def create() -> App:
     """Make the stock app."""
     made = App("trunkline stock app")
+    made.page = "index.html"
     match = Match(made)
     # Conformance suites want what they compressed to come back compressed, however small.
     echo = Limits(message_bytes=16 << 20, rate_per_s=0, outbox_bytes=33 << 20, deflate_min_bytes=0)

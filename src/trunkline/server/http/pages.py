@@ -7,11 +7,12 @@ client's, and a request that an untrusted proxy forwarded comes from no allowed 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import resources as package_files
 from typing import Final
 
-from trunkline.http1.requests import Request, Response, json_response, text_response
+from trunkline.http1.requests import NOTHING_LOADED, Request, Response, json_response, text_response
 from trunkline.metrics import text
 from trunkline.net.addresses import networks, within
 from trunkline.net.hosts import Hosts
@@ -23,13 +24,18 @@ from trunkline.settings.sections import ServerSettings
 
 Page = Callable[[Request], Response]
 
+_REVALIDATED: Final = (("Cache-Control", "no-cache"),)
 _FILES: Final = {
-    "/": ("index.html", "text/html; charset=utf-8"),
     "/trunkline.js": ("trunkline.js", "text/javascript; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/endpoints.js": ("endpoints.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
+
+_HTML: Final = "text/html; charset=utf-8"
+_CSP_HOST: Final = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
+"""What a Content-Security-Policy can name; addresses of IPv6 are not among it."""
 
 CHECKED: Final = ("/health", "/api/health", "/healthz", "/ready", "/readyz")
 """What load balancers ask for: no rate limit at all. They may share an address with clients or with each other, a 429
@@ -51,6 +57,7 @@ class Pages:
         limiter: AddressLimiter,
         clock: Clock,
         hosts: Hosts,
+        page: str,
     ) -> None:
         self._reports = reports
         self._admission = admission
@@ -71,10 +78,9 @@ class Pages:
             "/metrics": self._metrics,
         }
         for path, (name, content_type) in _FILES.items():
-            file = package_files.files("trunkline") / "static" / name
-            if file.is_file():
-                response = Response(200, file.read_bytes(), content_type, [("Cache-Control", "no-cache")])
-                self._pages[path] = _static(response)
+            self._pages[path] = _static(Response(200, _read(name), content_type, _REVALIDATED))
+        self._page = _read(page)
+        self._pages["/"] = self._test_page
 
     def answer(self, request: Request) -> Response:
         """Answer one request."""
@@ -97,6 +103,9 @@ class Pages:
                 [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
             )
         return text_response(404, f"nothing at {request.path[:200]}")
+
+    def _test_page(self, request: Request) -> Response:
+        return Response(200, self._page, _HTML, _REVALIDATED, _page_policy(request))
 
     def _ready(self, request: Request) -> Response:
         condition = self._reports.condition
@@ -126,6 +135,22 @@ class Pages:
             return text_response(403, refusal)
         body = text.render(self._reports.families())
         return Response(200, body, text.CONTENT_TYPE, [("Cache-Control", "no-store")])
+
+
+def _page_policy(request: Request) -> str:
+    """Content-Security-Policy of the test page, which connects to the host that it came from and to no other.
+
+    `'self'` covers WebSockets in newer browsers only. Behind a proxy that ends TLS the page's scheme is not known here,
+    and its host may be what a trusted proxy says.
+    """
+    names = {request.headers.get("host", ""), request.headers.get("x-forwarded-host", "") if request.proxied else ""}
+    connects = "".join(f" ws://{name} wss://{name}" for name in sorted(names) if _CSP_HOST.fullmatch(name))
+    loads = "script-src 'self'; style-src 'self'; img-src 'self'"
+    return f"{NOTHING_LOADED}; {loads}; connect-src 'self'{connects}"
+
+
+def _read(name: str) -> bytes:
+    return (package_files.files("trunkline") / "static" / name).read_bytes()
 
 
 def _static(response: Response) -> Page:

@@ -142,6 +142,7 @@ class Node:
             AddressLimiter(limits.http_burst, limits.http_per_s, limits.exempt),
             self.runtime.clock,
             self._hosts,
+            app.page,
         )
         self.data_port = DataPort(
             server,
