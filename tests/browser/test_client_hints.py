@@ -60,6 +60,37 @@ async def test_a_hint_longer_than_the_back_off_holds_although_nothing_stayed(vir
     assert ats == [0, 9000, 18_000]
 
 
+async def test_only_the_server_s_part_of_a_wait_holds_when_the_network_is_back(virtual: Virtual) -> None:
+    """A hint of a second in a back-off of a minute: after the second the browser's online event ends the wait."""
+    ats = await virtual(
+        """const online = () => dispatchEvent(new Event("online"));
+           peer.greet = (socket) => socket.end(1012, { reconnect_after_ms: 1000 });
+           await peer.connect({ backoff: { min: 60_000, max: 60_000 } });
+           await clock.advance(1500);
+           online();
+           await clock.advance(1000);
+           online();
+           await clock.advance(10);
+           return peer.sockets.map((s) => s.at);"""
+    )
+    assert ats == [0, 1000, 2500]
+
+
+async def test_a_pause_of_the_server_holds_over_the_way_back(virtual: Virtual) -> None:
+    """A page that is left during it and shown again waits for the rest."""
+    ats = await virtual(
+        """peer.greet = (socket) => socket.end(1012, { reconnect_after_ms: 9000 });
+           await peer.connect();
+           await clock.advance(1000);
+           dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }));
+           await clock.advance(1000);
+           dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }));
+           await clock.advance(7500);
+           return peer.sockets.map((s) => s.at);"""
+    )
+    assert ats == [0, 9000]
+
+
 @pytest.mark.parametrize("request_of", ["c.subscribe('news')", "gone.unsubscribe()"])
 async def test_a_request_refused_for_ever_is_no_storm(virtual: Virtual, request_of: str) -> None:
     """Whatever retry_after_ms a refusal names, the request is repeated ever more slowly, and not given up."""

@@ -198,22 +198,21 @@ export function repeatDelay(tries, hint, backoff, random) {
  * @param {{code: number, attempt: number, goodbye: Message | null, retryAfterMs: number | null}} close
  * @param {{min: number, max: number}} backoff
  * @param {() => number} random
- * @returns {{reconnect: boolean, delay: number, hinted: boolean}} hinted: a wait that the server asked for is in it
+ * @returns {{reconnect: boolean, delay: number, pause: number}} pause: how much of the delay the server asked for
  */
 export function afterClose(close, backoff, random) {
   const foreign = close.code >= 3000 && !RETURNING.includes(close.code) && close.goodbye?.reconnect !== true;
   if (FINAL_CLOSE_CODES.includes(close.code) || foreign || close.goodbye?.reconnect === false) {
-    return { reconnect: false, delay: 0, hinted: false };
+    return { reconnect: false, delay: 0, pause: 0 };
   }
   const asksPause = close.code === 1008 || close.code === 1013;
   const hint = hintOf(
     close.goodbye?.reconnect_after_ms ?? close.goodbye?.retry_after_ms ?? (asksPause ? close.retryAfterMs : null),
   );
-  const hinted = hint !== null && hint > 0;
-  if (hint !== null && close.attempt === 0) return { reconnect: true, delay: hint, hinted };
+  if (hint !== null && close.attempt === 0) return { reconnect: true, delay: hint, pause: hint };
   const delay = backoffDelay(close.attempt, backoff, random);
   const floor = hint ?? (asksPause ? Math.min(backoff.max, 4 * backoff.min) : 0);
-  return { reconnect: true, delay: Math.max(delay, floor), hinted };
+  return { reconnect: true, delay: Math.max(delay, floor), pause: hint ?? 0 };
 }
 
 /**
@@ -352,7 +351,8 @@ export class Connection {
   #generation = 0;
   /** Attempts since the last connection that stayed. */
   #attempt = 0;
-  #retryHinted = false;
+  /** No attempt before this time, whatever the browser says. */
+  #pausedUntil = 0;
   /** The page was left; nothing is tried until it is shown again. */
   #left = false;
   /** Ends the listening to the browser's events. */
@@ -646,7 +646,7 @@ export class Connection {
     this.#timers.clearTimeout(this.#connectTimer);
     this.#established = message;
     if (typeof message.session === "string") this.#session = message.session;
-    this.#rateFree = 0;
+    this.#rateFree = this.#pausedUntil = 0;
     this.#accepted = this.#token;
     // Not reset at once: a server that accepts and then fails each connection would be hammered at the minimum.
     this.#stableTimer = this.#after(duration(this.#options.stableAfterMs, 5000), () => (this.#attempt = 0));
@@ -689,8 +689,9 @@ export class Connection {
 
   /** The network may be back: the rest of a back-off is pointless. A pause the server asked for still holds. */
   #wake() {
-    if (this.#left || (this.#retryTimer !== null && !this.#retryHinted)) this.#retry();
-    else this.#probe();
+    if (this.#retryTimer === null && !this.#left) this.#probe();
+    else if (this.#timers.now() >= this.#pausedUntil) this.#retry();
+    else this.#retryTimer ??= this.#after(this.#pausedUntil - this.#timers.now(), () => this.#retry());
   }
 
   /** An open socket may be dead and will not say so: ask for an answer. Anything heard late enough is one too. */
@@ -797,7 +798,7 @@ export class Connection {
       return;
     }
     this.#attempt += 1;
-    this.#retryHinted = plan.hinted;
+    this.#pausedUntil = this.#timers.now() + plan.pause;
     this.#forgetConnection(
       new TrunklineError("DISCONNECTED", "connection lost before the answer; outcome unknown", true),
     );
