@@ -291,6 +291,24 @@ async def test_each_connection_has_its_lines(start_balancer: Start, foreign: lis
     assert "very-secret" not in str(balancer.said) + "".join(balancer.other)
 
 
+async def test_debug_shows_what_the_balancer_decides(start_balancer: Start, foreign: list[ForeignBackend]) -> None:
+    """Each pick has its line with backend and reason, each failed check and pick its cause, and each refusal."""
+    balancer = await start_balancer(
+        backends=[foreign[0].url], LOG_LEVEL="debug", TRUNKLINE_BALANCER_HEALTH_INTERVAL_MS="100"
+    )
+    async with connect(f"ws://127.0.0.1:{balancer.port}/room"):
+        pass
+    placed = await balancer.hear(lambda line: line["event"] == "placed")
+    assert (placed["level"], placed["backend"], placed["reason"]) == ("debug", foreign[0].url, "only")
+    await foreign[0].stop()
+    with pytest.raises(InvalidStatus):
+        await connect(f"ws://127.0.0.1:{balancer.port}/room")
+    for event in ("pick_failed", "check_failed"):
+        found = await balancer.hear(lambda line, event=event: line["event"] == event)  # type: ignore[misc]
+        assert found["backend"] == foreign[0].url
+    await balancer.hear(lambda line: line["event"] == "not_placed")
+
+
 async def test_sigterm_lets_clients_go_on_for_a_while(start_balancer: Start, foreign: list[ForeignBackend]) -> None:
     """After SIGTERM no new client is let in, an open one goes on, and with its end the balancer ends with 0."""
     balancer = await start_balancer(backends=urls(foreign), TRUNKLINE_BALANCER_DRAIN_MS="20000")

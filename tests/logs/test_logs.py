@@ -18,6 +18,7 @@ import structlog
 from trunkline.errors import StartError
 from trunkline.logs import configure as log
 from trunkline.logs.configure import RotatingFile, configure, redact_text
+from trunkline.process.locks import take_lock
 from trunkline.settings.sections import LogSettings, Secret
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
@@ -289,6 +290,73 @@ def test_what_an_earlier_process_left(tmp_path: Path) -> None:
     assert read(tmp_path / "trunkline.2031-04-29.1.log.gz") == ["left"]
     assert read(tmp_path / "trunkline.2031-04-30.1.log.gz") == ["yesterday"]
     assert read(tmp_path / "trunkline.log") == ["today"]
+
+
+def test_what_ended_processes_left_goes_in_its_time(tmp_path: Path) -> None:
+    """Their files stay for their days by kind, half compressed ones go; those of a process that runs are left alone."""
+    wall = Wall()
+    kept = {"trunkline-2.2031-04-18.1.log.gz", "trunkline-3.error.2031-04-02.1.log.gz", "trunkline-3.error.log"}
+    gone = {"trunkline-2.2031-04-16.1.log.gz", "trunkline-3.error.2031-03-31.1.log.gz", "trunkline-2.log"}
+    running = {"trunkline-4.log", "trunkline-4.2001-01-01.1.log"}
+    for name in (*kept, *gone, *running, "trunkline-2.2031-04-20.2.log.part", "trunkline-2.2031-04-20.2.log"):
+        (tmp_path / name).write_text('{"event":"left"}\n')
+        os.utime(tmp_path / name, (wall.now - 15 * DAY, wall.now - 15 * DAY))
+    lock = take_lock(tmp_path / ".trunkline-4.lock")
+    configure(LogSettings(directory=tmp_path), stream=io.StringIO(), wall=wall)
+    log.close()
+    os.close(lock)
+    own = {"trunkline.log", "trunkline.error.log"}
+    assert set(names(tmp_path)) == kept | running | own | {"trunkline-2.2031-04-20.2.log.gz"}
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_somebody_else_may_rotate(tmp_path: Path, copied: bool) -> None:
+    """A file that logrotate copies and empties, or moves away, is gone on with; no line is lost or torn."""
+    configure(LogSettings(directory=tmp_path), stream=io.StringIO())
+    logger = structlog.get_logger("a")
+    logger.info("first")
+    ours, moved = tmp_path / "trunkline.log", tmp_path / "trunkline.log.1"
+    if copied:
+        moved.write_bytes(ours.read_bytes())
+        os.truncate(ours, 0)
+    else:
+        ours.rename(moved)
+    logger.info("second")
+    assert (read(moved), read(ours)) == (["first"], ["second"])
+
+
+SHORT_OF_SPACE = """
+import resource, signal, sys, structlog
+from pathlib import Path
+from trunkline.logs.configure import configure
+from trunkline.settings.sections import LogSettings
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+configure(LogSettings(directory=Path(sys.argv[1])), stream=open("/dev/null", "w"))
+logger = structlog.get_logger("a")
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, most))
+for number in range(4):
+    logger.info(f"early {number}")
+if sys.argv[2] == "goes on":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    logger.info("late")
+"""
+
+
+@pytest.mark.parametrize("end", ["goes on", "is started again"])
+def test_a_line_that_was_written_in_part_is_joined_to_no_other(tmp_path: Path, end: str) -> None:
+    """On a full disk a line may break off: the next one, of this process or of the next, begins below it."""
+    program = [sys.executable, "-c", SHORT_OF_SPACE, str(tmp_path)]
+    subprocess.run([*program, end], check=True, capture_output=True)
+    if end != "goes on":
+        assert not (tmp_path / "trunkline.log").read_bytes().endswith(b"\n")
+        subprocess.run([*program, "goes on"], check=True, capture_output=True)
+    found = (tmp_path / "trunkline.log").read_text().splitlines()
+    broken = [line for line in found if not line.endswith("}")]
+    assert len(broken) == 1
+    assert json.loads(found[0])["event"] == "early 0"
+    assert json.loads(found[-1])["event"] == "late"
+    assert found.index(broken[0]) == len(found) - 2
 
 
 def test_two_processes_have_files_of_their_own(tmp_path: Path) -> None:

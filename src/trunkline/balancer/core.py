@@ -181,11 +181,13 @@ class Balancer:
         self.meter.place.observe(time.perf_counter() - started)
         if isinstance(answer, Pick):
             self.meter.picks.add(answer.url, answer.reason)
+            log.debug("placed", backend=answer.url, reason=answer.reason, pool=ask.pool, policy=ask.policy)
             if self._talk is not None and answer.reservation:
                 kept = ask.affinity if ask.policy == "affinity" and ask.affinity is not None else ""
                 self._talk.note(PickNotice("p", answer.url, ask.key, kept[:KEY_CHARS]))
         else:
             self.meter.refusals.add(answer.reason)
+            log.debug("not_placed", reason=answer.reason, pool=ask.pool, policy=ask.policy)
         return answer
 
     def opened(self, pick: Pick) -> None:
@@ -196,6 +198,7 @@ class Balancer:
         """No connection came of it through the backend's fault."""
         self.meter.failures.add(pick.url, why)
         self._note("f", pick)
+        log.debug("pick_failed", backend=pick.url, why=why, suspicion=why in SUSPICIONS)
         now = time.monotonic()
         if why in SUSPICIONS:
             self.fleet.dropped(pick.reservation, now)
@@ -284,6 +287,8 @@ class Balancer:
         return row.known_opened if row is not None else None
 
     def _on_checked(self, url: str, ok: bool, why: str) -> None:
+        if not ok:
+            log.debug("check_failed", backend=url, why=why)
         self._changed(url, self.fleet.checked(url, ok, why, time.monotonic()))
 
     def _on_notices(self, balancer: str, notices: PickNotices) -> None:

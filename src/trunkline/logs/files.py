@@ -1,7 +1,13 @@
 """Log files: rotated at midnight UTC and at a size, compressed, kept for some days; errors apart and for longer.
 
-Rules: rotated files are compressed in a thread of their own, as that takes longer than an event loop may pause. Each
-process writes files of its own, held by a lock. Nothing here raises into the caller of a log method.
+Rules:
+
+- Each process writes files of its own, held by a lock. What processes left that have ended is kept for its days, no
+  longer: whoever rotates looks after it.
+- A record begins on a line of its own, also after one that was written in part, by whatever process.
+- Somebody else may rotate the file too, by moving it away or by emptying it: it is then begun again.
+- Rotated files are compressed in a thread of their own, as that takes longer than an event loop may pause.
+- Nothing here raises into the caller of a log method.
 """
 
 from __future__ import annotations
@@ -15,9 +21,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from io import TextIOWrapper
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from logging.handlers import BaseRotatingHandler
 from pathlib import Path
 
@@ -26,6 +31,8 @@ from trunkline.process.locks import take_lock
 from trunkline.settings.sections import LogSettings
 
 FILE_NAME = "trunkline"
+DAY_S = 86_400.0
+LINE_END = 10
 MAX_PROCESSES = 64
 """Processes of one machine that may write into one directory; each has files of its own."""
 
@@ -46,6 +53,34 @@ class Complaint:
             print(f"trunkline: log lines are lost, {where} cannot be written: {error!r}", file=sys.stderr)
 
 
+class LineFile:
+    """A file to which whole lines are appended, without a buffer.
+
+    A write that fails after a part of the line (a full disk) leaves that part, and the next line begins below it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self.status = os.fstat(self._file)
+        size = self.status.st_size
+        self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
+
+    def write(self, line: bytes) -> None:
+        """Append a line; raises OSError when it was not written as a whole."""
+        data = memoryview(b"\n" + line + b"\n" if self._torn else line + b"\n")
+        while data:
+            written = os.write(self._file, data)
+            self._torn = data[written - 1] != LINE_END
+            data = data[written:]
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._file)
+
+
 class RotatingFile(BaseRotatingHandler):
     """A log file that is rotated each day (UTC) and before it grows beyond a size.
 
@@ -59,10 +94,12 @@ class RotatingFile(BaseRotatingHandler):
         rotate_bytes: the size.
         keep_days: days that rotated files stay.
         lock: descriptor that keeps the stem for this process; closed with the file.
+        look_after: days that files of processes that have ended are kept, by what follows their stem (empty, or
+            `.error`); None leaves them alone.
         wall: seconds since 1970.
     """
 
-    stream: TextIOWrapper | None  # type: ignore[assignment] # None between two files, as in the library
+    stream: LineFile | None  # type: ignore[assignment] # None between two files, as in the library
 
     def __init__(
         self,
@@ -72,6 +109,7 @@ class RotatingFile(BaseRotatingHandler):
         rotate_bytes: int,
         keep_days: int,
         lock: int | None = None,
+        look_after: Mapping[str, int] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory
@@ -79,6 +117,7 @@ class RotatingFile(BaseRotatingHandler):
         self._rotate_bytes = rotate_bytes
         self._keep_days = keep_days
         self._lock_file = lock
+        self._look_after = look_after
         self._wall = wall
         self._rotated = re.compile(rf"{re.escape(stem)}\.(\d{{4}}-\d\d-\d\d)\.(\d+)\.log(\.gz)?")
         self._complaint = Complaint()
@@ -97,15 +136,36 @@ class RotatingFile(BaseRotatingHandler):
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:
         """Whether the record belongs to another day than the file, or does not fit any more."""
-        if self.stream is None:
-            self.stream = self._open()
-        size = os.fstat(self.stream.fileno()).st_size
+        size = self._size()
         line = len(self.format(record).encode("utf-8", "backslashreplace")) + 1
         today = self._date(self._wall())
         if size > 0 and (today != self._day or size + line > self._rotate_bytes):
             return True
         self._day = today
         return False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, after a rotation when one is due."""
+        try:
+            if self.shouldRollover(record):
+                self.doRollover()
+            if self.stream is None:
+                self.stream = self._open()
+            self.stream.write(self.format(record).encode("utf-8", "backslashreplace"))
+        except Exception:
+            self.handleError(record)
+
+    def _size(self) -> int:
+        """The size of the file, which is opened when it is not, or when another stands under its name."""
+        if self.stream is not None:
+            with contextlib.suppress(FileNotFoundError):
+                found, ours = os.stat(self.baseFilename), self.stream.status
+                if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+                    return found.st_size
+            moved, self.stream = self.stream, None
+            moved.close()
+        self.stream = self._open()
+        return self.stream.status.st_size
 
     def doRollover(self) -> None:
         """Set the file aside under its day, and begin the next."""
@@ -132,9 +192,9 @@ class RotatingFile(BaseRotatingHandler):
     def _date(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
 
-    def _open(self) -> TextIOWrapper:
-        stream = super()._open()
-        status = os.fstat(stream.fileno())
+    def _open(self) -> LineFile:  # type: ignore[override]
+        stream = LineFile(self.baseFilename)
+        status = stream.status
         # What an earlier process wrote belongs to the day of its last line.
         self._day = self._date(status.st_mtime if status.st_size else self._wall())
         return stream
@@ -147,26 +207,60 @@ class RotatingFile(BaseRotatingHandler):
         return [match for path in self._directory.iterdir() if (match := self._rotated.fullmatch(path.name))]
 
     def _tidy(self) -> None:
-        oldest = self._date(self._wall() - timedelta(days=self._keep_days).total_seconds())
-        before = self._tidying
+        before, now = self._tidying, self._wall()
         self._tidying = threading.Thread(
-            target=self._compress_and_delete, args=(oldest, before), name=f"log-{self._stem}", daemon=True
+            target=self._compress_and_delete, args=(now, before), name=f"log-{self._stem}", daemon=True
         )
         self._tidying.start()
 
-    def _compress_and_delete(self, oldest: str, before: threading.Thread | None) -> None:
+    def _compress_and_delete(self, now: float, before: threading.Thread | None) -> None:
         # One after the other, so that no two threads compress the same file.
         if before is not None:
             before.join()
         try:
             for match in self._rotated_files():
-                path = self._directory / match[0]
-                if match[1] < oldest:
-                    path.unlink()
-                elif match[3] is None:
-                    _compress(path)
+                _compress_or_delete(self._directory / match[0], match[1], self._date(now - self._keep_days * DAY_S))
+            if self._look_after is not None:
+                _tidy_after_the_ended(self._directory, self._stem, self._look_after, now)
         except OSError as error:
             self._complaint.make(str(self._directory), error)
+
+
+_LEFT = re.compile(rf"({FILE_NAME}(?:-\d+)?)(\.error)?(?:\.(\d{{4}}-\d\d-\d\d)\.\d+)?\.log(?:\.gz)?(\.part)?")
+"""A file of any process: its stem, which kind it is, the day of a rotated one, and whether it is half compressed."""
+
+
+def _tidy_after_the_ended(directory: Path, own: str, keep_days: Mapping[str, int], now: float) -> None:
+    """Compress and delete what processes left that have ended; their locks show that."""
+    left: dict[str, list[re.Match[str]]] = {}
+    for path in directory.iterdir():
+        if (match := _LEFT.fullmatch(path.name)) and match[1] != own:
+            left.setdefault(match[1], []).append(match)
+    for stem, matches in left.items():
+        with contextlib.suppress(BlockingIOError):
+            lock = take_lock(directory / f".{stem}.lock")
+            try:
+                for match in matches:
+                    _tidy_one(directory / match[0], match, now - keep_days[match[2] or ""] * DAY_S)
+            finally:
+                os.close(lock)
+
+
+def _tidy_one(path: Path, match: re.Match[str], oldest: float) -> None:
+    if match[4] is not None:
+        # What it was made from is still there, or was made into it just now.
+        path.unlink(missing_ok=True)
+    elif match[3] is not None:
+        _compress_or_delete(path, match[3], RotatingFile._date(oldest))
+    elif path.stat().st_mtime < oldest:
+        path.unlink()
+
+
+def _compress_or_delete(path: Path, day: str, oldest: str) -> None:
+    if day < oldest:
+        path.unlink()
+    elif path.suffix != ".gz":
+        _compress(path)
 
 
 def _compress(path: Path) -> None:
@@ -186,7 +280,8 @@ def file_handlers(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         stem, lock = _take_stem(directory)
-        plain = RotatingFile(directory, stem, rotate_bytes=size, keep_days=days, lock=lock, wall=wall)
+        after = {"": days, ".error": error_days}
+        plain = RotatingFile(directory, stem, rotate_bytes=size, keep_days=days, lock=lock, look_after=after, wall=wall)
         errors = RotatingFile(directory, f"{stem}.error", rotate_bytes=size, keep_days=error_days, wall=wall)
     except OSError as error:
         raise StartError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +95,21 @@ def test_file_does_not_grow_beyond_its_size(tmp_path: Path) -> None:
         log.write(b"x" * 99 + b"\n", False)
     log.close()
     assert all(file.stat().st_size <= 1000 for file in log.path.parent.iterdir())
+
+
+def test_what_a_write_did_not_take_is_written_after_it(tmp_path: Path) -> None:
+    """A disk that fills up takes a part of a chunk: the rest follows, before anything else."""
+
+    class Slow(FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(memoryview(data)[:7])
+
+    log, _ = opened(tmp_path)
+    log._file = Slow(log.path, "wb")
+    log.write(b"one long line\n", False)
+    log.write(b"another line\n", False)
+    log.close()
+    assert log.path.read_bytes() == b"one long line\nanother line\n"
 
 
 def test_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.server.live_node import OpenPeer, StartNode
 from trunkline.settings.channels import ChannelRule
@@ -291,3 +292,17 @@ async def test_fire_and_forget_channels_have_no_positions(start_node: StartNode,
     got = {message["type"]: message for message in [await peer.next(), await peer.next()]}
     assert [got["publication"][name] for name in ("epoch", "offset", "prev")] == [None, None, None]
     assert (got["publish_ack"]["epoch"], got["publish_ack"]["offset"]) == (None, None)
+
+
+async def test_debug_names_each_refusal_and_goodbye(start_node: StartNode, open_peer: OpenPeer) -> None:
+    """An operator who looks finds which client was refused what, and who was asked to leave."""
+    node = await start_node()
+    peer = await open_peer(node)
+    with capture_logs() as lines:
+        await refused(peer, {"type": "subscribe", "channels": []}, "INVALID_MESSAGE")
+        node.draining.begin(0)
+        await peer.closed()
+    found = {line["event"]: line for line in lines if line["log_level"] == "debug"}
+    assert found["request_refused"]["code"] == "INVALID_MESSAGE"
+    assert "channels is empty" in found["request_refused"]["why"]
+    assert found["client_asked_to_leave"]["connection"] == peer.seen[0]["connection_id"]

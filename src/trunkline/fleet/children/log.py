@@ -183,7 +183,10 @@ class ChildLog:
         try:
             if self._size and self._size + len(data) > self._rotate_bytes:
                 self._rotate()
-            self._file.write(data)
+            left = memoryview(data)
+            while left:
+                # Of a file without a buffer it may be less than what was given, on a disk that fills up.
+                left = left[self._file.write(left) :]
             self._size += len(data)
         except OSError as error:
             self.close()

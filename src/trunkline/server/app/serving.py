@@ -342,6 +342,7 @@ class _WithEnvelope(Serving):
     def _send_error(self, error: MessageError, id: wire.MessageId) -> None:
         services = self._route.services
         services.registry.note_error(error.code, error.message)
+        log.debug("request_refused", connection=self.connection.identity.id, code=error.code, why=error.message)
         self.connection.send_message(
             wire.ErrorMessage(
                 error.code, error.message, error.temporary, services.runtime.clock.wall_ms, id, error.retry_after_ms

@@ -49,7 +49,9 @@ class Draining:
         log.info("draining", node=self._state.name, connections=len(connections), over_ms=over_ms)
 
         def ask(slot: drain.Slot) -> None:
-            connections[slot.client].end(close.code, close.reason, slot.reconnect_after_ms)
+            connection = connections[slot.client]
+            log.debug("client_asked_to_leave", node=self._state.name, connection=connection.identity.id)
+            connection.end(close.code, close.reason, slot.reconnect_after_ms)
 
         self._task = asyncio.get_running_loop().create_task(carry_out(slots, ask))
         return self._task

@@ -154,6 +154,7 @@ class Mover:
         def ask(slot: drain.Slot) -> None:
             connection = chosen[slot.client]
             self._asked.discard(connection)
+            log.debug("client_asked_to_move", node=self._state.name, connection=connection.identity.id)
             connection.end(close_codes.DRAINING.code, REASON, slot.reconnect_after_ms % LONGEST_HINT_MS)
 
         try:
