@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import signal
 import socket
@@ -84,6 +85,24 @@ async def test_one_clients_requests_take_no_fleet_out(
     assert states["up"] >= (3 if retries == "2" else 2), states
     clients = await connect_many(balancer.port, 30)
     await close_all(clients)
+
+
+async def test_pods_behind_one_url_are_shown_and_added_up(start_balancer: Start, foreign: list[ForeignBackend]) -> None:
+    """Every request for a load report reaches another pod; the page has all of them, and their sum."""
+    pods = itertools.cycle([("a", 3), ("b", 5), ("c", 7)])
+
+    def report(_: int) -> str:
+        name, count = next(pods)
+        return json.dumps({"agentsConnections": count, "podName": name, "podIP": f"10.9.9.{count}"})
+
+    foreign[0].report = report
+    balancer = await start_balancer("--cache-ttl", "50ms", backends=[foreign[0].url])
+    seen = await until(lambda seen: seen["totalConnections"] == 15, balancer)
+    for _ in range(5):
+        assert seen["totalConnections"] == 15
+        assert sorted(pod["podName"] for pod in seen["podMetrics"][foreign[0].url]) == ["a", "b", "c"]
+        polls = foreign[0].polls
+        seen = await until(lambda _, polls=polls: foreign[0].polls > polls, balancer)
 
 
 async def test_restarted_balancer_is_right_within_one_report(

@@ -7,12 +7,14 @@ import pytest
 
 from trunkline.balancer.overview import overview, page, refresh_of, shape_wanted
 from trunkline.placement.rows import BackendRow
+from trunkline.protocol.control import LoadReport
 
 
 def row(url: str = "http://10.0.0.1:3001", connections: int = 5, **more: object) -> BackendRow:
     plain = BackendRow(
         url=url, name="n1", group="blue", pool="", source="list", connections=connections, reported=4, report_age_s=1.5,
-        relayed=5, reserved=1, state="up", why="", weight=1.0, capacity=100, pod=("pod-a", "10.0.0.1", "m1"),
+        relayed=5, reserved=1, state="up", why="", weight=1.0, capacity=100,
+        pods=(LoadReport(4, "pod-a", "10.0.0.1", "m1"),),
     )  # fmt: skip
     return msgspec.structs.replace(plain, **more)
 
@@ -20,7 +22,7 @@ def row(url: str = "http://10.0.0.1:3001", connections: int = 5, **more: object)
 def test_json_has_the_names_that_dashboards_read() -> None:
     """Five names at the top, url and connections in a service, the report's own names in podMetrics."""
     uneven = {("", "blue"): 1.25, ("games", ""): 2.0}
-    found = overview([row(), row("http://b:1", 3, reported=None)], uneven, "2026-01-01T00:00:00Z")
+    found = overview([row(), row("http://b:1", 3, reported=None, pods=())], uneven, "2026-01-01T00:00:00Z")
     shown = msgspec.json.decode(msgspec.json.encode(found))
     assert shown["timestamp"] == "2026-01-01T00:00:00Z"
     assert shown["imbalance"] == {"blue": 1.25, "games/": 2.0}
@@ -34,10 +36,22 @@ def test_json_has_the_names_that_dashboards_read() -> None:
     }
 
 
+def test_each_pod_behind_a_url_has_its_entry() -> None:
+    """The names are those of the pods, and the page has them all; what they are called is text there too."""
+    found = overview([row(pods=(LoadReport(4, "pod-a"), LoadReport(7, "<b>")))], {}, "now")
+    assert [(pod.podName, pod.agentsConnections) for pod in found.podMetrics["http://10.0.0.1:3001"]] == [
+        ("pod-a", 4),
+        ("<b>", 7),
+    ]
+    assert "2 pods: pod-a 4, &lt;b&gt; 7" in page(found, 5, "relay")
+
+
 def test_what_a_backend_says_is_text() -> None:
     """A name, a reason or a pod that looks like markup stays text."""
     evil = "<script>alert(1)</script>"
-    found = overview([row(name=evil, why=evil, pod=(evil, evil, evil), group=evil)], {("", evil): 1.0}, "now")
+    found = overview(
+        [row(name=evil, why=evil, pods=(LoadReport(4, evil, evil, evil),), group=evil)], {("", evil): 1.0}, "now"
+    )
     text = page(found, 5, "relay")
     assert "<script" not in text
     assert text.count("&lt;script&gt;") >= 4

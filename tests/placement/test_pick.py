@@ -469,7 +469,8 @@ def test_rows_and_imbalance_show_the_fleet() -> None:
     placing.report(B, 10, 1.0)
     placing.report(C, 5, 1.0, capacity=10)
     one, two, three = placing.fleet.rows(3.0)
-    assert (one.state, one.pod, one.report_age_s, one.connections) == ("draining", ("pod-a", None, None), 2.0, 4)
+    assert (one.state, one.report_age_s, one.connections) == ("draining", 2.0, 4)
+    assert [pod.podName for pod in one.pods] == ["pod-a"]
     assert (two.state, two.name, two.reported, two.capacity) == ("full", "two", 10, 10)
     assert three.state == "up"
     assert placing.fleet.imbalance() == {("", "blue"): pytest.approx(10 / 7.5)}
@@ -503,7 +504,7 @@ def test_long_words_of_a_report_are_not_kept() -> None:
     placing.report(A, 1, podName=long, podIP=long, nodeName=long, colour=long, run=long, opened=1, keys=(long,))
     placing.set(BackendSpec(A, weight=2.0))
     [row] = placing.fleet.rows(1.0)
-    assert row.pod == ("x" * 256,) * 3
+    assert [(pod.podName, pod.podIP, pod.nodeName) for pod in row.pods] == [("x" * 256,) * 3]
     assert row.group == "x" * 64
     assert len(msgspec.json.encode(placing.fleet.backends[A].report)) < 2000
 
@@ -527,3 +528,14 @@ def test_a_silent_backend_stays_listed_and_gets_nobody() -> None:
     assert placing.place().reason == "last_resort"
     silence()
     assert placing.place().url == A
+
+
+def test_pods_behind_one_url_are_added_up() -> None:
+    """Each poll reaches another pod: from the first repetition on the sum counts, and does not jump."""
+    placing = Placing(A, B)
+    placing.report(B, 25, 1.0)
+    for now, (pod, count) in enumerate([("a", 10), ("b", 20), ("c", 30), ("a", 11), ("c", 31), ("b", 20)], 1):
+        placing.report(A, count, float(now), podName=pod, capacity=100)
+    row = next(row for row in placing.fleet.rows(6.0) if row.url == A)
+    assert (row.connections, row.reported, row.capacity) == (62, 62, 300)
+    assert sorted((pod.podName, pod.agentsConnections) for pod in row.pods) == [("a", 11), ("b", 20), ("c", 31)]

@@ -263,6 +263,9 @@ class Balancer:
     def _on_node(self, report: NodeReport) -> None:
         self.meter.reports.add("pushed")
         self._nats_source.reported(report)
+        if report.leaving:
+            # Its place is given up, or taken by a successor with reports of its own.
+            return
         self._take(report.url, report.report, time.monotonic())
         self._reports.reported(report.url)
 

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from trunkline.placement.rows import BackendRow
+from trunkline.protocol.control import LoadReport
 
 REFRESH_CHOICES: Final = (0, 1, 2, 5, 10, 30)
 """Seconds between two fetches that a reader can choose; 0: none."""
@@ -46,7 +47,7 @@ class Service(msgspec.Struct, frozen=True):
 
 
 class PodMetric(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An entry of `podMetrics`, as the backend's own load report has it."""
+    """An entry of `podMetrics`, as a pod's own load report has it; a URL may lead to several pods."""
 
     agentsConnections: int
     podName: str | None = None
@@ -75,7 +76,7 @@ def overview(rows: Sequence[BackendRow], imbalance: Mapping[tuple[str, str], flo
     return Overview(
         timestamp=timestamp,
         services=[Service(*(getattr(row, name) for name in Service.__struct_fields__)) for row in rows],
-        podMetrics={row.url: [PodMetric(row.reported, *row.pod)] for row in rows if row.reported is not None},
+        podMetrics={row.url: [_pod(report) for report in row.pods] for row in rows if row.pods},
         totalConnections=total,
         agentsConnections=total,
         imbalance={f"{pool}/{group}" if pool else group: round(value, 4) for (pool, group), value in imbalance.items()},
@@ -106,8 +107,7 @@ def page(found: Overview, refresh_s: int, mode: str) -> str:
     )
     again = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
     most = max((service.connections for service in found.services), default=0)
-    pods = {url: metrics[0] for url, metrics in found.podMetrics.items()}
-    rows = "".join(_row(service, pods.get(service.url), most) for service in found.services)
+    rows = "".join(_row(service, found.podMetrics.get(service.url, []), most) for service in found.services)
     body = rows or '<tr><td colspan="7">no backend is known yet</td></tr>'
     evenness = ", ".join(
         f"{escape(group) + ' ' if group else ''}{value:.3f}" for group, value in sorted(found.imbalance.items())
@@ -124,10 +124,16 @@ def page(found: Overview, refresh_s: int, mode: str) -> str:
     )
 
 
-def _row(service: Service, pod: PodMetric | None, most: int) -> str:
+def _pod(report: LoadReport) -> PodMetric:
+    return PodMetric(report.agentsConnections, report.podName, report.podIP, report.nodeName)
+
+
+def _row(service: Service, pods: Sequence[PodMetric], most: int) -> str:
     about = [part for part in (service.name, service.group, service.pool, f"from {service.source}") if part]
-    if pod is not None:
-        about += [part for part in (pod.podName, pod.podIP, pod.nodeName) if part]
+    if len(pods) == 1:
+        about += [part for part in (pods[0].podName, pods[0].podIP, pods[0].nodeName) if part]
+    elif pods:
+        about.append(f"{len(pods)} pods: " + ", ".join(f"{_name(pod)} {pod.agentsConnections:,}" for pod in pods))
     age = "" if service.report_age_s is None else f"<small>{service.report_age_s:.0f} s ago</small>"
     why = f"<small>{escape(service.why)}</small>" if service.why else ""
     # Beside the fullest one rather than its own capacity: what a reader looks for is unevenness.
@@ -141,6 +147,10 @@ def _row(service: Service, pod: PodMetric | None, most: int) -> str:
         f"<td><meter min='0' max='{full}' value='{service.connections}'></meter></td>"
         f"<td class='n'>{reported}{age}</td><td class='n'>{service.reserved:,}</td><td class='n'>{capacity}</td></tr>"
     )
+
+
+def _name(pod: PodMetric) -> str:
+    return pod.podName or pod.podIP or "unnamed"
 
 
 def refresh_of(query_value: str | None) -> int:

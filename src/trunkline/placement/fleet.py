@@ -151,10 +151,11 @@ class Fleet:
             self.report_failed(url, f"implausible capacity: {report.capacity}", now)
             return False
         was_doubted = backend.ledger.doubted
-        if not backend.ledger.report(report, min(asked_at, now), now):
+        counted = backend.pods.take(report, _to_keep(report), min(asked_at, now), now)
+        if counted is None or not backend.ledger.report(counted, min(asked_at, now), now):
             return False
         before = (backend.group, backend.capacity, backend.takes)
-        backend.report = _to_keep(report)
+        backend.report = _to_keep(counted)
         backend.reported_at = now
         backend.report_failure = ""
         backend.describe()
@@ -168,7 +169,7 @@ class Fleet:
                     self.news.append(News(url, "up", change.why))
         doubted = backend.ledger.doubted
         if doubted != was_doubted:
-            count = report.agentsConnections
+            count = counted.agentsConnections
             why = (
                 f"its reports stay at {count} although picks go there" if doubted else f"its report changed to {count}"
             )

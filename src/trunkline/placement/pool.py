@@ -18,6 +18,7 @@ from typing import Final
 from trunkline.placement.backend import BackendSpec, short_id
 from trunkline.placement.condition import Condition
 from trunkline.placement.counting.ledger import Ledger
+from trunkline.placement.counting.pods import Pods
 from trunkline.placement.hashing import seed_of
 from trunkline.protocol.control import LoadReport
 from trunkline.settings.balancer import GroupEntry
@@ -40,14 +41,15 @@ class Backend:
         share: weight x capacity, by which loads are compared; grows during slow start.
         full_share: the same when slow start is over.
         load: (estimate + 1) / share, or `FULL`.
+        pods: those behind its URL, by their reports.
         floor: while its reports are doubted, what its peers of the same share have on average.
         warm_at: when its slow start is over, None without one.
         turn: its place in the smooth weighted round robin.
     """
 
     __slots__ = (
-        "capacity", "condition", "floor", "full_share", "group", "id", "ledger", "load", "report", "report_failure",
-        "reported_at", "seed", "share", "spec", "turn", "url", "warm_at",
+        "capacity", "condition", "floor", "full_share", "group", "id", "ledger", "load", "pods", "report",
+        "report_failure", "reported_at", "seed", "share", "spec", "turn", "url", "warm_at",
     )  # fmt: skip
 
     def __init__(self, spec: BackendSpec, ledger: Ledger, condition: Condition) -> None:
@@ -57,6 +59,7 @@ class Backend:
         self.seed = seed_of(spec.url)
         self.ledger = ledger
         self.condition = condition
+        self.pods = Pods()
         self.report: LoadReport | None = None
         self.reported_at = float("-inf")
         self.report_failure = ""

@@ -8,6 +8,7 @@ import msgspec
 
 from trunkline.placement.pool import FULL, Backend
 from trunkline.placement.states import OUT, SHOWN, Shown
+from trunkline.protocol.control import LoadReport
 
 
 class BackendRow(msgspec.Struct, frozen=True):
@@ -22,7 +23,7 @@ class BackendRow(msgspec.Struct, frozen=True):
         reserved: picks that were not seen there yet.
         state: the first of `states.SHOWN` that applies.
         capacity: connections it takes, None when unknown.
-        pod: podName, podIP and nodeName of its report.
+        pods: the newest report of each pod behind it; none of a silent backend.
     """
 
     url: str
@@ -39,7 +40,7 @@ class BackendRow(msgspec.Struct, frozen=True):
     why: str
     weight: float
     capacity: int | None
-    pod: tuple[str | None, str | None, str | None] = (None, None, None)
+    pods: tuple[LoadReport, ...] = ()
 
 
 def row_of(backend: Backend, now: float) -> BackendRow:
@@ -62,7 +63,7 @@ def row_of(backend: Backend, now: float) -> BackendRow:
         why=why,
         weight=spec.weight,
         capacity=backend.capacity,
-        pod=(None, None, None) if report is None else (report.podName, report.podIP, report.nodeName),
+        pods=() if report is None or spec.silent else backend.pods.reports,
     )
 
 

@@ -459,3 +459,22 @@ async def test_close_ends_what_is_under_way() -> None:
             await asyncio.wait({waiting}, timeout=WAIT_S)
             assert waiting.done()
             assert desk.drain() == []
+
+
+@pytest.mark.parametrize(("pod_ip", "connections"), [("10.9.9.9", 2), ("127.0.0.1", 1)])
+async def test_what_leads_to_several_pods_gets_a_connection_for_each_request(pod_ip: str, connections: int) -> None:
+    """A balancer in between would lead a connection that is kept to the same pod for ever."""
+    peers: set[object] = set()
+
+    async def report(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        peers.add(request.transport.get_extra_info("peername"))
+        return web.json_response({"agentsConnections": 1, "podIP": pod_ip})
+
+    async with WebBackend(report) as backend, Desk(backend.url, cache_ttl_ms=50) as desk:
+        # The first answer says where it comes from; from then on it counts.
+        await desk.next()
+        peers.clear()
+        for _ in range(4):
+            await desk.next()
+        assert len(peers) >= connections if connections > 1 else len(peers) == 1

@@ -7,6 +7,8 @@ Rules:
   stays.
 * A failure is reported each time and logged once, and so is the recovery.
 * `asked_at` is taken before the request leaves: a pick made after it may be missing in the answer.
+* A pod that reports another address than the URL's stands behind something that may lead to another pod next time: then
+  each request has a connection of its own.
 * A fresh report means one requested after the call. Callers that come during a request share the next round. A backend
   that failed the last time is requested with the others and not waited for: it must not delay every pick.
 """
@@ -21,10 +23,11 @@ from typing import Annotated, Final
 import aiohttp
 import msgspec
 import structlog
+from aiohttp import hdrs
 
 from trunkline.balancer.health.requests import FAULTS, open_session, read_at_most, reason_of
 from trunkline.balancer.health.rota import Rota
-from trunkline.placement.backend import BackendSpec
+from trunkline.placement.backend import BackendSpec, place_of
 from trunkline.placement.counting.ledger import MOST_REPORTED
 from trunkline.process.bounds import end_tasks
 from trunkline.protocol.control import LoadReport
@@ -146,6 +149,7 @@ class ReportPoller:
             if asked.failing:
                 log.info("report_recovered", backend=url)
             asked.failing = False
+            asked.behind = answer.podIP is not None and answer.podIP != place_of(url).host
             self._on_report(url, answer, asked_at)
             return
         if not asked.failing:
@@ -158,8 +162,9 @@ class ReportPoller:
         limit = LONGEST_REPORT if known is None else LONGEST_REPORT_WITH_KEYS
         backend = self._backends.get(url)
         name = backend.server_name if backend is not None else None
+        headers = {hdrs.CONNECTION: "close"} if backend is not None and backend.behind else {}
         async with session.get(
-            url + self._settings.metric_path, params=query, allow_redirects=False, server_hostname=name
+            url + self._settings.metric_path, params=query, headers=headers, allow_redirects=False, server_hostname=name
         ) as answer:
             if 300 <= answer.status < 400:
                 return f"status {answer.status}, a redirect"
@@ -172,9 +177,10 @@ class ReportPoller:
 class _Asked:
     """What goes on with one backend: the round that has begun and the one that begins after it."""
 
-    __slots__ = ("ever", "failing", "next", "running", "server_name")
+    __slots__ = ("behind", "ever", "failing", "next", "running", "server_name")
 
     def __init__(self) -> None:
+        self.behind = False
         self.server_name: str | None = None
         self.ever = False
         self.failing = False
