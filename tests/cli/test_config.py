@@ -44,6 +44,32 @@ def test_check_reads_key_files(
     assert "auth.public_key_file" in refusal("config check", monkeypatch, capsys)
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[monitor]\nscrape_interval_ms = "5s"\nscrape_timeout_ms = "10s"\n', "monitor.scrape_timeout_ms"),
+        ('[monitor]\ntoken_file = "admin.token"\n', "monitor.token_file"),
+        ("[monitor]\ncompose = true\n", "monitor.nodes"),
+        ('[monitor]\nsmtp_user = "me"\n', "monitor.smtp_user"),
+        ('[traefik]\nacme_email = "ops@example.org"\n', "traefik.https_port"),
+        ("[traefik]\nping_port = 80\nhttp_port = 80\n", "traefik.ping_port"),
+        ('[traefik]\ndashboard_host = "a.test"\n', "traefik.dashboard_users"),
+    ],
+)
+def test_check_finds_what_cannot_be_rendered(
+    text: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `monitor render` and `traefik render` would refuse is no usable setting."""
+    (tmp_path / "trunkline.toml").write_text(text)
+    assert key in refusal("config check", monkeypatch, capsys)
+
+
+def test_check_takes_a_short_scrape_interval(tmp_path: Path) -> None:
+    """The time that a scrape may take follows the interval where it is not set."""
+    (tmp_path / "trunkline.toml").write_text('[monitor]\nscrape_interval_ms = "5s"\n')
+    assert runner.invoke(app, ["check"]).exit_code == 0
+
+
 def test_show_json_masks_secrets(tmp_path: Path) -> None:
     """Rows carry key, value and source; a secret is masked."""
     result = runner.invoke(app, ["show", "--json"], env={"PORT": "4000", "TRUNKLINE_ADMIN_TOKEN": "x" * 40})

@@ -12,6 +12,7 @@ from trunkline.cli.settings import ExaminedFile, loaded
 
 if TYPE_CHECKING:
     from trunkline.settings.load import Loaded
+    from trunkline.settings.sections import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Check and show the settings.")
 
@@ -61,7 +62,21 @@ def _checked(config_file: Path | None) -> Loaded:
         from trunkline.server.http.tokens import Verifier
 
         Verifier(found.settings.auth)
+    _rendered(found.settings)
     return found
+
+
+def _rendered(settings: Settings) -> None:
+    """Render what is rendered from settings: whatever cannot be is found here, not by the command that writes it."""
+    from trunkline.monitor.files.bundle import files
+    from trunkline.traefik.render.dynamic import file_dynamic
+    from trunkline.traefik.render.static import static_text
+
+    files(settings, dashboards=False)
+    # Without steering and without a list of backends Traefik is not what they are for.
+    if settings.traefik.steer or settings.balancer.backends:
+        file_dynamic(settings)
+        static_text(settings, Path("dynamic.yml"))
 
 
 def _text(value: object) -> str:

@@ -20,12 +20,16 @@ HostPort = Annotated[
 HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s]+$", extra={"allowed": "an http:// or https:// URL"})]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 
+DEFAULT_SCRAPE_TIMEOUT_MS = 10_000
+
 
 class MonitorSettings(msgspec.Struct, frozen=True):
     """[monitor]: rendering and running Prometheus, Alertmanager and Grafana's provisioning."""
 
     scrape_interval_ms: Annotated[PositiveMs, about("How often every target is scraped.")] = 15_000
-    scrape_timeout_ms: Annotated[PositiveMs, about("How long a scrape may take.")] = 10_000
+    scrape_timeout_ms: Annotated[
+        PositiveMs | None, about("How long a scrape may take; by default 10 s, or the interval when that is shorter.")
+    ] = None
     evaluation_interval_ms: Annotated[PositiveMs, about("How often rules are evaluated.")] = 15_000
     patience: Annotated[
         float,
@@ -89,3 +93,10 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     slo_delivery_ms: Annotated[
         Literal[10, 25, 50, 100, 250, 500, 1000, 2500, 5000], about("Limit of a delivery; a bucket of its histogram.")
     ] = 250
+
+    @property
+    def scrape_limit_ms(self) -> int:
+        """How long a scrape may take, with the default that fits the interval."""
+        if self.scrape_timeout_ms is not None:
+            return self.scrape_timeout_ms
+        return min(DEFAULT_SCRAPE_TIMEOUT_MS, self.scrape_interval_ms)

@@ -98,6 +98,23 @@ def test_of_cadvisor_the_declared_series_are_kept() -> None:
     assert not re.fullmatch(keep["regex"], "container_network_advance_tcp_stats_total")
 
 
+def test_a_scrape_never_takes_longer_than_the_interval() -> None:
+    """Where its limit is not set, it is the default or the interval, whichever is shorter."""
+    for interval, limit in ((5_000, "5s"), (60_000, "10s")):
+        document = yaml.safe_load(prometheus_yaml(monitor(scrape_interval_ms=interval), ()))
+        assert document["global"]["scrape_timeout"] == limit
+
+
+def test_a_target_that_is_named_twice_is_scraped_once() -> None:
+    """Also one of the Compose file that the operator names too."""
+    twice = ("10.0.0.1:3001", "10.0.0.1:3001")
+    own = {"node_exporters": ("node-exporter:9100", "10.0.0.1:9100"), "cadvisors": ("cadvisor:8080",)}
+    document = yaml.safe_load(prometheus_yaml(monitor(compose=True, nodes=twice, traefik=twice, **own), ()))
+    for job in document["scrape_configs"]:
+        targets = [target for group in job["static_configs"] for target in group["targets"]]
+        assert len(targets) == len(set(targets)), job["job_name"]
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

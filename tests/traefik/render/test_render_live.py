@@ -336,6 +336,33 @@ def test_forward_auth_is_asked_first(nodes: list[int], tmp_path: Path) -> None:
         assert get(settings.traefik.http_port, "/ws")[0] >= 500
 
 
+def test_forward_auth_learns_the_client_and_is_bounded(nodes: list[int], tmp_path: Path) -> None:
+    """A trusted proxy's forwarding headers reach the service, a stranger's do not, and Traefik warns of nothing."""
+    seen: list[Mapping[str, str]] = []
+
+    def say(path: str, headers: Mapping[str, str]) -> bytes:
+        seen.append(headers)
+        # Traefik hangs up on the longer one, which may be still being sent.
+        return b"x" * (render.AUTH_ANSWER_BYTES + 1 if "large" in headers.get("X-Forwarded-Uri", "") else 1)
+
+    with origin(say) as service:
+        address = f"http://127.0.0.1:{service}/auth"
+        for proxies, client in (((), "127.0.0.1"), (("127.0.0.1/32",), "203.0.113.7, 127.0.0.1")):
+            settings = settings_of(nodes, forward_auth=address, trusted_proxies=proxies, log_level="WARN")
+            with edge(tmp_path, settings) as traefik:
+                forwarded = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Prefix": "/evil"}
+                assert get(settings.traefik.http_port, "/ws", **forwarded)[0] == 200
+                assert seen[-1]["X-Forwarded-For"] == client
+                assert ("X-Forwarded-Prefix" in seen[-1]) == bool(proxies)
+                assert get(settings.traefik.http_port, "/ws?large")[0] == 401
+                # The entry point of that name is the test's own.
+                assert [
+                    line
+                    for line in traefik.log_lines()
+                    if "is not configured" in line and "entryPointName=traefik" not in line
+                ] == []
+
+
 def test_metrics_ping_and_access_log(nodes: list[int], tmp_path: Path) -> None:
     """Metrics and ping have loopback ports of their own; the access log is JSON without queries."""
     log = tmp_path / "access.log"

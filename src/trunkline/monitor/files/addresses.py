@@ -59,14 +59,14 @@ def addresses(settings: Settings) -> Addresses:
         nodes = (f"127.0.0.1:{settings.server.port}",)
     found = Addresses(
         prometheus_url=monitor.prometheus_url.rstrip("/"),
-        alertmanagers=monitor.alertmanagers,
-        nodes=nodes,
-        balancers=monitor.balancers,
-        traefik=monitor.traefik,
-        nats_exporters=monitor.nats_exporters,
-        node_exporters=monitor.node_exporters,
-        cadvisors=monitor.cadvisors,
-        postgres_exporters=monitor.postgres_exporters,
+        alertmanagers=_once(monitor.alertmanagers),
+        nodes=_once(nodes),
+        balancers=_once(monitor.balancers),
+        traefik=_once(monitor.traefik),
+        nats_exporters=_once(monitor.nats_exporters),
+        node_exporters=_once(monitor.node_exporters),
+        cadvisors=_once(monitor.cadvisors),
+        postgres_exporters=_once(monitor.postgres_exporters),
     )
     if not monitor.compose:
         return found
@@ -78,6 +78,11 @@ def addresses(settings: Settings) -> Addresses:
     if monitor.webhook_url is not None:
         _check_reachable("monitor.webhook_url", monitor.webhook_url, host_and_path(monitor.webhook_url)[1])
     return _by_service(found)
+
+
+def _once(targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Each target once: Prometheus would scrape one that stands twice in a job twice, as the same series."""
+    return tuple(dict.fromkeys(targets))
 
 
 def host_and_path(url: str) -> tuple[str, str, str]:
@@ -98,6 +103,7 @@ def _by_service(found: Addresses) -> Addresses:
     return found._replace(
         prometheus_url=f"http://{PROMETHEUS}:9090" if url == defaults.prometheus_url else url,
         alertmanagers=(f"{ALERTMANAGER}:9093",) if alertmanagers == defaults.alertmanagers else alertmanagers,
-        node_exporters=(f"{NODE_EXPORTER}:9100", *found.node_exporters),
-        cadvisors=(f"{CADVISOR}:8080", *found.cadvisors),
+        # The operator may have named them too.
+        node_exporters=_once((f"{NODE_EXPORTER}:9100", *found.node_exporters)),
+        cadvisors=_once((f"{CADVISOR}:8080", *found.cadvisors)),
     )

@@ -47,14 +47,14 @@ def prometheus_yaml(settings: Settings, groups: tuple[str, ...]) -> str:
         SettingsError: values that Prometheus would refuse, or that cannot be meant.
     """
     monitor = settings.monitor
-    if monitor.scrape_timeout_ms > monitor.scrape_interval_ms:
+    if monitor.scrape_limit_ms > monitor.scrape_interval_ms:
         allowed = f"it must not be above monitor.scrape_interval_ms ({monitor.scrape_interval_ms})"
         raise SettingsError("monitor.scrape_timeout_ms", value=str(monitor.scrape_timeout_ms), allowed=allowed)
     found = addresses(settings)
     document: Document = {
         "global": {
             "scrape_interval": duration(monitor.scrape_interval_ms),
-            "scrape_timeout": duration(monitor.scrape_timeout_ms),
+            "scrape_timeout": duration(monitor.scrape_limit_ms),
             "evaluation_interval": duration(monitor.evaluation_interval_ms),
         },
         # By name: a file that an older version left in the directory is not loaded.

@@ -38,6 +38,8 @@ _FIRST_ROUTE_PRIORITY = 10_000
 PLACE_ANSWER_TIMEOUT_MS = 2_000
 PLACE_DIAL_TIMEOUT_MS = 500
 PLACE_ANSWER_BYTES = 65_536
+AUTH_ANSWER_BYTES = 1_048_576
+"""What an authentication service may answer, such as a page for those it refuses. Above it the client gets 401."""
 
 _HSTS_S = 31_536_000
 
@@ -184,7 +186,12 @@ def _shared_middlewares(settings: Settings) -> dict[str, model.Middleware]:
     if traefik.forward_auth:
         found["trunkline-auth"] = model.Middleware(
             forward_auth=model.ForwardAuth(
-                address=traefik.forward_auth, auth_response_headers=traefik.forward_auth_headers
+                address=traefik.forward_auth,
+                auth_response_headers=traefik.forward_auth_headers,
+                max_response_body_size=AUTH_ANSWER_BYTES,
+                # The entry point has dropped forwarding headers that are not to be trusted. Without this the service
+                # would take the proxy before Traefik for the client.
+                trust_forward_header=True,
             )
         )
     if traefik.circuit_breaker:
