@@ -262,11 +262,11 @@ class SteeredFleet:
             runner, self._runner = self._runner, None
             await runner.cleanup()
 
-    async def balancer_back(self) -> None:
-        """A new balancer that knows nothing of the one before."""
+    async def balancer_back(self, fetched: bool = True) -> None:
+        """A new balancer that knows nothing of the one before; not `fetched`: Traefik cannot fetch from it."""
         self.steering = Steering(self.settings, self.placer, lambda: self.candidates)
         app = web.Application()
-        app.router.add_routes(self.steering.routes())
+        app.router.add_routes(route for route in self.steering.routes() if fetched or route.path == "/place")
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         port = int(self.settings.traefik.balancer_url.rpartition(":")[2])
@@ -281,7 +281,6 @@ class SteeredFleet:
             return names == wanted
 
         await self.until(done, "Traefik to load the servers")
-        await asyncio.sleep(0.3)  # what the steering gives Traefik to load, before it picks new servers
 
     async def services(self) -> set[str]:
         """Names of the services that Traefik has loaded."""

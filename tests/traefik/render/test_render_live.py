@@ -363,6 +363,17 @@ def test_forward_auth_learns_the_client_and_is_bounded(nodes: list[int], tmp_pat
                 ] == []
 
 
+def test_ready_means_that_there_are_routes(nodes: list[int], tmp_path: Path) -> None:
+    """/ping answers from the start; /ready once the first configuration is loaded."""
+    settings = settings_of(nodes, ping_port=free_port(), steer=True)
+    with running(tmp_path, static_text(settings, tmp_path / "dynamic.yml", "static")):
+        assert [get(settings.traefik.ping_port, path)[0] for path in ("/ping", "/ready")] == [200, 404]
+    for steer in (False, True):
+        settings = settings_of(nodes, ping_port=free_port(), steer=steer)
+        with edge(tmp_path, settings):
+            assert [get(settings.traefik.ping_port, path)[0] for path in ("/ping", "/ready")] == [200, 200]
+
+
 def test_metrics_ping_and_access_log(nodes: list[int], tmp_path: Path) -> None:
     """Metrics and ping have loopback ports of their own; the access log is JSON without queries."""
     log = tmp_path / "access.log"

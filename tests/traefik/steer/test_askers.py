@@ -12,7 +12,8 @@ from aiohttp.test_utils import make_mocked_request
 from trunkline.placement.placing import Ask, Pick
 from trunkline.settings.sections import Settings
 from trunkline.traefik.steer.handlers import Steering
-from trunkline.traefik.steer.published import Candidate
+from trunkline.traefik.steer.layers import PICK_HEADER
+from trunkline.traefik.steer.published import Candidate, mark
 
 A = "http://10.0.0.1:3001"
 
@@ -22,6 +23,7 @@ class OnePlacer:
 
     def __init__(self) -> None:
         self.asks: list[Ask] = []
+        self.dropped_count = 0
 
     def place(self, ask: Ask) -> Pick:
         self.asks.append(ask)
@@ -31,16 +33,19 @@ class OnePlacer:
 
     def failed(self, pick: Pick, why: str) -> None: ...
 
-    def dropped(self, pick: Pick) -> None: ...
+    def dropped(self, pick: Pick) -> None:
+        self.dropped_count += 1
 
     def closed(self, pick: Pick) -> None: ...
 
 
-async def answer(steering: Steering, path: str, peer: str, headers: dict[str, str] | None = None) -> web.Response:
+async def answer(
+    steering: Steering, path: str, peer: str, headers: dict[str, str] | None = None, query: str = ""
+) -> web.Response:
     """What `peer` gets; only the transport is made up, for the peer of a real one would always be loopback."""
     transport = Mock()
     transport.get_extra_info = {"peername": (peer, 40_000)}.get
-    request = make_mocked_request("GET", path, headers=headers, transport=transport)
+    request = make_mocked_request("GET", path + query, headers=headers, transport=transport)
     handler = {route.path: route.handler for route in steering.routes()}[path]
     response = await handler(request)
     assert isinstance(response, web.Response)
@@ -66,6 +71,18 @@ async def test_strangers_are_refused_and_reserve_nothing(path: str) -> None:
     assert placer.asks == []
     for peer in ("127.0.0.1", "::1", "10.1.2.3"):
         assert (await answer(refusing, path, peer, headers)).status == 200
+
+
+async def test_only_what_traefik_has_loaded_is_picked() -> None:
+    """The marks in the question count; one without marks knows all. What is not picked is reserved on nobody."""
+    placer = OnePlacer()
+    asked = steering(placer)
+    headers = {"Sec-WebSocket-Key": "x" * 24}
+    for query, picked in (("", True), (f"?loaded={mark(A)}", True), (f"?loaded={mark('http://10.0.0.2:1')}", False)):
+        response = await answer(asked, "/place", "127.0.0.1", headers, query)
+        assert response.status == 200
+        assert (PICK_HEADER in response.headers) == picked
+    assert placer.dropped_count == len(placer.asks) - 2
 
 
 @pytest.mark.parametrize("key", ["", "x" * 65])

@@ -109,6 +109,41 @@ async def test_without_the_balancer_connections_still_succeed(start: Start) -> N
     assert all(fleet.placer.picks[one.key] == [fleet.backend(one.backend).url] for one in again)
 
 
+async def test_a_new_balancer_knows_what_traefik_has_loaded(start: Start) -> None:
+    """While Traefik waits to fetch again, nobody is sent to a node that it does not know, and picks land as made."""
+    fleet = await start(2)
+    await burst(fleet, 4)
+    await fleet.balancer_gone()
+    new = await Backend.start()
+    fleet.backends.append(new)
+    fleet.placer.counts[new.url] = 0
+    fleet.candidates = [*fleet.candidates, Candidate(new.url)]
+    await fleet.balancer_back(fetched=False)
+    opened = await burst(fleet, 8)
+    assert Counter(one.backend for one in opened) == {backend.port: 4 for backend in fleet.backends[:2]}
+    assert all(fleet.placer.picks[one.key][-1] == fleet.backend(one.backend).url for one in opened)
+    assert fleet.placer.counts[new.url] == 0
+    await fleet.balancer_gone()
+    await fleet.balancer_back()
+    await fleet.loaded()
+    assert {one.backend for one in await burst(fleet, 4)} == {new.port}
+
+
+async def test_a_match_stays_together_over_a_change_of_balancer(start: Start) -> None:
+    """A home that Traefik does not know yet is no home: all players of the match go to the same other node."""
+    fleet = await start(2)
+    await fleet.balancer_gone()
+    new = await Backend.start()
+    fleet.backends.append(new)
+    fleet.candidates = [*fleet.candidates, Candidate(new.url)]
+    fleet.placer.counts[new.url] = 0
+    fleet.placer.matches["m"] = new.url
+    await fleet.balancer_back(fetched=False)
+    opened = [await fleet.connect("/api/match/game?matchId=m") for _ in range(4)]
+    assert {one.status for one in opened} == {101}
+    assert new.url in fleet.placer.dropped_urls
+
+
 async def test_a_balancer_that_hangs_or_breaks_fails_open(start: Start) -> None:
     """No answer in time and an answer of 500 both leave the choice to Traefik."""
     fleet = await start()

@@ -28,7 +28,8 @@ from trunkline.settings.sections import Settings
 from trunkline.traefik.render import dynamic_model as model
 
 WEB, WEBSECURE, FAIL_OPEN = "web", "websecure", "trunkline-fail-open"
-PICK, PLACE = "trunkline-pick", "trunkline-place"
+PING = "ping"
+PICK, PLACE, READY = "trunkline-pick", "trunkline-place", "trunkline-ready"
 NODES, TO_BALANCER, DASHBOARD = "trunkline-nodes", "trunkline-balancer", "trunkline-dashboard"
 
 # Traefik keeps the highest ones for itself; the redirect to TLS is above all of ours.
@@ -82,6 +83,11 @@ def dynamic(settings: Settings, servers: Sequence[ServerView]) -> model.Dynamic:
             entry_points=_client_entry_points(settings),
             middlewares=own,
             priority=_FIRST_ROUTE_PRIORITY - index,
+        )
+    if settings.traefik.ping_port and servers:
+        # Without routes, which come with the first fetch, there is a 404 here: /ping answers before.
+        routers[READY] = model.Router(
+            rule="Path(`/ready`)", service="ping@internal", entry_points=(PING,), priority=_FIRST_ROUTE_PRIORITY
         )
     if settings.traefik.steer:
         routers[PLACE] = model.Router(

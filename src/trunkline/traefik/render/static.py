@@ -15,7 +15,7 @@ from trunkline.settings.balancer import TraefikSettings
 from trunkline.settings.check import needs_secure
 from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import Settings
-from trunkline.traefik.render.dynamic import FAIL_OPEN, WEB, WEBSECURE, balancer_url, file_dynamic
+from trunkline.traefik.render.dynamic import FAIL_OPEN, PING, WEB, WEBSECURE, balancer_url, file_dynamic
 from trunkline.traefik.render.dynamic_model import Dynamic
 
 RESOLVER = "trunkline"
@@ -39,7 +39,7 @@ def static_text(settings: Settings, dynamic_file: Path, *comment: str) -> str:
     }
     has_file = file_dynamic(settings) != Dynamic()
     # The stand-in for the balancer is the internal ping service, which exists only with a ping section.
-    ping = "ping" if traefik.ping_port else FAIL_OPEN if traefik.steer else None
+    ping = PING if traefik.ping_port else FAIL_OPEN if traefik.steer else None
     tree = _present(
         entryPoints=_entry_points(traefik),
         providers=_present(
@@ -85,7 +85,7 @@ def _entry_points(traefik: TraefikSettings) -> _Tree:
     if traefik.metrics_port:
         found["metrics"] = _on_loopback(traefik.metrics_port)
     if traefik.ping_port:
-        found["ping"] = _on_loopback(traefik.ping_port)
+        found[PING] = _on_loopback(traefik.ping_port)
     return found
 
 

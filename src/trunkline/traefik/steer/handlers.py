@@ -10,8 +10,9 @@ Rules:
 - A balancer that sees no backend that can be used may be cut off itself, or have started a moment ago. Then it gives no
   pick, and Traefik tries by its own checks.
 - Nothing that Traefik needs is kept here: it may restart at any time, and so may the balancer.
-- A backend is not picked before Traefik can have loaded a configuration that holds it: the connection would land
-  anywhere. This holds from the first fetch on, so that a balancer that has just started picks at once.
+- A backend that the asking Traefik has not loaded is not picked: the connection would land anywhere, and its
+  reservation on nobody. What it has loaded stands in its question (`published.marks`), so a balancer that has just
+  started knows it too, also while Traefik waits to fetch again. A question without marks is taken to know all.
 
 Hot path: between question and answer there is no await unless the placer itself answers later.
 """
@@ -37,19 +38,17 @@ from trunkline.placement.placing import Ask, Pick, Placer, Refusal
 from trunkline.settings.sections import Settings
 from trunkline.settings.types import LOOPBACK
 from trunkline.traefik.steer.attempts import Attempts
-from trunkline.traefik.steer.layers import FULL_STATUS, PICK_HEADER, layered
-from trunkline.traefik.steer.published import Candidate, Publication
+from trunkline.traefik.steer.layers import FULL_STATUS, LOADED, PICK_HEADER, layered
+from trunkline.traefik.steer.published import Candidate, Publication, mark, marked
 
 log = structlog.get_logger("trunkline.traefik")
 
 MAX_KEY: Final = 64
 """Longest Sec-WebSocket-Key that reserves; RFC 6455 section 4.1 makes it 24 characters."""
 
-APPLY_S: Final = 0.25
-"""Time that Traefik gets from a fetch to having loaded it; 0.07 s was seen."""
-
 _RETRY_MARGIN_S: Final = 1.0
 _UNLOADED_TRIES: Final = 4
+_NONE_LOADED: Final = Refusal(503, "no_backend", "Traefik has loaded none of the servers that could be picked.", 1.0)
 # Otherwise the web framework names itself and the language's version to every client that is refused.
 _SERVER: Final = {"Server": "trunkline"}
 
@@ -102,8 +101,6 @@ class Steering:
         self._trusted_networks = networks((*LOOPBACK, *traefik.networks))
         self._proxies = networks((*LOOPBACK, *traefik.trusted_proxies))
         self._publication = Publication(lambda chosen: layered(settings, chosen))
-        self._loaded: frozenset[str] | None = None
-        self._loading: tuple[frozenset[str], float] | None = None
         self._untrusted_logged = False
         self._publication.update(servers())
 
@@ -132,7 +129,7 @@ class Steering:
                 sticky=cookie_value(headers.get("Cookie", ""), self._sticky) if self._sticky else None,
                 address=address,
             )
-            answer = await self._place(ask, target)
+            answer = await self._place(ask, target, _loaded(request.query_string))
         response = self._answer(answer, bool(key))
         took_s = time.perf_counter() - started
         self.meter.place.observe(took_s)
@@ -143,7 +140,7 @@ class Steering:
                 self._on_event(EdgeEvent("refused", "", answer.reason, address, path, took_s, response.status))
         return response
 
-    async def _place(self, ask: Ask, target: str) -> Pick | Refusal:
+    async def _place(self, ask: Ask, target: str, loaded: frozenset[str] | None) -> Pick | Refusal:
         """Place a handshake, on another backend than those that failed it already."""
         now = time.monotonic()
         handshake = hash((ask.key, ask.address, target))
@@ -151,25 +148,24 @@ class Steering:
         if earlier:
             self.meter.repeated += 1
             self._placer.failed(earlier[-1], "retry")
-        answer = await self._place_loaded(ask, tuple(pick.url for pick in earlier))
+        answer = await self._place_loaded(ask, tuple(pick.url for pick in earlier), loaded)
         if earlier and isinstance(answer, Refusal) and answer.reason == "all_tried":
             # Better a backend that failed once than none; and a key used twice must not lock its client out.
-            answer = await self._place_loaded(ask, ())
+            answer = await self._place_loaded(ask, (), loaded)
         if isinstance(answer, Pick) and ask.key:
             self._attempts.picked(handshake, (*earlier, answer), now)
         return answer
 
-    async def _place_loaded(self, ask: Ask, tried: tuple[str, ...]) -> Pick | Refusal:
-        """Place among the servers that Traefik knows."""
-        loaded = self._known_to_traefik()
-        answer = await self._ask(ask, tried)
+    async def _place_loaded(self, ask: Ask, tried: tuple[str, ...], loaded: frozenset[str] | None) -> Pick | Refusal:
+        """Place among the servers with these marks; None: among all."""
         for _ in range(_UNLOADED_TRIES):
-            if not isinstance(answer, Pick) or loaded is None or answer.url in loaded:
-                break
-            self._placer.dropped(answer)
-            tried = (*tried, answer.url)
             answer = await self._ask(ask, tried)
-        return answer
+            if not isinstance(answer, Pick) or loaded is None or mark(answer.url) in loaded:
+                return answer
+            self._placer.dropped(answer)
+            unloaded = (server.url for server in self._servers() if mark(server.url) not in loaded)
+            tried = (*tried, answer.url, *unloaded)
+        return _NONE_LOADED
 
     async def _ask(self, ask: Ask, tried: tuple[str, ...]) -> Pick | Refusal:
         answer = self._placer.place(msgspec.structs.replace(ask, tried=tried) if tried else ask)
@@ -197,22 +193,12 @@ class Steering:
         """The client's address as Traefik forwarded it; the last hop is Traefik's request to itself on loopback."""
         return origin_of("127.0.0.1", {"x-forwarded-for": forwarded_for}, self._proxies).address
 
-    def _known_to_traefik(self) -> frozenset[str] | None:
-        """The servers that Traefik can have loaded; None before the first fetch."""
-        if self._loading is not None and time.monotonic() >= self._loading[1]:
-            self._loaded, self._loading = self._loading[0], None
-        return self._loaded
-
     async def _on_dynamic(self, request: web.Request) -> web.Response:
         if not self._trusted(request):
             return self._refuse_untrusted(request)
         publication = self._publication
         if publication.update(self._servers()):
             log.info("traefik_configuration_changed", servers=len(publication.urls), bytes=len(publication.body))
-        self._known_to_traefik()
-        urls = publication.urls
-        if urls != (self._loading[0] if self._loading is not None else self._loaded):
-            self._loading = (urls, time.monotonic() + APPLY_S)
         return web.Response(body=publication.body, content_type="application/json", headers=_SERVER)
 
     def _trusted(self, request: web.Request) -> bool:
@@ -229,3 +215,9 @@ class Steering:
                 next_step="If Traefik runs there, add its address to traefik.networks.",
             )
         return web.Response(status=403, text="Only Traefik may ask this; see traefik.networks.\n", headers=_SERVER)
+
+
+def _loaded(query: str) -> frozenset[str] | None:
+    """The marks of the servers that the asking Traefik has loaded; None when its question has none."""
+    name, _, text = query.partition("=")
+    return marked(text) if name == LOADED and text else None

@@ -38,9 +38,12 @@ from trunkline.settings.sections import Settings
 from trunkline.traefik.render import dynamic as render
 from trunkline.traefik.render import dynamic_model as model
 from trunkline.traefik.render.dynamic import PICK
-from trunkline.traefik.steer.published import Servers
+from trunkline.traefik.steer.published import Servers, marks
 
 PICK_HEADER: Final = "X-Trunkline-Pick"
+LOADED: Final = "loaded"
+"""The parameter of a question that says which servers the asking Traefik has loaded."""
+
 FULL_STATUS: Final = 503
 """The one refusal that reaches a client; after every other status but 200 Traefik balances by itself."""
 
@@ -113,7 +116,7 @@ def layered(settings: Settings, servers: Servers) -> model.Dynamic:
             http,
             routers=routers,
             services=services,
-            middlewares={**(http.middlewares or {}), **_middlewares(settings)},
+            middlewares={**(http.middlewares or {}), **_middlewares(settings, marks(servers.pickable))},
             servers_transports={**(http.servers_transports or {}), _PICKED: _transport(settings, http)},
         ),
     )
@@ -123,11 +126,12 @@ def _parent(router: model.Router, rule: str, priority: int | None) -> model.Rout
     return model.Router(rule=rule, entry_points=router.entry_points, middlewares=router.middlewares, priority=priority)
 
 
-def _middlewares(settings: Settings) -> dict[str, model.Middleware]:
+def _middlewares(settings: Settings, loaded: str) -> dict[str, model.Middleware]:
+    asked = f"?{LOADED}={loaded}" if loaded else ""
     return {
         PICK: model.Middleware(
             forward_auth=model.ForwardAuth(
-                address=f"http://127.0.0.1:{settings.traefik.fail_open_port}/place",
+                address=f"http://127.0.0.1:{settings.traefik.fail_open_port}/place{asked}",
                 auth_response_headers=(PICK_HEADER,),
                 max_response_body_size=render.PLACE_ANSWER_BYTES,
                 # The entry point has dropped forwarding headers that are not to be trusted.

@@ -8,13 +8,17 @@ Rules:
   them as up. When none is left in a pool, those that are down come back: whoever calls all of them down may be cut off
   itself, and Traefik has its own checks.
 - Every server, in whatever state, can be picked: one that recovers is used at the next pick, with no reload between.
+- The address to which Traefik sends its question carries the marks of the servers that can be picked. So each question
+  says what that Traefik has loaded, whoever published it and however many Traefiks there are.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from trunkline.placement.backend import short_id
 from trunkline.traefik.render import dynamic_model as model
 from trunkline.traefik.render.dynamic import ServerView, encode_json
 
@@ -56,6 +60,27 @@ def chosen(candidates: Sequence[Candidate]) -> Servers:
 
 def _view(candidate: Candidate) -> ServerView:
     return ServerView(candidate.url, candidate.weight, candidate.group, candidate.pool)
+
+
+MARK_DIGITS: Final = 6
+MOST_MARKED: Final = 1_000
+"""Servers that are marked; with more the question would be longer than the balancer reads."""
+
+
+def mark(url: str) -> str:
+    """A server's mark in the question that Traefik asks: enough to tell the servers of a fleet apart."""
+    return short_id(url)[:MARK_DIGITS]
+
+
+def marks(servers: Sequence[ServerView]) -> str:
+    """The marks of what a configuration holds, as text; empty when there are too many."""
+    return ".".join(sorted(mark(server.url) for server in servers)) if len(servers) <= MOST_MARKED else ""
+
+
+@functools.lru_cache(maxsize=64)
+def marked(text: str) -> frozenset[str]:
+    """The marks in a question; the same few texts come again and again."""
+    return frozenset(text.split("."))
 
 
 class Publication:
