@@ -1,10 +1,15 @@
 """The balancer's admin port: is it alive, can it place, what does it see. HTTP by aiohttp, on loopback.
 
 Rules: `/healthz` and `/ready` are for anybody who reaches the port; the page and the series are for allowed networks or
-the bearer token, for they name backends.
+the bearer token, for they name backends. A balancer that ends frees the port at once, for the one that takes its place,
+and answers on a Unix socket of its user until it has ended.
 """
 
 from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
 
 import structlog
 from aiohttp import web
@@ -20,6 +25,7 @@ from trunkline.net.admin_token import NOT_KEPT_HINT, AdminToken
 from trunkline.net.listening import listening_sockets
 from trunkline.process import open_files
 from trunkline.process.open_files import Shares
+from trunkline.process.private_sockets import PrivateSocket
 from trunkline.settings.sections import AdminSettings
 
 log = structlog.get_logger("trunkline.balancer")
@@ -38,25 +44,31 @@ class BalancerAdmin:
         most = Shares(open_files.limit()).admin
         self._http = HttpPort("admin", most, balancer.meter.pending_dropped, self._hosts)
         self._token: AdminToken | None = None
+        self._private: PrivateSocket | None = None
+        self.sockets: list[socket.socket] = []
         self.port = 0
 
-    async def start(self, data_port: int) -> None:
-        """Listen, unless the settings switch the port off; raises StartError."""
+    async def start(self, data_port: int, handed: Sequence[socket.socket] = ()) -> None:
+        """Listen, unless the settings switch the port off; raises StartError.
+
+        `handed` are sockets that may be those of the port already.
+        """
         wanted = self._balancer.settings.admin_port
         if wanted == 0:
             return
         # Beside any free port the next one may be taken, so it is any free one too.
         beside = data_port + 1 if self._balancer.settings.port else 0
         port = wanted if wanted is not None else beside
+        self.sockets = [sock for sock in handed if sock.getsockname()[1] == port]
         try:
-            sockets = listening_sockets(HOST, port)
+            self.sockets = self.sockets or listening_sockets(HOST, port)
         except OSError as error:
             raise StartError(
                 f"cannot listen on the balancer's admin port {HOST}:{port}: {error.strerror or error}",
                 "Choose another with balancer.admin_port (TRUNKLINE_BALANCER_ADMIN_PORT), or 0 to switch it off.",
             ) from None
-        self.port = sockets[0].getsockname()[1]
-        await self._http.start(self.routes(), sockets)
+        self.port = self.sockets[0].getsockname()[1]
+        await self._http.start(self.routes(), self.sockets)
         self._token = AdminToken(self.port, self._settings.token, self._settings.token_file)
         if self._token.unkept:
             log.warning("admin_token_not_kept", why=self._token.unkept, next_step=NOT_KEPT_HINT)
@@ -70,9 +82,26 @@ class BalancerAdmin:
             web.get(self._balancer.settings.balancer_metric_path, self._overview),
         ]
 
+    async def move(self) -> None:
+        """The balancer ends: free the port at once for another one, and answer on a Unix socket of this user."""
+        if self._token is None or self._private is not None:
+            return
+        self._token.forget()
+        try:
+            self._private = PrivateSocket(f"balancer-{os.getpid()}.sock")
+        except OSError as error:
+            await self._http.stop()
+            log.info("admin_port_closed", port=self.port, why=str(error))
+            return
+        await self._http.move(self._private.sock)
+        log.info("admin_port_moved", port=self.port, socket=str(self._private.path))
+
     async def stop(self) -> None:
         """Close the port and forget the token that was made for it."""
         await self._http.stop()
+        if self._private is not None:
+            self._private.close()
+            self._private = None
         if self._token is not None:
             self._token.forget()
             self._token = None
@@ -84,6 +113,10 @@ class BalancerAdmin:
         )
 
     def _why_closed(self, request: web.Request) -> str:
+        if self._private is not None and request.transport is not None:
+            sock = request.transport.get_extra_info("socket")
+            if sock is not None and sock.family == socket.AF_UNIX:
+                return ""
         if any(name.lower() in FORWARDING_HEADERS for name in request.headers):
             return "this page is not for requests that a proxy forwarded"
         if not within(request.remote or "", self._networks):

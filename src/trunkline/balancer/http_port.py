@@ -69,11 +69,23 @@ class HttpPort:
         for sock in sockets:
             self._servers.append(await loop.create_server(self._accept, sock=sock, backlog=BACKLOG))
 
-    async def stop(self) -> None:
-        """Close it once the requests under way are answered."""
+    async def move(self, sock: socket.socket) -> None:
+        """Free the port at once and answer on a Unix socket that listens; requests under way are answered."""
+        self._close_listeners()
+        if self._runner is None or self._runner.server is None:
+            return
+        # Kept connections would lead whoever comes again to this process.
+        self._runner.server.pre_shutdown()
+        self._servers.append(await asyncio.get_running_loop().create_unix_server(self._accept, sock=sock))
+
+    def _close_listeners(self) -> None:
         for server in self._servers:
             server.close()
         self._servers.clear()
+
+    async def stop(self) -> None:
+        """Close it once the requests under way are answered."""
+        self._close_listeners()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

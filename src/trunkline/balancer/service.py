@@ -1,16 +1,20 @@
 """A relaying balancer, composed: authoritative state, the listener for clients, the admin port.
 
-Start order: state, then the listener, so that the first client finds backends; then the admin port. Stop order: the
-listener, relayed connections as they end or when their time is over, then the state.
+Start order: the sockets, on which clients wait meanwhile; state, so that the first client finds backends; the listener;
+the admin port; then whom this one replaces may end. Stop order: the listener and the admin port, which another process
+may want, relayed connections as they end or when their time is over, then the state.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import structlog
 
 from trunkline.balancer.admin import BalancerAdmin
 from trunkline.balancer.core import PART_S, Balancer
 from trunkline.balancer.event_log import EventLog
+from trunkline.balancer.listening import Listening
 from trunkline.balancer.measures import EdgeCounts, counts_of
 from trunkline.balancer.own_pages import OwnPages
 from trunkline.balancer.pages import BalancerPages
@@ -24,10 +28,13 @@ log = structlog.get_logger("trunkline.balancer")
 
 
 class RelayService:
-    """A relaying balancer."""
+    """A relaying balancer; `take_over` and `on_taken` as `Listening` has them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, take_over: bool = False, on_taken: Callable[[], None] = lambda: None
+    ) -> None:
         self._settings = settings.balancer
+        self._listening = Listening(settings.balancer, take_over=take_over, on_taken=on_taken)
         self.balancer = Balancer(settings)
         self._events = EventLog() if settings.log.access else None
         self._edge: Edge | None = None
@@ -48,12 +55,16 @@ class RelayService:
 
     async def start(self) -> None:
         """Learn of the fleet and listen; raises StartError."""
+        self._listening.open()
+        self.port = self._listening.port
         try:
             await self.balancer.start()
             await self._listen()
-            await self.admin.start(self.port)
+            await self.admin.start(self.port, self._listening.admin)
+            await self._listening.started(self.admin.sockets)
         except (SettingsError, StartError):
             await self._close(0.0)
+            self._listening.close()
             raise
         log.info(
             "balancer_up",
@@ -68,6 +79,9 @@ class RelayService:
         """Take no more clients, let the connected ones go on for `drain_ms`, then end. Cancel it to end at once."""
         drain_s = self._settings.drain_ms / 1000
         try:
+            # At once, for the balancer that takes this one's place.
+            await end_part("offer", self._listening.stop(), within_s=PART_S)
+            await end_part("admin port", self.admin.move(), within_s=PART_S)
             await end_part("connections", self._stop_listening(drain_s), within_s=drain_s + PART_S)
         finally:
             await self._close(0.0)
@@ -78,13 +92,11 @@ class RelayService:
 
     async def _listen(self) -> None:
         if self._workers is not None:
-            await self._workers.start()
-            self.port = self._workers.port
+            await self._workers.start(self._listening.clients)
         elif self._edge is not None:
             if self._events is not None:
                 self._events.start()
-            await self._edge.start()
-            self.port = self._edge.port
+            await self._edge.start(self._listening.clients)
 
     async def _stop_listening(self, drain_s: float) -> None:
         if self._workers is not None:
@@ -93,6 +105,7 @@ class RelayService:
             await self._edge.stop(drain_s)
 
     async def _close(self, drain_s: float) -> None:
+        await end_part("offer", self._listening.stop(), within_s=PART_S)
         await end_part("listener", self._stop_listening(drain_s), within_s=drain_s + PART_S)
         await end_part("admin port", self.admin.stop(), within_s=PART_S)
         await self.balancer.stop()

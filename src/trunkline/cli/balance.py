@@ -30,6 +30,9 @@ def balance(
         str | None, typer.Option(help="nats://… where nodes announce themselves and balancers share their picks.")
     ] = None,
     cache_ttl: Annotated[str | None, typer.Option(help="Time between load reports, such as 30s; 0: each pick.")] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the port from the balancer that runs on it, which then ends.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only log what rebalancing would move.")] = False,
     config_file: ConfigFile = None,
 ) -> None:
@@ -46,11 +49,11 @@ def balance(
     }  # fmt: skip
     settings = loaded(config_file, flags).settings
     log_setup.configure(settings.log, service="trunkline-balancer")
-    raise typer.Exit(lifecycle.run(lambda: run_balancer(settings)))
+    raise typer.Exit(lifecycle.run(lambda: run_balancer(settings, take_over)))
 
 
-async def run_balancer(settings: Settings) -> int:
-    """Run a balancer in this process until a signal stops it."""
+async def run_balancer(settings: Settings, take_over: bool = False) -> int:
+    """Run a balancer in this process until a signal, or another process that takes its place, stops it."""
     from trunkline.process import lifecycle
 
     signals = lifecycle.Signals()
@@ -58,11 +61,11 @@ async def run_balancer(settings: Settings) -> int:
     if settings.balancer.mode == "steer":
         from trunkline.traefik.steer.service import SteeringService
 
-        service = SteeringService(settings)
+        service = SteeringService(settings, take_over=take_over, on_taken=signals.stop)
     else:
         from trunkline.balancer.service import RelayService
 
-        service = RelayService(settings)
+        service = RelayService(settings, take_over=take_over, on_taken=signals.stop)
     await service.start()
     lifecycle.spare_collector()
     await lifecycle.serve_until_stopped(signals, service.stop)

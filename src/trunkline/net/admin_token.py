@@ -59,10 +59,11 @@ class AdminToken:
         return self._token
 
     def forget(self) -> None:
-        """Remove the file that was made for it."""
+        """Remove the file that was made for it, unless another process has put its own there."""
         if self._kept is not None:
             with contextlib.suppress(OSError):
-                self._kept.unlink()
+                if self._kept.read_text().strip() == self._token:
+                    self._kept.unlink()
             self._kept = None
 
 

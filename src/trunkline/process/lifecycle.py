@@ -42,6 +42,11 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._received)
 
+    def stop(self) -> None:
+        """Begin an orderly stop, as the first signal does."""
+        if not self.first.done():
+            self.first.set_result(None)
+
     def _received(self) -> None:
         if not self.first.done():
             self.first.set_result(None)

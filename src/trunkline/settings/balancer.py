@@ -194,6 +194,9 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     ] = 5_000
     rebalance_rest_ms: Annotated[Ms, about("Time in which one client is asked to move once at most.")] = 300_000
     drain_ms: Annotated[Ms, about("Time for relayed connections to end by themselves at a stop.")] = 10_000
+    hand_over: Annotated[
+        bool, about("Give the listening sockets to a balancer of the same user that is started with --take-over.")
+    ] = True
 
 
 class BasicUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

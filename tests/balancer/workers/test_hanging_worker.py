@@ -15,6 +15,7 @@ import pytest
 from tests.support.balancer.balance_process import ForeignBackend, connect_many
 from tests.support.patience import patient
 from trunkline.balancer.core import Balancer
+from trunkline.balancer.listening import client_sockets
 from trunkline.balancer.workers import supervisor as workers_module
 from trunkline.balancer.workers.supervisor import Workers
 from trunkline.process.progress import Look
@@ -34,8 +35,8 @@ signal.signal(signal.SIGUSR1, spin)
 
 
 @contextlib.asynccontextmanager
-async def running(foreign: list[ForeignBackend], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workers]:
-    """A balancer with one worker, which may be silent for a short time only."""
+async def running(foreign: list[ForeignBackend], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Workers, int]]:
+    """A balancer with one worker, which may be silent for a short time only, and its port."""
     monkeypatch.setattr(workers_module, "SILENT_S", SILENT_S)
     section = msgspec.structs.replace(
         Settings().balancer, port=0, workers=1, backends=tuple(BackendEntry(each.url) for each in foreign)
@@ -45,8 +46,9 @@ async def running(foreign: list[ForeignBackend], monkeypatch: pytest.MonkeyPatch
     await balancer.start()
     crew = Workers(balancer, settings)
     try:
-        await crew.start()
-        yield crew
+        sockets = client_sockets(section)
+        await crew.start(sockets)
+        yield crew, sockets[0].getsockname()[1]
     finally:
         await crew.stop(0.0)
         await balancer.stop()
@@ -59,11 +61,11 @@ async def test_a_worker_that_hangs_is_replaced(
     """It is killed after its time of silence, and clients get through to the one in its place."""
     (tmp_path / "sitecustomize.py").write_text(BUSY_LOOP)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    async with running(foreign, monkeypatch) as crew:
+    async with running(foreign, monkeypatch) as (crew, port):
         before = crew._children[0].pid
         os.kill(before, how)
         async with asyncio.timeout(patient(20)):
-            (client,) = await connect_many(crew.port, 1)
+            (client,) = await connect_many(port, 1)
         assert crew._children[0].pid != before
         await client.close()
 
@@ -82,7 +84,7 @@ async def test_a_worker_that_is_starved_is_left_alone(
             looked.set()
         return Look(at, 0.0, waited_s, 0.0)
 
-    async with running(foreign, monkeypatch) as crew:
+    async with running(foreign, monkeypatch) as (crew, port):
         before = crew._children[0].pid
         os.kill(before, signal.SIGSTOP)
         until = asyncio.get_running_loop().time() + 2 * SILENT_S
@@ -90,6 +92,6 @@ async def test_a_worker_that_is_starved_is_left_alone(
         async with asyncio.timeout(patient(20)):
             await looked.wait()
             os.kill(before, signal.SIGCONT)
-            (client,) = await connect_many(crew.port, 1)
+            (client,) = await connect_many(port, 1)
         assert crew._children[0].pid == before
         await client.close()

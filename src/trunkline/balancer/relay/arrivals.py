@@ -84,13 +84,14 @@ class ArrivalListener:
 class Arrival:
     """One client on its way; a `Waiting`."""
 
-    __slots__ = ("_began", "_listener", "_sock", "_task", "deadline")
+    __slots__ = ("_began", "_listener", "_sock", "_task", "deadline", "fresh")
 
     def __init__(self, listener: ArrivalListener, sock: socket.socket) -> None:
         self._listener = listener
         self._sock = sock
         self._task: asyncio.Task[None] | None = None
         self._began = False
+        self.fresh = True
         self.deadline = 0.0
 
     def begin(self) -> None:
@@ -112,7 +113,10 @@ class Arrival:
         if not self._began:
             self._sock.close()
 
-    on_time_out = close_if_idle = abort
+    on_time_out = abort
+
+    def close_if_idle(self) -> None:
+        """The edge stops: a client that has just come still gets its first request served."""
 
     async def _shake_hands(self) -> None:
         listener = self._listener

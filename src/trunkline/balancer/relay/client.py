@@ -43,7 +43,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_arrival", "_body", "_buffer", "_context", "_drained", "_peer", "_reading", "_scanned", "_task", "_tls",
-        "answered", "began", "deadline", "ended", "transport",
+        "answered", "began", "deadline", "ended", "fresh", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -62,6 +62,7 @@ class ClientConnection(asyncio.Protocol):
         self.answered = False
         self.began = False
         self.ended = False
+        self.fresh = True
         self.deadline = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -140,6 +141,7 @@ class ClientConnection(asyncio.Protocol):
             self._scanned = len(self._buffer)
             return
         head = read_request(self._buffer[:end])
+        self.fresh = False
         rest, self._buffer, self._scanned = self._buffer[end:], b"", 0
         caller = self._caller(head)
         refusal = context.hosts.refusal(head.headers.get("host"), caller.trusted)
@@ -289,8 +291,8 @@ class ClientConnection(asyncio.Protocol):
         self.transport.abort()
 
     def close_if_idle(self) -> None:
-        """The edge stops: end what waits for another request."""
-        if self._task is None and not self.answered:
+        """The edge stops: end what waits for another request. A client that has just come gets its first one served."""
+        if self._task is None and not self.answered and not self.fresh:
             self.transport.close()
 
     def _pause(self) -> None:

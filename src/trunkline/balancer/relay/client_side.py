@@ -15,12 +15,14 @@ class ClientSide(Protocol):
 
     Attributes:
         deadline: loop time at which the sweep calls `on_time_out`.
+        fresh: it has not requested anything yet.
         answered: its last answer has been written.
         began: an answer has been written in part.
         ended: the client sends no more.
     """
 
     deadline: float
+    fresh: bool
     transport: asyncio.Transport
     answered: bool
     began: bool

@@ -19,8 +19,8 @@ from typing import Final
 import aiohttp
 import structlog
 
-from trunkline.balancer.client_sockets import client_sockets
 from trunkline.balancer.hosts import hosts_of
+from trunkline.balancer.listening import client_sockets
 from trunkline.balancer.relay.arrivals import ArrivalListener
 from trunkline.balancer.relay.client import ClientConnection
 from trunkline.balancer.relay.context import Pages, RelayContext
@@ -174,13 +174,17 @@ class Edge:
         )
 
     async def stop(self, drain_s: float) -> None:
-        """Take no more, wait `drain_s` seconds for relayed connections to end by themselves, then cut them off."""
+        """Accept no more, wait `drain_s` seconds for connections to end by themselves, then cut them off.
+
+        Whoever was accepted before still gets its first request served, a handshake too: another process may have the
+        port already, so nobody would be refused by a restart.
+        """
         if self._session is None:
             return
         for server in self._servers:
             server.close()
         self.pending.stop()
-        await self._wait_while(lambda: len(self.relays) > 0 or self.pending.busy, drain_s)
+        await self._wait_while(lambda: len(self.relays) > 0 or self.pending.busy or self.pending.fresh, drain_s)
         self.relays.abort()
         self.pending.abort()
         await self._wait_while(lambda: len(self.relays) > 0 or self.pending.busy or len(self.pending) > 0, 2.0)

@@ -24,9 +24,15 @@ log = structlog.get_logger("trunkline.balancer")
 
 
 class Waiting(Protocol):
-    """A client's connection that waits for the client; `deadline` is the loop time at which `on_time_out` is called."""
+    """A client's connection that waits for the client.
+
+    Attributes:
+        deadline: loop time at which the sweep calls `on_time_out`.
+        fresh: it has not requested anything yet.
+    """
 
     deadline: float
+    fresh: bool
 
     def abort(self) -> None:
         """Cut the TCP connection."""
@@ -56,6 +62,7 @@ class PendingConnections:
         changed: asyncio.Event,
     ) -> None:
         self.stopping = False
+        self._closed = False
         self._loop = loop
         self._most = most
         self._handshake_timeout_s = handshake_timeout_s
@@ -77,9 +84,14 @@ class PendingConnections:
         """Whether a task works on a request."""
         return bool(self._tasks)
 
+    @property
+    def fresh(self) -> bool:
+        """Whether one of them has not requested anything yet."""
+        return any(connection.fresh for connection in self._waiting)
+
     def add(self, connection: Waiting) -> bool:
         """Take a client that has connected; False when there is no room for it."""
-        if self.stopping:
+        if self._closed:
             return False
         if len(self) >= self._most() and not self._make_room():
             return False
@@ -135,13 +147,14 @@ class PendingConnections:
             connection.on_time_out()
 
     def stop(self) -> None:
-        """Take no more, and end those that only wait for another request."""
+        """End those that only wait for another request; those that have not had one answered still get theirs."""
         self.stopping = True
         for connection in list(self._waiting):
             connection.close_if_idle()
 
     def abort(self) -> None:
-        """Cut all off."""
+        """Cut all off, and take no more."""
+        self._closed = True
         for connection in [*self._waiting, *self._working]:
             connection.abort()
 

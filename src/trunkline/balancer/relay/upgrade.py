@@ -71,8 +71,6 @@ class Upgrade:
             self._refuse(426, "bad_version", "only WebSocket version 13 is spoken here")
         elif not key_is_valid(head.headers.get("sec-websocket-key", "")):
             self._refuse(400, "bad_handshake", "header Sec-WebSocket-Key must be 16 bytes in base64")
-        elif context.pending.stopping:
-            self._refuse(503, "stopping", "this balancer is stopping", 1.0)
         elif wait_s := context.limiter.take(address, self._started):
             text = f"too many handshakes from your address{self._caller.unknown_client}"
             self._refuse(429, "rate_limited", text, wait_s)

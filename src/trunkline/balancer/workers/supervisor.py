@@ -2,7 +2,7 @@
 
 Rules:
 
-- The first process binds the port and never accepts; workers accept from the same socket, so the kernel hands each
+- The first process has the port and never accepts; workers accept from the same socket, so the kernel hands each
   client to one of them, and a worker that is busy gets fewer.
 - A worker that ends is started again after a pause that doubles; its clients reconnect to the others meanwhile.
 - Settings go to a worker over its link, so all have the same ones whatever has become of the file.
@@ -15,12 +15,12 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
-from trunkline.balancer.client_sockets import client_sockets
 from trunkline.balancer.core import Balancer
 from trunkline.balancer.measures import EdgeCounts, added
 from trunkline.balancer.pages import BalancerPages
@@ -55,22 +55,20 @@ class Workers:
         self._children: dict[int, Child] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stop_asked = asyncio.Event()
-        self._listening: list[socket.socket] = []
+        self._listening: Sequence[socket.socket] = ()
         self._up: set[int] = set()
         self._silences: dict[int, Silence] = {}
         self._all_up = asyncio.Event()
         self._failed: StartError | None = None
         self.pages = BalancerPages(balancer, self.counts)
-        self.port = 0
 
     def counts(self) -> EdgeCounts:
         """What all workers counted, those that have ended too."""
         return added([self._ended, *self._counts.values()])
 
-    async def start(self) -> None:
-        """Bind the port and start the workers; raises StartError."""
-        self._listening = client_sockets(self._settings.balancer)
-        self.port = self._listening[0].getsockname()[1]
+    async def start(self, listening: Sequence[socket.socket]) -> None:
+        """Start the workers, which accept from sockets that listen; raises StartError."""
+        self._listening = listening
         self._tasks = [asyncio.create_task(self._keep(number)) for number in range(self._settings.balancer.workers)]
         await self._all_up.wait()
         if self._failed is not None:

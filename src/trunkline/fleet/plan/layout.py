@@ -184,6 +184,8 @@ def part_environment(plan: FleetPlan, part: PartPlan, environ: Mapping[str, str]
             own["TRUNKLINE_MONITOR_TRAEFIK"] = f"{HOST}:{plan.traefik.metrics_port}"
     elif isinstance(part, BalancerPlan):
         own["TRUNKLINE_BALANCER_ADMIN_PORT"] = str(part.admin_port)
+        # Whoever took it over would have no supervisor, and this one would start another without a port.
+        own["TRUNKLINE_BALANCER_HAND_OVER"] = "false"
         if plan.traefik is not None:
             own |= traefik_environment(plan)
     # Lines of a part that dies are still in its buffer otherwise.

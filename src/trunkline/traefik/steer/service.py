@@ -7,16 +7,17 @@ whoever looks at the balancer.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import structlog
 
 from trunkline.balancer.admin import BalancerAdmin
-from trunkline.balancer.client_sockets import client_sockets
 from trunkline.balancer.core import PART_S, Balancer
 from trunkline.balancer.event_log import EventLog
 from trunkline.balancer.hosts import hosts_of
 from trunkline.balancer.http_port import HttpPort
+from trunkline.balancer.listening import Listening
 from trunkline.balancer.measures import EdgeCounts
 from trunkline.balancer.pages import BalancerPages
 from trunkline.errors import SettingsError, StartError
@@ -31,10 +32,13 @@ log = structlog.get_logger("trunkline.traefik")
 
 
 class SteeringService:
-    """A steering balancer."""
+    """A steering balancer; `take_over` and `on_taken` as `Listening` has them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, take_over: bool = False, on_taken: Callable[[], None] = lambda: None
+    ) -> None:
         self._settings = settings
+        self._listening = Listening(settings.balancer, take_over=take_over, on_taken=on_taken)
         self.balancer = Balancer(settings)
         self._events = EventLog() if settings.log.access else None
         on_event = self._events.add if self._events is not None else None
@@ -49,18 +53,18 @@ class SteeringService:
 
     async def start(self) -> None:
         """Learn of the fleet and listen; raises StartError."""
-        sockets = client_sockets(self._settings.balancer)
-        self.port = sockets[0].getsockname()[1]
+        self._listening.open()
+        self.port = self._listening.port
         try:
             await self.balancer.start()
             if self._events is not None:
                 self._events.start()
-            await self._http.start([*self.steering.routes(), *self.admin.routes()], sockets)
-            await self.admin.start(self.port)
+            await self._http.start([*self.steering.routes(), *self.admin.routes()], self._listening.clients)
+            await self.admin.start(self.port, self._listening.admin)
+            await self._listening.started(self.admin.sockets)
         except (SettingsError, StartError):
-            for sock in sockets:
-                sock.close()
             await self.stop()
+            self._listening.close()
             raise
         log.info(
             "balancer_up",
@@ -72,6 +76,7 @@ class SteeringService:
 
     async def stop(self) -> None:
         """Answer no more; connections are Traefik's and stay."""
+        await end_part("offer", self._listening.stop(), within_s=PART_S)
         await end_part("port for Traefik", self._http.stop(), within_s=PART_S)
         await end_part("admin port", self.admin.stop(), within_s=PART_S)
         await self.balancer.stop()

@@ -415,6 +415,24 @@ async def test_stop_ends_early_when_all_are_gone(start_edge: Any, raw_backend: A
     await asyncio.wait_for(stopping, patient(3))
 
 
+async def test_a_client_that_came_before_the_stop_is_served(start_edge: Any, raw_backend: Any) -> None:
+    """Who was accepted, and has not said anything yet, gets its handshake answered: a restart refuses nobody."""
+    backend = await raw_backend(echo)
+    edge = await start_edge(FixedPlacer(backend.url))
+    silent = await Wire.connect(edge.port)
+    async with asyncio.timeout(patient(5)):
+        while not edge.pending.fresh:
+            await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(edge.stop(30))
+    await asyncio.sleep(0.05)
+    silent.send(handshake())
+    assert (await silent.answer()).status == 101
+    silent.send(b"served")
+    assert await silent.take(6) == b"served"
+    silent.close()
+    await asyncio.wait_for(stopping, patient(3))
+
+
 async def test_nothing_is_left_after_a_connection(start_edge: Any, raw_backend: Any) -> None:
     """Relay objects are freed by their counts alone, whichever side ended: no garbage collection is needed."""
     backend = await raw_backend(echo)
