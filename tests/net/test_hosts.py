@@ -62,6 +62,12 @@ def test_any_name() -> None:
     assert anything.refusal("evil.example", False) == anything.network_refusal("evil.example") == ""
 
 
+def test_the_first_refusal_is_logged() -> None:
+    """One line says what to set; a page that goes on trying fills no log."""
+    here = hosts("127.0.0.1")
+    assert [here.is_first() for _ in range(3)] == [True, False, False]
+
+
 def test_refusals_say_what_to_set() -> None:
     """They name the host as it came, and the setting."""
     here = hosts("127.0.0.1")

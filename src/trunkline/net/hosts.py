@@ -40,6 +40,7 @@ class Hosts:
 
     def __init__(self, setting: str, proxies: str, named: Iterable[str], machine: str = "") -> None:
         self.loopback = False
+        self._refused = False
         self._setting = setting
         self._proxies = proxies
         self._machine = machine.lower()
@@ -70,6 +71,11 @@ class Hosts:
         return (
             f"Host {host} opens this to no network: ask by address, send the admin token, or add it to {self._setting}"
         )
+
+    def is_first(self) -> bool:
+        """Whether this refusal is the first one, which gets a line in the log: browsers show no one the answer."""
+        first, self._refused = not self._refused, True
+        return first
 
     def _is_own(self, name: str) -> bool:
         return (

@@ -161,7 +161,9 @@ REBOUND = [
 ]
 
 
-async def test_loopback_is_not_reached_by_a_name_of_somebody_else(start_node: StartNode, unused_tcp_port: int) -> None:
+async def test_loopback_is_not_reached_by_a_name_of_somebody_else(
+    start_node: StartNode, unused_tcp_port: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A page whose name leads to this machine opens no endpoint and reads no page; the refusal says what to set."""
     node = await start_node(server__trusted_proxies=("127.0.0.2/32",), admin__port=unused_tcp_port)
     for host in [f"{name}:{node.port}" for name in REBOUND]:
@@ -179,6 +181,8 @@ async def test_loopback_is_not_reached_by_a_name_of_somebody_else(start_node: St
         assert (await handshake(node, Host=host)).status == 101, host
         assert (await http(node.admin.port, "/api/channels", headers=token, host=host)).status == 200, host
     assert node.runtime.meter.connections_failed.values["unknown_host",] == len(REBOUND)
+    said = capfd.readouterr()
+    assert (said.out + said.err).count("host_refused") == 1
 
 
 async def test_names_that_the_operator_gave(start_node: StartNode) -> None:

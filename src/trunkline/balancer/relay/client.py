@@ -146,6 +146,8 @@ class ClientConnection(asyncio.Protocol):
         caller = self._caller(head)
         refusal = context.hosts.refusal(head.headers.get("host"), caller.trusted)
         if refusal:
+            if context.hosts.is_first():
+                log.warning("host_refused", address=caller.address, next_step=refusal)
             self.refuse(400, "unknown_host", refusal, head_only=head.method == "HEAD")
             if context.on_event is not None:
                 context.on_event(EdgeEvent("refused", "", "unknown_host", caller.address, head.path, 0.0, 400))

@@ -83,6 +83,8 @@ class DataPort:
     ) -> Response | Awaitable[Response | None] | None:
         """Answer plain HTTP, or decide on a handshake."""
         refusal = self._hosts.refusal(request.headers.get("host"), request.proxied)
+        if refusal and self._hosts.is_first():
+            log.warning("host_refused", address=request.address, next_step=refusal)
         if not (upgrade and request.wants_websocket):
             return text_response(400, refusal) if refusal else self._pages.answer(request)
         started = perf_counter()
