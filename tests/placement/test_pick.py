@@ -539,3 +539,23 @@ def test_pods_behind_one_url_are_added_up() -> None:
     row = next(row for row in placing.fleet.rows(6.0) if row.url == A)
     assert (row.connections, row.reported, row.capacity) == (62, 62, 300)
     assert sorted((pod.podName, pod.agentsConnections) for pod in row.pods) == [("a", 11), ("b", 20), ("c", 31)]
+
+
+def test_backups_wait_until_no_other_can_take_a_connection() -> None:
+    """An SRV record of a higher priority number: for when the lower ones are full, out, or were tried."""
+    spare = BackendSpec(C, tier=1)
+    placing = Placing(BackendSpec(A, capacity=2), BackendSpec(B, capacity=2), spare, health_fall=1)
+    assert placing.place(tried=(A, B)).url == C
+    assert placing.burst(5) == {A: 2, B: 2, C: 1}
+    for url in (A, B):
+        placing.fleet.checked(url, False, "no answer", 1.0)
+    assert placing.place().url == C
+    assert placing.fleet.imbalance() == {}
+    placing.fleet.checked(C, False, "no answer", 1.0)
+    assert placing.refuse(tried=(C,)).text.startswith("None of 3 backends")
+    assert placing.place().reason == "last_resort"
+    placing.set(A, B, spare)
+    placing.fleet.checked(A, True, "", 2.0)
+    assert placing.place(2.0).url == A
+    row = next(row for row in placing.fleet.rows(2.0) if row.url == C)
+    assert row.state == "down"

@@ -106,7 +106,7 @@ class Balancer:
         self._checks = HealthChecks(self.settings, self._on_checked)
         self._reports = ReportPoller(self.settings, self._on_report, self._on_report_failed, self._known_opened)
         self._talk: FleetTalk | None = None
-        self._sources: dict[str, base.Source] = configured(self.settings)
+        self._sources: dict[str, base.Source] = configured(self.settings, self._is_well)
         if self.settings.announced and settings.bus.url != "memory":
             from trunkline.balancer.talk import FleetTalk
 
@@ -224,6 +224,10 @@ class Balancer:
             key = self.fleet.key_of(pick.reservation)
             if key is not None:
                 self._talk.note(PickNotice(event, pick.url, key))
+
+    def _is_well(self, url: str) -> bool:
+        row = self.fleet.backends.get(url)
+        return row is not None and row.condition.state != "down"
 
     def _on_source(self, name: str, specs: Sequence[BackendSpec]) -> None:
         self._lists[name] = specs

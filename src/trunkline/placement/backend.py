@@ -28,6 +28,7 @@ class BackendSpec(msgspec.Struct, frozen=True):
         health_path: path of its health check, None for the setting.
         source: which kind of source named it: list, dns, file, docker, nats.
         server_name: name to request and to verify over TLS, when the URL has only an address; empty: the URL's host.
+        tier: 0 before 1 before 2: it gets connections while no backend of a lower tier can take any.
         silent: its source has not heard from it for a while, although it never said goodbye.
     """
 
@@ -42,6 +43,7 @@ class BackendSpec(msgspec.Struct, frozen=True):
     draining: bool = False
     server_name: str = ""
     silent: bool = False
+    tier: int = 0
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -74,6 +76,8 @@ def place_of(url: str) -> Place:
         raise ValueError(f"{url!r} is no URL such as http://10.0.0.1:3001")
     if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
         raise ValueError(f"{url!r} has more than scheme, host and port")
+    if parts.port == 0:
+        raise ValueError(f"{url!r} has port 0, to which nothing can connect")
     return Place(parts.hostname.lower(), parts.port or DEFAULT_PORTS[scheme], scheme == "https")
 
 

@@ -242,7 +242,7 @@ class Fleet:
         return backend.condition.heard(backend.spec.silent, now)
 
     def _spares(self, backend: Backend) -> bool:
-        return self.pools[backend.pool].may_lose(backend, self.settings.eject_share)
+        return all(pool.may_lose(backend, self.settings.eject_share) for pool in self.pools[backend.pool].tiers())
 
     def dropped(self, reservation: int, now: float) -> None:
         """No connection came of it, and the backend is not to blame."""

@@ -4,6 +4,7 @@ Rules:
 
 - A backend can take a connection when it has a weight, does not drain, works (`Condition`), was not tried for this
   connection, and is below its capacity.
+- Backends of a higher tier are backups: they are chosen from while none of a lower one can take the connection.
 - A sticky client goes back to its backend while that can take it, else to its group, else it is new.
 - A choice that is not reserved is forgotten by all but the round robins.
 - A refusal has one of four reasons, and when to come back, with jitter, so that not all come at once.
@@ -12,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Final
 
 from trunkline.placement import affinity, sticky
@@ -38,22 +40,34 @@ def place(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Pick | Refu
 
 def _choose(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
     pool = fleet.pools.get(ask.pool)
-    if pool is None or not pool.takers.members:
+    if pool is None:
         return None
     pool.refresh(now)
-    return _ordinary(fleet, pool, ask, now, rng) or _last_resort(pool, ask, now, rng)
+    found = _ordinary(fleet, pool, ask, now, rng) if pool.takers.members else None
+    if found is not None:
+        return found
+    if pool.backup is not None:
+        for backup in pool.backup.tiers():
+            backup.refresh(now)
+            if backup.takers.members and (found := _ordinary(fleet, backup, ask, now, rng)) is not None:
+                return found
+    return _last_resort(_takers(pool), ask, now, rng)
 
 
-def _last_resort(pool: Pool, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
+def _takers(pool: Pool) -> list[Backend]:
+    return [backend for tier in pool.tiers() for backend in tier.takers.members]
+
+
+def _last_resort(takers: Sequence[Backend], ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
     """When every backend is out, one of them all the same: one whose checks are good before one that is down.
 
     It is likelier that the checks are wrong, or that what they depend on (a bus, a database) is away, than that all
     backends have gone at the same moment; and failures while the checks are good may be the clients' own. A client that
     finds none is refused after one try.
     """
-    if ask.tried or any(backend.condition.usable(now) for backend in pool.takers.members):
+    if ask.tried or any(backend.condition.usable(now) for backend in takers):
         return None
-    room = [each for each in pool.takers.members if each.load != FULL]
+    room = [each for each in takers if each.load != FULL]
     candidates = [each for each in room if each.condition.state != "down"] or room
     if not candidates:
         return None
@@ -126,9 +140,9 @@ def _refuse(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Refusal:
     if pool is None or not pool.members:
         where = f"the pool {ask.pool!r}" if ask.pool else "the fleet"
         return Refusal(503, "no_backend", f"There is no backend in {where}.", wait_s)
-    working = [backend for backend in pool.takers.members if backend.condition.usable(now)]
+    working = [backend for backend in _takers(pool) if backend.condition.usable(now)]
     if not working:
-        count = len(pool.members)
+        count = sum(len(tier.members) for tier in pool.tiers())
         return Refusal(503, "all_down", f"None of {count} backends takes connections: down or draining.", wait_s)
     untried = [backend for backend in working if backend.url not in ask.tried]
     if not untried:

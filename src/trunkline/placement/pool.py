@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from statistics import median
 from typing import Final
@@ -157,12 +157,16 @@ class Pool:
             when there is no such setting.
         named: the weights of the groups of the setting.
         by_id: takers by their id in sticky cookies.
+        backup: the pool of the next tier, for when none of these can take a connection; None without one.
     """
 
-    __slots__ = ("_live", "_slow_start_s", "by_id", "lanes", "members", "named", "takers")
+    __slots__ = ("_live", "_slow_start_s", "backup", "by_id", "lanes", "members", "named", "takers")
 
-    def __init__(self, members: list[Backend], groups: Sequence[GroupEntry], slow_start_s: float) -> None:
-        self.members = members
+    def __init__(self, every: list[Backend], groups: Sequence[GroupEntry], slow_start_s: float) -> None:
+        lowest = min(backend.spec.tier for backend in every)
+        self.members = members = [backend for backend in every if backend.spec.tier == lowest]
+        others = [backend for backend in every if backend.spec.tier != lowest]
+        self.backup = Pool(others, groups, slow_start_s) if others else None
         self._slow_start_s = slow_start_s
         self.named = {entry.name: entry.weight for entry in groups}
         known = [backend.capacity for backend in members if backend.capacity]
@@ -179,6 +183,13 @@ class Pool:
         self._live = [backend for backend in shown if backend.warm_at is not None or backend.ledger.doubted]
         for backend in members:
             backend.reckon()
+
+    def tiers(self) -> Iterator[Pool]:
+        """This pool and those behind it."""
+        pool: Pool | None = self
+        while pool is not None:
+            yield pool
+            pool = pool.backup
 
     def may_lose(self, backend: Backend, share: float) -> bool:
         """Whether `backend` may be taken out for what became of its connections.

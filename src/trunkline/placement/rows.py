@@ -83,6 +83,8 @@ def _note(backend: Backend) -> str:
     """What an operator should know of a backend that is up."""
     if backend.ledger.doubted:
         return "its reports never change although picks go there"
+    if backend.spec.tier:
+        return "a backup: for when no backend of a lower SRV priority can take a connection"
     if backend.spec.weight <= 0:
         return "weight 0: no new connections"
     return backend.condition.kept or (backend.report_failure and f"no load report: {backend.report_failure}")
@@ -91,11 +93,11 @@ def _note(backend: Backend) -> str:
 def imbalance(backends: Iterable[Backend]) -> dict[tuple[str, str], float]:
     """By pool and group the load of the fullest backend beside the mean, 1 when even.
 
-    Of backends that take more and work: what is down cannot be evened out, and each pool is apart.
+    Of backends that take more and work: what is down cannot be evened out, backups wait, and each pool is apart.
     """
     counts: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for backend in backends:
-        if backend.takes and backend.condition.state not in OUT:
+        if backend.takes and not backend.spec.tier and backend.condition.state not in OUT:
             counts.setdefault((backend.pool, backend.group), []).append((backend.estimate, backend.full_share))
     found = {}
     for group, each in counts.items():

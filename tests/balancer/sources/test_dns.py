@@ -7,13 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.support.balancer.name_server import NameServer, name_server
 from tests.support.balancer.told_lists import running
 from tests.support.patience import patient
-from trunkline.balancer.sources.dns import DnsName, DnsSource, Target, parse_name, weigh
+from trunkline.balancer.sources.dns import DnsName, DnsSource, parse_name
 from trunkline.errors import SettingsError
 from trunkline.placement.backend import BackendSpec
 
@@ -27,10 +25,21 @@ async def server() -> AsyncIterator[NameServer]:
         yield running_server
 
 
-def source(server: NameServer, *names: str, interval_ms: int = 20, floor_s: float = 0.02) -> DnsSource:
+def unwell(url: str) -> bool:
+    """No backend's checks are good, so that what an answer lacks goes at once."""
+    return False
+
+
+def source(
+    server: NameServer,
+    *names: str,
+    interval_ms: int = 20,
+    floor_s: float = 0.02,
+    is_well: Callable[[str], bool] = unwell,
+) -> DnsSource:
     """A source that asks `server` every 20 ms, so that a test need not wait for its changes."""
     return DnsSource(
-        names, interval_ms, nameservers=["127.0.0.1"], port=server.port, floor_s=floor_s, lookup_s=0.3
+        names, interval_ms, is_well, nameservers=["127.0.0.1"], port=server.port, floor_s=floor_s, lookup_s=0.3
     )  # fmt: skip
 
 
@@ -59,7 +68,7 @@ async def test_tls_verifies_the_name(server: NameServer) -> None:
 
 
 async def test_services(server: NameServer) -> None:
-    """SRV records give port and weight; only the lowest priority number counts; a target is one server."""
+    """SRV records give port and weight; higher priority numbers are backups; a target is one server."""
     server.records[SERVICE, "SRV"] = [
         "10 30 3001 a.example.test.",
         "10 10 3002 b.example.test.",
@@ -69,11 +78,15 @@ async def test_services(server: NameServer) -> None:
         server.records[f"{name}.example.test", "A"] = [address]
     server.records["a.example.test", "AAAA"] = ["fd00::1"]
     async with running(source(server, f"srv+http://{SERVICE}")) as lists:
-        specs = await lists.until_urls("http://10.0.0.1:3001", "http://10.0.0.2:3002")
-        assert [(spec.weight, spec.name) for spec in specs] == [(1.5, "a.example.test"), (0.5, "b.example.test")]
+        specs = await lists.until_urls("http://10.0.0.1:3001", "http://10.0.0.2:3002", "http://10.0.0.9:3003")
+        assert [(spec.weight, spec.name, spec.tier) for spec in specs] == [
+            (1.5, "a.example.test", 0),
+            (0.5, "b.example.test", 0),
+            (1.0, "spare.example.test", 1),
+        ]
         server.records[SERVICE, "SRV"] = ["20 99 3003 spare.example.test."]
         specs = await lists.until_urls("http://10.0.0.9:3003")
-        assert specs[0].weight == 1.0
+        assert (specs[0].weight, specs[0].tier) == (1.0, 0)
         server.records[SERVICE, "SRV"] = ["0 0 0 ."]
         await lists.until_urls()
 
@@ -184,7 +197,7 @@ async def test_no_name_server_at_all(logged: Logged) -> None:
     """With nobody on the port the list is told empty, and stopping is immediate."""
     async with name_server() as gone:
         port = gone.port
-    dead = DnsSource([f"srv+http://{SERVICE}"], 50, nameservers=["127.0.0.1"], port=port, lookup_s=0.2)
+    dead = DnsSource([f"srv+http://{SERVICE}"], 50, unwell, nameservers=["127.0.0.1"], port=port, lookup_s=0.2)
     async with running(dead) as lists:
         await lists.until_urls()
         await logged("dns_failing")
@@ -204,28 +217,21 @@ def test_entries(text: str, name: DnsName) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["ws.example:1", "srv+http://_ws._tcp.x:80", "srv+http://10.0.0.1", "http://x/path", "ftp://x", "http://"]
+    "text",
+    [
+        "ws.example:1",
+        "srv+http://_ws._tcp.x:80",
+        "srv+http://10.0.0.1",
+        "http://x/path",
+        "ftp://x",
+        "http://",
+        "http://x:0",
+    ],
 )
 def test_wrong_entries_are_named(text: str) -> None:
     """An entry that is neither kind stops the start."""
     with pytest.raises(SettingsError, match=r"balancer\.dns"):
-        DnsSource([text], 1000)
-
-
-TARGETS = st.builds(Target, st.integers(0, 3), st.integers(0, 65_535), st.just(1), st.sampled_from("abcdef"))
-
-
-@given(st.lists(TARGETS, min_size=1))
-def test_weights_are_beside_their_mean(targets: list[Target]) -> None:
-    """Equal weights are 1.0, none is 0 or above what a backend may weigh, a heavier record never weighs less."""
-    used = weigh(targets)
-    lowest = min(target.priority for target in targets)
-    assert {target for target, _ in used} == {target for target in targets if target.priority == lowest}
-    assert all(0 < weight <= 1000 for _, weight in used)
-    for target, weight in used:
-        assert all(weight <= other for heavier, other in used if heavier.weight > target.weight)
-    if len({target.weight for target, _ in used}) == 1:
-        assert {weight for _, weight in used} == {1.0}
+        DnsSource([text], 1000, unwell)
 
 
 async def test_a_name_that_no_one_can_look_up_ends_nothing(server: NameServer) -> None:
@@ -235,3 +241,47 @@ async def test_a_name_that_no_one_can_look_up_ends_nothing(server: NameServer) -
         await lists.until_urls("http://10.0.0.1:3001")
         server.records[NAME, "A"] = ["10.0.0.2"]
         await lists.until_urls("http://10.0.0.2:3001")
+
+
+async def test_a_sinkholes_answer_replaces_nothing(server: NameServer, logged: Logged) -> None:
+    """An unspecified address is no backend: the last list stays, as for any other failure."""
+    server.records[NAME, "A"] = ["10.0.0.1"]
+    async with running(source(server, f"http://{NAME}:1")) as lists:
+        await lists.until_urls("http://10.0.0.1:1")
+        server.records[NAME, "A"] = ["0.0.0.0"]
+        server.records[NAME, "AAAA"] = ["::"]
+        assert "of no use" in (await logged("dns_failing"))["why"]
+        await server.asked_again(NAME, "A", 3)
+        assert len(lists.all) == 1
+
+
+async def test_port_zero_is_no_place(server: NameServer, logged: Logged) -> None:
+    """A record with it is left out and named; with no other one the last list stays."""
+    server.records[SERVICE, "SRV"] = ["0 1 0 a.example.test.", "0 1 3001 a.example.test."]
+    server.records["a.example.test", "A"] = ["10.0.0.1"]
+    async with running(source(server, f"srv+http://{SERVICE}")) as lists:
+        await lists.until_urls("http://10.0.0.1:3001")
+        assert (await logged("dns_port_zero"))["records"] == 1
+        server.records[SERVICE, "SRV"] = ["0 1 0 a.example.test."]
+        await logged("dns_failing")
+        assert len(lists.all) == 1
+
+
+async def test_a_part_of_the_addresses_is_no_change(server: NameServer) -> None:
+    """Answers turn through three of six: once all were seen all stay, until one's checks are bad."""
+    down: set[str] = set()
+    names = [f"10.0.0.{number}" for number in range(1, 7)]
+    server.records[NAME, "A"] = names[:3]
+    every = [f"http://{name}:1" for name in names]
+    async with running(source(server, f"http://{NAME}:1", is_well=lambda url: url not in down)) as lists:
+        await lists.until_urls(*every[:3])
+        for round_ in range(4):
+            for start in range(0, 6, 2):
+                server.records[NAME, "A"] = [names[(start + step) % 6] for step in range(3)]
+                await server.asked_again(NAME, "A", 2)
+            if round_ == 1:
+                await lists.until_urls(*every)
+        assert lists.urls == every
+        server.records[NAME, "A"] = names[:3]
+        down.add(every[4])
+        await lists.until_urls(*every[:4], every[5])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trunkline.balancer.sources.base import Source
 from trunkline.balancer.sources.fixed import ListSource
 from trunkline.settings.balancer import BalancerSettings
 
 
-def configured(settings: BalancerSettings) -> dict[str, Source]:
-    """Each source by its kind.
+def configured(settings: BalancerSettings, is_well: Callable[[str], bool]) -> dict[str, Source]:
+    """Each source by its kind; `is_well` says whether the health checks of a backend are good, by its URL.
 
     Raises:
         SettingsError: what a source cannot understand.
@@ -28,5 +30,5 @@ def configured(settings: BalancerSettings) -> dict[str, Source]:
     if settings.dns:
         from trunkline.balancer.sources.dns import DnsSource
 
-        found["dns"] = DnsSource(settings.dns, settings.dns_interval_ms)
+        found["dns"] = DnsSource(settings.dns, settings.dns_interval_ms, is_well)
     return found

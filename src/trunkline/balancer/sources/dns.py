@@ -5,12 +5,17 @@ Facts:
 - `http://name:port` (https, ws and wss too; the port is 80 or 443 by default): every A and AAAA record is a backend. A
   host with addresses of both kinds therefore counts twice; give such hosts SRV records or names of one kind.
 - `srv+http://_ws._tcp.name` (or srv+https): every target of the SRV records is a backend with the record's port
-  (RFC 2782). Only the records of the lowest priority number are used. A target is one server: its IPv4 addresses, or
-  its IPv6 addresses when it has no other. Weights are taken beside their mean, so that equal weights make 1.0; a weight
-  of 0 beside others is a tenth of a weight of 1, since RFC 2782 wants it small, and 0 here would mean never.
+  (RFC 2782). Those of a higher priority number are backups: they get connections while no backend of a lower one can
+  take any. A port of 0 is no place to connect to: such a record is left out. A target is one server: its IPv4
+  addresses, or its IPv6 addresses when it has no other. Weights are taken beside the mean of their priority, so that
+  equal weights make 1.0; a weight of 0 beside others is a tenth of a weight of 1, since RFC 2782 wants it small, and 0
+  here would mean never.
 - Names are resolved again after the shortest TTL of the answers, at most `balancer.dns_interval_ms` and at least one
   second later.
 - A name that DNS does not have is resolved by the system (hosts file, mDNS), as are `localhost` and addresses.
+- Resolvers may give a random part of many records. What an answer lacks stays while its health checks are good, as
+  `dns_answers` has it.
+- An unspecified address (0.0.0.0, ::), which sinkholes and filters answer, is no answer.
 - SERVFAIL, a time-out, or a name that had addresses and has none now keep the last list: an outage of DNS is no reason
   to stop serving, and health checks know better whether a backend is gone. An SRV record with the target `.` is no
   failure: by RFC 2782 it means that the service does not exist.
@@ -25,7 +30,7 @@ import ipaddress
 import math
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dns.asyncresolver
@@ -36,6 +41,7 @@ import structlog
 from dns.rdatatype import AAAA, SRV, A, RdataType
 
 from trunkline.balancer.sources.base import Update
+from trunkline.balancer.sources.dns_answers import Parts, Target, is_usable, weigh
 from trunkline.errors import SettingsError
 from trunkline.placement.backend import BackendSpec, canonical_url, place_of
 
@@ -69,15 +75,6 @@ class DnsName(msgspec.Struct, frozen=True):
         return f"srv+{scheme}://{self.host}" if self.port is None else f"{scheme}://{self.host}:{self.port}"
 
 
-class Target(msgspec.Struct, frozen=True):
-    """One SRV record."""
-
-    priority: int
-    weight: int
-    port: int
-    host: str
-
-
 def parse_name(text: str) -> DnsName:
     """Read one entry of `balancer.dns`; raises SettingsError when it is neither kind."""
     service = text.strip().startswith("srv+")
@@ -93,20 +90,12 @@ def parse_name(text: str) -> DnsName:
     return DnsName(place.host.rstrip("."), None if service else place.port, place.tls)
 
 
-def weigh(targets: Sequence[Target]) -> list[tuple[Target, float]]:
-    """The records of the lowest priority number, each with its weight as a backend's: their mean is 1.0."""
-    lowest = min((target.priority for target in targets), default=0)
-    used = sorted({target for target in targets if target.priority == lowest}, key=lambda one: (one.host, one.port))
-    raw = [target.weight or 0.1 for target in used]
-    # Three digits: a weight is for people to read, and must not differ for a bit of rounding.
-    return [(target, max(round(one * len(raw) / sum(raw), 3), 0.001)) for target, one in zip(used, raw, strict=True)]
-
-
 class DnsSource:
     """The backends that names stand for; raises SettingsError for an entry that is neither kind.
 
     Args:
         interval_ms: longest time until a name is resolved again, `balancer.dns_interval_ms`.
+        is_well: whether the health checks of a backend are good, by its URL.
         nameservers: addresses of name servers instead of the system's.
         floor_s: shortest time until a name is resolved again.
         lookup_s: longest time that one lookup may take, over all name servers and tries.
@@ -116,6 +105,7 @@ class DnsSource:
         self,
         names: Sequence[str],
         interval_ms: int,
+        is_well: Callable[[str], bool],
         *,
         nameservers: Sequence[str] | None = None,
         port: int = 53,
@@ -125,7 +115,7 @@ class DnsSource:
         self._interval_s = interval_ms / 1000
         self._floor_s = floor_s
         lookup = _Lookup(None if nameservers is None else tuple(nameservers), port, lookup_s)
-        self._watches = [_Watch(parse_name(text), lookup) for text in dict.fromkeys(names)]
+        self._watches = [_Watch(parse_name(text), lookup, is_well) for text in dict.fromkeys(names)]
         self._sent: tuple[BackendSpec, ...] | None = None
 
     async def run(self, update: Update) -> None:
@@ -162,6 +152,7 @@ class _Host(msgspec.Struct):
     """What was last known of a host's addresses, by kind of record."""
 
     known: dict[RdataType, list[str]] = {}
+    parts: Parts[str] = msgspec.field(default_factory=Parts)
     in_dns: bool = False
     failing: bool = False
 
@@ -169,9 +160,12 @@ class _Host(msgspec.Struct):
 class _Watch:
     """One name, with what is known of it."""
 
-    def __init__(self, name: DnsName, lookup: _Lookup) -> None:
+    def __init__(self, name: DnsName, lookup: _Lookup, is_well: Callable[[str], bool]) -> None:
         self._name = name
         self._lookup = lookup
+        self._is_well = is_well
+        self._targets: Parts[Target] = Parts()
+        self._ports_wrong = False
         self._failing = False
         self._hosts: dict[str, _Host] = {}
         self.specs: tuple[BackendSpec, ...] | None = None
@@ -197,33 +191,65 @@ class _Watch:
 
     async def _plain(self, port: int) -> tuple[list[BackendSpec], float]:
         host = self._hosts.setdefault(self._name.host, _Host())
-        addresses, ttl = await self._lookup.addresses(self._name.host, host)
-        return [self._spec(address, port, 1.0, "") for address in addresses], ttl
+        found, ttl = await self._lookup.addresses(self._name.host, host)
+        addresses = _sorted(self._with_missing(host, found, (port,)))
+        return [self._spec(address, port, 1.0, "", 0) for address in addresses], ttl
+
+    def _with_missing(self, host: _Host, found: Sequence[str], ports: Sequence[int]) -> list[str]:
+        """The addresses of an answer, and those that it lacks although they are there."""
+
+        def is_well(address: str) -> bool:
+            return any(self._is_well(self._url(address, port)) for port in ports)
+
+        return host.parts.take(found, asyncio.get_running_loop().time(), is_well)
 
     async def _service(self) -> tuple[list[BackendSpec], float]:
         targets, ttl = await self._lookup.targets(self._name.host)
-        used = weigh([target for target in targets if target.host])[:MAX_BACKENDS]
-        if not used:
+        if not any(target.host for target in targets):
+            self._targets = Parts()
             return [], ttl
-        names = tuple(dict.fromkeys(target.host for target, _ in used))
+        named = [target for target in targets if target.host and target.port]
+        self._complain_of_ports(len(targets) - len(named))
+        if not named:
+            raise _Unresolved("all its SRV records have port 0")
+        used = weigh(self._targets.take(named, asyncio.get_running_loop().time(), self._target_is_well))[:MAX_BACKENDS]
+        names = tuple(dict.fromkeys(each.target.host for each in used))
         self._hosts = {name: self._hosts.get(name) or _Host() for name in names}
-        answers = await asyncio.gather(*(self._target(name) for name in names))
+        ports: dict[str, list[int]] = {name: [] for name in names}
+        for each in used:
+            ports[each.target.host].append(each.target.port)
+        answers = await asyncio.gather(*(self._target(name, ports[name]) for name in names))
         found = dict(zip(names, answers, strict=True))
         if not any(addresses for addresses, _ in answers):
             raise _Unresolved(f"none of its targets has an address: {', '.join(names[:5])}")
         specs = []
-        for target, weight in used:
+        for target, weight, tier in used:
             addresses, _ = found[target.host]
-            specs += [self._spec(address, target.port, weight / len(addresses), target.host) for address in addresses]
+            share = weight / max(len(addresses), 1)
+            specs += [self._spec(address, target.port, share, target.host, tier) for address in addresses]
         return specs, min(ttl, *(ttl for _, ttl in answers))
 
-    async def _target(self, name: str) -> tuple[list[str], float]:
+    def _target_is_well(self, target: Target) -> bool:
+        host = self._hosts.get(target.host)
+        return host is not None and any(
+            self._is_well(self._url(address, target.port)) for address in _united(host.known)
+        )
+
+    def _complain_of_ports(self, wrong: int) -> None:
+        if wrong and not self._ports_wrong:
+            log.warning(
+                "dns_port_zero", name=str(self._name), records=wrong, text="SRV records with port 0 are left out"
+            )
+        self._ports_wrong = bool(wrong)
+
+    async def _target(self, name: str, ports: Sequence[int]) -> tuple[list[str], float]:
         """Addresses of an SRV target, its last ones when it cannot be resolved."""
         host = self._hosts[name]
         try:
-            addresses, ttl = await self._lookup.addresses(name, host)
+            found, ttl = await self._lookup.addresses(name, host)
+            addresses = _sorted(self._with_missing(host, found, ports))
         except _Unresolved as error:
-            addresses, ttl = _sorted(host.known), 0.0
+            addresses, ttl = _sorted(_united(host.known)), 0.0
             if not host.failing:
                 why = str(error)
                 log.warning("dns_target_failing", name=str(self._name), target=name, why=why, keeps=len(addresses))
@@ -232,10 +258,19 @@ class _Watch:
             host.failing = False
         return [address for address in addresses if ":" not in address] or addresses, ttl
 
-    def _spec(self, address: str, port: int, weight: float, name: str) -> BackendSpec:
+    def _spec(self, address: str, port: int, weight: float, name: str, tier: int) -> BackendSpec:
+        return BackendSpec(
+            url=self._url(address, port),
+            weight=weight,
+            source="dns",
+            name=name,
+            server_name=self._name.server_name,
+            tier=tier,
+        )
+
+    def _url(self, address: str, port: int) -> str:
         bracketed = f"[{address}]" if ":" in address else address
-        url = canonical_url(f"{'https' if self._name.tls else 'http'}://{bracketed}:{port}")
-        return BackendSpec(url=url, weight=weight, source="dns", name=name, server_name=self._name.server_name)
+        return canonical_url(f"{'https' if self._name.tls else 'http'}://{bracketed}:{port}")
 
 
 class _Lookup:
@@ -274,13 +309,15 @@ class _Lookup:
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                fresh[kind] = [one.address for one in answer[0]]
+                fresh[kind] = [one.address for one in answer[0] if is_usable(one.address)]
                 ttls += [answer[1]] if answer[0] else []
+                if answer[0] and not fresh[kind]:
+                    why = f"its address {answer[0][0].address} is of no use (a sinkhole or a filter?)"
         if any(fresh.values()):
             # Of a kind of record that failed the last known ones stay: some name servers cannot answer AAAA at all.
             host.known.update(fresh)
             host.in_dns = True
-            return _sorted(host.known), min(ttls)
+            return _united(host.known), min(ttls)
         if host.in_dns:
             raise _Unresolved(why)
         try:
@@ -297,7 +334,10 @@ class _Lookup:
             raise _Unresolved(f"the system does not know it either ({error.strerror or 'no answer in time'})") from None
         except ValueError:  # a label too long, or one that IDNA does not have
             raise _Unresolved("the system cannot look up such a name") from None
-        return _sorted({A: [str(address[0]) for *_, address in found]})
+        addresses = [str(address[0]) for *_, address in found if is_usable(str(address[0]))]
+        if not addresses:
+            raise _Unresolved("the system has no address of use for it")
+        return addresses
 
     async def _ask(self, name: str, kind: RdataType) -> tuple[list[Any], float]:
         """Records of one kind, none when the name has no such records, and the seconds they hold."""
@@ -334,8 +374,10 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _sorted(known: Mapping[RdataType, Sequence[str]]) -> list[str]:
+def _united(known: Mapping[RdataType, Sequence[str]]) -> list[str]:
+    return [address for addresses in known.values() for address in addresses]
+
+
+def _sorted(addresses: Sequence[str]) -> list[str]:
     """Each address once, in a fixed order: name servers turn theirs from answer to answer."""
-    # A link-local address ("fe80::1%eth0") is no URL.
-    every = {address for addresses in known.values() for address in addresses if "%" not in address}
-    return sorted(every, key=lambda text: (":" in text, ipaddress.ip_address(text).packed))
+    return sorted(set(addresses), key=lambda text: (":" in text, ipaddress.ip_address(text).packed))

@@ -7,6 +7,7 @@ Rules:
 - Down, ejected and draining servers take no part where Traefik balances by itself, for after a reload it would count
   them as up. When none is left in a pool, those that are down come back: whoever calls all of them down may be cut off
   itself, and Traefik has its own checks.
+- Of the rest, backups take part where no other can be used.
 - Every server, in whatever state, can be picked: one that recovers is used at the next pick, with no reload between.
 - The address to which Traefik sends its question carries the marks of the servers that can be picked. So each question
   says what that Traefik has loaded, whoever published it and however many Traefiks there are.
@@ -29,10 +30,12 @@ class Candidate(ServerView, frozen=True):
     Attributes:
         usable: false while it is known to be down, ejected, or behind an open circuit breaker.
         draining: it takes no new connections.
+        tier: as `BackendSpec.tier`.
     """
 
     usable: bool = True
     draining: bool = False
+    tier: int = 0
 
 
 class Servers(NamedTuple):
@@ -54,8 +57,13 @@ def chosen(candidates: Sequence[Candidate]) -> Servers:
     for pool in dict.fromkeys(candidate.pool for candidate in ordered):
         members = [candidate for candidate in ordered if candidate.pool == pool]
         staying = [candidate for candidate in members if not candidate.draining]
-        takers += [candidate for candidate in staying if candidate.usable] or staying or members
+        takers += _first_tier([candidate for candidate in staying if candidate.usable]) or staying or members
     return Servers(tuple(map(_view, ordered)), tuple(map(_view, takers)))
+
+
+def _first_tier(candidates: Sequence[Candidate]) -> list[Candidate]:
+    lowest = min((candidate.tier for candidate in candidates), default=0)
+    return [candidate for candidate in candidates if candidate.tier == lowest]
 
 
 def _view(candidate: Candidate) -> ServerView:

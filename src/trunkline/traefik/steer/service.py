@@ -94,6 +94,7 @@ class SteeringService:
                 pool=backend.pool,
                 usable=backend.condition.usable(now),
                 draining=backend.draining,
+                tier=backend.spec.tier,
             )
             for backend in self.balancer.fleet.backends.values()
         ]
