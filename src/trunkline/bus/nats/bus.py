@@ -272,12 +272,12 @@ class NatsBus:
             await kept.ensure(wire)
         except BusCannotStore as error:
             if self._troubles.refuse(kept.name, str(error)):
-                log.error("bus cannot store", stream=kept.name, why=str(error))
+                log.error("bus cannot store", stream=kept.name, text=str(error))
             if self._mending is None or self._mending.done():
                 self._mending = asyncio.create_task(self._mend())
             raise
         if self._troubles.provided(kept.name, wanted=kept.wanted_bytes, got=kept.max_bytes):
-            log.warning("stream has less room", stream=kept.name, why=self._troubles.warning)
+            log.warning("stream has less room", stream=kept.name, text=self._troubles.warning)
 
     async def _mend(self) -> None:
         """Try again now and then until NATS provides every stream, so that its trouble ends without a publication."""
@@ -350,7 +350,7 @@ class NatsBus:
                 raise
             trouble, new = self._troubles.unanswered(kept.name, time.monotonic())
             if new:
-                log.error("bus cannot store", stream=kept.name, why=trouble)
+                log.error("bus cannot store", stream=kept.name, text=trouble)
             if trouble:
                 raise BusCannotStore(trouble) from None
             raise

@@ -27,6 +27,7 @@ from trunkline.bus.nats.jetstream import (
     NO_MESSAGE,
     NO_ROOM,
     NOT_FOUND,
+    SMALLEST_BYTES,
     STREAM_EXISTS_DIFFERENTLY,
     DirectGet,
     Reply,
@@ -109,14 +110,12 @@ class StreamLog:
         if reply.error is not None and reply.error.err_code in (*NO_ROOM, STREAM_EXISTS_DIFFERENTLY):
             reply = await self._as_far_as_possible(wire, reply)
         if reply.error is not None:
-            room = reply.error.err_code in NO_ROOM
-            advice = (
-                f"; free disk space where NATS stores, or lower bus.max_bytes ({self.wanted_bytes:,})" if room else ""
-            )
-            raise (BusCannotStore if room else BusUnavailable)(
-                f"NATS does not provide stream {self.name} with {self._config.num_replicas} replicas: "
-                f"{reply.error.description}{advice}"
-            )
+            why = f"NATS does not provide stream {self.name}: {reply.error.description}"
+            if reply.error.err_code in NO_ROOM:
+                least = min(self.wanted_bytes, SMALLEST_BYTES)
+                advice = f"free disk space where NATS stores, or lower bus.max_bytes ({self.wanted_bytes:,})"
+                raise BusCannotStore(f"{why}, not even for {least:,} bytes; {advice}")
+            raise BusUnavailable(f"{why} (replicas {self._config.num_replicas})")
         self._note(reply)
 
     async def _as_far_as_possible(self, wire: Wire, refused: Reply) -> Reply:
