@@ -421,7 +421,7 @@ def _until(done: Callable[[], bool], what: str) -> None:
 def _status(running: Proxy, path: str) -> int:
     try:
         with socket.create_connection(running.address, timeout=READY_TIMEOUT_S) as sock:
-            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             return int(sock.recv(4096).split(b" ", 2)[1])
     except (OSError, IndexError):
         return 0

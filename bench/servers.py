@@ -128,7 +128,7 @@ class Server:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
                 if not self.contender.ready_path:
                     return True
-                probe.sendall(b"GET %b HTTP/1.1\r\nHost: bench\r\n\r\n" % self.contender.ready_path.encode())
+                probe.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % self.contender.ready_path.encode())
                 return b" 200 " in probe.recv(4096)[:16]
         except OSError:
             return False
