@@ -66,8 +66,8 @@ async def run_balancer(settings: Settings, take_over: bool = False) -> int:
         from trunkline.balancer.service import RelayService
 
         service = RelayService(settings, take_over=take_over, on_taken=signals.stop)
-    await service.start()
-    lifecycle.spare_collector()
+    if await lifecycle.started(signals, service.start()):
+        lifecycle.spare_collector()
     await lifecycle.serve_until_stopped(signals, service.stop)
     return 0
 

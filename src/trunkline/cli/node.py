@@ -95,9 +95,9 @@ async def _serve(settings: Settings, host_is_default: bool) -> int:
 
     signals = lifecycle.Signals()
     node = Node(settings, load_app(settings.server.app))
-    await node.start()
-    for line in greeting(settings.server, node.port, host_is_default=host_is_default):
-        print(f"trunkline: {line}", file=sys.stderr, flush=True)
-    lifecycle.spare_collector()
+    if await lifecycle.started(signals, node.start()):
+        for line in greeting(settings.server, node.port, host_is_default=host_is_default):
+            print(f"trunkline: {line}", file=sys.stderr, flush=True)
+        lifecycle.spare_collector()
     await lifecycle.serve_until_stopped(signals, node.stop)
     return 0

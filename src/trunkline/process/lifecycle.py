@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
+from trunkline.process.bounds import end_tasks
 from trunkline.process.open_files import raise_limit
 
 T = TypeVar("T")
@@ -54,10 +55,26 @@ class Signals:
             self.second.set_result(None)
 
 
+async def started(signals: Signals, start: Coroutine[Any, Any, None]) -> bool:
+    """Run `start`, which the second signal cancels; returns whether it has ended by itself, and raises what it raised.
+
+    The first signal lets it go on: `serve_until_stopped` comes next, and stops at once.
+    """
+    starting = asyncio.ensure_future(start)
+    await asyncio.wait({starting, signals.second}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        starting.result()
+        return True
+    await end_tasks([starting])
+    return False
+
+
 async def serve_until_stopped(signals: Signals, stop: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Wait for the first signal, then `stop`; the second one cancels it, which must still free everything."""
     await signals.first
     stopping = asyncio.ensure_future(stop())
+    # Two signals may have come by now: cancelled before its first step, it would free nothing.
+    await asyncio.sleep(0)
     await asyncio.wait({stopping, signals.second}, return_when=asyncio.FIRST_COMPLETED)
     if not stopping.done():
         stopping.cancel()

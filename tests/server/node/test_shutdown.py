@@ -288,3 +288,31 @@ async def test_acknowledged_publications_survive_the_stop(serve: Serve, tmp_path
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     finally:
         await server.stop()
+
+
+HANGS = """
+import asyncio, sys
+from trunkline import App
+app = App("hangs")
+@app.on_startup
+async def hook():
+    print("hooked", file=sys.stderr, flush=True)
+    await asyncio.get_running_loop().create_future()
+"""
+
+
+async def test_a_start_that_hangs_is_ended_by_the_second_signal(tmp_path: Path) -> None:
+    """A start-up hook that never returns keeps nobody: the first signal waits for it, the second does not."""
+    (tmp_path / "hangs.py").write_text(HANGS)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "trunkline", "serve", "hangs:app", "--host", "127.0.0.1", "--port", "0",
+        cwd=tmp_path, env=environment(tmp_path), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    async with asyncio.timeout(patient(20)):
+        while b"hooked" not in await process.stderr.readline():
+            pass
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.1)  # two that come at once may be one to the process
+        assert await process.wait() == 0
