@@ -210,9 +210,23 @@ async def test_node_that_cannot_start_ends_the_fleet(start_fleet: StartFleet) ->
     assert errors.count("\n") == 1
 
 
-async def test_node_that_breaks_at_once_shows_why(start_fleet: StartFleet, tmp_path: Path) -> None:
-    """An application that raises when it is imported is tried again, with its exit code and the error named."""
+async def test_application_that_cannot_be_imported_ends_the_fleet(start_fleet: StartFleet, tmp_path: Path) -> None:
+    """One that raises when it is imported would do so again: the fleet ends with the error, the line and the log."""
     (tmp_path / "broken.py").write_text("raise LookupError('the moon is missing')\n")
+    fleet = await start_fleet("--app", "broken:app", "--nodes", "1")
+    await fleet.hear_event("log", "node-1", "LookupError: the moon is missing")
+    assert await fleet.ended() == 2
+    errors = await fleet.errors()
+    assert "node-1 cannot start: the module 'broken' cannot be imported: LookupError: the moon is missing." in errors
+    assert "node-1.log" in errors
+
+
+async def test_node_that_breaks_at_once_shows_why(start_fleet: StartFleet, tmp_path: Path) -> None:
+    """An application whose start hook raises is tried again, with its exit code and the error named."""
+    (tmp_path / "broken.py").write_text(
+        "from trunkline import App\n\napp = App('broken')\n\n\n"
+        "@app.on_startup\nasync def begin() -> None:\n    raise LookupError('the moon is missing')\n"
+    )
     fleet = await start_fleet("--app", "broken:app", "--nodes", "1")
     await fleet.hear_event("log", "node-1", "LookupError: the moon is missing")
     ended = await fleet.hear_event("ended", "node-1", "exit code 1")
