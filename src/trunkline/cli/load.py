@@ -68,6 +68,10 @@ def run(
     header: Annotated[
         list[str] | None, typer.Option(metavar="HEADER", help="'Name: value' of the handshake; can be given again.")
     ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with a bearer token; read again while the run goes on, so that it can be renewed."),
+    ] = None,
     subprotocol: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Subprotocol to offer; can be given again.")
     ] = None,
@@ -100,6 +104,7 @@ def run(
     from trunkline.load.scenario.choice import choose
     from trunkline.load.scenario.scaling import Size
     from trunkline.load.scenario.thresholds import parse
+    from trunkline.load.token_file import TokenFile
     from trunkline.process import lifecycle
 
     for path in (html, junit, out):
@@ -110,8 +115,14 @@ def run(
     )  # fmt: skip
     chosen = choose(scenario, size, protocol)
     settings = loaded(config_file, {"bus.url": bus}).settings
+    token = TokenFile(token_file) if token_file is not None else None
+    headers = tuple(_header(text) for text in header or ())
+    if token is not None and any(name.lower() == "authorization" for name, _ in headers):
+        raise SettingsError(
+            "--token-file", value=str(token_file), allowed="--header gives an Authorization too; keep one"
+        )
     target = Target(
-        url, tuple(_header(text) for text in header or ()), tuple(map(_subprotocol, subprotocol or ())),
+        url, headers, subprotocols=tuple(map(_subprotocol, subprotocol or ())), token=token.token if token else "",
         verify_tls=not insecure, ca_file=str(ca) if ca else "",
         connect_timeout_s=_seconds("--connect-timeout", connect_timeout) or 10.0,
         sources=sources_for(url, chosen.scenario.peak),
@@ -122,6 +133,7 @@ def run(
         thresholds=tuple(parse(text) for text in (*chosen.scenario.thresholds, *(threshold or ()))),
         processes=processes, agents=AgentGroup(names, settings.bus.url, settings.bus.prefix),
         watch=Watch(tuple(metrics or ()), metrics_token) if watch else None, seed=seed,
+        token_file=token,
     )  # fmt: skip
     live = make_live(as_json)
     try:

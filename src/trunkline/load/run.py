@@ -32,6 +32,7 @@ from trunkline.load.model.tally import Sum
 from trunkline.load.output.live import LiveView
 from trunkline.load.scenario.file import LoadedScenario
 from trunkline.load.scenario.thresholds import Threshold
+from trunkline.load.token_file import TokenFile
 from trunkline.load.workers.coordinator import Coordinator
 from trunkline.net.addresses import is_loopback
 from trunkline.process.lifecycle import Signals
@@ -63,6 +64,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     agents: AgentGroup = AgentGroup()  # machines that generate instead of this one
     watch: Watch | None = Watch()  # None: the servers are not watched
     seed: int = 0
+    token_file: TokenFile | None = None  # whose token the target has
 
     @property
     def workers_each(self) -> int:
@@ -89,6 +91,7 @@ async def run_load(todo: Run, live: LiveView) -> Report:
     plan = RunPlan(
         run=secrets.token_hex(4), target=todo.target, scenario=scenario, flow_source=todo.loaded.flow_source,
         workers=0 if agents.names else todo.workers_each, agents=agents, workers_each=todo.workers_each, seed=todo.seed,
+        token_file=todo.token_file,
     )  # fmt: skip
     live.begin(scenario, shown, plan.workers_in_all, agents.names)
     async with AsyncExitStack() as stack:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -23,6 +24,7 @@ from trunkline.errors import SettingsError, StartError
 from trunkline.load.judge import missing
 from trunkline.load.model.plan import Scenario, Stage, Target, Traffic
 from trunkline.load.model.run_plan import AgentGroup, Outcome, Patience, RunPlan
+from trunkline.load.token_file import TokenFile
 from trunkline.load.workers.coordinator import Coordinator
 
 COMMAND = (sys.executable, str(ROOT / "tests/support/load/small_worker.py"))
@@ -63,6 +65,17 @@ async def test_beats_of_all_workers_become_seconds() -> None:
     assert seen.seconds[0].generator_cpu == 0.5
     assert sum(second.totals.sent for second in seen.seconds) == outcome.sum.totals.sent > 100
     assert 1.3 <= outcome.lasted_s < 5
+
+
+async def test_a_renewed_token_reaches_all_workers(tmp_path: Path) -> None:
+    """The coordinator alone reads the file; what is new there goes to the workers while the run goes on."""
+    file = tmp_path / "token"
+    file.write_text("first")
+    source = TokenFile(file)
+    file.write_text("second")
+    outcome, _ = await run(msgspec.structs.replace(plan(), token_file=source))
+    assert not outcome.failures
+    assert outcome.sum.reasons["token second"] == 2
 
 
 async def test_what_a_worker_prints_is_kept() -> None:

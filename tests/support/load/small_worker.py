@@ -35,6 +35,9 @@ class SmallGenerator:
             if word.partition(":")[2] in ("", str(job.worker))
         }
 
+    def take_token(self, token: str) -> None:
+        self.tally.because(f"token {token}")
+
     async def prepare(self) -> int:
         if "unable" in self.faults:
             raise StartError("it cannot", "Do something else.")

@@ -84,7 +84,7 @@ class Dialer:
         parts = split_url(target.url)
         at = parts.netloc.rfind("@") + 1
         self._url = parts._replace(netloc=parts.netloc[at:]).geturl()
-        if at and not any(name.lower() == "authorization" for name, _ in target.headers):
+        if at and not target.token and not any(name.lower() == "authorization" for name, _ in target.headers):
             login = base64.b64encode(unquote_to_bytes(parts.netloc[: at - 1])).decode()
             self._headers.append(("Authorization", f"Basic {login}"))
         if target.subprotocols:
@@ -106,8 +106,14 @@ class Dialer:
         addresses = [(socket.AddressFamily(family), address) for family, _, _, _, address in found]
         return cls(target, addresses, tls_context(target) if parts.scheme == "wss" else None)
 
-    async def open(self, make: Callable[[], picows.WSListener], dialled: Callable[[float], None]) -> None:
-        """Open one connection; raises DialError. `make` makes its listener, `dialled` gets the seconds TCP took."""
+    async def open(
+        self, make: Callable[[], picows.WSListener], dialled: Callable[[float], None], token: str = ""
+    ) -> None:
+        """Open one connection, with a bearer `token` unless that is empty; raises DialError.
+
+        `make` makes its listener, `dialled` gets the seconds TCP took.
+        """
+        headers = [*self._headers, ("Authorization", f"Bearer {token}")] if token else self._headers
         try:
             async with asyncio.timeout(self._target.connect_timeout_s):
                 began = time.monotonic()
@@ -116,7 +122,7 @@ class Dialer:
                     dialled(time.monotonic() - began)
                     await picows.ws_connect(
                         make, self._url, ssl_context=self._tls, socket_factory=lambda _: sock,
-                        websocket_handshake_timeout=None, extra_headers=self._headers, max_redirects=0,
+                        websocket_handshake_timeout=None, extra_headers=headers, max_redirects=0,
                         max_frame_size=MAX_FRAME, read_buffer_init_size=_READ_BUFFER,
                         use_aiofastnet=False,  # measured: the loop's own connections cost a fifth less to open
                     )  # fmt: skip

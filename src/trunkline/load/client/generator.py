@@ -114,6 +114,12 @@ class Generator:
         """End the stages now."""
         self._over.set()
 
+    def take_token(self, token: str) -> None:
+        """A newer token is there: for new connections, and for those whose token expires."""
+        self._shared.token = token
+        for session in list(self._shared.expiring):
+            session.refresh()
+
     async def settle(self, settle: Settle) -> Done:
         """Wait for what is still to come, count what is missing, close all connections."""
         await self._wait_settled(settle.ends)
@@ -279,8 +285,9 @@ class Generator:
             session.opened()
 
         slow = self.job.scenario.traffic.slow_bytes_per_s if session.slow else 0
+        session.token = shared.token
         try:
-            await dialer.open(lambda: WebSocket(session, tally, up, self._on_down, slow), dialled)
+            await dialer.open(lambda: WebSocket(session, tally, up, self._on_down, slow), dialled, session.token)
         except DialError as error:
             tally.totals.failed += 1
             tally.because(error.reason)

@@ -87,7 +87,7 @@ async def probe(target: Target, protocol: Protocol) -> Probed:
             session.closed.set_result(f"{code} {reason}".rstrip())
 
     try:
-        await dialer.open(lambda: WebSocket(session, tally, up, down), took.append)
+        await dialer.open(lambda: WebSocket(session, tally, up, down), took.append, target.token)
         return await _find_out(session, protocol, max(_GREETING_S, 5 * took[0]), shown)
     except DialError as error:
         step = next((step for part, step in _STEPS if part in error.reason), _OTHER_STEP)
@@ -109,6 +109,9 @@ async def _find_out(session: _Curious, protocol: Protocol, greeting_s: float, sh
         return await _echo(session, shown)
     first = await session.next(greeting_s if protocol != "feed" else _ANSWER_S)
     greeting: wire.ConnectionEstablished | None = None
+    if message_type(first or b"") == "goodbye":
+        # It says what is wrong with its close, which follows.
+        raise _Closed(await session.closed)
     with contextlib.suppress(msgspec.MsgspecError):
         greeting = msgspec.json.decode(first or b"", type=wire.ConnectionEstablished)
     if protocol in ("steps", "python"):

@@ -59,6 +59,8 @@ class Shared:
         self.scenario: Scenario = job.scenario
         self.tally = tally
         self.rng = rng
+        self.token = job.target.token  # the newest one
+        self.expiring: set[Session] = set()  # those whose token expires, and for which there is no newer one yet
         self.started = 0.0  # when the run began, on the coordinator's clock; set by the generator
         self.on_ready = on_ready
         self.published: dict[str, dict[str, Published]] = {}  # of this worker, by channel and epoch
@@ -92,7 +94,10 @@ class Shared:
 class Session:
     """One client, numbered over all workers of the run; subclasses define how it talks."""
 
-    __slots__ = ("abusive", "attempt", "link", "lost_at", "number", "opened_at", "place", "ready", "shared", "slow")
+    __slots__ = (
+        "abusive", "attempt", "link", "lost_at", "number", "opened_at", "place", "ready", "shared", "slow",
+        "token",
+    )  # fmt: skip
 
     def __init__(self, number: int, shared: Shared) -> None:
         self.number = number
@@ -101,6 +106,7 @@ class Session:
         self.ready = False  # whether it may be given messages to send
         self.abusive = False
         self.slow = False
+        self.token = ""  # of its connection, or the newest one that it sent there
         self.attempt = 0  # connections in a row that failed or did not stay
         self.place = -1  # where the generator keeps it among those that are ready; -1: nowhere
         self.opened_at = 0.0  # when its present connection's 101 came
@@ -130,10 +136,14 @@ class Session:
     def ended(self, code: int, reason: str) -> None:
         """The connection has ended, whichever side ended it, and `link` is None; counts what is abandoned."""
         self.ready = False
+        self.shared.expiring.discard(self)
 
     def comes_back_after(self, code: int, attempt: int) -> float | None:
         """Seconds until it reconnects after the other side ended its connection (see `seconds_away`); None: never."""
         return seconds_away(code, None, attempt, self.shared.rng)
+
+    def refresh(self) -> None:
+        """There is a newer token; the server has said that this connection's expires."""
 
     @property
     def said_goodbye(self) -> bool:

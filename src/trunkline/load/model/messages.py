@@ -1,6 +1,6 @@
 """Messages between the coordinator and its workers, whether over a pipe or over NATS. Pure.
 
-    coordinator   Job ->       Begin ->           (Stop ->)   Settle ->          SendOffsets ->
+    coordinator   Job ->       Begin ->  (NewToken ->*)  (Stop ->)  Settle ->   SendOffsets ->
     worker             Ready ->         Beat ->*   Sent ->     Beat, Done ->       Offsets ->*   (ends)
 
 Rules: one struct a message, `type` first, as MessagePack; a worker that cannot go on sends `Failed` and ends. No
@@ -72,6 +72,12 @@ class Stop(msgspec.Struct, tag="stop", frozen=True):
     """End the stages now, and go on to `Sent`."""
 
 
+class NewToken(msgspec.Struct, tag="new_token", frozen=True):
+    """The token of the target has been renewed; it may come at any time after `Ready`."""
+
+    token: str
+
+
 class Settle(msgspec.Struct, tag="settle", frozen=True):
     """The last position of each channel, over all workers: wait for these, then close the connections.
 
@@ -136,5 +142,5 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     next_step: str
 
 
-ToWorker = Job | Begin | Stop | Settle | SendOffsets
+ToWorker = Job | Begin | Stop | NewToken | Settle | SendOffsets
 FromWorker = Ready | Beat | Sent | Done | Offsets | Failed

@@ -110,6 +110,7 @@ class Target(msgspec.Struct, frozen=True):
 
     url: str  # ws:// or wss://, with path and query
     headers: tuple[tuple[str, str], ...] = ()  # further request headers (they may be secret and are shown nowhere)
+    token: str = ""  # sent as `Authorization: Bearer`, and in `refresh`; the coordinator may replace it (secret too)
     subprotocols: tuple[str, ...] = ()
     verify_tls: bool = True
     ca_file: str = ""  # certificates to trust instead of the system's

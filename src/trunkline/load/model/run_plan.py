@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
@@ -30,6 +31,13 @@ class AgentGroup(msgspec.Struct, frozen=True):
     prefix: str = "trunkline"
 
 
+class TokenSource(Protocol):
+    """Where a token is renewed."""
+
+    def renewed(self, now: float) -> str | None:
+        """A token that was not there before, else None; `now` in seconds of any steady clock."""
+
+
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A run, and its workers on this machine or `workers_each` on each agent; other fields are as in `Job`."""
 
@@ -42,6 +50,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     settle_s: float = 5.0
     flow_source: str = ""
+    token_file: TokenSource | None = None  # where the target's token is renewed
     patience: Patience = Patience()
 
     @property

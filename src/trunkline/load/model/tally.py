@@ -47,6 +47,7 @@ class Totals(msgspec.Struct):
     deliveries: int = 0  # publications received, each once: double ones are not in it
     recovered: int = 0  # of those, in answer to a recover
     unrecovered: int = 0  # subscriptions that requested recovery in vain
+    refreshed: int = 0  # fresh tokens that the server took on open connections
     dropped: int = 0  # publications that a `gap` of the server announced as not delivered
     lost: int = 0  # messages or publications that never came
     duplicates: int = 0  # that came again

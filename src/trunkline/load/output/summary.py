@@ -194,6 +194,8 @@ def _integrity(report: Report) -> Iterator[str]:
         f"{count(totals.unanswered)} unanswered",
         f"{count(totals.abandoned)} abandoned",
     ]
+    if totals.refreshed:
+        numbers.append(f"{count(totals.refreshed)} tokens refreshed")
     if totals.unrecovered:
         numbers.append(f"{count(totals.unrecovered)} not recovered")
     yield ", ".join(numbers)

@@ -284,6 +284,9 @@ class Coordinator:
                 if self._stop_asked_at is not None and not self._stop_sent:
                     self._stop_sent = True
                     await self._send_all([messages.Stop()])
+                token = self._plan.token_file.renewed(now) if self._plan.token_file is not None else None
+                if token is not None:
+                    await self._send_all([messages.NewToken(token)])
                 self._show(self._timeline.due(now - self.began_at))
             for member in waiting:
                 if now > deadline():

@@ -48,7 +48,7 @@ class _Gone(Exception):
 
 
 class _Conversation:
-    """Both directions of the channel: Stop is taken out of what comes, and messages go out in order."""
+    """Both directions of the channel: Stop and NewToken are taken out of what comes, and messages go out in order."""
 
     def __init__(self, channel: Pipe[messages.ToWorker]) -> None:
         self._channel = channel
@@ -58,6 +58,7 @@ class _Conversation:
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._talk())]
         self.stopped = False
         self.on_stop: Callable[[], None] = lambda: None
+        self.on_token: Callable[[str], None] = lambda token: None
 
     def send(self, message: msgspec.Struct) -> None:
         """Send a message, after those before it."""
@@ -94,6 +95,8 @@ class _Conversation:
                 if isinstance(message, messages.Stop):
                     self.stopped = True
                     self.on_stop()
+                elif isinstance(message, messages.NewToken):
+                    self.on_token(message.token)
                 else:
                     self._come.put_nowait(message)
         except BadMessage as error:
@@ -151,6 +154,7 @@ async def _run(job: messages.Job, talk: _Conversation, make_generator: MakeGener
     generator = make_generator(job, talk.send)
     max_open = await talk.unless_over(generator.prepare())
     lifecycle.spare_collector()
+    talk.on_token = generator.take_token
     talk.send(messages.Ready(job.worker, max_open))
     begin = await talk.expect(messages.Begin)
     talk.on_stop = generator.stop

@@ -36,9 +36,15 @@ class _Error(msgspec.Struct):
 _publication: Final = msgspec.json.Decoder(_Publication).decode
 _error: Final = msgspec.json.Decoder(_Error).decode
 _control: Final = msgspec.json.Decoder(
-    wire.SubscriptionAck | wire.UnsubscriptionAck | wire.PublishAck | wire.Gap | wire.Goodbye
-).decode
-_CONTROL: Final = frozenset(("subscription_ack", "unsubscription_ack", "publish_ack", "gap", "goodbye"))
+    wire.SubscriptionAck | wire.UnsubscriptionAck | wire.PublishAck | wire.Gap | wire.Goodbye | wire.TokenExpiring
+    | wire.RefreshAck | wire.Unsubscribed
+).decode  # fmt: skip
+_CONTROL: Final = frozenset(
+    (
+        "subscription_ack", "unsubscription_ack", "publish_ack", "gap", "goodbye", "token_expiring", "refresh_ack",
+        "unsubscribed",
+    )
+)  # fmt: skip
 _REPLAYED: Final = frozenset(("replay_complete", "replay_incomplete"))
 
 
@@ -117,8 +123,10 @@ class Dialogue(Subscriber):
             self.shared.tally.totals.deliveries += 1
 
     def _on_control(
-        self, message: wire.SubscriptionAck | wire.UnsubscriptionAck | wire.PublishAck | wire.Gap | wire.Goodbye
-    ) -> None:
+        self,
+        message: wire.SubscriptionAck | wire.UnsubscriptionAck | wire.PublishAck | wire.Gap | wire.Goodbye
+        | wire.TokenExpiring | wire.RefreshAck | wire.Unsubscribed,
+    ) -> None:  # fmt: skip
         shared = self.shared
         match message:
             case wire.SubscriptionAck():
@@ -140,6 +148,12 @@ class Dialogue(Subscriber):
                     self._follow(self._order(message.channel), message.epoch, message.offset, message.prev)
             case wire.Gap():
                 self._on_gap(self._order(message.channel), message)
+            case wire.TokenExpiring():
+                self._on_expiring()
+            case wire.RefreshAck():
+                shared.tally.totals.refreshed += 1
+            case wire.Unsubscribed():
+                self._live.discard(message.channel)
             case wire.Goodbye():
                 self._goodbye = message
 

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from trunkline.load.client.order import ChannelOrder
-from trunkline.load.client.protocols.subscriber import Subscriber
+from trunkline.load.client.protocols.subscriber import MAX_CODE, Subscriber
 from trunkline.load.client.session import Shared
 from trunkline.load.model.messages import Hole, Position
 from trunkline.protocol import wire
@@ -53,7 +53,7 @@ class AnyMessage(msgspec.Struct):
 
 _decode: Final = msgspec.json.Decoder(
     Publication | wire.PublishAck | wire.ConnectionEstablished | wire.SubscriptionAck | wire.ServerHeartbeat
-    | wire.Pong | wire.Gap | wire.ErrorMessage | wire.Goodbye
+    | wire.Pong | wire.Gap | wire.ErrorMessage | wire.Goodbye | wire.TokenExpiring | wire.RefreshAck | wire.Unsubscribed
 ).decode  # fmt: skip
 _decode_foreign: Final = msgspec.json.Decoder(ForeignPublication).decode
 _decode_any: Final = msgspec.json.Decoder(AnyMessage).decode
@@ -182,6 +182,12 @@ class FeedSession(Subscriber):
             case wire.ErrorMessage():
                 refused = isinstance(message.id, int) and self._waiting.pop(message.id, None) is not None
                 self._on_error(message.code, refused=refused)
+            case wire.TokenExpiring():
+                self._on_expiring()
+            case wire.RefreshAck():
+                self.shared.tally.totals.refreshed += 1
+            case wire.Unsubscribed():
+                self.shared.tally.error(f"feed: the server ended a subscription ({message.code[:MAX_CODE]})")
             case wire.Goodbye():
                 self._goodbye = message
 

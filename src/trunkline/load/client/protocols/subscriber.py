@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
+import msgspec
+
 from trunkline.load.client.order import ChannelOrder
 from trunkline.load.client.reconnect import seconds_away
 from trunkline.load.client.session import Session, Shared
 from trunkline.load.model.messages import Hole, Position
 from trunkline.protocol import wire
 
+_REFRESH: Final = "refresh"  # the id of that request; those of a feed are numbers
 MAX_CODE: Final = 60  # how much of a server's error code a reason repeats
 
 
@@ -51,6 +54,21 @@ class Subscriber(Session):
     def forgotten(self) -> int:
         """Holes beyond those that the orders remember."""
         return sum(order.forgotten for order in self._orders.values())
+
+    def refresh(self) -> None:
+        """Send the newest token."""
+        shared = self.shared
+        shared.expiring.discard(self)
+        self.token = shared.token
+        if self.link is not None:
+            self.link.send(msgspec.json.encode(wire.Refresh(shared.token, _REFRESH)))
+
+    def _on_expiring(self) -> None:
+        """The server has warned: send a newer token, or wait for one."""
+        if self.shared.token != self.token:
+            self.refresh()
+        else:
+            self.shared.expiring.add(self)
 
     def _count_first(self) -> None:
         """A message has come; the first one of a connection has a latency of its own."""
