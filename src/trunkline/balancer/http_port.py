@@ -8,13 +8,14 @@ that idle clients cannot lock others out, here or by the process's open files. I
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, cast
 
 import structlog
 from aiohttp import HttpVersion11, web
-from aiohttp.typedefs import Handler
+from aiohttp.http_exceptions import HttpProcessingError
 
 from trunkline.http1.heads import is_host
 from trunkline.metrics.exposition import Labelled
@@ -26,6 +27,17 @@ ANSWER_S: Final = 2.0
 """Time that requests under way have to be answered at a stop; aiohttp would give them a minute."""
 
 log = structlog.get_logger("trunkline.balancer")
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a fault is of this program; a request that is no HTTP is its client's, who gets a 400."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+_aiohttp_log = logging.getLogger("trunkline.balancer.http")
+_aiohttp_log.addFilter(_is_ours)
 
 
 class HttpPort:
@@ -46,23 +58,23 @@ class HttpPort:
         self._hosts = hosts
         self._head_bytes = head_bytes
         self._crowding = Crowding()
-        self._runner: web.AppRunner | None = None
+        self._handlers: dict[str, _Handler] = {}
+        self._runner: web.ServerRunner | None = None
         self._servers: list[asyncio.Server] = []
         # The one that has been silent longest comes first.
         self._open: dict[_Bounded, None] = {}
 
     async def start(self, routes: Iterable[web.RouteDef], sockets: Sequence[socket.socket]) -> None:
         """Serve `routes` on sockets that listen, which are closed at the end."""
-        app = web.Application(client_max_size=1 << 16, middlewares=[self._check_host])
-        app.on_response_prepare.append(_add_headers)
-        app.add_routes(routes)
-        self._runner = web.AppRunner(
-            app,
+        self._handlers = {route.path: cast(_Handler, route.handler) for route in routes}
+        server = web.Server(
+            self._answer,
             access_log=None,
             max_line_size=self._head_bytes,
             max_field_size=self._head_bytes,
-            shutdown_timeout=ANSWER_S,
+            logger=_aiohttp_log,
         )
+        self._runner = web.ServerRunner(server, shutdown_timeout=ANSWER_S)
         await self._runner.setup()
         self._hosts.listens_on(sock.getsockname()[0] for sock in sockets)
         loop = asyncio.get_running_loop()
@@ -90,14 +102,32 @@ class HttpPort:
             await self._runner.cleanup()
             self._runner = None
 
-    @web.middleware
-    async def _check_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request.
+
+        Not by an application of aiohttp: that fails on an Expect header that is not UTF-8, before any handler.
+        """
+        response = self._misdirected(request) or await self._route(request)
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        handler = self._handlers.get(request.path)
+        if handler is None:
+            return web.Response(status=404, text="404: Not Found")
+        if request.method not in ("GET", "HEAD"):
+            return web.Response(status=405, text="405: Method Not Allowed", headers={"Allow": "GET,HEAD"})
+        return await handler(request)
+
+    def _misdirected(self, request: web.BaseRequest) -> web.Response | None:
+        """The refusal of a request under a name that is not this port's."""
         given = request.headers.getall("Host", [])
         # aiohttp takes what RFC 9112 section 3.2 refuses.
         if len(given) > 1 or (not given and request.version >= HttpVersion11) or not all(map(is_host, given)):
             return web.Response(status=400, text="header Host is missing or malformed\n")
         refusal = self._hosts.refusal(request.host if given else None, False)
-        return web.Response(status=400, text=f"{refusal}\n") if refusal else await handler(request)
+        return web.Response(status=400, text=f"{refusal}\n") if refusal else None
 
     def _accept(self) -> asyncio.Protocol:
         assert self._runner is not None  # noqa: S101 - start() has made it
@@ -123,11 +153,6 @@ class HttpPort:
     def closed(self, connection: _Bounded) -> None:
         """One has ended."""
         self._open.pop(connection, None)
-
-
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
 
 
 class _Bounded(asyncio.Protocol):
