@@ -13,6 +13,7 @@ from trunkline.bus.nats.jetstream import (
     floor_of,
     ms_of,
     needs_first_seq,
+    place_of,
     profile_of,
     stream_config,
     time_of,
@@ -184,3 +185,14 @@ def test_unusable_addresses_are_refused_without_their_secrets(address: str) -> N
         parse_address(address)
     assert "s3cret" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_headers_that_are_not_the_servers() -> None:
+    """Whatever is missing or wrong in them is one kind of error."""
+    good = {"Nats-Sequence": "7", "Nats-Last-Sequence": "0", "Nats-Time-Stamp": "2026-01-01T00:00:00Z"}
+    assert place_of(good) == (7, 0, 1_767_225_600_000)
+    for name in good:
+        for value in (None, "", "x", "-1", "9" * 40, "9" * 5000):
+            wrong = {key: text for key, text in {**good, name: value}.items() if text is not None}
+            with pytest.raises(ValueError):  # noqa: PT011 - which words is of no interest
+                place_of(wrong)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.bus.base import Publication
-from trunkline.server.channels.publications import Outgoing, payload
+from trunkline.server.channels.publications import Outgoing, json_of, payload
 from trunkline.websocket.deflate import inflate
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -71,3 +72,15 @@ def test_small_frames_stay_plain() -> None:
     outgoing = Outgoing(publication(), 4)
     assert outgoing.deflated(1000) is outgoing.frame
     assert outgoing.deflated(len(outgoing.frame)) is not outgoing.frame
+
+
+@pytest.mark.parametrize("data", [b"{}", b' [1, "a"] ', b"1", '"é😀"'.encode(), b"null"])
+def test_json_stays_as_it_came(data: bytes) -> None:
+    """To the byte: frames are made of it."""
+    assert json_of(data) is data
+
+
+@pytest.mark.parametrize("data", [b"", b"no JSON", b"{", b"1 2", b'"\xff"', b"[" * 5000, b"\xff"])
+def test_what_is_no_json_becomes_null(data: bytes) -> None:
+    """Other programs may publish where nodes listen; subscribers get JSON all the same."""
+    assert json_of(data) == b"null"

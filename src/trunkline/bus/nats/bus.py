@@ -40,7 +40,7 @@ from trunkline.bus.base import (
 )
 from trunkline.bus.clock import BusClock
 from trunkline.bus.nats.fleet import NatsFleetLink
-from trunkline.bus.nats.jetstream import NO_ROOM, Reply, ms_of
+from trunkline.bus.nats.jetstream import NO_ROOM, Reply, place_of
 from trunkline.bus.nats.log import StreamLog
 from trunkline.bus.nats.troubles import Troubles
 from trunkline.bus.nats.wire import LastingSubscription, Wire
@@ -89,15 +89,18 @@ class _NatsSubscription(LastingSubscription):
             # A node that keeps this channel differently published it; its offsets belong to another history.
             log.warning("publication from another stream ignored", channel=self.channel)
             return
-        offset = int(headers["Nats-Sequence"])
+        try:
+            offset, before, ts = place_of(headers)
+        except ValueError as error:
+            log.warning("publication with made-up headers ignored", channel=self.channel, why=str(error)[:100])
+            return
         # The server sends 0 when the one before is not stored any more; delivered over the same wire, it is known.
-        prev = int(headers["Nats-Last-Sequence"]) or self.last
+        prev = before or self.last
         if offset < kept.newest:
             # Within one life of a stream sequences only grow (and one is seen twice where two listen to its channel).
             self._bus.recheck(kept)
         kept.newest = offset
         self.last = offset
-        ts = ms_of(headers["Nats-Time-Stamp"])
         self._bus.clock.delivered(ts, time.monotonic())
         self._deliver(
             Publication(

@@ -14,12 +14,14 @@ How a stream serves as the log of many channels:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
 
 from trunkline.bus.base import Retention
 from trunkline.protocol.timestamps import utc
+from trunkline.protocol.wire import MAX_OFFSET
 from trunkline.settings.sections import BusSettings
 
 NOT_FOUND = 404
@@ -173,6 +175,21 @@ def epoch_of(created: str) -> str:
 def ms_of(time: str) -> int:
     """A server's timestamp (RFC 3339, UTC) as ms since 1970."""
     return int(datetime.fromisoformat(time).timestamp() * 1000)
+
+
+def place_of(headers: Mapping[str, str]) -> tuple[int, int, int]:
+    """Sequence, the channel's last one before it and the ms since 1970, as the server republishes a stored message.
+
+    Raises ValueError when they are not the server's: whoever may publish on a live subject can make them up.
+    """
+    try:
+        offset, before = int(headers["Nats-Sequence"]), int(headers["Nats-Last-Sequence"])
+        stored_at = ms_of(headers["Nats-Time-Stamp"])
+    except (KeyError, OverflowError) as error:
+        raise ValueError(f"header {error}") from None
+    if not (0 < offset <= MAX_OFFSET and 0 <= before <= MAX_OFFSET):
+        raise ValueError(f"no sequence: {offset}, {before}")
+    return offset, before, stored_at
 
 
 def time_of(ms: int) -> str:

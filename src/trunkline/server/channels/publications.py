@@ -1,7 +1,8 @@
 """Publications as they go out: encoded once a node, shared by every subscriber. Pure.
 
-The frame of a publication is spliced, not encoded: its `data` is JSON text that was checked when it was published and
-travels the bus untouched, so only the few fields around it are written here.
+The frame of a publication is spliced, not encoded: its `data` is JSON text that travels the bus untouched, so only the
+few fields around it are written here. It was checked when a node published it, and is once more here, for over NATS
+others may publish too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ PIECE_BYTES: Final = 1 << 17
 """What is replayed is written in pieces of about this size, so that it cannot fill the outbox."""
 
 _encode = msgspec.json.encode
+_raw = msgspec.json.Decoder(msgspec.Raw)
 
 
 class Outgoing:
@@ -51,9 +53,23 @@ def payload(publication: Publication, prev: int | None) -> bytes:
     return b'{"type":"publication","channel":%b,%b,"data":%b,"ts":%d}' % (
         channel,
         place,
-        publication.data,
+        json_of(publication.data),
         publication.ts,
     )
+
+
+def json_of(data: bytes) -> bytes:
+    """A publication's data as it came, or `null` where that is no JSON.
+
+    Nodes publish JSON alone; other programs may publish on the subjects where nodes listen.
+    """
+    try:
+        if not data.isascii():
+            data.decode()
+        _raw.decode(data)
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors too
+        return b"null"
+    return data
 
 
 def first_piece(items: list[Outgoing]) -> list[Outgoing]:
