@@ -27,6 +27,7 @@ ALLOWED = {
     "bus/memory.py MemoryBus.__init__": "dates the first publication; monotonic time from there on",
     "bus/nats/bus.py NatsBus.__init__": "stands in until NATS says its own time; monotonic time from there on",
     "fleet/children/part.py FleetPart._run_once": SHOWN,
+    "fleet/supervisor.py Fleet.run": "log files are kept for calendar days, by their own times",
     "load/run.py run_load": SHOWN,
     "logs/configure.py _stamp": SHOWN,
     "logs/configure.py configure": "the date in the names of rotated files, which are kept for calendar days",

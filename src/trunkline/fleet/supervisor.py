@@ -14,6 +14,7 @@ from typing import Final
 
 from trunkline.errors import StartError
 from trunkline.fleet.children import probe
+from trunkline.fleet.children.log import delete_old
 from trunkline.fleet.children.nats import FleetNats
 from trunkline.fleet.children.nats_server import find_binary
 from trunkline.fleet.children.part import FleetPart, OnEvent
@@ -77,6 +78,7 @@ class Fleet:
         check_ports(self.plan)
         await self.nats.start()
         # Not sooner: until the lock on the store is ours, they may be those of another fleet.
+        delete_old(self.plan.logs_dir, self.plan.keep_days, time.time())
         if self.plan.traefik is not None:
             from trunkline.traefik.process import write_private
 

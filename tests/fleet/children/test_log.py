@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from trunkline.errors import StartError
-from trunkline.fleet.children.log import KEPT_LINES, ChildLog, Quota, serious
+from trunkline.fleet.children.log import KEPT_LINES, ChildLog, Quota, delete_old, serious
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,17 @@ def test_what_a_write_did_not_take_is_written_after_it(tmp_path: Path) -> None:
     log.write(b"another line\n", False)
     log.close()
     assert log.path.read_bytes() == b"one long line\nanother line\n"
+
+
+def test_files_of_parts_that_are_no_more_go_in_their_time(tmp_path: Path) -> None:
+    """What was not written to for its days is deleted, log files alone; a directory that is missing is no fault."""
+    day = 86_400
+    for name, age in (("node-7.log", 15), ("node-7.log.1", 15), ("node-1.log", 13), ("notes.txt", 99)):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (100 * day - age * day,) * 2)
+    delete_old(tmp_path, 14, 100 * day)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["node-1.log", "notes.txt"]
+    delete_old(tmp_path / "none", 14, 100 * day)
 
 
 def test_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:

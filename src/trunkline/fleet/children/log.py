@@ -4,11 +4,13 @@ Rules:
 
 - Output is handled by the chunk; only a chunk that may hold something serious is taken apart line by line.
 - The file of the run before is kept once as `<name>.log.1`; a file that grows beyond its size takes that place too.
+- Files of parts that a fleet does not have any more stay for their days.
 - A flood of warnings is cut: the file holds all of them, the terminal a few and the count of the rest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +25,7 @@ KEPT_LINES: Final = 8
 SHOWN_LENGTH: Final = 300
 QUOTA_LINES: Final = 20
 QUOTA_S: Final = 10.0
+DAY_S: Final = 86_400.0
 _LONGEST_LINE: Final = 65_536
 
 _SERIOUS: Final = re.compile(rb"warning|error|critical|exception|traceback", re.IGNORECASE)
@@ -106,6 +109,14 @@ class Quota:
             return 0
         count, self._left_out = self._left_out, 0
         return count
+
+
+def delete_old(directory: Path, keep_days: float, now: float) -> None:
+    """Delete log files that nothing was written to for `keep_days` before `now`, in seconds since 1970."""
+    with contextlib.suppress(OSError):
+        for path in [*directory.glob("*.log"), *directory.glob("*.log.1")]:
+            if path.stat().st_mtime < now - keep_days * DAY_S:
+                path.unlink()
 
 
 class ChildLog:

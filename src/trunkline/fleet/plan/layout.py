@@ -42,6 +42,7 @@ class FleetPlan(msgspec.Struct, frozen=True):
         traefik: the Traefik before the balancer, None when the balancer is the edge.
         app: the application as module:attribute, empty for the stock app.
         rotate_bytes: size at which a node's log file is rotated.
+        keep_days: days that log files of parts stay which the fleet has no more.
         stop_timeout_s: time a node has for its orderly stop.
     """
 
@@ -54,6 +55,7 @@ class FleetPlan(msgspec.Struct, frozen=True):
     colour: str
     config_file: Path | None
     rotate_bytes: int
+    keep_days: int
     stop_timeout_s: float
 
     @property
@@ -114,6 +116,7 @@ def make_plan(loaded: Loaded, first_port: int, monitor_port: int = 0) -> FleetPl
         colour=settings.server.colour,
         config_file=loaded.file,
         rotate_bytes=settings.log.rotate_bytes,
+        keep_days=settings.log.keep_days,
         stop_timeout_s=settings.server.shutdown_deadline_ms / 1000 + STOP_MARGIN_S,
     )
     _check_ports_fit(plan, loaded, first_port)
