@@ -6,8 +6,10 @@ import asyncio
 import base64
 import gc
 import hashlib
+import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from aiohttp import web
 from tests.support.balancer.backend_server import RawBackend, WebBackend, hang, text
 from tests.support.free_ports import free_port
 from tests.support.patience import patient, patient_ms
+from tests.support.unanswered import unanswered
 from trunkline import App
 from trunkline.balancer.health.checks import HealthChecks, only_loaded
 from trunkline.errors import SettingsError
@@ -438,3 +441,23 @@ async def test_an_unusable_authority_is_named(tmp_path: Path) -> None:
         watch = Watch(tls_ca_file=path)
         with pytest.raises(SettingsError, match=path.name):
             await watch.checks.start()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="all of 127.0.0.0/8 is loopback on Linux alone")
+async def test_the_second_address_of_a_name_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one never answers; checks and reports share the client that tries the next meanwhile."""
+    ask = socket.getaddrinfo
+
+    def two(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
+        if host != "two.test":
+            return ask(host, port, *rest, **more)
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, int(port))) for address in ("127.0.0.2", "127.0.0.1")
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    async with WebBackend(text("{}")) as backend:
+        url = f"http://two.test:{backend.port}"
+        with unanswered("127.0.0.2", backend.port):
+            async with Watch(url, health_timeout_ms=patient_ms(2000)) as watch:
+                assert (await watch.next()).ok

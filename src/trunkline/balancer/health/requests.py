@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import hdrs
 
 from trunkline.balancer.tls import backend_context
+from trunkline.net.staggered import DELAY_S
 from trunkline.settings.balancer import BalancerSettings
 from trunkline.version import __version__
 
@@ -25,7 +26,12 @@ def open_session(settings: BalancerSettings, *, timeout_s: float, keep_alive: bo
     return aiohttp.ClientSession(
         # Names are resolved for each connection: a cached address would hide that a backend has moved.
         connector=aiohttp.TCPConnector(
-            ssl=backend_context(settings), limit=0, force_close=not keep_alive, use_dns_cache=False
+            ssl=backend_context(settings),
+            limit=0,
+            force_close=not keep_alive,
+            use_dns_cache=False,
+            happy_eyeballs_delay=DELAY_S,
+            interleave=1,
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={hdrs.USER_AGENT: f"trunkline-balancer/{__version__}", hdrs.ACCEPT_ENCODING: "identity"},

@@ -5,6 +5,7 @@ Rules:
 - A bare socket where the relay can be one of sockets: then no transport is ever made for the backend.
 - Everything awaited has a time-out, everything read has a bound. After a 101 nothing more is read: what follows is the
   relay's.
+- Of a name with several addresses the first that takes the connection counts (`net/staggered.py`).
 - Whoever dials closes what came of it (`abort`), unless a relay has taken it over.
 """
 
@@ -23,6 +24,7 @@ from trunkline.balancer.relay.splice.relay import Relay, RelayOwner, keep_alive,
 from trunkline.balancer.relay.splice.sockets import SocketRelay, take_descriptor
 from trunkline.balancer.relay.splice.transports import TransportRelay
 from trunkline.net.poller import IN, ONCE, OUT, Poller
+from trunkline.net.staggered import Address, first_to_connect
 from trunkline.placement.backend import Place, place_of
 from trunkline.placement.placing import Pick
 from trunkline.process.open_files import exhausted
@@ -78,16 +80,20 @@ class Dialer:
             # A name with an empty or a too long label never gets to the resolver.
             raise Failure("dial") from None
 
+    async def _resolve(self, place: Place) -> Sequence[Address]:
+        return _addresses(await self._loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM))
+
     async def _dial_socket(self, poller: Poller, place: Place) -> SocketHandshake:
         """Connect to the first address that takes the connection; raises Failure, or the last one's OSError."""
         loop = self._loop
         until = loop.time() + self._bounds.dial_s
-        found = _literal(place.host, place.port)
+        found: Sequence[Address] = _literal(place.host, place.port)
         if not found:
             async with asyncio.timeout_at(until):
-                found = _addresses(await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM))
-        last = OSError("no address")
-        for family, address in found:
+                found = await self._resolve(place)
+
+        async def connect(to: Address) -> SocketHandshake:
+            family, address = to
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
             handshake = SocketHandshake(loop, poller, sock, self._bounds)
             done = False
@@ -96,14 +102,12 @@ class Dialer:
                 sock.connect_ex(address)
                 await handshake.connected(until - loop.time())
                 done = True
-            except OSError as error:
-                last = error
             finally:
                 if not done:
                     handshake.abort()
-            if done:
-                return handshake
-        raise last
+            return handshake
+
+        return await first_to_connect(found, connect, SocketHandshake.abort)
 
     async def _dial_transport(self, place: Place, server_name: str) -> TransportHandshake:
         tls: dict[str, Any] = {}
@@ -114,10 +118,23 @@ class Dialer:
                 "ssl_handshake_timeout": self._bounds.dial_s,
                 "ssl_shutdown_timeout": 1.0,
             }
-        _, protocol = await self._loop.create_connection(
-            lambda: TransportHandshake(self._bounds), place.host, place.port, **tls
-        )
+        found = _literal(place.host, place.port) or await self._resolve(place)
+        where: dict[str, Any] = {"host": place.host, "port": place.port}
+        if len(found) > 1:
+            # uvloop tries one address after the other, each for as long as the system does.
+            where = {"sock": await first_to_connect(found, self._connect, socket.socket.close)}
+        _, protocol = await self._loop.create_connection(lambda: TransportHandshake(self._bounds), **where, **tls)
         return protocol
+
+    async def _connect(self, to: Address) -> socket.socket:
+        family, address = to
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
+        try:
+            await self._loop.sock_connect(sock, address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
 
 _place_of = functools.lru_cache(maxsize=1024)(place_of)
