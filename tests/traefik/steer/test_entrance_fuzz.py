@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support import fuzz
+from tests.support.free_ports import free_port
 from tests.support.fuzz import ask, head, odd_lines, status_of, values
 from trunkline.settings.balancer import BackendEntry, RouteEntry
 from trunkline.settings.sections import Settings
@@ -31,7 +32,7 @@ class Entrance:
             RouteEntry(path="/q", affinity="query:matchId", policy="affinity"),
         )
         balancer = msgspec.structs.replace(
-            settings.balancer, host="127.0.0.1", port=0, admin_port=0, backends=(BackendEntry(A),
+            settings.balancer, host="127.0.0.1", port=free_port(), admin_port=0, backends=(BackendEntry(A),
             BackendEntry(B)), health="off", routes=routes,
             sticky_cookie="trunkline",
         )  # fmt: skip
