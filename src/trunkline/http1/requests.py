@@ -9,8 +9,9 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
@@ -29,6 +30,7 @@ SECURITY_HEADERS: Final[tuple[tuple[str, str], ...]] = (
 NOTHING_LOADED: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """The Content-Security-Policy of everything but a page: a browser that takes it for a document loads nothing."""
 
+_NO_PARAMS: Final[Mapping[str, str]] = MappingProxyType({})
 _ONCE = ONCE | {"upgrade", "x-request-id"}
 _SECURITY_BYTES = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS).encode()
 
@@ -38,7 +40,8 @@ class Request(msgspec.Struct):
 
     `peer` is the other end of the TCP connection, `address` the client; they differ behind a trusted proxy, which also
     reports whether the client came over TLS (`secure`). `proxied`: a trusted proxy forwarded it. `untrusted`: a proxy
-    forwarded it and the client is not known: `address` is the proxy's, or `unknown` behind a trusted proxy.
+    forwarded it and the client is not known: `address` is the proxy's, or `unknown` behind a trusted proxy. `params`
+    are those of an endpoint's path, in its `admit`.
     """
 
     method: str
@@ -53,6 +56,7 @@ class Request(msgspec.Struct):
     http_version: str = "1.1"
     keep_alive: bool = True
     body: bytes = b""
+    params: Mapping[str, str] = _NO_PARAMS
 
     @property
     def query(self) -> dict[str, str]:

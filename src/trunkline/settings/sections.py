@@ -79,6 +79,9 @@ class ServerSettings(msgspec.Struct, frozen=True):
     ] = 300_000
     handshake_timeout_ms: Annotated[PositiveMs, about("Time a client has for its whole handshake.")] = 10_000
     close_timeout_ms: Annotated[Ms, about("Time to wait for the peer's close frame.")] = 2_000
+    work_grace_ms: Annotated[
+        Ms, about("Time that handlers of a client may go on after it has gone; then they are cancelled.")
+    ] = 60_000
     message_bytes: Annotated[int, about("Longest message of a client; above it: 1009.", ge=128, le=64 * MIB)] = 65_536
     header_bytes: Annotated[int, about("Longest request line and headers of a handshake.", ge=1024, le=MIB)] = 16_384
     drain_ms: Annotated[Ms, about("Time over which a drain moves its clients.")] = 10_000

@@ -132,8 +132,8 @@ class FrameReader:
                 return messages
             self._busy = False
         end = len(data)
-        if end - at > TURN_BYTES:
-            end = at + TURN_BYTES
+        if end > TURN_BYTES:
+            end = min(end, at + TURN_BYTES)
         for _ in _TURN:
             if end - at < 6:
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, reveal_type
 
 import msgspec
@@ -27,6 +28,7 @@ class Chat(Endpoint):
 
     async def on_connect(self, client: Client) -> None:
         client.state = 1
+        client.state.room = client.params["room"]
         await client.join(f"chat.{client.params['room']}", Position("e", 1))
 
     async def on_message(self, client: Client, message: Line) -> None:
@@ -75,6 +77,8 @@ def look(client: Client, anything: Any) -> None:
     reveal_type(feed)
     reveal_type(begin)
     reveal_type(client.state)
+    reveal_type(client.state.room)
+    reveal_type(app.spawn(asyncio.sleep(1, "done")))
     reveal_type(client.claims)
     reveal_type(client.params)
     reveal_type(app.publish)

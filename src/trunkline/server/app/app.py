@@ -28,7 +28,7 @@ from trunkline.protocol import wire
 from trunkline.server.app.declaration import Declaration
 from trunkline.server.app.endpoint import Endpoint, EndpointFunction, Limits
 from trunkline.server.channels.hub import Hub
-from trunkline.server.connections.tasks import Tasks
+from trunkline.server.connections.tasks import FAULTS, Tasks, ends_this_task
 from trunkline.settings.channels import ChannelRule
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ log = get_logger("trunkline.app")
 
 Hook: TypeAlias = Callable[[], Awaitable[None] | None]
 H = TypeVar("H", bound=Hook)
+T = TypeVar("T")
 E = TypeVar("E", bound=type[Endpoint] | Endpoint | EndpointFunction)
 
 
@@ -163,9 +164,12 @@ class App:
             raise RuntimeError("the app is not running yet; settings are known from its start-up hooks on")
         return self._settings
 
-    def spawn(self, work: Coroutine[object, object, None]) -> None:
-        """Run `work` in the background; what it raises is logged, and it is cancelled when the node stops."""
-        self._tasks.spawn(work)
+    def spawn(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
+        """Run `work` in the background; what it raises is logged, and it is cancelled when the node stops.
+
+        Returns its task, which may be awaited or cancelled, and need not be kept.
+        """
+        return self._tasks.spawn(work)
 
     @property
     def _running(self) -> Hub:
@@ -187,7 +191,9 @@ class App:
         for hook in self._shutdown:
             try:
                 await _call(hook)
-            except Exception as error:
+            except FAULTS as error:
+                if ends_this_task(error):
+                    raise
                 log.error("shutdown_hook_failed", exc_info=error)
         await self._tasks.close()
         self._hub = None
@@ -204,5 +210,7 @@ async def _repeat(seconds: float, hook: Hook) -> None:
         await asyncio.sleep(seconds)
         try:
             await _call(hook)
-        except Exception as error:
+        except FAULTS as error:
+            if ends_this_task(error):
+                raise
             log.error("periodic_hook_failed", exc_info=error)

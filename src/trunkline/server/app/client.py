@@ -11,6 +11,7 @@ import msgspec
 from trunkline.errors import ClientGone
 from trunkline.protocol import close_codes, wire
 from trunkline.server.app.inbox import Inbox
+from trunkline.server.app.namespace import State
 from trunkline.server.channels.hub import Hub
 from trunkline.server.channels.requests import Requests
 from trunkline.server.connections.connection import Connection
@@ -32,19 +33,30 @@ class Reach(NamedTuple):
 
 
 class Client:
-    """One connected client.
+    """One connected client."""
 
-    Attributes:
-        state: yours to keep anything in; type checkers take it for `object`, so narrow it with `isinstance`.
-    """
-
-    __slots__ = ("_connection", "_inbox", "_reach", "state")
+    __slots__ = ("_connection", "_inbox", "_reach", "_state")
 
     def __init__(self, connection: Connection, reach: Reach, inbox: Inbox | None) -> None:
         self._connection = connection
         self._reach = reach
         self._inbox = inbox
-        self.state: object = None
+        # Of most clients nobody asks for it.
+        self._state: object = None
+
+    @property
+    def state(self) -> State:
+        """Yours to keep things in: `client.state.room = "lobby"`, and `"room" in client.state`.
+
+        A value that was assigned to `client.state` as a whole stands in its place.
+        """
+        if self._state is None:
+            self._state = State()
+        return self._state  # type: ignore[return-value]
+
+    @state.setter
+    def state(self, value: object) -> None:
+        self._state = value
 
     @property
     def id(self) -> str:

@@ -64,6 +64,12 @@ class Route:
             self.on_message = handler.on_message
         self.reach = Reach(services.hub, services.requests, self.limits.deflate_min_bytes)
 
+    @property
+    def name(self) -> str:
+        """What the application calls the endpoint: a class or a function."""
+        handler = self.declaration.handler
+        return type(handler).__name__ if isinstance(handler, Endpoint) else handler.__name__
+
     def admit(self, request: Request) -> Awaitable[None] | None:
         """Let the endpoint decide on a handshake; raises Refused."""
         handler = self.declaration.handler

@@ -74,13 +74,12 @@ class Chat(Endpoint):
 
     async def on_connect(self, client: Client) -> None:
         """Join the room."""
-        seat = ChatSeat(client.query.get("room", "lobby"))
-        client.state = seat
+        seat = client.state.seat = ChatSeat(client.query.get("room", "lobby"))
         await client.join(f"chat.{seat.room}", _position(client))
 
     async def on_message(self, client: Client, message: ChatMessage) -> None:
         """Publish it to the room, then answer."""
-        seat = client.state
+        seat = client.state.seat
         assert isinstance(seat, ChatSeat)  # noqa: S101 - on_connect set it
         await client.publish(f"chat.{seat.room}", Line(client.id, message.text))
         seat.count += 1
@@ -115,6 +114,12 @@ class Move(msgspec.Struct):
 
     player: str
     data: msgspec.Raw
+
+
+def _seat(client: Client) -> Seat | None:
+    """Where a client sits; None when it found no seat."""
+    seat = client.state.seat if "seat" in client.state else None
+    return seat if isinstance(seat, Seat) else None
 
 
 class Match(Endpoint):
@@ -156,23 +161,23 @@ class Match(Endpoint):
             await self._leave_table(match, table)
             return
         player = table.roster.enter(client.query.get("player", client.id), client.id[:4])
-        client.state = Seat(match, player)
+        client.state.seat = Seat(match, player)
         table.clients.add(client)
         self._send(table, PlayerJoined(match, player, table.roster.players, _now_ms()))
         await self._announce(match, table, ask=len(table.clients) == 1)
 
     async def on_message(self, client: Client, message: msgspec.Raw) -> None:
         """Pass a player's message to the others."""
-        seat = client.state
-        if isinstance(seat, Seat):
+        seat = _seat(client)
+        if seat is not None:
             id = message_id(bytes(message))
             await client.publish(f"match.{seat.match}", Move(seat.player, message), to_others=True, id=id)
 
     async def on_disconnect(self, client: Client, code: int, reason: str) -> None:
         """Give the seat back."""
-        seat = client.state
-        table = self._tables.get(seat.match) if isinstance(seat, Seat) else None
-        if not isinstance(seat, Seat) or table is None or client not in table.clients:
+        seat = _seat(client)
+        table = self._tables.get(seat.match) if seat is not None else None
+        if seat is None or table is None or client not in table.clients:
             return
         table.clients.discard(client)
         table.roster.leave(seat.player)

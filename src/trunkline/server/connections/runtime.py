@@ -20,6 +20,7 @@ class Bounds(NamedTuple):
         connection_timeout_s: seconds of silence after which a client is closed.
         close_timeout_s: seconds that a client has to answer our close frame.
         outbox_grace_s: seconds that a client may stay over its outbox.
+        work_grace_s: seconds that work for a client may go on after it has gone.
         control_burst: control frames and empty fragments that a client may send at once.
         control_per_s: how many it may go on with; 0: no limit.
     """

@@ -5,13 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from trunkline.logs.logger import get_logger
 from trunkline.process.bounds import end_tasks
 
 log = get_logger("trunkline.tasks")
 T = TypeVar("T")
+
+FAULTS: Final = (Exception, asyncio.CancelledError)
+"""What code of an application may raise, and must not take anything else with it."""
+
+
+def ends_this_task(error: BaseException) -> bool:
+    """Whether `error` is the cancellation of the running task.
+
+    A CancelledError that comes from something it awaited, such as another task, is a fault like any other: whoever
+    awaits an application's code goes on after it.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 class Tasks:
@@ -53,7 +66,10 @@ class Tasks:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, self._expected):
+        if task.cancelled():
+            if not task.cancelling():
+                log.error(self._fault, reason="something that it awaited was cancelled")
+        elif (error := task.exception()) is not None and not isinstance(error, self._expected):
             log.error(self._fault, exc_info=error)
 
 

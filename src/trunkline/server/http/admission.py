@@ -109,6 +109,7 @@ class Admission:
         headers = request.headers
         if not handshake.origin_allowed(headers.get("origin"), headers.get("host", ""), server.origins):
             raise Refused(403, "this origin may not connect", label="origin")
+        request.params = found[1]
         asked = AdmissionRequest(request, key, *found)
         try:
             decided = self._identify(asked)

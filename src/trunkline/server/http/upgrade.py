@@ -20,6 +20,7 @@ from trunkline.server.connections.identity import ClientIdentity
 from trunkline.server.connections.names import Names
 from trunkline.server.connections.registry import Registry
 from trunkline.server.connections.runtime import Runtime
+from trunkline.server.connections.tasks import FAULTS, ends_this_task
 from trunkline.server.http.admission import Admission, Admitted, retry_after_header
 from trunkline.server.http.http_connection import HttpConnection
 from trunkline.server.http.pages import Pages
@@ -92,7 +93,7 @@ class DataPort:
             if refusal:
                 raise Refused(400, refusal, label="unknown_host")
             decided = self._admission.decide(request)
-        except Exception as error:
+        except FAULTS as error:
             return self._refuse(connection, request, error)
         if isinstance(decided, Admitted):
             self._upgrade(connection, request, decided, started)
@@ -108,13 +109,15 @@ class DataPort:
         except TimeoutError:
             slow = Refused(503, "the decision took too long", retry_after_s=5.0, label="admit_timeout")
             return self._refuse(connection, request, slow)
-        except Exception as error:
+        except FAULTS as error:
+            if ends_this_task(error):
+                raise
             return self._refuse(connection, request, error)
         if not connection.transport.is_closing():
             self._upgrade(connection, request, admitted, started)
         return None
 
-    def _refuse(self, connection: HttpConnection, request: Request, error: Exception) -> Response | None:
+    def _refuse(self, connection: HttpConnection, request: Request, error: BaseException) -> Response | None:
         """The answer that refuses a handshake; None when the client has left."""
         if connection.transport.is_closing():
             return None

@@ -81,6 +81,7 @@ class Node:
                 connection_timeout_s=server.connection_timeout_ms / 1000,
                 close_timeout_s=server.close_timeout_ms / 1000,
                 outbox_grace_s=limits.outbox_grace_ms / 1000,
+                work_grace_s=server.work_grace_ms / 1000,
                 control_burst=limits.control_burst,
                 control_per_s=limits.control_per_s,
             ),
