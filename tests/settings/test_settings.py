@@ -227,6 +227,7 @@ def test_an_unknown_flag_is_refused() -> None:
         ({"TRUNKLINE_BALANCER_REBALANCE_UNTIL": "1.5"}, "balancer.rebalance_until"),
         ({"TRUNKLINE_BALANCER_EJECT_MS": "90s"}, "balancer.eject_ms"),
         ({"TRUNKLINE_BALANCER_TLS_KEY_FILE": "key.pem"}, "balancer.tls_key_file"),
+        ({"TRUNKLINE_BALANCER_TLS_CLIENT_KEY_FILE": "key.pem"}, "balancer.tls_client_key_file"),
         ({"TRUNKLINE_BALANCER_MODE": "steer", "TRUNKLINE_BALANCER_WORKERS": "2"}, "balancer.workers"),
         (
             {

@@ -1,7 +1,8 @@
-"""TLS of the edge: the listener's certificate, loaded again when its files change, and what backends must show.
+"""TLS of the edge: the listener's certificate, the one that backends are shown, and what backends must show.
 
-Rules: TLS 1.2 at least, HTTP/1.1 by ALPN. A changed certificate holds for handshakes from then on; a broken one is
-logged once and the old one stays. Backends are verified unless the settings switch that off, which is logged.
+Rules: TLS 1.2 at least, HTTP/1.1 by ALPN. Certificates are loaded again when their files change: a new one holds for
+handshakes from then on, and a broken one is logged once and the old one stays. Backends are verified unless the
+settings switch that off, which is logged.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import ssl
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -18,6 +20,54 @@ from trunkline.settings.balancer import BalancerSettings
 log = structlog.get_logger("trunkline.balancer")
 
 Signature = tuple[tuple[int, int, int], ...]
+
+
+class CertificateFiles:
+    """A certificate chain and its key in PEM files, the key perhaps in the same one."""
+
+    def __init__(self, cert_file: Path, key_file: Path | None) -> None:
+        self.cert_file = cert_file
+        self.key_file = key_file or cert_file
+        # Before the files are read: a change in between is then seen at the next look.
+        self._seen = self._signature()
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Put them into a context; raises OSError or ValueError for files that hold nothing usable."""
+        context.load_cert_chain(self.cert_file, self.key_file, password=_no_password)
+
+    def checked(self, context: ssl.SSLContext, setting: str) -> None:
+        """The same at the start; raises SettingsError."""
+        try:
+            self.load(context)
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                setting,
+                value=str(self.cert_file),
+                allowed=f"a PEM file with a certificate chain whose key is in {self.key_file} ({_why(error)})",
+            ) from None
+
+    def changed(self) -> bool:
+        """Whether they have changed since the last look."""
+        seen = self._signature()
+        if seen == self._seen or seen is None:
+            return False
+        self._seen = seen
+        return True
+
+    def log_loaded(self, why_not: Exception | None) -> None:
+        """Say what became of a change."""
+        if why_not is None:
+            log.info("tls_certificate_loaded", file=str(self.cert_file))
+        else:
+            log.warning("tls_certificate_kept", file=str(self.cert_file), reason=_why(why_not))
+
+    def _signature(self) -> Signature | None:
+        try:
+            stats = [os.stat(path) for path in (self.cert_file, self.key_file)]
+        except OSError:
+            # Being replaced, or gone: what is loaded stays.
+            return None
+        return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
 
 
 class ListenerTls:
@@ -31,58 +81,67 @@ class ListenerTls:
     """
 
     def __init__(self, cert_file: Path, key_file: Path | None) -> None:
-        self._cert_file = cert_file
-        self._key_file = key_file or cert_file
-        # Before the files are read: a change in between is then seen at the next look.
-        self._seen = self._signature()
-        try:
-            self._current = self._load()
-        except (OSError, ValueError) as error:
-            raise SettingsError(
-                "balancer.tls_cert_file",
-                value=str(cert_file),
-                allowed=f"a PEM file with a certificate chain whose key is in {self._key_file} ({_why(error)})",
-            ) from None
-        self.context = self._load()
+        self._files = CertificateFiles(cert_file, key_file)
+        self.context = _listener_context()
+        self._files.checked(self.context, "balancer.tls_cert_file")
+        self._current = self.context
         self.context.sni_callback = self._newest
 
     def look(self) -> None:
         """Load the files again when they have changed."""
-        seen = self._signature()
-        if seen == self._seen or seen is None:
+        if not self._files.changed():
             return
-        self._seen = seen
+        fresh = _listener_context()
         try:
-            self._current = self._load()
+            self._files.load(fresh)
         except (OSError, ValueError) as error:
-            log.warning("tls_certificate_kept", file=str(self._cert_file), reason=_why(error))
+            self._files.log_loaded(error)
         else:
-            log.info("tls_certificate_loaded", file=str(self._cert_file))
+            self._current = fresh
+            self._files.log_loaded(None)
 
     def _newest(self, session: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         # Called by OpenSSL for every handshake, also for one that names no server.
         session.context = self._current
 
-    def _load(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(self._cert_file, self._key_file, password=_no_password)
-        return context
 
-    def _signature(self) -> Signature | None:
-        try:
-            stats = [os.stat(path) for path in (self._cert_file, self._key_file)]
-        except OSError:
-            # Being replaced, or gone: what is loaded stays.
-            return None
-        return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+def _listener_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
-def backend_context(settings: BalancerSettings) -> ssl.SSLContext:
-    """The context for connections to backends; raises SettingsError for a CA file that cannot be used."""
+class BackendContext(ssl.SSLContext):
+    """A context for connections to backends, to which it shows a certificate where there is one.
+
+    The files are looked at before each handshake, next to which that costs nothing.
+    """
+
+    shown: CertificateFiles | None = None
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """Begin a handshake."""
+        if self.shown is not None and self.shown.changed():
+            try:
+                # Apart first: half of a new pair would spoil the one that is loaded.
+                self.shown.load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+                self.shown.load(self)
+            except (OSError, ValueError) as error:
+                self.shown.log_loaded(error)
+            else:
+                self.shown.log_loaded(None)
+        return super().wrap_bio(*arguments, **options)
+
+
+def backend_context(settings: BalancerSettings) -> BackendContext:
+    """The context for connections to backends; raises SettingsError for files that cannot be used."""
+    context = BackendContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context = ssl.create_default_context(cafile=settings.tls_ca_file)
+        if settings.tls_ca_file is not None:
+            context.load_verify_locations(settings.tls_ca_file)
+        else:
+            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     except (OSError, ValueError) as error:
         raise SettingsError(
             "balancer.tls_ca_file", value=str(settings.tls_ca_file), allowed=f"a PEM file ({_why(error)})"
@@ -92,6 +151,9 @@ def backend_context(settings: BalancerSettings) -> ssl.SSLContext:
     if not settings.tls_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    if settings.tls_client_cert_file is not None:
+        context.shown = CertificateFiles(settings.tls_client_cert_file, settings.tls_client_key_file)
+        context.shown.checked(context, "balancer.tls_client_cert_file")
     return context
 
 

@@ -185,6 +185,8 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     tls_key_file: Annotated[Path | None, about("PEM file with its key.")] = None
     tls_verify: Annotated[bool, about("Verify the certificates of backends.")] = True
     tls_ca_file: Annotated[Path | None, about("PEM file of their authority; by default the system's.")] = None
+    tls_client_cert_file: Annotated[Path | None, about("PEM file with a certificate chain to show backends.")] = None
+    tls_client_key_file: Annotated[Path | None, about("PEM file with its key, if that is another file.")] = None
     rebalance: Annotated[Literal["on", "off", "dry-run"], about("Move clients to new backends; dry-run: log.")] = "on"
     rebalance_per_s: Annotated[float, about("Clients moved per second at most.", gt=0, le=10_000)] = 50.0
     rebalance_above: Annotated[float, about("Load beside the mean at which moving begins.", gt=1, le=100)] = 1.1

@@ -89,6 +89,10 @@ def _balancer(settings: Settings) -> Iterator[SettingsError]:
         yield SettingsError("balancer.eject_ms", value=str(balancer.eject_ms), allowed=allowed)
     if balancer.tls_key_file is not None and balancer.tls_cert_file is None:
         yield SettingsError("balancer.tls_key_file", allowed="balancer.tls_cert_file is missing; set both")
+    if balancer.tls_client_key_file is not None and balancer.tls_client_cert_file is None:
+        yield SettingsError(
+            "balancer.tls_client_key_file", allowed="balancer.tls_client_cert_file is missing; set both"
+        )
     yield from _admin_port("balancer.port", balancer.port, "balancer.admin_port", balancer.admin_port)
     names = [group.name for group in balancer.groups]
     for index, name in enumerate(names):

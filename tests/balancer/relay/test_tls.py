@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
@@ -22,6 +23,7 @@ from tests.support.balancer.relay_peers import (
     is_held,
 )
 from tests.support.patience import patient
+from trunkline.balancer.health.requests import open_session
 from trunkline.balancer.relay.edge import Edge
 from trunkline.errors import SettingsError
 
@@ -190,6 +192,8 @@ async def test_a_bad_certificate_stops_the_start(authority: Authority, tmp_path:
     for name in ("half.pem", "missing.pem"):
         with pytest.raises(SettingsError, match="tls_cert_file"):
             Edge(edge_settings(tls_cert_file=tmp_path / name), FixedPlacer())
+        with pytest.raises(SettingsError, match="tls_client_cert_file"):
+            Edge(edge_settings(tls_client_cert_file=tmp_path / name), FixedPlacer())
     with pytest.raises(SettingsError, match="tls_ca_file"):
         Edge(edge_settings(tls_ca_file=tmp_path / "missing.pem"), FixedPlacer())
 
@@ -202,3 +206,63 @@ async def test_plain_talk_to_a_tls_listener(start_edge: Any, authority: Authorit
     wire.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b"HTTP/1.1" not in await wire.ended()
     assert await shown_name(edge.port, authority) == "edge"
+
+
+async def test_a_backend_that_asks_for_a_certificate(
+    start_edge: Any, raw_backend: Any, authority: Authority, tmp_path: Path
+) -> None:
+    """It is shown the one of the settings, the newest one; without one it fails."""
+    names: list[str] = []
+
+    async def look(session: Session) -> None:
+        subject = session.writer.get_extra_info("peercert")["subject"]
+        names.append(next(value for part in subject for name, value in part if name == "commonName"))
+        if session.head.startswith(b"GET /plain"):
+            session.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        else:
+            await echo(session)
+
+    authority.sign(tmp_path / "backend.pem", "backend")
+    authority.sign(tmp_path / "edge.pem", "first")
+    backend = await raw_backend(look, authority.server(tmp_path / "backend.pem", asks=True))
+    placer = FixedPlacer(backend.url)
+    edge = await start_edge(placer, tls_ca_file=authority.file, tls_client_cert_file=tmp_path / "edge.pem")
+    wire = await Wire.upgraded(edge.port)
+    wire.close()
+    authority.sign(tmp_path / "edge.pem", "second")
+    wire = await Wire.upgraded(edge.port)
+    wire.close()
+    (tmp_path / "edge.pem").write_text("broken")
+    wire = await Wire.connect(edge.port)
+    wire.send(b"GET /plain HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await wire.answer()).status == 200
+    wire.close()
+    assert names == ["first", "second", "second"]
+    bare = FixedPlacer(backend.url)
+    edge = await start_edge(bare, tls_ca_file=authority.file)
+    wire = await Wire.connect(edge.port)
+    wire.send(handshake())
+    assert (await wire.answer()).status == 502
+    # Since TLS 1.3 a server refuses a client after the handshake.
+    assert bare.heard[0] in [("failed", backend.url, why) for why in ("tls", "closed")]
+    wire.close()
+
+
+async def test_checks_and_reports_show_the_certificate(authority: Authority, tmp_path: Path) -> None:
+    """What the balancer asks on its own goes the same way."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"agentsConnections": 5})
+
+    authority.sign(tmp_path / "backend.pem", "backend")
+    authority.sign(tmp_path / "edge.pem", "edge")
+    app = web.Application()
+    app.router.add_get("/metric", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=authority.server(tmp_path / "backend.pem", asks=True)).start()
+    url = f"https://127.0.0.1:{runner.addresses[0][1]}/metric"
+    settings = edge_settings(tls_ca_file=authority.file, tls_client_cert_file=tmp_path / "edge.pem")
+    async with open_session(settings, timeout_s=patient(5), keep_alive=False) as session, session.get(url) as found:
+        assert found.status == 200
+    await runner.cleanup()

@@ -56,8 +56,11 @@ class Authority:
         """A context that trusts this authority alone."""
         return ssl.create_default_context(cafile=self.file)
 
-    def server(self, file: Path) -> ssl.SSLContext:
-        """A context that shows a certificate."""
+    def server(self, file: Path, *, asks: bool = False) -> ssl.SSLContext:
+        """A context that shows a certificate; one that `asks` wants one of this authority from its clients."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(file)
+        if asks:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(self.file)
         return context

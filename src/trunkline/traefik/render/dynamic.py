@@ -22,7 +22,7 @@ import msgspec
 
 from trunkline.errors import SettingsError
 from trunkline.placement.backend import canonical_url, short_id
-from trunkline.settings.balancer import DEFAULT_ROUTES, RouteEntry
+from trunkline.settings.balancer import DEFAULT_ROUTES, BalancerSettings, RouteEntry
 from trunkline.settings.quantities import go_duration
 from trunkline.settings.sections import Settings
 from trunkline.traefik.render import dynamic_model as model
@@ -340,6 +340,7 @@ def _servers_transports(settings: Settings) -> dict[str, model.ServersTransport]
             forwarding_timeouts=model.ForwardingTimeouts(dial_timeout=go_duration(settings.traefik.dial_timeout_ms)),
             insecure_skip_verify=None if balancer.tls_verify else True,
             root_cas=() if balancer.tls_ca_file is None else (str(balancer.tls_ca_file),),
+            certificates=_shown(balancer),
         )
     }
     if settings.traefik.steer:
@@ -350,6 +351,12 @@ def _servers_transports(settings: Settings) -> dict[str, model.ServersTransport]
             )
         )
     return found
+
+
+def _shown(balancer: BalancerSettings) -> tuple[model.Certificate, ...]:
+    """What servers are shown."""
+    cert, key = balancer.tls_client_cert_file, balancer.tls_client_key_file
+    return () if cert is None else (model.Certificate(str(cert), str(key or cert)),)
 
 
 def _listed(settings: Settings) -> list[ServerView]:

@@ -196,12 +196,20 @@ class ForwardingTimeouts(Part, frozen=True):
     response_header_timeout: str | None = None
 
 
+class Certificate(Part, frozen=True):
+    """A certificate and its key."""
+
+    cert_file: str
+    key_file: str
+
+
 class ServersTransport(Part, frozen=True):
     """How servers are reached."""
 
     forwarding_timeouts: ForwardingTimeouts | None = None
     insecure_skip_verify: bool | None = None
     root_cas: tuple[str, ...] = msgspec.field(default=(), name="rootCAs")
+    certificates: tuple[Certificate, ...] = ()
 
 
 class Http(Part, frozen=True):
@@ -211,13 +219,6 @@ class Http(Part, frozen=True):
     services: dict[str, Service] | None = None
     middlewares: dict[str, Middleware] | None = None
     servers_transports: dict[str, ServersTransport] | None = None
-
-
-class Certificate(Part, frozen=True):
-    """A certificate and its key."""
-
-    cert_file: str
-    key_file: str
 
 
 class CertificateStore(Part, frozen=True):
