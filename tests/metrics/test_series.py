@@ -91,6 +91,8 @@ def test_clients_turned_away() -> None:
     for name, call in calls("balancer", "placement"):
         if name.endswith(("_refuse", ".refuse", "Refusal")) and len(call.args) > 1:
             said |= texts(call.args[1])
+        if name.endswith("pending.refused"):
+            said |= texts(call.args[0])
     said |= {"head_timeout", "body_too_long", "head_too_long", "bad_request"}
     assert said == words("ws_balancer_refusals_total")
     assert words("ws_balancer_reports_total") == counted("reports", "balancer")

@@ -14,4 +14,4 @@ def environment(tmp_path: Path, **more: str) -> dict[str, str]:
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_") and name not in OWN_NAMES
     }
-    return kept | {"XDG_STATE_HOME": str(tmp_path / "state")} | more
+    return kept | {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_RUNTIME_DIR": str(tmp_path / "run")} | more

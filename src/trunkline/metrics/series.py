@@ -29,9 +29,10 @@ _REFUSED = (
     "unknown_host",
 )  # fmt: skip
 _TURNED_AWAY = (
-    "address_full", "all_down", "all_tried", "backend_failed", "backend_refused", "bad_handshake", "bad_request",
-    "bad_version", "body_incomplete", "body_too_long", "edge_full", "full", "head_timeout",
-    "head_too_long", "internal", "no_backend", "pending_full", "place_timeout", "rate_limited", "unknown_host",
+    "address_full", "all_down", "all_tried", "backend_failed", "backend_refused", "bad_handshake",
+    "bad_proxy_header", "bad_request", "bad_version", "body_incomplete", "body_too_long", "edge_full", "full",
+    "head_timeout", "head_too_long", "internal", "no_backend", "pending_full", "place_timeout", "rate_limited",
+    "unknown_host",
 )  # fmt: skip
 
 

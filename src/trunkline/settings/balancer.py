@@ -175,6 +175,9 @@ class BalancerSettings(msgspec.Struct, frozen=True):
         about("Relayed connections at most; by default, and never more than, open files allow."),
     ] = None
     trusted_proxies: Annotated[tuple[Network, ...], about("Proxies in front whose forwarding headers are kept.")] = ()
+    proxy_protocol: Annotated[
+        tuple[Network, ...], about("Load balancers whose connections begin with a PROXY protocol header, v1 or v2.")
+    ] = ()
     handshake_burst: Annotated[Burst, about("Handshakes an address may make at once.")] = 20.0
     handshake_per_s: Annotated[Rate, about("Handshakes of an address per second in the long run; 0: no limit.")] = 10.0
     connections_per_address: Annotated[int, about("Open connections of one address; 0: no limit.", ge=0)] = 0

@@ -22,8 +22,9 @@ from trunkline.settings.sections import AuthSettings, Settings
 from trunkline.settings.spelling import nearest
 
 _NETWORK_LISTS = (
-    "server.trusted_proxies", "server.metrics_networks", "limits.exempt", "balancer.trusted_proxies",
-    "balancer.metrics_networks", "balancer.exempt", "traefik.trusted_proxies", "traefik.networks",
+    "server.trusted_proxies", "server.metrics_networks", "limits.exempt", "balancer.proxy_protocol",
+    "balancer.trusted_proxies", "balancer.metrics_networks", "balancer.exempt", "traefik.trusted_proxies",
+    "traefik.networks",
 )  # fmt: skip
 _MIN_SECRET_BYTES = 32
 _ACCESS = ("anyone", "authenticated", "nobody")

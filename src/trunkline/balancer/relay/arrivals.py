@@ -1,10 +1,12 @@
-"""Clients between the accept and the first byte of HTTP: those of a TLS listener, whose handshake comes first.
+"""Clients between the accept and the first byte of HTTP: a PROXY protocol header may come first, and a TLS handshake.
 
 Rules:
 
 - They are bare sockets until their handshake begins, and pending connections from the accept on: bounded in number and
   time with all others. (uvloop's own servers report a client after its TLS handshake alone, so nobody would count those
   that never begin one.)
+- A header is expected from the load balancers of the settings, always, and from nobody else. Nothing is guessed: who
+  may send one chooses its own address. Not a byte behind it is read.
 - A few are accepted in one turn of the loop, so that a flood of them does not hold up those that are there.
 """
 
@@ -14,12 +16,15 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
 
 from trunkline.balancer.relay.pending import PendingConnections
+from trunkline.net.addresses import Network, within
+from trunkline.net.crowding import Crowding
+from trunkline.net.proxy_protocol import LONGEST, BadProxyHeader, read_header
 from trunkline.process.open_files import exhausted
 
 log = structlog.get_logger("trunkline.balancer")
@@ -30,7 +35,13 @@ PAUSE_S: Final = 0.1
 
 
 class ArrivalListener:
-    """Accepts clients from one listening socket; `make` makes the protocol of a client."""
+    """Accepts clients from one listening socket.
+
+    Args:
+        make: makes the protocol of a client.
+        tls: None for a plain listener.
+        proxies: whose connections begin with a PROXY protocol header.
+    """
 
     def __init__(
         self,
@@ -38,17 +49,18 @@ class ArrivalListener:
         pending: PendingConnections,
         sock: socket.socket,
         make: Callable[[Arrival], asyncio.Protocol],
-        tls: ssl.SSLContext,
+        tls: ssl.SSLContext | None,
+        proxies: Sequence[Network],
         handshake_timeout_s: float,
     ) -> None:
         self.loop = loop
         self.pending = pending
         self.make = make
-        self.tls: dict[str, Any] = {
-            "ssl": tls,
-            "ssl_handshake_timeout": handshake_timeout_s,
-            "ssl_shutdown_timeout": 2.0,
-        }
+        self.tls: dict[str, Any] = {}
+        if tls is not None:
+            self.tls = {"ssl": tls, "ssl_handshake_timeout": handshake_timeout_s, "ssl_shutdown_timeout": 2.0}
+        self._proxies = proxies
+        self._bad = Crowding()
         self._sock = sock
         self._resuming: asyncio.TimerHandle | None = None
         self._resume()
@@ -60,13 +72,19 @@ class ArrivalListener:
         self.loop.remove_reader(self._sock)
         self._sock.close()
 
+    def refused(self, peer: str, why: str) -> None:
+        """A load balancer has sent no header, or a bad one."""
+        self.pending.refused("bad_proxy_header")
+        if self._bad.is_news(self.loop.time()):
+            log.warning("bad_proxy_header", peer=peer, why=why, setting="balancer.proxy_protocol")
+
     def _resume(self) -> None:
         self.loop.add_reader(self._sock, self._on_ready)
 
     def _on_ready(self) -> None:
         for _ in range(AT_ONCE):
             try:
-                client, _ = self._sock.accept()
+                client, address = self._sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -78,28 +96,39 @@ class ArrivalListener:
                 self._resuming = self.loop.call_later(PAUSE_S, self._resume)
                 return
             client.setblocking(False)
-            Arrival(self, client).begin()
+            Arrival(self, client, address[0]).begin(within(address[0], self._proxies))
 
 
 class Arrival:
-    """One client on its way; a `Waiting`."""
+    """One client on its way; a `Waiting`.
 
-    __slots__ = ("_began", "_listener", "_sock", "_task", "deadline", "fresh")
+    Attributes:
+        source: the client's address by the header, None for that of the TCP connection.
+        tls: whether it speaks TLS.
+    """
 
-    def __init__(self, listener: ArrivalListener, sock: socket.socket) -> None:
+    __slots__ = ("_began", "_header", "_listener", "_peer", "_sock", "_task", "deadline", "fresh", "source", "tls")
+
+    def __init__(self, listener: ArrivalListener, sock: socket.socket, peer: str) -> None:
         self._listener = listener
         self._sock = sock
+        self._peer = peer
+        self._header = b""
         self._task: asyncio.Task[None] | None = None
         self._began = False
+        self.source: str | None = None
+        self.tls = bool(listener.tls)
         self.fresh = True
         self.deadline = 0.0
 
-    def begin(self) -> None:
+    def begin(self, has_header: bool) -> None:
         """Do what comes before HTTP."""
-        if self._listener.pending.add(self):
-            self._task = self._listener.loop.create_task(self._shake_hands())
-        else:
+        if not self._listener.pending.add(self):
             self._sock.close()
+        elif has_header:
+            self._listener.loop.add_reader(self._sock, self._read_header)
+        else:
+            self._connect()
 
     def arrived(self) -> None:
         """The client's protocol has it from now on."""
@@ -107,16 +136,48 @@ class Arrival:
 
     def abort(self) -> None:
         """Cut the TCP connection."""
+        listener = self._listener
         if self._task is not None:
             # Ends the handshake, and with it the transport, which has the socket.
             self._task.cancel()
+        elif self._sock.fileno() >= 0:
+            listener.loop.remove_reader(self._sock)
         if not self._began:
             self._sock.close()
+        listener.pending.remove(self)
 
     on_time_out = abort
 
     def close_if_idle(self) -> None:
         """The edge stops: a client that has just come still gets its first request served."""
+
+    def _read_header(self) -> None:
+        try:
+            # What belongs to the header is known only once it was looked at.
+            seen = self._sock.recv(LONGEST, socket.MSG_PEEK)
+            if not seen:
+                # A check of the load balancer, which only connects.
+                self.abort()
+                return
+            length, found = read_header(self._header + seen)
+            self._header += self._sock.recv(length - len(self._header))
+        except BlockingIOError:
+            return
+        except BadProxyHeader as bad:
+            self._listener.refused(self._peer, str(bad))
+            self.abort()
+            return
+        except OSError:
+            self.abort()
+            return
+        if found is not None:
+            self._listener.loop.remove_reader(self._sock)
+            self.source = found.source
+            self._header = b""
+            self._connect()
+
+    def _connect(self) -> None:
+        self._task = self._listener.loop.create_task(self._shake_hands())
 
     async def _shake_hands(self) -> None:
         listener = self._listener

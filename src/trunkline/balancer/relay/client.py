@@ -51,7 +51,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, context: RelayContext, arrival: Arrival | None = None) -> None:
         self._context = context
         self._arrival = arrival
-        self._tls = arrival is not None
+        self._tls = arrival is not None and arrival.tls
         self._peer = ""
         self._buffer = b""
         self._scanned = 0
@@ -72,6 +72,7 @@ class ClientConnection(asyncio.Protocol):
         self._peer = peername[0] if peername else ""
         if self._arrival is not None:
             self._arrival.arrived()
+            self._peer = self._arrival.source or self._peer
             self._arrival = None
         if not self._context.pending.add(self):
             self.transport.abort()

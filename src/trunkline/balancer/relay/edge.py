@@ -106,6 +106,7 @@ class Edge:
         if poller.AVAILABLE:
             self.poller = Poller(loop)
         context = self._compose(loop, self._session)
+        proxies = networks(settings.proxy_protocol)
         for sock in sockets:
             keep_alive(sock)
             self._servers.append(
@@ -114,10 +115,11 @@ class Edge:
                     self.pending,
                     sock,
                     functools.partial(ClientConnection, context),
-                    self._tls.context,
+                    self._tls.context if self._tls is not None else None,
+                    proxies,
                     self._handshake_timeout_s,
                 )
-                if self._tls is not None
+                if self._tls is not None or proxies
                 else await loop.create_server(lambda: ClientConnection(context), sock=sock, backlog=BACKLOG)
             )
         self._hosts.listens_on(sock.getsockname()[0] for sock in sockets)

@@ -106,9 +106,13 @@ class PendingConnections:
             self._meter.refusals.add("pending_full")
             return False
         self._meter.pending_dropped.add("data")
-        oldest.abort()
         del self._waiting[oldest]
+        oldest.abort()
         return True
+
+    def refused(self, reason: str) -> None:
+        """Count a client that never got as far as HTTP."""
+        self._meter.refusals.add(reason)
 
     def wait(self, connection: Waiting, in_s: float | None = None) -> None:
         """Let a connection wait for its client, for the time of a handshake or for `in_s` seconds."""
