@@ -12,7 +12,7 @@ import msgspec
 from structlog.testing import capture_logs
 
 from tests.support.balancer.talking import Caller, Scene, until
-from trunkline.balancer.rebalance.driver import Rebalancer, home_of
+from trunkline.balancer.rebalance.driver import Rebalancer, home_of, rows_of
 from trunkline.balancer.sources.nats import NatsSource
 from trunkline.balancer.talk import FleetTalk
 from trunkline.metrics.exposition import Labelled
@@ -156,6 +156,32 @@ async def test_a_dry_run_only_tells(scene: Scene) -> None:
     [line] = [line for line in lines if line["event"] == "rebalance_dry_run"]
     assert (line["node"], line["clients"], line["reason"]) == ("n1", 3, "over_full")
     assert all(caller.open for caller in callers)
+
+
+async def test_room_is_where_something_was_heard_lately(scene: Scene) -> None:
+    """A node for a report and a half, a foreign backend while its polls succeed; neither while it is on trial."""
+    foreign = "http://foreign:1"
+    async with watching(scene) as watcher:
+        node = url_of(await scene.node("n1"))
+        await until(lambda: node in watcher.fleet.backends)
+
+        def room() -> dict[str, bool]:
+            return {row.url: row.room for row in rows_of(watcher.fleet, watcher.talk, time.monotonic())}
+
+        assert room() == {node: True}
+        watcher.fleet.set_backends([BackendSpec(node), BackendSpec(foreign)], time.monotonic())
+        assert room() == {node: True, foreign: False}, "nothing was heard of it yet"
+        now = time.monotonic()
+        watcher.fleet.take_report(foreign, LoadReport(0), asked_at=now, now=now)
+        assert room()[foreign]
+        watcher.fleet.report_failed(foreign, "no answer", now)
+        assert not room()[foreign]
+        watcher.fleet.take_report(foreign, LoadReport(0), asked_at=now, now=now)
+        watcher.fleet.checked(foreign, False, "no answer", now)
+        watcher.fleet.checked(foreign, False, "no answer", now)
+        assert not room()[foreign]
+        await scene.kill_nats()
+        await until(lambda: not room()[node], "silence")
 
 
 def test_a_full_home_is_a_home() -> None:

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -77,8 +78,9 @@ def _has_room(backend: Backend, settings: BalancerSettings, talk: FleetTalk, now
     """Whether clients may be sent there: it was heard from within its last reports, and is not on trial."""
     if backend.condition.trial:
         return False
-    if talk.silence_s(backend.url) <= FRESH_S:
-        return True
+    silence_s = talk.silence_s(backend.url)
+    if not math.isinf(silence_s):
+        return silence_s <= FRESH_S
     if backend.report is None or backend.report_failure:
         return False
     interval_s = settings.cache_ttl_ms / 1000
