@@ -99,7 +99,13 @@ class BusError(TrunklineError):
 
 
 class BusUnavailable(BusError):
-    """The bus cannot be reached at the moment; nothing was acknowledged, and a later try may succeed."""
+    """The bus cannot be reached at the moment; nothing was acknowledged, and a later try may succeed.
+
+    Attributes:
+        sent: whether a publication was sent, so that it may be stored all the same: another try may do it twice.
+    """
+
+    sent = False
 
 
 class BusCannotStore(BusUnavailable):

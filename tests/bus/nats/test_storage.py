@@ -134,6 +134,7 @@ async def test_writes_that_fail_silently_are_noticed(serve: Serve, open_bus: Ope
         with pytest.raises(BusUnavailable) as refused:
             await bus.publish("a", b"1")
         assert type(refused.value) is kind
+        assert refused.value.sent
     assert "its disk may be full" in bus.problem
     await acknowledge(True)
     await bus.publish("a", b"1")

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from tests.support.server.live_node import OpenPeer, StartNode
+from trunkline.bus.nats.wire import Wire
 from trunkline.fleet.children.nats_server import NatsServer
+from trunkline.nats.address import parse_address
 from trunkline.server.node.node import Node
 
 
@@ -67,3 +70,41 @@ async def test_a_publication_above_the_limit_of_nats_is_refused_with_it(
         assert "4,096" in problem["message"]
     finally:
         await server.stop()
+
+
+async def test_a_publication_that_nobody_acknowledged_is_not_called_refused(
+    start_node: StartNode, open_peer: OpenPeer, tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NATS stored it and did not say so: sent again, as what is refused for a time is, it would be there twice."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    server = await NatsServer.start(tmp_path / "nats")
+    try:
+        node = await start_node(
+            bus__url=server.url, bus__max_bytes=16 << 20, bus__publish_timeout_s=0.1, admin__port=unused_tcp_port
+        )
+        peer = await open_peer(node)
+        publish = {"type": "publish", "channel": "public.a", "data": 1}
+        await peer.ask(publish | {"id": 1}, "publish_ack")
+        await acknowledge_nothing(server.url)
+        for id in range(2, 5):
+            error = await peer.ask(publish | {"id": id}, "error")
+            assert (error["code"], error["temporary"], error["id"]) == ("TIMEOUT", True, id)
+            assert "it may be stored all the same" in error["message"]
+            assert "retry_after_ms" not in error
+        assert "/health says why" in error["message"]
+        status, problem = await order(node, {"channel": "public.a", "data": 1})
+        assert status == 503
+        assert "may be stored all the same" in problem["message"]
+    finally:
+        await server.stop()
+
+
+async def acknowledge_nothing(url: str) -> None:
+    """Let NATS store publications without an answer."""
+    wire = await Wire.connect(parse_address(url), prefix="x", tls=None)
+    names = msgspec.json.decode((await wire.request("$JS.API.STREAM.NAMES", b"", timeout_s=2)).data)["streams"]
+    for name in names:
+        info = msgspec.json.decode((await wire.request(f"$JS.API.STREAM.INFO.{name}", b"", timeout_s=2)).data)
+        config = msgspec.json.encode(info["config"] | {"no_ack": True})
+        await wire.request(f"$JS.API.STREAM.UPDATE.{name}", config, timeout_s=2)
+    await wire.close("done")

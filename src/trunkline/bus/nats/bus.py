@@ -348,15 +348,18 @@ class NatsBus:
             )
         try:
             reply = (await call)[0]
-        except BusUnavailable:
+        except BusUnavailable as error:
+            error.sent = True
             if not wire.alive:
                 raise
             trouble, new = self._troubles.unanswered(kept.name, time.monotonic())
             if new:
                 log.error("bus cannot store", stream=kept.name, text=trouble)
-            if trouble:
-                raise BusCannotStore(trouble) from None
-            raise
+            if not trouble:
+                raise
+            silent = BusCannotStore(trouble)
+            silent.sent = True
+            raise silent from None
         self._troubles.stored(kept.name)
         if reply.headers is not None and "Status" in reply.headers:
             return None

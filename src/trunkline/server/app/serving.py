@@ -415,7 +415,7 @@ class _WithEnvelope(Serving):
         if isinstance(error, MessageError):
             self._send_error(error, id)
         elif isinstance(error, BusUnavailable):
-            self._send_error(_BUS_FULL if isinstance(error, BusCannotStore) else _BUS_AWAY, id)
+            self._send_error(_bus_error(error), id)
         elif isinstance(error, MessageTooLarge):
             text = f"data: {error.size:,} bytes, as the bus sends it, are more than its limit of {error.limit:,}"
             self._send_error(MessageError(wire.INVALID_MESSAGE, text), id)
@@ -448,6 +448,16 @@ def goodbye(runtime: Runtime, code: int, reason: str, reconnect_after_ms: int | 
     runtime.meter.messages_sent += 1
     message = wire.Goodbye(code, reason, close_codes.may_reconnect(code), reconnect_after_ms, runtime.clock.wall_ms)
     return frames.text(msgspec.json.encode(message))
+
+
+def _bus_error(error: BusUnavailable) -> MessageError:
+    full = isinstance(error, BusCannotStore)
+    if not error.sent:
+        return _BUS_FULL if full else _BUS_AWAY
+    # No refusal: clients repeat those, and what is stored already would be there twice.
+    why = "; /health says why" if full else " in time"
+    text = f"the bus did not acknowledge the publication{why}; it may be stored all the same"
+    return MessageError(wire.TIMEOUT, text, temporary=True)
 
 
 _BUS_AWAY = MessageError(

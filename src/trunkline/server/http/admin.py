@@ -52,6 +52,7 @@ Handler = Callable[[Request], Coroutine[object, object, Response]]
 _DISCONNECT = re.compile("/api/connections/[^/]+/disconnect")
 
 LISTED: Final = 1000
+_MAY_BE_STORED: Final = "; this publication may be stored all the same"
 """Connections that one answer lists at most."""
 
 HEAD_BYTES: Final = 16_384
@@ -208,11 +209,13 @@ class Admin:
         try:
             position = await self._hub.publish(order.channel, bytes(order.data))
         except BusCannotStore as error:
-            return json_response(Problem("unavailable", f"the bus does not store publications: {error}", 10.0), 503)
+            text = f"the bus does not store publications: {error}{_MAY_BE_STORED if error.sent else ''}"
+            return json_response(Problem("unavailable", text, 10.0), 503)
         except MessageTooLarge as error:
             return json_response(Problem("too_large", str(error)), 413)
-        except BusUnavailable:
-            return json_response(Problem("unavailable", "the bus is not reachable now; try again", 1.0), 503)
+        except BusUnavailable as error:
+            text = f"{error}{_MAY_BE_STORED}" if error.sent else "the bus is not reachable now; try again"
+            return json_response(Problem("unavailable", text, 1.0), 503)
         epoch, offset = (position.epoch, position.offset) if position is not None else (None, None)
         return json_response(PublishReceipt(order.channel, epoch, offset))
 
