@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,8 @@ from tests.support.scripted_peer import Client, Peer, Wire, publication
 codes = pytest.importorskip("trunkline.protocol.close_codes", reason="the package is not importable")
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+Virtual = Callable[[str], Awaitable[Any]]
 
 
 async def test_the_close_codes_agree_with_the_server_s_table(client: Client) -> None:
@@ -307,3 +311,63 @@ async def test_a_server_that_never_establishes_is_given_up(client: Client, peer:
     await peer.accept()
     await peer.accept()
     assert "not established within 50 ms" in (await client.run("states[1]"))["detail"]
+
+
+async def test_nothing_waits_after_close(virtual: Virtual) -> None:
+    """Not the next token, not a refused subscribe, not a request: a closed client can be collected at once."""
+    counts = await virtual(
+        """addEventListener("error", (e) => e.preventDefault());
+           let fail = false;
+           const token = () => { if (fail) throw new Error("down"); return "t"; };
+           const c = await peer.connect({ token });
+           fail = true;
+           peer.answer = (message) => [refusal(message, "UNAVAILABLE", { retry_after_ms: 3_600_000 })];
+           peer.socket.say({ type: "token_expiring", expires_in_ms: 30_000 });
+           c.subscribe("a");
+           c.publish("a", 1).catch(() => 0);
+           await clock.advance(0);
+           peer.answer = () => [];
+           c.publish("a", 1).catch(() => 0);
+           const before = clock.waiting;
+           c.close();
+           await clock.advance(0);
+           return [before, clock.waiting];"""
+    )
+    assert counts[0] >= 5
+    assert counts[1] == 0
+
+
+@pytest.mark.parametrize("when", ["trying", "on request"])
+async def test_a_listener_that_reconnects_opens_one_socket(virtual: Virtual, when: str) -> None:
+    """The attempt that called it ends there: a second socket would stay open beside the one in use."""
+    opened = await virtual(
+        f"""const c = await peer.connect();
+            let once = true;
+            c.on("state", (change) => {{
+              if (change.detail !== "{when}" || !once) return;
+              once = false;
+              c.reconnect();
+            }});
+            if ("{when}" === "trying") peer.socket.end(1006);
+            else c.reconnect();
+            await clock.advance(60_000);
+            return [peer.sockets.filter((s) => s.readyState === 1).length, c.state];"""
+    )
+    assert opened == [1, "open"]
+
+
+@pytest.mark.parametrize("type", ["*", "state", "sent"])
+async def test_a_listener_may_close(virtual: Virtual, type: str) -> None:
+    """Whatever it is called for, closed is final, and nothing is acted on any more."""
+    states, waiting = await virtual(
+        f"""peer.greet = () => {{}};
+            const c = await peer.connect();
+            c.subscribe("a");
+            c.on("{type}", (event) => event.state !== "closed" && c.close());
+            peer.socket.establish();
+            await clock.advance(600_000);
+            return [peer.states.map((s) => s.state), clock.waiting];"""
+    )
+    assert states[-1] == "closed"
+    assert states.count("closed") == 1
+    assert waiting == 0

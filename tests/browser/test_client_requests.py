@@ -246,3 +246,38 @@ async def test_requests_under_way_do_not_outlive_their_connection(virtual: Virtu
            return peer.received.map((m) => m.type + (m.channels ?? ""));"""
     )
     assert asked == ["subscribea,b", "publish", "unsubscribea", "subscribeb"]
+
+
+async def test_only_a_refusal_is_sent_again(virtual: Virtual) -> None:
+    """The server does not know whether the bus took it: the page decides; a subscribe can be asked again."""
+    published, subscribed, result = await virtual(
+        f"""const c = await peer.connect();
+            let silent = true;
+            peer.answer = (message) => (silent ? [refusal(message, "TIMEOUT")] : null);
+            const result = ({SETTLED})(c.publish("a", 1));
+            c.subscribe("a");
+            await clock.advance(1000);
+            silent = false;
+            await clock.advance(60_000);
+            return [peer.of("publish").length, peer.of("subscribe").length, await result];"""
+    )
+    assert published == 1
+    assert subscribed >= 2
+    assert result == ["TIMEOUT", True, None, 0]
+
+
+async def test_an_application_s_own_limit_does_not_hold_up_other_requests(virtual: Virtual) -> None:
+    """One export an hour, refused with the code of the message rate: what else the page sends goes out."""
+    export, other = await virtual(
+        f"""const settled = {SETTLED};
+            const c = await peer.connect();
+            const hour = {{ retry_after_ms: 3_600_000 }};
+            peer.answer = (m) => (m.method === "export" ? [refusal(m, "RATE_LIMIT_EXCEEDED", hour)] : null);
+            const refused = settled(c.request({{ type: "rpc", method: "export" }}));
+            await clock.advance(0);
+            const other = settled(c.publish("a", 1));
+            await clock.advance(2000);
+            return [await refused, await other];"""
+    )
+    assert export == ["RATE_LIMIT_EXCEEDED", True, 3_600_000, 0]
+    assert other == "done"

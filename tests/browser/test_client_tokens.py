@@ -145,6 +145,38 @@ async def test_a_refused_fresh_token_ends_it_and_an_old_one_is_fetched_again(vir
     assert state == "closed"
 
 
+async def test_a_fresh_token_whose_ack_was_lost_may_have_been_accepted(virtual: Virtual) -> None:
+    """The connection is lost during the refresh; much later the function still gives that token, now expired."""
+    offered, state = await virtual(
+        """const tokens = ["t1", "t2", "t2", "t3"];
+           const c = await peer.connect({ token: () => tokens.shift() });
+           peer.answer = () => [];
+           peer.socket.say({ type: "token_expiring", expires_in_ms: 30_000 });
+           await clock.advance(0);
+           const token = (socket) => socket.protocols[1].slice(7);
+           const refuse = (socket) => socket.end(4001, { reconnect: false });
+           peer.greet = (socket) => (token(socket) === "t3" ? socket.establish() : refuse(socket));
+           peer.socket.end(1006);
+           await clock.advance(10_000);
+           return [[peer.of("refresh")[0].token, ...peer.sockets.map(token)], c.state];"""
+    )
+    assert offered == ["t2", "t1", "t2", "t3"]
+    assert state == "open"
+
+
+async def test_a_fresh_token_does_not_wait_behind_other_messages(virtual: Virtual) -> None:
+    """The token would expire while a page's burst waits for its places in the rate."""
+    at = await virtual(
+        f"""let n = 0;
+            const c = await peer.connect({{ token: () => `t${{++n}}` }});
+            for (let count = 0; count < 400; count += 1) c.publish("a", count).catch(() => 0);
+            {EXPIRING};
+            await clock.advance(1000);
+            return peer.of("refresh").map((m) => m.at);"""
+    )
+    assert at == [0]
+
+
 @pytest.mark.parametrize("token", ["'t1'", "() => 't1'"])
 async def test_4001_on_an_open_connection_is_final(virtual: Virtual, token: str) -> None:
     """Also where the token was accepted before; and a fixed token that is refused cannot be replaced."""

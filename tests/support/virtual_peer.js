@@ -22,6 +22,11 @@ class VirtualClock {
 
   now = () => this.time;
 
+  /** How many timers wait. */
+  get waiting() {
+    return this.#timers.size;
+  }
+
   /** Let this many milliseconds pass. */
   async advance(ms) {
     const end = this.time + ms;

@@ -357,10 +357,10 @@ export class Connection {
   #left = false;
   /** Ends the listening to the browser's events. */
   #events = new AbortController();
+  /** Every timer that runs; none outlives the connection or the wait that it belongs to. @type {Set<any>} */
+  #running = new Set();
   /** @type {any} */ #retryTimer = null;
   /** @type {any} */ #connectTimer = null;
-  /** @type {any} */ #stableTimer = null;
-  /** @type {any} */ #silenceTimer = null;
   #lastHeard = 0;
   /** The generation that is being probed, or is getting a new token. */
   #probed = 0;
@@ -405,9 +405,7 @@ export class Connection {
     this.#listenToBrowser();
     // One microtask later, so that listeners attached right after connect() see the first "connecting".
     queueMicrotask(() => {
-      if (this.#state !== "connecting") return;
-      this.#setState("connecting", "first attempt");
-      void this.#open();
+      if (this.#state === "connecting" && this.#setState("connecting", "first attempt")) void this.#open();
     });
   }
 
@@ -560,9 +558,7 @@ export class Connection {
 
   /** Drop the current socket and reconnect at once; positions are kept. For example after a new login. */
   reconnect() {
-    if (this.#state === "closed") return;
-    this.#drop("on request", 0);
-    void this.#open();
+    if (this.#state !== "closed" && this.#drop("on request", 0)) void this.#open();
   }
 
   /** Close, with no reconnect. Outstanding requests reject; a new `connect` is needed to come back. */
@@ -575,11 +571,9 @@ export class Connection {
 
   /** Start one attempt. */
   async #open() {
-    if (this.#state === "closed") return; // by a listener of the state event just before
     const generation = ++this.#generation;
-    const current = () => generation === this.#generation && this.#state !== "closed";
+    const current = () => generation === this.#generation;
     this.#left = false;
-    this.#cancelTimers();
     // Armed before the token is fetched: a token function that never settles must not stall the connection for ever.
     const limit = duration(this.#options.connectTimeoutMs, 15_000);
     this.#connectTimer = this.#after(limit, () => {
@@ -643,18 +637,16 @@ export class Connection {
 
   /** @param {Message} message */
   #opened(message) {
-    this.#timers.clearTimeout(this.#connectTimer);
+    this.#cancel(this.#connectTimer);
     this.#established = message;
     if (typeof message.session === "string") this.#session = message.session;
     this.#rateFree = this.#pausedUntil = 0;
     this.#accepted = this.#token;
     // Not reset at once: a server that accepts and then fails each connection would be hammered at the minimum.
-    this.#stableTimer = this.#after(duration(this.#options.stableAfterMs, 5000), () => (this.#attempt = 0));
+    this.#after(duration(this.#options.stableAfterMs, 5000), () => (this.#attempt = 0));
     const silence = duration(message.heartbeat_interval_ms * SILENT_INTERVALS, 0);
     if (silence > 0) this.#watchSilence(Math.max(silence, 1000));
-    this.#setState("open", message.resumed ? "session resumed" : "established");
-    // A listener of that event may have closed or reconnected.
-    if (this.#state !== "open") return;
+    if (!this.#setState("open", message.resumed ? "session resumed" : "established")) return;
     this.#due.unsubscribe.clear();
     this.#due.subscribe.clear();
     this.#change("subscribe", [...this.#channels.keys()], 0);
@@ -665,7 +657,7 @@ export class Connection {
    * @param {number} limit milliseconds
    */
   #watchSilence(limit) {
-    this.#silenceTimer = this.#after(this.#lastHeard + limit - this.#timers.now(), () => {
+    this.#after(this.#lastHeard + limit - this.#timers.now(), () => {
       if (this.#timers.now() - this.#lastHeard < limit) this.#watchSilence(limit);
       else this.#lost(1006, `nothing heard for ${Math.round(limit)} ms`);
     });
@@ -690,8 +682,7 @@ export class Connection {
   /** The network may be back: the rest of a back-off is pointless. A pause the server asked for still holds. */
   #wake() {
     if (this.#retryTimer === null && !this.#left) this.#probe();
-    else if (this.#timers.now() >= this.#pausedUntil) this.#retry();
-    else this.#retryTimer ??= this.#after(this.#pausedUntil - this.#timers.now(), () => this.#retry());
+    else this.#retryAfter(this.#pausedUntil - this.#timers.now());
   }
 
   /** An open socket may be dead and will not say so: ask for an answer. Anything heard late enough is one too. */
@@ -722,10 +713,11 @@ export class Connection {
    * Give a connection up that may be fine.
    * @param {string} detail
    * @param {number | null} [retryInMs]
+   * @returns {boolean} as `#setState`
    */
   #drop(detail, retryInMs = null) {
     this.#forgetConnection(new TrunklineError("DISCONNECTED", `${detail}; outcome unknown`, true));
-    this.#setState("reconnecting", detail, { retryInMs });
+    return this.#setState("reconnecting", detail, { retryInMs });
   }
 
   // --- tokens -------------------------------------------------------------------------------------------------------
@@ -752,13 +744,15 @@ export class Connection {
       // A function that keeps its token may give the old one until that has expired.
       if (token && token !== this.#accepted) {
         this.#token = token;
-        const refused = await this.#ask({ type: "refresh", id: this.#newId(), token }, { once: true }).then(
+        const manner = { once: true, urgent: true };
+        const refused = await this.#ask({ type: "refresh", id: this.#newId(), token }, manner).then(
           () => null,
           (error) => error,
         );
-        if (generation !== this.#generation) return;
+        const lost = generation !== this.#generation;
+        if (!refused || lost) this.#accepted = token; // lost: the server may have taken it
+        if (lost) return;
         if (refused) this.#report(refused);
-        else this.#accepted = token;
         if (!refused?.temporary) break;
         wait = Math.max(wait, hintOf(refused.retryAfterMs) ?? 0);
       }
@@ -802,14 +796,17 @@ export class Connection {
     this.#forgetConnection(
       new TrunklineError("DISCONNECTED", "connection lost before the answer; outcome unknown", true),
     );
-    this.#retryTimer = this.#after(plan.delay, () => this.#retry());
+    this.#retryAfter(plan.delay);
     this.#setState("reconnecting", detail, { retryInMs: Math.round(plan.delay), code });
   }
 
-  #retry() {
-    this.#cancelTimers();
-    this.#setState("reconnecting", "trying");
-    void this.#open();
+  /** @param {number} ms */
+  #retryAfter(ms) {
+    this.#cancel(this.#retryTimer);
+    this.#retryTimer = this.#after(ms, () => {
+      this.#retryTimer = null;
+      if (this.#setState("reconnecting", "trying")) void this.#open();
+    });
   }
 
   /**
@@ -838,7 +835,8 @@ export class Connection {
     }
     this.#goodbye = null;
     this.#pause = null;
-    this.#cancelTimers();
+    for (const timer of this.#running) this.#cancel(timer);
+    this.#retryTimer = null;
     for (const channel of this.#channels.values()) {
       channel.subscribed = null;
       channel.recovery = null;
@@ -848,12 +846,6 @@ export class Connection {
     }
   }
 
-  #cancelTimers() {
-    for (const timer of [this.#retryTimer, this.#connectTimer, this.#stableTimer, this.#silenceTimer]) {
-      this.#timers.clearTimeout(timer);
-    }
-    this.#retryTimer = this.#connectTimer = this.#stableTimer = this.#silenceTimer = null;
-  }
 
   /**
    * @param {number} ms of any size
@@ -861,7 +853,19 @@ export class Connection {
    * @returns {any} a handle to clear
    */
   #after(ms, callback) {
-    return this.#timers.setTimeout(callback, Math.max(0, Math.min(ms, LONGEST_MS)));
+    const fire = () => {
+      this.#running.delete(timer);
+      callback();
+    };
+    const timer = this.#timers.setTimeout(fire, Math.max(0, Math.min(ms, LONGEST_MS)));
+    this.#running.add(timer);
+    return timer;
+  }
+
+  /** @param {any} timer */
+  #cancel(timer) {
+    this.#timers.clearTimeout(timer);
+    this.#running.delete(timer);
   }
 
   // --- messages -----------------------------------------------------------------------------------------------------
@@ -879,7 +883,9 @@ export class Connection {
       this.#report(new Error(`ignored a message of ${text.length} characters that is no JSON object with a type`));
       return;
     }
+    const generation = this.#generation;
     this.#emit("*", message);
+    if (generation !== this.#generation) return; // a listener closed or reconnected
     this.#act(message);
     if (message.type !== "state" && message.type !== "sent" && message.type !== "*") this.#emit(message.type, message);
   }
@@ -942,7 +948,7 @@ export class Connection {
       return;
     }
     const error = new TrunklineError(code, text, temporary === true, hint);
-    if (error.temporary && !request.once) {
+    if (error.temporary && code !== "TIMEOUT" && !request.once) {
       const wait = repeatDelay(request.tries, hint, this.#backoff, this.#random);
       request.tries += 1;
       this.#sendAfter(wait, request, error);
@@ -1039,8 +1045,11 @@ export class Connection {
     const message = { type, id: this.#newId(), channels, ...(known ? { recover } : {}) };
     if (channels.length > 1 && this.#tooBig(JSON.stringify(message))) this.#halve(type, channels, tries);
     else {
-      const manner = { asked: recover, once: true };
-      this.#ask(message, manner).catch((error) => this.#refused(type, channels, error, tries));
+      const generation = this.#generation;
+      this.#ask(message, { asked: recover, once: true }).catch((error) => {
+        // The next connection subscribes to all again.
+        if (generation === this.#generation) this.#refused(type, channels, error, tries);
+      });
     }
   }
 
@@ -1062,13 +1071,9 @@ export class Connection {
    * @param {number} tries
    */
   #refused(type, names, error, tries) {
-    // The next connection subscribes to all again.
-    if (["NOT_OPEN", "DISCONNECTED", "CLOSED"].includes(error.code)) return;
     if (error.temporary) {
-      const generation = this.#generation;
-      this.#after(repeatDelay(tries, error.retryAfterMs, this.#backoff, this.#random), () => {
-        if (generation === this.#generation) this.#change(type, names, tries + 1);
-      });
+      const wait = repeatDelay(tries, error.retryAfterMs, this.#backoff, this.#random);
+      this.#after(wait, () => this.#change(type, names, tries + 1));
     } else if (names.length > 1) {
       // One bad channel must not cost the others: find which it is.
       this.#halve(type, names, tries + 1);
@@ -1094,25 +1099,28 @@ export class Connection {
 
   /**
    * The next place in the server's message rate, of which the first `rate_burst` are there at once.
-   * @returns {{wait: number, after: number}} milliseconds until it is there; what `#rateFree` is when it is taken
+   * @returns {{wait: number, after: number, step: number}} milliseconds until it is there; what `#rateFree` is when it
+   *   is taken; milliseconds between two
    */
   #place() {
     const { rate_per_s: rate, rate_burst: burst } = this.#established?.limits ?? {};
-    if (!(rate > 0 && burst > 0)) return { wait: 0, after: 0 };
+    if (!(rate > 0 && burst > 0)) return { wait: 0, after: 0, step: 0 };
     const [now, step] = [this.#timers.now(), 1000 / rate];
     const after = Math.max(this.#rateFree, now) + step;
     const wait = after - now - burst * step;
     // The first that waits, and so all behind it, waits longer: the server saw the burst later than we sent it.
     const slack = wait > 0 && wait <= step ? RATE_SLACK_MS : 0;
-    return { wait: wait + slack, after: after + slack };
+    return { wait: wait + slack, after: after + slack, step };
   }
 
   /**
-   * The server counts otherwise than we do: there is no place before `hint` milliseconds.
+   * The server counts otherwise than we do: there is no place before `hint` milliseconds. A longer hint than its rate
+   * explains is an application's, about one kind of request; it must not hold up the others.
    * @param {number} hint
    */
   #overRate(hint) {
-    const short = Math.max(0, hint - this.#place().wait);
+    const { wait, step } = this.#place();
+    const short = Math.max(0, Math.min(hint, Math.max(step, 1000)) - wait);
     this.#rateFree = Math.max(this.#rateFree, this.#timers.now()) + short;
   }
 
@@ -1184,6 +1192,7 @@ export class Connection {
    * @param {TrunklineError | null} refusal why it waits
    */
   #sendAfter(pause, request, refusal) {
+    this.#cancel(request.later);
     const { wait, after } = this.#place();
     const delay = Math.max(pause, request.urgent ? 0 : wait);
     request.unsent = refusal;
@@ -1210,8 +1219,8 @@ export class Connection {
    */
   #forgetRequest(request) {
     this.#pending.delete(request.message.id ?? "");
-    this.#timers.clearTimeout(request.timer);
-    this.#timers.clearTimeout(request.later);
+    this.#cancel(request.timer);
+    this.#cancel(request.later);
     return request;
   }
 
@@ -1221,12 +1230,15 @@ export class Connection {
    * @param {State} state
    * @param {string} detail
    * @param {{retryInMs?: number | null, code?: number | null}} [more]
+   * @returns {boolean} whether to go on: no listener has closed or reconnected
    */
   #setState(state, detail, { retryInMs = null, code = null } = {}) {
+    const generation = this.#generation;
     this.#state = state;
     /** @type {StateChange} */
     const change = { state, url: this.url, detail, attempt: this.#attempt, retryInMs, code };
     this.#emit("state", change);
+    return generation === this.#generation;
   }
 
   /**
