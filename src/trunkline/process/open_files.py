@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import resource
-from typing import Final, NamedTuple
+from typing import Final
 
 MOST: Final = 1 << 20
 """What is asked for where the limit is infinite: more than this the kernel does not grant without being configured."""
@@ -47,35 +47,33 @@ def exhausted(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _EXHAUSTED
 
 
-class Shares(NamedTuple):
-    """How a server shares out `files` open files when each of its connections needs `each`."""
+class Shares:
+    """How a server shares out `files` open files when each of its connections needs `each`.
 
-    files: int
-    each: int = 1
+    Attributes:
+        connections: connections at most.
+        admin: TCP connections to the admin port at most.
+    """
 
-    @property
-    def connections(self) -> int:
-        """Connections at most."""
-        return max((self.files - self._others - self._kept) // self.each, 1)
+    __slots__ = ("_each", "_free", "_kept", "_most", "admin", "connections", "files")
+
+    def __init__(self, files: int, each: int = 1) -> None:
+        self.files = files
+        self.admin = max(min(MOST_ADMIN, files // 32), 4)
+        self._each = each
+        # The others are for the admin port, the bus, health checks and logs.
+        self._free = files - min(MOST_OTHERS, files // 8)
+        self._kept = max(min(MOST_PENDING, files // 16), 4)
+        self._most = max(min(MOST_PENDING, files // 4), self._kept)
+        self.connections = max((self._free - self._kept) // each, 1)
 
     def pending(self, connections: int) -> int:
         """TCP connections that may be in their handshake, or speak plain HTTP, beside so many `connections`.
 
         At most a quarter of all files; close to the limit a sixteenth, which connections leave alone.
         """
-        left = self.files - self._others - connections * self.each
-        return max(self._kept, min(MOST_PENDING, self.files // 4, left))
-
-    @property
-    def admin(self) -> int:
-        """TCP connections to the admin port at most."""
-        return max(min(MOST_ADMIN, self.files // 32), 4)
-
-    @property
-    def _kept(self) -> int:
-        return max(min(MOST_PENDING, self.files // 16), 4)
-
-    @property
-    def _others(self) -> int:
-        """For everything else: the admin port, the bus, health checks, logs."""
-        return min(MOST_OTHERS, self.files // 8)
+        # Called for each TCP connection that comes.
+        left = self._free - connections * self._each
+        if left >= self._most:
+            return self._most
+        return left if left > self._kept else self._kept
