@@ -16,6 +16,7 @@ from bench import (
     burst,
     echo,
     fanout,
+    floods,
     load_capacity,
     load_cost,
     load_omission,
@@ -64,6 +65,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Options], Result]]] = {
         steering.run,
     ),
     "scale_out": ("2 nodes become 4 under 4,000 clients that follow a channel through our relay.", scale_out.run),
+    "floods": ("The longest wait of another client, in CPU time of the server, while one floods it.", floods.run),
     "scrape": ("/metrics of a node, asked for again and again: 100 and 10,000 subscribers.", scrape.run),
     "load_cost": (
         "CPU of load generators over 100 connections: 10,000 pushed messages a second from a node, 8,000 echoes.",

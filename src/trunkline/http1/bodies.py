@@ -44,14 +44,16 @@ class BodyReader:
         """Whether its end has been read."""
         return self._state == _END
 
-    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+    def feed(self, data: bytes, most_lines: int = 1 << 62) -> tuple[bytes, bytes]:
         """Take the next bytes; returns the content among them, and what follows the body's end.
+
+        After `most_lines` lines of chunks it stops: then what is returned second is to be fed again.
 
         Raises BadHead: 400 for malformed chunks, 413 for more content than the limit.
         """
         pieces: list[bytes] = []
         at = 0
-        while at < len(data) and self._state != _END:
+        while at < len(data) and self._state != _END and most_lines:
             if self._state == _DATA:
                 piece = data[at : at + self._left]
                 self.total += len(piece)
@@ -70,6 +72,7 @@ class BodyReader:
                 if len(self._line) > MAX_LINE:
                     raise BadHead(400, "a chunk's line is too long")
                 break
+            most_lines -= 1
             line, self._line = self._line + data[at:end], b""
             at = end + 1
             if not line.endswith(b"\r") or len(line) > MAX_LINE + 1:

@@ -26,7 +26,9 @@ from trunkline.balancer.own_pages import OwnPages
 from trunkline.balancer.relay.client import ClientConnection
 from trunkline.balancer.relay.edge import Edge
 from trunkline.balancer.relay.meter import EdgeEvent
+from trunkline.balancer.relay.pass_through import TURN_LINES
 from trunkline.errors import StartError
+from trunkline.http1.bodies import BodyReader
 from trunkline.http1.heads import PageRequest
 from trunkline.http1.requests import Response
 from trunkline.placement.placing import Refusal
@@ -142,6 +144,31 @@ async def test_pipelined_requests_are_answered_in_order(start_edge: Any, http_ba
     five = await wire.answer()
     assert five.headers["connection"] == "close"
     assert await wire.ended() == b""
+
+
+async def test_a_body_of_tiny_chunks_takes_turns(start_edge: Any, http_backend: str) -> None:
+    """40,000 chunks of one byte come through whole, a bounded number at a time, and the next request is served."""
+    edge = await start_edge(FixedPlacer(http_backend))
+    wire = await Wire.connect(edge.port)
+    most = 0
+    feed = BodyReader.feed
+
+    def watched(reader: BodyReader, data: bytes, *most_lines: int) -> tuple[bytes, bytes]:
+        nonlocal most
+        content, rest = feed(reader, data, *most_lines)
+        most = max(most, len(content))
+        return content, rest
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BodyReader, "feed", watched)
+        for again in range(2):
+            body = b"1\r\na\r\n" * 40_000 + b"0\r\n\r\n"
+            wire.send(b"POST /%d HTTP/1.1\r\n" % again + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+        wire.send(b"GET /last HTTP/1.1\r\n" + HOST + b"\r\n")
+        answers = [json.loads((await wire.answer()).body) for _ in range(3)]
+    assert [(each["target"], each["length"]) for each in answers] == [("/0", 40_000), ("/1", 40_000), ("/last", 0)]
+    assert 0 < most <= TURN_LINES / 2
+    wire.close()
 
 
 async def test_large_bodies_stream_both_ways(start_edge: Any, http_backend: str) -> None:

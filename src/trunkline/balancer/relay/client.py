@@ -43,7 +43,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_arrival", "_body", "_buffer", "_context", "_drained", "_peer", "_reading", "_scanned", "_task", "_tls",
-        "answered", "began", "deadline", "ended", "fresh", "transport",
+        "_turn_due", "answered", "began", "deadline", "ended", "fresh", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -59,6 +59,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: RequestBody | None = None
         self._drained: asyncio.Future[None] | None = None
         self._reading = True
+        self._turn_due = False
         self.answered = False
         self.began = False
         self.ended = False
@@ -115,20 +116,44 @@ class ClientConnection(asyncio.Protocol):
         """Handle one read."""
         if self.answered:
             return
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._turn_due:
+            return
         try:
             if self._body is not None and not self._body.complete:
-                data = self._body.feed(data)
-                if self._body.size > BODY_HIGH_WATER:
-                    self._pause()
-                if not data:
+                self._read_body(self._body)
+                if not self._buffer or self._turn_due:
                     return
-            self._buffer = self._buffer + data if self._buffer else data
             if self._task is None:
                 self._next()
             elif len(self._buffer) > AHEAD:
                 self._pause()
         except BadHead as bad:
             self._on_bad(bad)
+
+    def _read_body(self, body: RequestBody) -> None:
+        """Read a bounded part of what came of a body; the others have their turn before the rest."""
+        self._buffer = body.feed(self._buffer)
+        if body.size > BODY_HIGH_WATER:
+            self._pause()
+        if self._buffer and not body.complete:
+            self._pause()
+            self._turn_due = True
+            self._context.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_due = False
+        body = self._body
+        if self.answered or body is None or self.transport.is_closing():
+            return
+        try:
+            if not body.complete:
+                self._read_body(body)
+        except BadHead as bad:
+            self._on_bad(bad)
+            return
+        if body.size <= BODY_HIGH_WATER and len(self._buffer) <= AHEAD:
+            self.read_on()
 
     def _next(self) -> None:
         context = self._context
@@ -164,7 +189,9 @@ class ClientConnection(asyncio.Protocol):
         reader = BodyReader(head.length, context.settings.body_bytes)
         expected = head.minor == 1 and head.headers.get("expect", "").lower() == "100-continue"
         body = self._body = RequestBody(reader, self, expected)
-        self._buffer = rest if body.complete else body.feed(rest)
+        self._buffer = rest
+        if not body.complete:
+            self._read_body(body)
         if len(self._buffer) > AHEAD or body.size > BODY_HIGH_WATER:
             self._pause()
         else:
@@ -305,6 +332,6 @@ class ClientConnection(asyncio.Protocol):
 
     def read_on(self) -> None:
         """Read from the client again."""
-        if not self._reading and not self.transport.is_closing():
+        if not self._reading and not self._turn_due and not self.transport.is_closing():
             self._reading = True
             self.transport.resume_reading()

@@ -34,6 +34,9 @@ from trunkline.process.open_files import exhausted
 BODY_HIGH_WATER: Final = 1 << 16
 """Bytes of a request's body waiting for the backend, above which the client is not read."""
 
+TURN_LINES: Final = 1024
+"""Lines of chunks that are read at a time: a body of tiny chunks must not hold the other clients up."""
+
 SILENCE_S: Final = 300.0
 """How long a backend may send nothing in the middle of a body; long, because streams of events are quiet at times."""
 
@@ -80,8 +83,8 @@ class RequestBody:
         return self._reader.done
 
     def feed(self, data: bytes) -> bytes:
-        """Take what one read returned; returns what follows the body. Raises BadHead."""
-        content, rest = self._reader.feed(data)
+        """Take what one read returned; returns what follows the body, or is to be fed again. Raises BadHead."""
+        content, rest = self._reader.feed(data, TURN_LINES)
         if content:
             self._expected = False
             self._pieces.append(content)
