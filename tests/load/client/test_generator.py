@@ -14,9 +14,11 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from tests.support.load.faulty_server import TEXT, Channel, Faults, FaultyProcess, FaultyServer, Peer, frame
 from tests.support.patience import patient
+from trunkline.errors import StartError
 from trunkline.load.client.dial import MAX_FRAME
 from trunkline.load.client.generator import Generator
 from trunkline.load.judge import missing
+from trunkline.load.judge.verdict import claim_crossed
 from trunkline.load.model import histogram
 from trunkline.load.model.messages import Begin, ChannelEpoch, Done, Job, Settle
 from trunkline.load.model.plan import Disturbance, Protocol, Scenario, Stage, Target, Traffic
@@ -44,10 +46,17 @@ async def generate(
     disturbances: tuple[Disturbance, ...] = (),
     settle_s: float = patient(1.0),
     expected_errors: tuple[str, ...] = (),
+    reconnect: bool = True,
 ) -> Ran:
     """One worker does a whole run in this process."""
     scenario = Scenario(
-        "test", stages, protocol, traffic or Traffic(), disturbances=disturbances, expected_errors=expected_errors
+        "test",
+        stages,
+        protocol,
+        traffic or Traffic(),
+        disturbances=disturbances,
+        expected_errors=expected_errors,
+        reconnect=reconnect,
     )
     beats: list[Beat] = []
     job = Job(f"{random.getrandbits(32):08x}", Target(url), scenario, 0, 1, 7, settle_s=patient(settle_s))
@@ -83,8 +92,9 @@ async def test_every_echo_is_counted() -> None:
 
 @pytest.mark.parametrize(
     ("faults", "kind"),
-    [(Faults(drop=50), "lost"), (Faults(duplicate=50), "duplicate"), (Faults(reorder=50), "reordered")],
-)
+    [(Faults(drop=50), "lost"), (Faults(duplicate=50), "duplicate"), (Faults(reorder=50), "reordered"),
+     (Faults(corrupt=50), "corrupt")],
+)  # fmt: skip
 async def test_a_faulty_echo_is_found(faults: Faults, kind: str) -> None:
     """A missing, a double and a late echo are each found as what they are, by connection and number."""
     async with FaultyServer(faults) as server:
@@ -93,12 +103,53 @@ async def test_a_faulty_echo_is_found(faults: Faults, kind: str) -> None:
     assert len(did) >= 5
     found = [(finding.connection, finding.offset) for finding in ran.sum.findings if finding.kind == kind]
     totals = ran.sum.totals
-    counted = {"lost": totals.lost + totals.unanswered, "duplicate": totals.duplicates, "reordered": totals.reordered}
+    counted = {
+        "lost": totals.lost, "duplicate": totals.duplicates, "reordered": totals.reordered, "corrupt": totals.corrupt,
+    }  # fmt: skip
     assert counted.pop(kind) == len(did)
     assert set(counted.values()) == {0}
-    # A message lost at the very end is one without an answer, and has no number behind it to show the hole.
-    assert set(found) <= set(did)
-    assert len(found) >= len(did) - 1
+    assert set(found) == set(did)
+
+
+async def test_an_echo_that_came_to_another_connection() -> None:
+    """It is crossed, with the one that sent it, and neither double there nor, in the report, lost here."""
+    async with FaultyServer(Faults(cross=50)) as server:
+        ran = await generate(server.url("/echo"), "echo", Stage(0, 2), Stage(1, 2), traffic=Traffic(rate=400))
+        did = sorted((each.connection, each.offset) for each in server.did)
+    totals = ran.sum.totals
+    assert len(did) >= 5
+    crossed = [each for each in ran.sum.findings if each.kind == "crossed"]
+    assert sorted((each.owner, each.offset) for each in crossed) == did
+    assert (totals.crossed, totals.duplicates, totals.reordered) == (len(did), 0, 0)
+    assert all(each.connection != each.owner for each in crossed)
+    claim_crossed(ran.sum)
+    assert (ran.sum.totals.lost, ran.sum.totals.unanswered) == (0, 0)
+    assert [each.kind for each in ran.sum.findings if each.kind == "lost"] == []
+
+
+async def test_messages_without_an_answer_are_lost() -> None:
+    """Once the last wait is over, on a connection that is open: lost, with their numbers and the reason."""
+    async with FaultyServer(Faults(drop=1)) as server:
+        ran = await generate(server.url("/echo"), "echo", OPEN, Stage(0.5, 10), traffic=Traffic(rate=40), settle_s=0.2)
+    totals = ran.sum.totals
+    assert totals.lost == totals.unanswered == totals.sent > 5
+    lost = [each for each in ran.sum.findings if each.kind == "lost"]
+    assert (
+        sum(each.offset - (each.after if each.after is not None else each.offset - 1) for each in lost) == totals.lost
+    )
+    assert ran.sum.reasons == {
+        f"no answer within {patient(0.2):g} s after the last message of the run": totals.lost
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [1001, 1012])
+async def test_a_planned_end_is_no_error(code: int) -> None:
+    """A server that leaves or is restarted says so by its close code alone where it has no goodbye."""
+    async with FaultyServer(Faults(close=code)) as server:
+        ran = await generate(server.url("/echo"), "echo", Stage(0, 5), Stage(0.2, 5), reconnect=False)
+    totals = ran.sum.totals
+    assert totals.closed == totals.goodbyes == 5
+    assert (totals.unplanned, totals.error_rate) == (0, 0.0)
 
 
 async def test_the_feed_delivers_everything() -> None:
@@ -248,13 +299,25 @@ async def test_a_goodbye_that_is_repeated_is_no_storm() -> None:
 
 
 async def test_refused_handshakes_are_counted_and_tried_again() -> None:
-    """A server that refuses half of the handshakes gets them all in the end, and each refusal has its reason."""
+    """A server that refuses half of the handshakes gets them all in the end; a refusal shows its own words."""
     async with FaultyServer(Faults(refuse=503, refuse_share=0.5)) as server:
         ran = await generate(server.url("/echo"), "echo", OPEN, Stage(2.5, 10))
     totals = ran.sum.totals
-    assert totals.failed == ran.sum.reasons["handshake: answered 503 Service Unavailable"] >= 5
+    assert totals.failed == ran.sum.reasons["handshake: answered 503 Service Unavailable: refused on purpose"] >= 5
     assert totals.attempts == totals.opened + totals.failed
     assert 0 < totals.success < 1
+
+
+@pytest.mark.parametrize(("limit", "advice"), [(260, "Use --processes"), (1, "Raise the limit")])
+async def test_a_number_of_processes_is_advised_where_one_would_do(
+    monkeypatch: pytest.MonkeyPatch, limit: int, advice: str
+) -> None:
+    """With a limit of open files below what a process needs for itself, only a higher limit helps."""
+    monkeypatch.setattr("trunkline.load.client.generator.open_files.limit", lambda: limit)
+    scenario = Scenario("test", (Stage(0, 1000),), "echo")
+    with pytest.raises(StartError) as raised:
+        await Generator(Job("r", Target("ws://127.0.0.1:1/"), scenario, 0, 1, 7), lambda beat: None).prepare()
+    assert raised.value.next_step.startswith(advice)
 
 
 async def test_a_server_that_closes_at_once() -> None:

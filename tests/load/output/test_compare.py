@@ -52,6 +52,8 @@ failed connects                    0 %       0.791 %        -  WORSE
 lost                                 0             3        -  WORSE
 duplicates                           0             2        -  WORSE
 reordered                            0             1        -  WORSE
+corrupt                              0             0        -
+crossed                              0             0        -
 dropped                              0            40        -
 generator cpu                   30.5 %        30.5 %     1.00
 server cpu                      41.8 %         201 %     4.81

@@ -36,12 +36,14 @@ def test_a_run_that_went_well_has_no_failure() -> None:
         [
             "connect_p95<2s", "message_p95<1s", "success>95%", "errors<1%", "delivery_p99<50ms",
             "no message is lost", "no message comes twice", "every message comes in its order",
-            "no channel begins anew", "connections opened", "messages to the servers", "messages from the servers",
+            "every message comes back as it was sent",
+            "no message comes to another connection", "no channel begins anew",
+            "connections opened", "messages to the servers", "messages from the servers",
         ],
         "passed",
     )  # fmt: skip
     assert suite.attrib == {
-        "name": "trunkline load ramp", "tests": "12", "failures": "0", "errors": "0", "skipped": "0", "time": "61.200",
+        "name": "trunkline load ramp", "tests": "14", "failures": "0", "errors": "0", "skipped": "0", "time": "61.200",
         "timestamp": "2026-03-01T09:30:00", "hostname": "localhost",
     }  # fmt: skip
 
@@ -59,7 +61,7 @@ def test_a_run_that_went_badly_names_what_failed_with_its_value() -> None:
         "messages from the servers": "failure: 113,459 here, 113,502 there, 40 explained: 3 are missing",
         "bytes from the servers": "skipped: 23,756,000 here, unknown there, 0 explained: the servers do not say",
     }
-    assert (suite.attrib["tests"], suite.attrib["failures"], suite.attrib["skipped"]) == ("15", "7", "1")
+    assert (suite.attrib["tests"], suite.attrib["failures"], suite.attrib["skipped"]) == ("17", "7", "1")
     lost = suite.find("testcase[@name='no message is lost']/failure")
     assert lost is not None
     assert lost.text == (
@@ -99,7 +101,7 @@ def test_a_new_epoch_is_told_and_is_no_failure() -> None:
 def test_the_order_of_elements_is_the_one_that_strict_readers_want() -> None:
     """Properties, then tests, then output."""
     tags = [each.tag for each in _suite(faulty_report())]
-    assert tags == ["properties", *["testcase"] * 15, "system-out"]
+    assert tags == ["properties", *["testcase"] * 17, "system-out"]
 
 
 @pytest.mark.parametrize("text", ["\x00\x08\x0b\x1b[31m", "]]><x/>&\"'", "\ud800", "\ufffe\uffff", "a\r\nb", "✗ é"])
@@ -110,7 +112,7 @@ def test_no_text_breaks_the_document(text: str) -> None:
         thresholds=[Judged(text, None, text, passed=False)], run=text, started=text, description=text,
     )  # fmt: skip
     suite = _suite(report)
-    assert len(suite.findall("testcase")) == 9
+    assert len(suite.findall("testcase")) == 11
 
 
 @given(st.text(max_size=40))

@@ -46,7 +46,7 @@ WARNING       The generator was the limit: 27 actions were more than 10 ms late,
               used 98 % of its core.
 WARNING       2 of 2 servers restarted during the run; their counts start anew.
 connections   1,012 tried, 1,004 opened (99.2 %), 8 failed; at most 1,000 open
-              1,000 ended by the scenario, 16 by the other side (12 after a goodbye)
+              1,000 ended by the scenario, 16 by the other side (12 as planned)
               ended with 1001 going away: 12, 1011 server error: 3, 1006 broken off: 1
 messages      13,500 sent (225/s, at most 300/s, 2.23 MiB)
               113,459 received (1,892/s, at most 2,800/s, 22.7 MiB)
@@ -225,7 +225,7 @@ def test_a_run_of_less_than_a_second_names_no_greatest_second() -> None:
 def test_slow_readers_that_were_ended_are_named() -> None:
     """Their ends stand beside the goodbyes: neither is an error."""
     text = summary(example_report(totals=Totals(attempts=9, opened=9, closed=5, goodbyes=2, shed=3)))
-    assert "5 by the other side (2 after a goodbye, 3 for reading slowly)" in text
+    assert "5 by the other side (2 as planned, 3 for reading slowly)" in text
 
 
 def test_expected_errors_are_counted_once() -> None:

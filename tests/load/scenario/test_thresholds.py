@@ -126,6 +126,7 @@ def test_a_good_run_passes_the_defaults() -> None:
     verdicts = judge([], GOOD)
     assert [each.threshold for each in verdicts] == [
         "connect_p95<2s", "message_p95<1s", "success>95%", "errors<1%", "lost==0", "duplicates==0", "reordered==0",
+        "corrupt==0", "crossed==0",
     ]  # fmt: skip
     assert all(each.passed and each.default for each in verdicts)
     assert [each.shown for each in verdicts[2:5]] == ["100 %", "0 %", "0"]

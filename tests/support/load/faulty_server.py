@@ -53,7 +53,20 @@ MAX_HEAD = 16 << 10
 RELEASE_S = 0.3
 """A message held back to be sent behind the next one goes out unswapped when none comes."""
 
-Kind = Literal["drop", "gap", "duplicate", "reorder", "refuse", "close", "rate", "unrecovered", "goodbye", "stall"]
+Kind = Literal[
+    "drop",
+    "gap",
+    "duplicate",
+    "reorder",
+    "corrupt",
+    "cross",
+    "refuse",
+    "close",
+    "rate",
+    "unrecovered",
+    "goodbye",
+    "stall",
+]
 
 
 @dataclass
@@ -65,6 +78,8 @@ class Faults:
         gap: one publication in so many is left out, with a `gap` message in its place.
         duplicate: one delivery in so many comes twice.
         reorder: one delivery in so many comes behind the next one of its channel.
+        corrupt: one delivery in so many has its last byte changed.
+        cross: one echo in so many goes to another connection instead.
         stall: for so many seconds nothing is read and nothing answered, on all connections ...
         stall_every: ... each time so many seconds have passed.
         refuse: the HTTP status of refused handshakes.
@@ -86,6 +101,8 @@ class Faults:
     gap: int = 0
     duplicate: int = 0
     reorder: int = 0
+    corrupt: int = 0
+    cross: int = 0
     stall: float = 0.0
     stall_every: float = 0.0
     refuse: int = 0
@@ -402,6 +419,13 @@ class Peer(asyncio.Protocol):
         elif faults.duplicate and count % faults.duplicate == faults.duplicate // 4:
             server.note("duplicate", channel, offset, self)
             data += data
+        elif faults.corrupt and count % faults.corrupt == faults.corrupt // 3:
+            server.note("corrupt", channel, offset, self)
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        elif faults.cross and count % faults.cross == 2 * faults.cross // 3 and len(server.peers) > 1:
+            server.note("cross", channel, offset, self)
+            next(peer for peer in server.peers if peer is not self).transport.write(data)
+            return
         elif faults.gap and channel and count % faults.gap == 3 * faults.gap // 4:
             server.note("gap", channel, offset, self)
             epoch = server.channels[channel].epoch

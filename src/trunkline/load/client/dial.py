@@ -191,11 +191,25 @@ def named(error: BaseException) -> DialError:
             wanted = response.headers.get("Retry-After", "")
             phrase = getattr(response.status, "phrase", "")
             text = f"handshake: answered {int(response.status)} {phrase}".rstrip()
+            if words := _words(error.raw_body, response.headers.get("Content-Type", "")):
+                text += f": {words}"
             return DialError(text, float(wanted) if wanted.isdecimal() and len(wanted) < 6 else None)
         return DialError("handshake: the answer is no valid WebSocket upgrade")
     if isinstance(error, OSError) and error.errno:
         return DialError(f"connect: {_ERRNO.get(error.errno) or os.strerror(error.errno).lower()}")
     return DialError("handshake: connection ended before the answer")
+
+
+_LONGEST_WORDS: Final = 120
+
+
+def _words(body: bytes | None, content_type: str) -> str:
+    """The first line of what a server says in plain text about its refusal; empty when it says nothing, or a page."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if not body or kind not in ("", "text/plain", "application/json", "application/problem+json"):
+        return ""
+    line = body[: 4 * _LONGEST_WORDS].decode(errors="replace").strip().partition("\n")[0]
+    return "".join(sign if sign.isprintable() else " " for sign in line).strip()[:_LONGEST_WORDS]
 
 
 _ERRNO: Final = {

@@ -40,6 +40,9 @@ _SLOT_S: Final = 0.001
 _SLOTS_ABOVE_PER_S: Final = 1_000.0
 
 _NORMAL: Final = 1000
+_PLANNED: Final = (1001, 1012)
+"""A server that leaves, or is restarted: without a protocol of its own it has no goodbye to announce it."""
+
 _ABNORMAL: Final = 1006
 _CLOSE_S: Final = 5.0
 _CLOSES_AT_ONCE: Final = 500
@@ -83,10 +86,12 @@ class Generator:
         peak, limit = self.job.scenario.peak, open_files.limit()
         share, allowed = ceil(peak / self.job.workers), limit - SPARE_FILES
         if share > allowed:
+            # With a limit this low, no number of processes would do.
+            more = f"Use --processes {ceil(peak / allowed)}, or raise" if allowed > 0 else "Raise"
             raise StartError(
                 f"{share} connections in one process need {share + SPARE_FILES} open files, "
                 f"and this process may have {limit}",
-                f"Use --processes {ceil(peak / allowed)}, or raise the limit (ulimit -n).",
+                f"{more} the limit (ulimit -n).",
             )
         if self.job.scenario.protocol == "python":
             load_flow(self.job.flow_source, self.job.scenario.flow)
@@ -315,7 +320,7 @@ class Generator:
         totals = tally.totals
         totals.closed += 1
         tally.closes[code] += 1
-        if session.said_goodbye:
+        if session.said_goodbye or code in _PLANNED:
             totals.goodbyes += 1
         elif session.slow:
             totals.shed += 1

@@ -158,6 +158,14 @@ class Session:
         """Count what is missing for good; returns the holes, whose publications the coordinator counts."""
         return []
 
+    def never_answered(self, count: int) -> None:
+        """Messages without an answer after the last wait, on a connection that stayed: they are lost."""
+        if count:
+            tally = self.shared.tally
+            tally.totals.unanswered += count
+            tally.totals.lost += count
+            tally.because(f"no answer within {self.shared.job.settle_s:g} s after the last message of the run", count)
+
     @property
     def forgotten(self) -> int:
         """Holes that `finish` cannot return any more, because there were too many."""

@@ -7,7 +7,7 @@ itself was the limit, there is a warning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Final
 
 import msgspec
@@ -16,7 +16,7 @@ from trunkline.load.judge import missing
 from trunkline.load.model import histogram
 from trunkline.load.model.report import FORMAT, Balance, Judged, Machine, Measured, Report, Second, Verdict
 from trunkline.load.model.run_plan import Outcome, RunPlan
-from trunkline.load.model.tally import Sum
+from trunkline.load.model.tally import Finding, Sum
 from trunkline.load.scenario.thresholds import Facts, Threshold, judge
 from trunkline.version import __version__
 
@@ -24,6 +24,7 @@ LAG_MS: Final = 10.0
 CPU_SHARE: Final = 0.9
 _TOO_OFTEN: Final = 0.01
 _MOST_LINES: Final = 10
+_RANGE: Final = 1000  # messages of one finding that are looked for one by one
 
 
 class Seen(msgspec.Struct, kw_only=True):
@@ -40,6 +41,7 @@ def make_report(plan: RunPlan, outcome: Outcome, seen: Seen, thresholds: Iterabl
     """The report of a run; adds what only now is known to be lost to the outcome's totals."""
     total, scenario = outcome.sum, plan.scenario
     total.totals.lost += missing.count(outcome.holes, outcome.offsets) + outcome.more_holes
+    claim_crossed(total)
     peak = max((second.open for second in outcome.seconds), default=0)
     latencies: dict[str, histogram.Counts] = {"message": total.message}
     latencies.update(total.latencies.items())
@@ -72,6 +74,21 @@ def verdict(outcome: Outcome, judged: Sequence[Judged], balances: Sequence[Balan
     if outcome.failures or not all(each.passed for each in judged) or not all(each.holds for each in balances):
         return "failed"
     return "interrupted" if outcome.interrupted else "passed"
+
+
+def claim_crossed(total: Sum) -> None:
+    """A message that another connection got is not lost as well, though its own connection missed it."""
+    crossed = {(each.owner, each.offset) for each in total.findings if each.kind == "crossed"}
+    total.totals.lost = max(0, total.totals.lost - total.totals.crossed)
+    total.totals.unanswered = min(total.totals.unanswered, total.totals.lost)
+    total.findings = [each for each in total.findings if not _explained(each, crossed)]
+
+
+def _explained(finding: Finding, crossed: Set[tuple[int | None, int]]) -> bool:
+    """Whether every message of a lost one's range was seen elsewhere."""
+    if finding.kind != "lost" or finding.channel or finding.after is None or finding.offset - finding.after > _RANGE:
+        return False
+    return all((finding.connection, number) in crossed for number in range(finding.after + 1, finding.offset + 1))
 
 
 def own_limits(seconds: Sequence[Second], total: Sum) -> list[str]:

@@ -33,7 +33,7 @@ class Totals(msgspec.Struct):
     failed: int = 0  # of those, refused, timed out or broken off before it
     cut: int = 0  # connections ended by this side because the scenario says so
     closed: int = 0  # connections ended by the other side, or broken, that should have stayed
-    goodbyes: int = 0  # of those, announced by a `goodbye` that requests a reconnect (a drain, a move)
+    goodbyes: int = 0  # of those, planned: a `goodbye` that requests a reconnect (a drain, a move), or 1001 or 1012
     shed: int = 0  # of those, slow readers without a goodbye: a server is right to end them
     sent: int = 0  # messages sent (data messages: text and binary frames)
     received: int = 0  # messages received
@@ -42,7 +42,7 @@ class Totals(msgspec.Struct):
     published: int = 0  # publications sent
     acknowledged: int = 0  # publications whose position came back
     refused: int = 0  # publications that the server answered with an error
-    unanswered: int = 0  # messages whose answer is missing at the end, on connections that stayed
+    unanswered: int = 0  # of the lost ones, those without an answer after the last wait, on connections that stayed
     abandoned: int = 0  # messages whose answer was awaited when their connection ended
     deliveries: int = 0  # publications received, each once: double ones are not in it
     recovered: int = 0  # of those, in answer to a recover
@@ -52,6 +52,8 @@ class Totals(msgspec.Struct):
     lost: int = 0  # messages or publications that never came
     duplicates: int = 0  # that came again
     reordered: int = 0  # that came late, behind later ones
+    corrupt: int = 0  # that came back altered
+    crossed: int = 0  # that came over another connection than the one they were for
     errors: int = 0  # whatever else went wrong, each also in `reasons`
     expected_errors: int = 0  # errors of the server that the scenario wants
     late: int = 0  # things done more than 10 ms after they were due, by the generator's own fault
@@ -83,8 +85,8 @@ class Totals(msgspec.Struct):
 
     @property
     def misdelivered(self) -> int:
-        """Messages that were lost, came twice or out of order."""
-        return self.lost + self.duplicates + self.reordered
+        """Messages that were lost, came twice, out of order, altered or to somebody else."""
+        return self.lost + self.duplicates + self.reordered + self.corrupt + self.crossed
 
     @property
     def wrong(self) -> int:
@@ -92,7 +94,7 @@ class Totals(msgspec.Struct):
         return self.failed + self.unplanned + self.refused + self.unanswered + self.errors
 
 
-FindingKind = Literal["lost", "duplicate", "reordered", "epoch"]
+FindingKind = Literal["lost", "duplicate", "reordered", "corrupt", "crossed", "epoch"]
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -107,6 +109,7 @@ class Finding(msgspec.Struct, frozen=True):
     after: int | None = None
     epoch: str = ""
     at_s: float = 0.0  # when it was noticed, from the start of the run
+    owner: int | None = None  # for crossed ones: the connection that sent it, which did not get it
 
 
 class Beat(msgspec.Struct, tag="beat"):
@@ -177,6 +180,10 @@ class Tally:
                 self.totals.duplicates += 1
             elif finding.kind == "reordered":
                 self.totals.reordered += 1
+            elif finding.kind == "corrupt":
+                self.totals.corrupt += 1
+            elif finding.kind == "crossed":
+                self.totals.crossed += 1
             elif finding.kind == "epoch":
                 self.error("a channel started again (its epoch changed) without notice")
             if self._found < MAX_FINDINGS:

@@ -190,6 +190,8 @@ _NUMBERS: Final = (
     _Number("lost", "count", lambda run: float(run.totals.lost), 1.0),
     _Number("duplicates", "count", lambda run: float(run.totals.duplicates), 1.0),
     _Number("reordered", "count", lambda run: float(run.totals.reordered), 1.0),
+    _Number("corrupt", "count", lambda run: float(run.totals.corrupt), 1.0),
+    _Number("crossed", "count", lambda run: float(run.totals.crossed), 1.0),
     _Number("dropped", "count", lambda run: run.totals.dropped),
     _Number("generator_cpu", "share", lambda run: _mean([each.generator_cpu for each in run.seconds])),
     _Number("server_cpu", "share", lambda run: _mean([each.cpu_percent / 100 for each in _samples(run)])),

@@ -22,9 +22,13 @@ _KINDS: Final[dict[FindingKind, str]] = {
     "lost": "no message is lost",
     "duplicate": "no message comes twice",
     "reordered": "every message comes in its order",
+    "corrupt": "every message comes back as it was sent",
+    "crossed": "no message comes to another connection",
     "epoch": "no channel begins anew",
 }
-_TOTALS: Final[dict[FindingKind, str]] = {"lost": "lost", "duplicate": "duplicates", "reordered": "reordered"}
+_TOTALS: Final[dict[FindingKind, str]] = {
+    "lost": "lost", "duplicate": "duplicates", "reordered": "reordered", "corrupt": "corrupt", "crossed": "crossed",
+}  # fmt: skip
 
 
 def junit(report: Report) -> bytes:
@@ -116,8 +120,10 @@ def _properties(report: Report) -> list[tuple[str, str]]:
         "error_rate": round(report.error_rate, 6),
     }  # fmt: skip
     totals = report.totals
-    for name in ("attempts", "opened", "failed", "closed", "goodbyes", "shed", "sent", "received", "lost",
-                 "duplicates", "reordered", "dropped", "unanswered", "abandoned", "late"):  # fmt: skip
+    for name in (
+        "attempts", "opened", "failed", "closed", "goodbyes", "shed", "sent", "received", "lost", "duplicates",
+        "reordered", "corrupt", "crossed", "dropped", "unanswered", "abandoned", "late",
+    ):  # fmt: skip
         values[name] = getattr(totals, name)
     for latency, measured in report.latencies.items():
         if measured.quantiles.count:

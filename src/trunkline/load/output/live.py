@@ -238,6 +238,8 @@ class TerminalLive:
             if totals.misdelivered
             else "none"
         )
+        for what, times in (("corrupt", totals.corrupt), ("crossed", totals.crossed)):
+            text += f", {count(times)} {what}" if times else ""
         if totals.dropped:
             text += f"; {count(totals.dropped)} dropped with a gap"
         return self._text(text, "bold red" if totals.misdelivered else "green")

@@ -135,7 +135,7 @@ def _tiles(report: Report) -> str:
         _tile("sent", count(totals.sent), per_second(report.per_second("sent"))),
         _tile("received", count(totals.received), per_second(report.per_second("received"))),
         _tile("errors", _unbroken(percent(report.error_rate)), "of connects and messages", bad=report.error_rate > 0),
-        _tile("lost, double, out of order", count(wrong), _misdelivered(totals), bad=wrong > 0),
+        _tile("delivery faults", count(wrong), _misdelivered(totals), bad=wrong > 0),
         _tile("message p95", _unbroken(quantile(report.message, "p95")), _around(report.message)),
     ]  # fmt: skip
     if (connect := report.latencies.get("connect")) is not None:
@@ -210,11 +210,11 @@ def _ends(report: Report) -> str:
 def _findings(report: Report) -> str:
     totals = report.totals
     if not report.findings and not totals.misdelivered:
-        return _section("Lost, double and out of order", '<p class="none">Nothing was found.</p>')
+        return _section("Delivery faults", '<p class="none">Nothing was found.</p>')
     rows = [
         (
             _text(found.kind),
-            _free(found.channel or NONE),
+            _free(found.channel or (f"of connection {found.owner}" if found.owner is not None else NONE)),
             _offsets(found),
             count(found.connection),
             _free(found.epoch or NONE),
@@ -225,7 +225,7 @@ def _findings(report: Report) -> str:
     columns = ("kind", "channel", "#offset", "#connection", "epoch", "#noticed at")
     about = f'<p class="hint">{_misdelivered(totals)}.</p>'
     more = _more(len(report.findings) - MAX_FINDINGS, "more is in the JSON report", "more are in the JSON report")
-    return _section("Lost, double and out of order", about + _table(columns, rows, "None is named.") + more)
+    return _section("Delivery faults", about + _table(columns, rows, "None is named.") + more)
 
 
 def _balances(report: Report) -> str:
@@ -278,7 +278,8 @@ def _free(text: str) -> str:
 
 
 def _misdelivered(totals: Totals) -> str:
-    return f"{totals.lost:,} lost, {totals.duplicates:,} double, {totals.reordered:,} out of order"
+    text = f"{totals.lost:,} lost, {totals.duplicates:,} double, {totals.reordered:,} out of order"
+    return f"{text}, {totals.corrupt:,} altered, {totals.crossed:,} to another connection"
 
 
 def _code(text: str) -> str:

@@ -83,6 +83,9 @@ def finding_text(finding: Finding) -> str:
     if finding.after is not None and finding.offset - finding.after > 1:
         what = what.replace(" ", "s ", 1).replace(str(finding.offset), f"{finding.after + 1} to {finding.offset}")
     where = f"{plain(finding.channel)} {what}" if finding.channel else what
+    if finding.owner is not None:
+        what += f" of connection {finding.owner}"
+        where = what
     kind = "new epoch" if finding.kind == "epoch" else finding.kind
     return f"{kind}  {where}  (connection {finding.connection}, at {finding.at_s:.1f} s)"
 
@@ -140,7 +143,7 @@ def _connections(report: Report) -> Iterator[str]:
     text = f"{count(totals.cut)} ended by the scenario, {count(totals.closed)} by the other side"
     known = [
         f"{count(number)} {why}"
-        for number, why in ((totals.goodbyes, "after a goodbye"), (totals.shed, "for reading slowly"))
+        for number, why in ((totals.goodbyes, "as planned"), (totals.shed, "for reading slowly"))
         if number
     ]
     if known:
@@ -196,6 +199,7 @@ def _integrity(report: Report) -> Iterator[str]:
     ]
     if totals.refreshed:
         numbers.append(f"{count(totals.refreshed)} tokens refreshed")
+    numbers += [f"{count(times)} {what}" for what in ("corrupt", "crossed") if (times := getattr(totals, what))]
     if totals.unrecovered:
         numbers.append(f"{count(totals.unrecovered)} not recovered")
     yield ", ".join(numbers)

@@ -234,5 +234,7 @@ def _refusal(text: str, allowed: str, *, nearest: str | None = None) -> Settings
     return SettingsError("threshold", value=shown, allowed=allowed, nearest=nearest)
 
 
-_DEFAULTS: Final = "connect_p95<2s message_p95<1s success>95% errors<1% lost==0 duplicates==0 reordered==0"
+_DEFAULTS: Final = (
+    "connect_p95<2s message_p95<1s success>95% errors<1% lost==0 duplicates==0 reordered==0 corrupt==0 crossed==0"
+)
 DEFAULTS: Final = tuple(msgspec.structs.replace(parse(text), default=True) for text in _DEFAULTS.split())

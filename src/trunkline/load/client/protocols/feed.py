@@ -142,7 +142,7 @@ class FeedSession(Subscriber):
     def finish(self, ends: dict[str, Position]) -> list[Hole]:
         """The holes that are left; a subscription that was never answered is counted as a message."""
         stuck = self.link is not None and not self.ready and not self.slow
-        self.shared.tally.totals.unanswered += len(self._waiting) + stuck
+        self.never_answered(len(self._waiting) + stuck)
         self._waiting.clear()
         # What a slow reader has not read yet lies in buffers, and is not lost.
         owed = self.ready and self.link is not None and not self.slow

@@ -294,7 +294,7 @@ class FlowSession(Dialogue):
     def finish(self, ends: dict[str, Position]) -> list[Hole]:
         """Count the answer that is missing, and return the holes that are left."""
         self._over = True
-        self.shared.tally.totals.unanswered += self._end_flow()
+        self.never_answered(self._end_flow())
         return super().finish(ends)
 
     def _end_flow(self) -> int:

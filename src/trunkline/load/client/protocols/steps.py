@@ -85,7 +85,7 @@ class StepsSession(Dialogue):
         """Count the answer that is missing, and return the holes that are left."""
         self._over = True
         self._stop_timer()
-        self.shared.tally.totals.unanswered += self._give_up()
+        self.never_answered(self._give_up())
         return super().finish(ends)
 
     def _go_on(self) -> None:
