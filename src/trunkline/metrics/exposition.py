@@ -119,6 +119,7 @@ class Gauges(NamedTuple):
     subscriptions_active: int
     build: tuple[str, str, str]
     start_time_seconds: float = 0.0
+    bus_not_storing: bool = False
 
 
 def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Iterator[Family]:

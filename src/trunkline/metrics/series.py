@@ -83,6 +83,7 @@ SERIES: Final[tuple[Series, ...]] = (
     Series("ws_cpu_usage_percent", "gauge", "CPU used, of what this process may use.", unit="percent"),
     Series("ws_tasks_active", "gauge", "asyncio tasks alive.", unit="tasks"),
     Series("ws_nats_connected", "gauge", "1 while the bus is connected."),
+    Series("ws_bus_not_storing", "gauge", "1 while the bus is connected and does not store publications."),
     Series("ws_outbox_bytes", "gauge", "Bytes waiting for clients that read slowly.", unit="bytes"),
     Series("ws_slow_clients", "gauge", "Clients whose outbox holds bytes now.", unit="clients"),
     Series("ws_event_loop_lag_seconds", "gauge", "How late the event loop ran its last tick.", unit="seconds"),

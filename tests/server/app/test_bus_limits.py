@@ -40,6 +40,8 @@ async def test_without_room_everybody_is_told_the_cause(
         assert (status, health["checks"]["nats"]["status"]) == (503, "connected")
         assert "insufficient storage" in health["checks"]["nats"]["why"]
         assert "bus.max_bytes" in health["errors"][0]
+        async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{node.port}/metrics") as answer:
+            assert "ws_bus_not_storing 1.0" in (await answer.text()).splitlines()
         peer = await open_peer(node)
         error = await peer.ask({"type": "publish", "id": 1, "channel": "public.a", "data": 1}, "error")
         assert (error["code"], error["temporary"], error["id"]) == ("UNAVAILABLE", True, 1)

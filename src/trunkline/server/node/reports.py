@@ -135,6 +135,7 @@ class NodeReports:
             cpu_usage_percent=state.resources.cpu_percent,
             tasks_active=len(asyncio.all_tasks()),
             nats_connected=self._bus.connected,
+            bus_not_storing=bool(self._bus.problem),
             outbox_bytes=sum(connection.waiting_bytes for connection in registry.slow),
             slow_clients=len(registry.slow),
             event_loop_lag_seconds=state.loop_lag_s,
