@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Check and show the settings.")
 def check(config_file: ExaminedFile = None) -> None:
     """Say whether the settings can be used; exit code 2 when they cannot."""
     found = _checked(config_file)
+    _rendered(found.settings)
     where = str(found.file) if found.file is not None else "no settings file"
     changed = sum(source != "default" for source in found.sources.values())
     typer.echo(f"settings are usable ({where}; {changed} of {len(found.sources)} not at their default)")
@@ -62,7 +63,6 @@ def _checked(config_file: Path | None) -> Loaded:
         from trunkline.server.http.tokens import Verifier
 
         Verifier(found.settings.auth)
-    _rendered(found.settings)
     return found
 
 
