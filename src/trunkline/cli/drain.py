@@ -95,13 +95,14 @@ async def _found(name: str, token: str | None, config_file: ConfigFile) -> Admin
 
 
 def _over_ms(text: str | None) -> int | None:
+    from trunkline.protocol.control import LONGEST_DRAIN_MS
     from trunkline.settings.quantities import milliseconds
 
     if text is None:
         return None
     found = milliseconds(text)
-    if found is None:
-        raise SettingsError("--over", value=text, allowed='allowed: text such as "30s" or "5m"')
+    if found is None or found > LONGEST_DRAIN_MS:
+        raise SettingsError("--over", value=text, allowed='allowed: text such as "30s" or "5m", at most 24h')
     return round(found)
 
 

@@ -62,9 +62,10 @@ def candidates(admin: str | None, token: str | None, port: int) -> list[AdminPor
         if secret is not None and (admin or _listens(candidate)):
             found.append(AdminPort(admin or f"http://127.0.0.1:{candidate}", secret))
     if not found:
+        looked = admin or f"port {', '.join(map(str, ports))}"
         raise StartError(
-            f"no node's admin port found on this machine (looked at port {', '.join(map(str, ports)) or admin})",
-            "Is a node running? Name its admin port with --admin and its token with --token.",
+            f"no node's admin port found on this machine (looked at {looked})",
+            "Is a node running? Name its admin address, and with --token its token.",
         )
     return found
 
@@ -119,7 +120,9 @@ async def named(nodes: list[AdminPort], name: str) -> AdminPort:
                     return node
                 seen.append(state.node)
     found = f"there are {', '.join(sorted(seen))}" if seen else "no node answers here"
-    raise StartError(f"no node is called {name!r} on this machine; {found}", "Name it by its admin address instead.")
+    raise StartError(
+        f"no node is called {name!r} on this machine; {found}", "Name it by its admin address, as http://…"
+    )
 
 
 async def drain_through(node: AdminPort, method: str, over_ms: int | None = None) -> DrainState:
@@ -133,7 +136,7 @@ async def drain_through(node: AdminPort, method: str, over_ms: int | None = None
             text = await response.read()
             if response.status != HTTPStatus.OK:
                 raise StartError(
-                    f"{node.address} answered {response.status}: {text[:200].decode(errors='replace')}",
+                    f"{node.address} answered {response.status}: {text[:200].decode(errors='replace').strip()}",
                     "Name the node's admin port, and its token with --token.",
                 )
             return msgspec.json.decode(text, type=DrainState)

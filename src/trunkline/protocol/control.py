@@ -7,7 +7,7 @@ connections.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -218,10 +218,13 @@ class PublishReceipt(msgspec.Struct, frozen=True):
     offset: int | None
 
 
+LONGEST_DRAIN_MS: Final = 86_400_000
+
+
 class DrainOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /api/drain`: move all clients away over `over_ms`; None takes the setting `server.drain_ms`."""
 
-    over_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] | None = None
+    over_ms: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_DRAIN_MS)] | None = None
 
 
 class DrainState(msgspec.Struct, frozen=True):
