@@ -281,3 +281,18 @@ async def test_an_application_s_own_limit_does_not_hold_up_other_requests(virtua
     )
     assert export == ["RATE_LIMIT_EXCEEDED", True, 3_600_000, 0]
     assert other == "done"
+
+
+async def test_messages_that_the_server_drops_do_not_hold_up_requests(virtual: Virtual) -> None:
+    """Of 1,000 at once without an id 900 are too many, and take no place: a request goes out when there is room."""
+    at, result = await virtual(
+        f"""const settled = {SETTLED};
+            const c = await peer.connect();
+            peer.answer = peer.limited();
+            for (let n = 0; n < 1000; n += 1) c.send({{ type: "cursor", n }});
+            const result = settled(c.publish("a", 1));
+            await clock.advance(1000);
+            return [peer.of("publish").map((m) => m.at), await result];"""
+    )
+    assert at == [200]
+    assert result == "done"

@@ -542,7 +542,9 @@ export class Connection {
   async send(message) {
     if (message.id !== undefined) return this.#ask(message);
     const text = this.#encode(message);
-    this.#rateFree = this.#place().after;
+    const { wait, after } = this.#place();
+    // Without a place the server refuses it, and takes nothing off the rate.
+    if (wait <= 0) this.#rateFree = after;
     this.#transmit(message, text);
     return undefined;
   }
