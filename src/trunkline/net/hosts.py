@@ -57,10 +57,7 @@ class Hosts:
         """Why a request with this Host is not served, empty when it is; `proxied`: a trusted proxy forwarded it."""
         if not self.loopback or proxied or host is None or self._is_own(_name(host)):
             return ""
-        return (
-            f"Host {host} is not served on loopback, where a page of any name could send a browser. If it is yours, "
-            f"add it to {self._setting}; if a proxy forwarded this, add the proxy to {self._proxies}"
-        )
+        return not_served(host, self._setting, self._proxies)
 
     def network_refusal(self, host: str | None) -> str:
         """Why a request with this Host gets nothing that is open to a network, empty when it does."""
@@ -84,6 +81,14 @@ class Hosts:
             or name in self._names
             or name.endswith((".localhost", *self._domains))
         )  # fmt: skip
+
+
+def not_served(host: str, setting: str, proxies: str) -> str:
+    """The refusal of a host on loopback; the settings are those that name hosts and trusted proxies."""
+    return (
+        f"Host {host} is not served: this port is on loopback, and a page under any name can lead a browser to it. If "
+        f"the name is yours, add it to {setting}; if a proxy forwarded this, add the proxy to {proxies}"
+    )
 
 
 def _name(host: str) -> str:

@@ -218,7 +218,9 @@ class TraefikSettings(msgspec.Struct, frozen=True):
     http_port: Annotated[Port, about("Entry point of plain HTTP.")] = 80
     https_port: Annotated[Port, about("Entry point of TLS; 0: none.")] = 0
     redirect: Annotated[bool, about("Redirect plain HTTP to TLS.")] = True
-    domain: Annotated[HostName, about('Host name of the routes; empty or "*": any host.')] = ""
+    domain: Annotated[
+        HostName, about('Host name of the routes; empty or "*": any, but on loopback those of balancer.hosts.')
+    ] = ""
     acme_email: Annotated[str, about("Address for Let's Encrypt; empty: no ACME.")] = ""
     acme_storage: Annotated[str, about("File in which certificates are kept.")] = "acme.json"
     acme_ca_server: Annotated[OptionalUrl, about("Another ACME server.")] = ""

@@ -112,6 +112,34 @@ def test_rules(route: RouteEntry, domain: str, rule: str) -> None:
     assert rule_of(route, domain) == rule
 
 
+def test_hosts_on_loopback() -> None:
+    """There routes without a host serve names of loopback and of the operator alone; what names a host stays."""
+    routes = (RouteEntry("/a"), RouteEntry("/b", host="h.test"), RouteEntry("/c", host="*"))
+    balancer = {"routes": routes, "hosts": ("Own.test", "*.parts.test", "[fd00::1]")}
+    names = r"localhost|.+\.localhost|127(\.[0-9]+){3}|::1|own\.test|.+\.parts\.test|fd00::1"
+    own = rf"(HostRegexp(`^\[?({names})\]?\.?$`) || HeaderRegexp(`X-Forwarded-For`, `.`))"
+    for host in ("127.0.0.1", "::1", "localhost"):
+        routers = file_of(settings_of(balancer, host=host))["http"]["routers"]
+        assert routers["trunkline-0"]["rule"] == f"{own} && (Path(`/a`) || PathPrefix(`/a/`))"
+        assert routers["trunkline-1"]["rule"] == "Host(`h.test`) && (Path(`/b`) || PathPrefix(`/b/`))"
+        assert routers["trunkline-2"]["rule"] == f"{own} && (Path(`/c`) || PathPrefix(`/c/`))"
+    for anything in (settings_of(balancer), settings_of({**balancer, "hosts": ("*",)}, host="127.0.0.1")):
+        assert file_of(anything)["http"]["routers"]["trunkline-0"]["rule"] == "(Path(`/a`) || PathPrefix(`/a/`))"
+    named = file_of(settings_of(host="127.0.0.1", domain="d.test"))["http"]["routers"]
+    assert named["trunkline-2"]["rule"] == "Host(`d.test`) && PathPrefix(`/`)"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", ""])
+def test_who_refuses_a_host(host: str) -> None:
+    """The balancer answers for hosts that a steered Traefik on loopback does not serve, behind everything else."""
+    http = dynamic(settings_of(steer=True, host=host), []).http
+    assert http is not None
+    routers, middlewares = http.routers or {}, http.middlewares or {}
+    assert (render.UNSERVED in routers) is (render.UNSERVED in middlewares) is (host == "127.0.0.1")
+    if render.UNSERVED in routers:
+        assert min(router.priority or 0 for router in routers.values()) == routers[render.UNSERVED].priority == 1
+
+
 def test_weights_are_whole_numbers_and_zero_is_left_out() -> None:
     """Unequal weights take wrr in whole numbers; who has none is not published."""
     servers = [ServerView("http://a:1", 1.0), ServerView("http://b:1", 0.25), ServerView("http://c:1", 0.0)]

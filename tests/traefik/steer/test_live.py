@@ -356,3 +356,27 @@ async def test_the_placer_learns_the_clients_address_behind_a_proxy(start: Start
     fleet = await start(traefik={"trusted_proxies": ("127.0.0.1/32",)})
     await fleet.connect(headers={"X-Forwarded-For": "203.0.113.9"})
     assert fleet.placer.asks[-1].address == "203.0.113.9"
+
+
+async def test_names_on_loopback(start: Start) -> None:
+    """A page that gives this machine a name of its own gets a 400 that names the settings, and opens nothing."""
+    fleet = await start(1, traefik={"host": "127.0.0.1"}, hosts=("own.test",))
+    port = fleet.settings.traefik.http_port
+    for host in (f"LOCALHOST:{port}", "a.localhost.", "127.9.9.9", f"[::1]:{port}", f"own.test:{port}"):
+        assert (await fleet.connect(headers={"Host": host})).status == 101
+    seen = len(fleet.backends[0].seen)
+    claim = {"X-Forwarded-For": "10.0.0.1"}
+    for host in (f"evil.test:{port}", "127.0.0.1.evil.test", "localhost.evil.test", "a.own.test", "10.0.0.1"):
+        for headers in ({}, claim, {**claim, "Connection": "Upgrade, X-Forwarded-For"}):
+            for ws in (True, False):
+                answer = await fleet.connect("/metrics?a=b", {"Host": host, **headers}, ws=ws)
+                assert answer.status == 400
+                assert all(word in answer.body for word in (host, "balancer.hosts", "traefik.trusted_proxies"))
+    assert len(fleet.backends[0].seen) == seen
+
+
+async def test_a_proxy_before_traefik_may_use_any_name(start: Start) -> None:
+    """What a trusted proxy forwarded is served under the name that its client used."""
+    fleet = await start(1, traefik={"host": "127.0.0.1", "trusted_proxies": ("127.0.0.1/32",)})
+    assert (await fleet.connect(headers={"Host": "live.test", "X-Forwarded-For": "203.0.113.9"})).status == 101
+    assert (await fleet.connect(headers={"Host": "live.test"})).status == 400

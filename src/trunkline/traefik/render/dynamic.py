@@ -10,6 +10,9 @@ Rules:
 - Without steering equal weights and a health check take Traefik's p2c, which counts open WebSockets. All else takes
   wrr: p2c ignores weights, and a dead server has the fewest connections, so p2c tries it again at every attempt until a
   check finds out (seen with two servers, one dead, three attempts: 12 of 60 requests lost, with wrr none).
+- On loopback routes that name no host are for the names that `net/hosts.py` serves there, and for what a trusted proxy
+  forwarded: Traefik drops everybody else's X-Forwarded-For before it looks at rules. With `traefik.steer` the balancer
+  answers the rest (`UNSERVED`); without, Traefik's 404 does.
 - No passive health check: Traefik's counts an answer of 500 as a failure, so one broken page takes every server away.
 """
 
@@ -21,6 +24,7 @@ from collections.abc import Sequence
 import msgspec
 
 from trunkline.errors import SettingsError
+from trunkline.net.addresses import is_loopback
 from trunkline.placement.backend import canonical_url, short_id
 from trunkline.settings.balancer import DEFAULT_ROUTES, BalancerSettings, RouteEntry
 from trunkline.settings.quantities import go_duration
@@ -29,12 +33,18 @@ from trunkline.traefik.render import dynamic_model as model
 
 WEB, WEBSECURE, FAIL_OPEN = "web", "websecure", "trunkline-fail-open"
 PING = "ping"
-PICK, PLACE, READY = "trunkline-pick", "trunkline-place", "trunkline-ready"
+PICK, PLACE, READY, UNSERVED = "trunkline-pick", "trunkline-place", "trunkline-ready", "trunkline-unserved"
+UNSERVED_PATH = "/traefik/unserved"
+"""Where the balancer answers requests for a host that is not served."""
+
 NODES, TO_BALANCER, DASHBOARD = "trunkline-nodes", "trunkline-balancer", "trunkline-dashboard"
 
 # Traefik keeps the highest ones for itself; the redirect to TLS is above all of ours.
 _DASHBOARD_PRIORITY = 100_000
 _FIRST_ROUTE_PRIORITY = 10_000
+_LAST_PRIORITY = 1
+
+_LOOPBACK_NAMES = ("localhost", r".+\.localhost", r"127(\.[0-9]+){3}", "::1")
 
 PLACE_ANSWER_TIMEOUT_MS = 2_000
 PLACE_DIAL_TIMEOUT_MS = 500
@@ -70,6 +80,7 @@ def dynamic(settings: Settings, servers: Sequence[ServerView]) -> model.Dynamic:
     services = _services(settings, servers, routes)
     middlewares = _shared_middlewares(settings)
     shared = tuple(middlewares)
+    own_hosts = _own_hosts(settings)
     routers: dict[str, model.Router] = {}
     for index, route in enumerate(routes):
         name = f"trunkline-{index}"
@@ -78,7 +89,7 @@ def dynamic(settings: Settings, servers: Sequence[ServerView]) -> model.Dynamic:
             middlewares[f"{name}-rewrite"] = model.Middleware(replace_path_regex=_rewriting(route))
             own = (*shared, f"{name}-rewrite")
         routers[name] = model.Router(
-            rule=rule_of(route, settings.traefik.domain),
+            rule=rule_of(route, settings.traefik.domain, own_hosts),
             service=_service_name(route.pool),
             entry_points=_client_entry_points(settings),
             middlewares=own,
@@ -95,9 +106,23 @@ def dynamic(settings: Settings, servers: Sequence[ServerView]) -> model.Dynamic:
         )
         services[TO_BALANCER] = model.Service(
             load_balancer=model.LoadBalancer(
-                servers=(model.Server(url=balancer_url(settings)),), servers_transport=TO_BALANCER
+                servers=(model.Server(url=balancer_url(settings)),),
+                servers_transport=TO_BALANCER,
+                # It is on loopback, and serves no name of a client's.
+                pass_host_header=False,
             )
         )
+        if own_hosts:
+            middlewares[UNSERVED] = model.Middleware(
+                replace_path_regex=model.ReplacePathRegex(regex="^.*$", replacement=UNSERVED_PATH)
+            )
+            routers[UNSERVED] = model.Router(
+                rule="PathPrefix(`/`)",
+                service=TO_BALANCER,
+                entry_points=_client_entry_points(settings),
+                middlewares=(UNSERVED,),
+                priority=_LAST_PRIORITY,
+            )
     return model.Dynamic(
         http=model.Http(
             routers=routers,
@@ -150,8 +175,11 @@ def encode_json(configuration: model.Dynamic) -> bytes:
     return msgspec.json.encode(configuration)
 
 
-def rule_of(route: RouteEntry, domain: str) -> str:
-    """Traefik's rule for a route: /api does not hold /apis; `domain` is of routes that name no host."""
+def rule_of(route: RouteEntry, domain: str, own_hosts: str = "") -> str:
+    """Traefik's rule for a route: /api does not hold /apis.
+
+    `domain` is of routes that name no host; the rule `own_hosts` is of those for which neither names one.
+    """
     path = route.path.rstrip("/")
     parts = []
     # Traefik compares names in small letters.
@@ -160,9 +188,21 @@ def rule_of(route: RouteEntry, domain: str) -> str:
         parts.append(f"HostRegexp(`^.+{re.escape(host[1:])}$`)")
     elif host not in ("", "*"):
         parts.append(f"Host(`{host}`)")
+    elif own_hosts:
+        parts.append(own_hosts)
     # One part of the rule is enough for the root, for every path begins with it.
     parts.append(f"(Path(`{path}`) || PathPrefix(`{path}/`))" if path else "PathPrefix(`/`)")
     return " && ".join(parts)
+
+
+def _own_hosts(settings: Settings) -> str:
+    """The rule for hosts where none is named, empty for any."""
+    hosts = settings.balancer.hosts
+    if not is_loopback(settings.traefik.host) or "*" in hosts:
+        return ""
+    named = (re.escape(host.strip("[]").lower()) for host in hosts)
+    names = "|".join([*_LOOPBACK_NAMES, *(name.replace(r"\*", ".+") for name in named)])
+    return rf"(HostRegexp(`^\[?({names})\]?\.?$`) || HeaderRegexp(`X-Forwarded-For`, `.`))"
 
 
 def _client_entry_points(settings: Settings) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ class LoadBalancer(Part, frozen=True):
     sticky: Sticky | None = None
     health_check: HealthCheck | None = None
     servers_transport: str | None = None
+    pass_host_header: bool | None = None
 
 
 class WeightedService(Part, frozen=True):

@@ -10,6 +10,7 @@ Rules:
 - A balancer that sees no backend that can be used may be cut off itself, or have started a moment ago. Then it gives no
   pick, and Traefik tries by its own checks.
 - Nothing that Traefik needs is kept here: it may restart at any time, and so may the balancer.
+- What Traefik serves to no host is answered here (`UNSERVED`), so that the refusal says what to set.
 - A backend that the asking Traefik has not loaded is not picked: the connection would land anywhere, and its
   reservation on nobody. What it has loaded stands in its question (`published.marks`), so a balancer that has just
   started knows it too, also while Traefik waits to fetch again. A question without marks is taken to know all.
@@ -33,10 +34,12 @@ from trunkline.balancer.routes import Routes, cookie_value
 from trunkline.metrics import exposition
 from trunkline.metrics.series import LATENCY_BUCKETS
 from trunkline.net.addresses import networks, origin_of, within
+from trunkline.net.hosts import not_served
 from trunkline.placement.backend import short_id
 from trunkline.placement.placing import Ask, Pick, Placer, Refusal
 from trunkline.settings.sections import Settings
 from trunkline.settings.types import LOOPBACK
+from trunkline.traefik.render.dynamic import UNSERVED_PATH
 from trunkline.traefik.steer.attempts import Attempts
 from trunkline.traefik.steer.layers import FULL_STATUS, LOADED, PICK_HEADER, layered
 from trunkline.traefik.steer.published import Candidate, Publication, mark, marked
@@ -101,12 +104,16 @@ class Steering:
         self._trusted_networks = networks((*LOOPBACK, *traefik.networks))
         self._proxies = networks((*LOOPBACK, *traefik.trusted_proxies))
         self._publication = Publication(lambda chosen: layered(settings, chosen))
-        self._untrusted_logged = False
+        self._untrusted_logged = self._unserved_logged = False
         self._publication.update(servers())
 
     def routes(self) -> list[web.RouteDef]:
         """The routes for an aiohttp application."""
-        return [web.get("/place", self._on_place), web.get("/traefik/dynamic", self._on_dynamic)]
+        return [
+            web.get("/place", self._on_place),
+            web.get("/traefik/dynamic", self._on_dynamic),
+            web.route("*", UNSERVED_PATH, self._on_unserved),
+        ]
 
     async def _on_place(self, request: web.Request) -> web.Response:
         started = time.perf_counter()
@@ -200,6 +207,16 @@ class Steering:
         if publication.update(self._servers()):
             log.info("traefik_configuration_changed", servers=len(publication.urls), bytes=len(publication.body))
         return web.Response(body=publication.body, content_type="application/json", headers=_SERVER)
+
+    async def _on_unserved(self, request: web.Request) -> web.Response:
+        if not self._trusted(request):
+            return self._refuse_untrusted(request)
+        host = request.headers.get("X-Forwarded-Host", "")
+        refusal = not_served(host, "balancer.hosts", "traefik.trusted_proxies")
+        if not self._unserved_logged:
+            self._unserved_logged = True
+            log.warning("host_refused", next_step=refusal)
+        return web.Response(status=400, text=f"{refusal}\n", headers=_SERVER)
 
     def _trusted(self, request: web.Request) -> bool:
         return within(request.remote or "", self._trusted_networks)
