@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trunkline.net.addresses import UNKNOWN
 from trunkline.net.proxy_protocol import LONGEST, BadProxyHeader, ProxyHeader, read_header
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -24,16 +25,16 @@ def packed(*addresses: str) -> bytes:
 GOOD = {
     "v1 TCP4": (b"PROXY TCP4 203.0.113.9 192.0.2.1 56789 443\r\n", "203.0.113.9"),
     "v1 TCP6": (b"PROXY TCP6 2001:db8::9 2001:db8::1 56789 443\r\n", "2001:db8::9"),
-    "v1 UNKNOWN": (b"PROXY UNKNOWN\r\n", None),
-    "v1 UNKNOWN with more": (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", None),
+    "v1 UNKNOWN": (b"PROXY UNKNOWN\r\n", UNKNOWN),
+    "v1 UNKNOWN with more": (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", UNKNOWN),
     "v2 TCP4": (v2(1, 0x11, packed("203.0.113.9", "192.0.2.1")), "203.0.113.9"),
     "v2 TCP6": (v2(1, 0x21, packed("2001:db8::9", "2001:db8::1")), "2001:db8::9"),
     "v2 with extensions": (v2(1, 0x11, packed("203.0.113.9", "192.0.2.1") + b"\x04\x00\x03abc"), "203.0.113.9"),
     "v2 LOCAL": (v2(0, 0x00, b""), None),
     "v2 LOCAL with addresses": (v2(0, 0x11, packed("203.0.113.9", "192.0.2.1")), None),
-    "v2 of a Unix socket": (v2(1, 0x31, b"/a".ljust(108, b"\0") * 2), None),
-    "v2 of UDP": (v2(1, 0x12, packed("203.0.113.9", "192.0.2.1")), None),
-    "v2 unspecified": (v2(1, 0x00, b""), None),
+    "v2 of a Unix socket": (v2(1, 0x31, b"/a".ljust(108, b"\0") * 2), UNKNOWN),
+    "v2 of UDP": (v2(1, 0x12, packed("203.0.113.9", "192.0.2.1")), UNKNOWN),
+    "v2 unspecified": (v2(1, 0x00, b""), UNKNOWN),
 }
 BAD = {
     "HTTP": b"GET / HTTP/1.1\r\n",

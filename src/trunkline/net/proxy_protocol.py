@@ -11,6 +11,8 @@ import re
 import struct
 from typing import Final, NamedTuple
 
+from trunkline.net.addresses import UNKNOWN
+
 LONGEST: Final = 4096
 """Bytes of a header at most; version 2 carries 52 for the addresses, and may carry extensions, which are skipped."""
 
@@ -28,7 +30,11 @@ class BadProxyHeader(Exception):
 
 
 class ProxyHeader(NamedTuple):
-    """A whole header; `source` is the client's address, None where the load balancer speaks for itself."""
+    """A whole header.
+
+    Attributes:
+        source: the client's address, UNKNOWN where that is not said, None where the load balancer speaks for itself.
+    """
 
     source: str | None
 
@@ -58,7 +64,7 @@ def _read_v1(data: bytes) -> tuple[int, ProxyHeader | None]:
         raise BadProxyHeader("the line is malformed")
     version, source, destination, *ports = line.groups()
     if version is None:
-        return end + 2, ProxyHeader(None)
+        return end + 2, ProxyHeader(UNKNOWN)
     kind = ipaddress.IPv4Address if version == "4" else ipaddress.IPv6Address
     try:
         address, _ = kind(source), kind(destination)
@@ -86,6 +92,6 @@ def _read_v2(data: bytes) -> tuple[int, ProxyHeader | None]:
     if len(data) < end:
         return len(data), None
     if command == _LOCAL or not wanted:
-        return end, ProxyHeader(None)
+        return end, ProxyHeader(None if command == _LOCAL else UNKNOWN)
     size = 4 if family == _TCP4 else 16
     return end, ProxyHeader(str(ipaddress.ip_address(data[_V2_FIXED.size : _V2_FIXED.size + size])))

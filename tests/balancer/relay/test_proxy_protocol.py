@@ -17,6 +17,7 @@ from tests.support.patience import patient
 V1 = b"PROXY TCP4 203.0.113.9 192.0.2.1 56789 443\r\n"
 V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x09\xc0\x00\x02\x01\xdd\xd5\x01\xbb"
 LOCAL = b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
+HIDDEN = b"\r\n\r\n\x00\r\nQUIT\n\x21\x00\x00\x00"
 FROM = ("127.0.0.0/8",)
 
 
@@ -58,6 +59,30 @@ async def test_the_client_is_the_one_that_the_header_names(
     again.send(handshake())
     assert (await again.answer()).status == (429 if client != b"127.0.0.1" else 101)
     again.close()
+
+
+async def test_a_load_balancer_that_hides_the_client(start_edge: Any, start_node: Any) -> None:
+    """The client is not known, and gets nothing for the private address of the load balancer; its checks do."""
+    node = await start_node(trusted_proxies=("127.0.0.1",))
+    edge = await start_edge(FixedPlacer(f"http://127.0.0.1:{node.port}"), proxy_protocol=FROM)
+    for header, status in ((b"PROXY UNKNOWN\r\n", 403), (HIDDEN, 403), (LOCAL, 200)):
+        wire = await behind(edge.port, header)
+        wire.send(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        answer = await wire.answer()
+        assert answer.status == status
+        assert status == 200 or b"does not say who the client is" in answer.body
+        wire.close()
+
+
+async def test_the_names_of_clients_behind_a_load_balancer(start_edge: Any, raw_backend: Any) -> None:
+    """On loopback they may use any, for no page can send the header; the load balancer itself may not."""
+    backend = await raw_backend(echo)
+    edge = await start_edge(FixedPlacer(backend.url), proxy_protocol=FROM, hosts=())
+    for header, status in ((V1, 101), (V2, 101), (LOCAL, 400)):
+        wire = await behind(edge.port, header)
+        wire.send(handshake())
+        assert (await wire.answer()).status == status
+        wire.close()
 
 
 async def test_a_header_in_pieces_and_a_request_in_the_same_segment(start_edge: Any, raw_backend: Any) -> None:

@@ -103,7 +103,7 @@ class Arrival:
     """One client on its way; a `Waiting`.
 
     Attributes:
-        source: the client's address by the header, None for that of the TCP connection.
+        source: the client by the header, None where there is none or the load balancer speaks for itself.
         tls: whether it speaks TLS.
     """
 

@@ -42,8 +42,8 @@ class ClientConnection(asyncio.Protocol):
     """One TCP connection of the edge, until it is relayed; a `ClientSide`."""
 
     __slots__ = (
-        "_arrival", "_body", "_buffer", "_context", "_drained", "_peer", "_reading", "_scanned", "_task", "_tls",
-        "_turn_due", "answered", "began", "deadline", "ended", "fresh", "transport",
+        "_arrival", "_balanced", "_body", "_buffer", "_context", "_drained", "_peer", "_reading", "_scanned", "_task",
+        "_tls", "_turn_due", "answered", "began", "deadline", "ended", "fresh", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -52,6 +52,8 @@ class ClientConnection(asyncio.Protocol):
         self._context = context
         self._arrival = arrival
         self._tls = arrival is not None and arrival.tls
+        # A load balancer that the operator named passed it on; no browser sends the header that says so.
+        self._balanced = False
         self._peer = ""
         self._buffer = b""
         self._scanned = 0
@@ -73,6 +75,7 @@ class ClientConnection(asyncio.Protocol):
         self._peer = peername[0] if peername else ""
         if self._arrival is not None:
             self._arrival.arrived()
+            self._balanced = self._arrival.source is not None
             self._peer = self._arrival.source or self._peer
             self._arrival = None
         if not self._context.pending.add(self):
@@ -170,7 +173,7 @@ class ClientConnection(asyncio.Protocol):
         self.fresh = False
         rest, self._buffer, self._scanned = self._buffer[end:], b"", 0
         caller = self._caller(head)
-        refusal = context.hosts.refusal(head.headers.get("host"), caller.trusted)
+        refusal = context.hosts.refusal(head.headers.get("host"), caller.trusted or self._balanced)
         if refusal:
             if context.hosts.is_first():
                 log.warning("host_refused", address=caller.address, next_step=refusal)
