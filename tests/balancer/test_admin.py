@@ -23,7 +23,12 @@ def settings_with(**changes: Any) -> Settings:
     """Settings of a balancer on free ports; changes are those of its section."""
     balancer = msgspec.structs.replace(BalancerSettings(), **{"port": 0, "drain_ms": 0, **changes})
     settings = Settings()
-    return msgspec.structs.replace(settings, balancer=balancer, log=msgspec.structs.replace(settings.log, access=False))
+    return msgspec.structs.replace(
+        settings,
+        balancer=balancer,
+        log=msgspec.structs.replace(settings.log, access=False),
+        traefik=msgspec.structs.replace(settings.traefik, balancer_url="http://127.0.0.1:8080"),
+    )
 
 
 @pytest.fixture(params=["relay", "steer"])

@@ -112,6 +112,13 @@ def test_rules(route: RouteEntry, domain: str, rule: str) -> None:
     assert rule_of(route, domain) == rule
 
 
+def test_a_balancer_on_any_free_port() -> None:
+    """Traefik cannot be told a port that nobody knows yet; an address of its own can be."""
+    with pytest.raises(SettingsError, match=r"balancer\.port"):
+        dynamic(settings_of({"port": 0}, steer=True), [])
+    assert dynamic(settings_of({"port": 0}, steer=True, balancer_url="http://10.0.0.1:1"), []).http is not None
+
+
 def test_hosts_on_loopback() -> None:
     """There routes without a host serve names of loopback and of the operator alone; what names a host stays."""
     routes = (RouteEntry("/a"), RouteEntry("/b", host="h.test"), RouteEntry("/c", host="*"))

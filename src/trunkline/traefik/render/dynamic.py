@@ -166,7 +166,9 @@ def file_dynamic(settings: Settings) -> model.Dynamic:
 
 
 def balancer_url(settings: Settings) -> str:
-    """Where Traefik finds the balancer."""
+    """Where Traefik finds the balancer; raises SettingsError where nobody can know its port."""
+    if not settings.traefik.balancer_url and not settings.balancer.port:
+        raise SettingsError("balancer.port", value="0", allowed="Traefik needs a port, or traefik.balancer_url")
     return canonical_url(settings.traefik.balancer_url or f"http://127.0.0.1:{settings.balancer.port}")
 
 
