@@ -70,6 +70,12 @@ def test_check_takes_a_short_scrape_interval(tmp_path: Path) -> None:
     assert runner.invoke(app, ["check"]).exit_code == 0
 
 
+def test_check_takes_a_relay_on_any_free_port(tmp_path: Path) -> None:
+    """No Traefik could ask it, and none has to."""
+    (tmp_path / "trunkline.toml").write_text("[balancer]\nport = 0\n")
+    assert runner.invoke(app, ["check"]).exit_code == 0
+
+
 def test_show_json_masks_secrets(tmp_path: Path) -> None:
     """Rows carry key, value and source; a secret is masked."""
     result = runner.invoke(app, ["show", "--json"], env={"PORT": "4000", "TRUNKLINE_ADMIN_TOKEN": "x" * 40})

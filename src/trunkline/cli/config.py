@@ -73,8 +73,9 @@ def _rendered(settings: Settings) -> None:
     from trunkline.traefik.render.static import static_text
 
     files(settings, dashboards=False)
-    # Without steering and without a list of backends Traefik is not what they are for.
-    if settings.traefik.steer or settings.balancer.backends:
+    # Without a balancer that Traefik could ask, or else a list of backends, Traefik is not what they are for.
+    asked = settings.balancer.port or settings.traefik.balancer_url
+    if asked if settings.traefik.steer else settings.balancer.backends:
         file_dynamic(settings)
         static_text(settings, Path("dynamic.yml"))
 
