@@ -116,7 +116,8 @@ def unknown_client(peer: str, origin: Origin, setting: str) -> str:
     if not origin.untrusted:
         return ""
     if origin.address == UNKNOWN:
-        return f"; the proxy {peer} does not say who the client is: let it send X-Forwarded-For"
+        what = "let it send X-Forwarded-For, and no Forwarded that differs"
+        return f"; the proxy {peer} does not say who the client is: {what}"
     setting = "balancer.trusted_proxies" if origin.proxied else setting
     return f"; the proxy {origin.address} is not trusted: if it is yours, name it in {setting}"
 
