@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import unquote, unquote_plus
 
+from trunkline.http1.heads import host_name
 from trunkline.settings.balancer import DEFAULT_ROUTES, BalancerSettings, Policy, RouteEntry
 
 LOOKED_AT: Final = 100
@@ -94,13 +95,6 @@ class Routes:
             if route.matches(name, path):
                 return route
         return self._routes[-1]
-
-
-def host_name(host: str) -> str:
-    """A Host header's name in lower case, without port and brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower().rstrip(".")
 
 
 def query_value(query: str, name: str) -> str | None:

@@ -305,6 +305,11 @@ def host_and_port(host: str) -> tuple[str, str]:
     return host[:end] + name, port
 
 
+def host_name(host: str) -> str:
+    """The name in a Host header's value, in lower case, without port, brackets and a final dot."""
+    return host_and_port(host)[0].strip("[]").lower().rstrip(".")
+
+
 def _body_length(headers: Mapping[str, str]) -> int | None:
     coding = headers.get("transfer-encoding")
     length = headers.get("content-length")

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from trunkline.http1.heads import host_and_port
+from trunkline.http1.heads import host_name
 from trunkline.net.addresses import is_address, is_loopback
 
 PRIVATE_DOMAINS: Final = (".localhost", ".local", ".internal", ".home.arpa")
@@ -47,7 +47,7 @@ class Hosts:
         names = [name.lower().strip("[]").rstrip(".") for name in named if name]
         self._any = "*" in names
         self._names = frozenset(names)
-        self._domains = tuple(name[1:] for name in names if name.startswith("*."))
+        self._domains = (".localhost", *(name[1:] for name in names if name.startswith("*.")))
 
     def listens_on(self, addresses: Iterable[str]) -> None:
         """The port is open, on these addresses."""
@@ -55,13 +55,13 @@ class Hosts:
 
     def refusal(self, host: str | None, proxied: bool) -> str:
         """Why a request with this Host is not served, empty when it is; `proxied`: a trusted proxy forwarded it."""
-        if not self.loopback or proxied or host is None or self._is_own(_name(host)):
+        if not self.loopback or proxied or host is None or self._is_own(host_name(host)):
             return ""
         return not_served(host, self._setting, self._proxies)
 
     def network_refusal(self, host: str | None) -> str:
         """Why a request with this Host gets nothing that is open to a network, empty when it does."""
-        name = "" if host is None else _name(host)
+        name = "" if host is None else host_name(host)
         private = "." not in name or is_address(name) or name == self._machine or name.endswith(PRIVATE_DOMAINS)
         if private or self._is_own(name):
             return ""
@@ -75,12 +75,7 @@ class Hosts:
         return first
 
     def _is_own(self, name: str) -> bool:
-        return (
-            self._any
-            or is_loopback(name)
-            or name in self._names
-            or name.endswith((".localhost", *self._domains))
-        )  # fmt: skip
+        return self._any or is_loopback(name) or name in self._names or name.endswith(self._domains)
 
 
 def not_served(host: str, setting: str, proxies: str) -> str:
@@ -89,7 +84,3 @@ def not_served(host: str, setting: str, proxies: str) -> str:
         f"Host {host} is not served: this port is on loopback, and a page under any name can lead a browser to it. If "
         f"the name is yours, add it to {setting}; if a proxy forwarded this, add the proxy to {proxies}"
     )
-
-
-def _name(host: str) -> str:
-    return host_and_port(host)[0].strip("[]").lower().rstrip(".")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.balancer.relay.forwarding import Caller, Forwarding
-from trunkline.balancer.routes import Route, Routes, cookie_value, host_name, query_value
+from trunkline.balancer.routes import Route, Routes, cookie_value, query_value
 from trunkline.errors import SettingsError
 from trunkline.http1.bodies import BodyReader
 from trunkline.http1.heads import (
@@ -20,6 +20,7 @@ from trunkline.http1.heads import (
     check_answer_beginning,
     check_beginning,
     find_end,
+    host_name,
     read_answer,
     read_request,
 )

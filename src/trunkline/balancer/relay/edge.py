@@ -107,6 +107,7 @@ class Edge:
             self.poller = Poller(loop)
         context = self._compose(loop, self._session)
         proxies = networks(settings.proxy_protocol)
+        self._hosts.listens_on(sock.getsockname()[0] for sock in sockets)
         for sock in sockets:
             keep_alive(sock)
             self._servers.append(
@@ -122,7 +123,6 @@ class Edge:
                 if self._tls is not None or proxies
                 else await loop.create_server(lambda: ClientConnection(context), sock=sock, backlog=BACKLOG)
             )
-        self._hosts.listens_on(sock.getsockname()[0] for sock in sockets)
         self.port = self._forwarding.port = sockets[0].getsockname()[1]
         self._ticker = loop.call_later(TICK_S, self._tick, loop)
 
