@@ -69,7 +69,7 @@ async def test_tokens_that_expire_are_replaced_and_nothing_is_lost(page: Page, n
 
     A function that still gives the expired token is refused with 4001 and called again.
     """
-    lives, kept = [1.5, 1.5], [""]
+    lives, kept = [patient(1.5), patient(1.5)], [""]
 
     async def give() -> str:
         if lives:

@@ -126,7 +126,8 @@ const PAUSE_VALID_MS = 10_000;
  * What a promise of this client rejects with.
  *
  * `code` is the server's error code, or one of the client's own: `NOT_OPEN` (nothing was sent), `TOO_BIG` (nothing was
- * sent), `DISCONNECTED` and `TIMEOUT` (it was sent; whether it took effect is unknown), `CLOSED`.
+ * sent), `DISCONNECTED` and `TIMEOUT` (it was sent; whether it took effect is unknown; the server says the latter too),
+ * `CLOSED`.
  * `temporary` says whether the same call may succeed later. A token function throws one with `temporary` false when
  * there will be no more tokens.
  */
