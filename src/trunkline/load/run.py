@@ -103,7 +103,7 @@ async def run_load(todo: Run, live: LiveView) -> Report:
                 second.server = watch.sample(second.at_s)
             live.second(second, so_far)
 
-        outcome = await _generate(Coordinator(plan, show), signals, live)
+        outcome = await _generate(Coordinator(plan, show, live.phase), signals, live)
         balances: list[Balance] = []
         if watch and before is not None:
             live.phase("asking the servers what they counted")

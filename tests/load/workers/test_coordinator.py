@@ -277,6 +277,20 @@ async def test_real_workers_find_every_loss() -> None:
     assert sorted((each.channel, each.offset) for each in found) == dropped
 
 
+@pytest.mark.parametrize("drop", [0, 3])
+async def test_a_last_wait_is_shown_with_its_bounds(drop: int) -> None:
+    """Who watches a run that waits for answers after its stages sees that it does, and for how long at most."""
+    said: list[str] = []
+    async with FaultyServer(Faults(drop=drop)) as server:
+        scenario = Scenario("test", (Stage(0.6, 2),), "echo", Traffic(rate=20, message_bytes=100))
+        target = Target(server.url("/echo"))
+        a_plan = RunPlan(run="abcd1234", target=target, scenario=scenario, settle_s=1.5)
+        outcome = await asyncio.wait_for(Coordinator(a_plan, Seen().second, said.append).run(), patient(30))
+    assert (outcome.sum.totals.lost > 0) == (drop > 0)
+    wait = "waiting for what has not come yet: until nothing comes for 1.5 s, 18 s at most"
+    assert said == ([wait] if drop else [])
+
+
 async def test_python_flow_goes_to_no_agent() -> None:
     """Code is never sent to another machine."""
     scenario = Scenario("test", (Stage(1, 1),), "python")

@@ -37,8 +37,14 @@ BEGINS_IN_S: Final = 0.3
 _TICK_S: Final = 0.2
 _SEND_S: Final = 10.0
 
+SHOWN_AFTER_S: Final = 1.0
+"""A last wait is announced once it has lasted so long: most runs are settled before."""
+
 Listener = Callable[[Second, Sum], None]
 """Gets a second when it is complete, and the run so far, which goes on growing."""
+
+OnPhase = Callable[[str], None]
+"""Gets what the run does now, beside its stages."""
 
 
 class _Killed(Exception):
@@ -52,10 +58,18 @@ class Coordinator:
     `time.monotonic()`, None before that is known.
     """
 
-    def __init__(self, plan: RunPlan, listener: Listener, *, worker_command: Sequence[str] = local.COMMAND) -> None:
+    def __init__(
+        self,
+        plan: RunPlan,
+        listener: Listener,
+        on_phase: OnPhase = lambda _: None,
+        *,
+        worker_command: Sequence[str] = local.COMMAND,
+    ) -> None:
         self.began_at: float | None = None
         self._plan = plan
         self._listener = listener
+        self._on_phase = on_phase
         self._command = worker_command
         shape = ConnectionPlan(plan.scenario.stages)
         self._timeline = Timeline(plan.workers_in_all, shape.stage, shape.target)
@@ -153,8 +167,16 @@ class Coordinator:
         plan, patience = self._plan, self._plan.patience
         ends = merge_ends(member.ends for member in self._members)
         await self._send_all([messages.Settle(piece, more) for piece, more in in_pieces(ends)])
-        deadline = time.monotonic() + messages.LONGEST_SETTLE * plan.settle_s + patience.done_s
-        await self._until(lambda member: member.done is not None, lambda: deadline, "did not settle in time")
+        longest_s = messages.LONGEST_SETTLE * plan.settle_s
+        text = (
+            f"waiting for what has not come yet: until nothing comes for {plan.settle_s:g} s, {longest_s:g} s at most"
+        )
+        announcing = asyncio.get_running_loop().call_later(SHOWN_AFTER_S, self._on_phase, text)
+        deadline = time.monotonic() + longest_s + patience.done_s
+        try:
+            await self._until(lambda member: member.done is not None, lambda: deadline, "did not settle in time")
+        finally:
+            announcing.cancel()
 
     async def _ask_offsets(self) -> None:
         """Request the offsets of the channels that have holes, if there are any; then the workers end."""
