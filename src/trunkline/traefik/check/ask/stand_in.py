@@ -7,6 +7,7 @@ Rules:
 - What would talk to others is left out of what is started: other providers, ACME, collectors, plugins, log files.
   That its values can be read is asked before, of the whole file, which is not started.
 - Servers are on a port of loopback where nothing listens, so that no health check leaves the machine.
+- Go's templates would be executed, with names looked up and files read: a file that has some is not asked about.
 - Routers may name entry points and resolvers of a static file that was not given: they are defined.
 """
 
@@ -32,6 +33,8 @@ _TOO_FAR: Final = {
     "providers", "tracing", "accesslog", "experimental", "spiffe", "hostresolver", "ocsp", "global", "log", "ping",
     "certificatesresolvers",
 }  # fmt: skip
+
+_LOG_ELSEWHERE: Final = {"filepath", "level", "otlp"}
 
 Plain = None | str | list["Plain"] | dict[str, "Plain"]
 Ports = Callable[[], int]
@@ -64,6 +67,11 @@ def read_only(static: Node) -> str:
     tree = _sections(static)
     # The last of what Traefik checks before it starts anything.
     tree = {name: value for name, value in tree.items() if name.lower() != "ocsp"}
+    # Its log begins before that: it must come here, and into no file and to no collector.
+    for name, value in tree.items():
+        if name.lower() == "log" and isinstance(value, dict):
+            tree[name] = {option: part for option, part in value.items() if option.lower() not in _LOG_ELSEWHERE}
+            tree = {key: part for key, part in tree.items() if part != {}}
     return text_of({**tree, "ocsp": {"responderOverrides": {UNREAD: ""}}})
 
 
@@ -112,6 +120,22 @@ def dynamic(node: Node) -> str:
     return text_of(_moved(plain(node), ()))
 
 
+def is_template(node: Node) -> bool:
+    """Whether Traefik would execute parts of a dynamic configuration."""
+    return "{{" in text_of(plain(node))
+
+
+def defined(nodes: Iterable[Node]) -> set[str]:
+    """The names of all routers, services, middlewares and transports of dynamic configurations, in small letters."""
+    return {
+        name.lower()
+        for node in nodes
+        for protocol in node.parts.values()
+        for kind in protocol.parts.values()
+        for name in kind.parts
+    }
+
+
 def sentinel(entry_point: str) -> str:
     """A dynamic configuration with the router that is there when all was read."""
     router: Plain = {"rule": f"Host(`{SENTINEL}`)", "service": "api@internal", "entryPoints": [entry_point]}
@@ -139,14 +163,16 @@ def _entry_points(points: dict[str, Plain], ports: Ports) -> dict[str, Plain]:
     found: dict[str, Plain] = {}
     for name, point in points.items():
         host, port, protocol = _place(point)
-        if not isinstance(point, dict) or why_no_address(f"{host}:{port}{protocol}") or not port:
+        options = point if isinstance(point, dict) else {}
+        if point is None or isinstance(point, list) or why_no_address(f"{host}:{port}{protocol}"):
             found[name] = point
             continue
         place = ("" if port in everywhere else host.replace("localhost", "127.0.0.1"), port)
-        moved = 0 if port == "0" else places.setdefault(place, 0) or ports()
+        # Without a port, or an address at all, Traefik takes any port, of all interfaces.
+        moved = 0 if port in ("", "0") else places.setdefault(place, 0) or ports()
         places[place] = moved
-        key = next(key for key in point if key.lower() == "address")
-        found[name] = {**point, key: f"127.0.0.1:{moved}{protocol}"}
+        key = next((key for key in options if key.lower() == "address"), "address")
+        found[name] = {**options, key: f"127.0.0.1:{moved}{protocol}"}
     return found
 
 
