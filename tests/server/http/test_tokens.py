@@ -15,6 +15,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from tests.support.patience import patient
 from trunkline import App
 from trunkline.errors import Refused, SettingsError
 from trunkline.server.http import jwks
@@ -333,6 +334,23 @@ async def test_old_keys_stay_when_the_fetch_fails() -> None:
         await verifier._remote.refresh()
         assert server.asked == 2
         assert (await verifier.verify(token)).subject == "alice"
+
+
+async def test_a_key_that_was_withdrawn_stops_counting() -> None:
+    """Although no token names a key that is not known: each check looks at the age of the keys."""
+    async with serving(KeyServer(jwk(RSA, "one"))) as server:
+        clock = Time()
+        verifier = remote(server, clock)
+        await verifier.start()
+        server.keys = [jwk(RSA_OTHER, "two")]
+        clock.now += jwks.JWKS_MAX_AGE_S + 1
+        token = signed(key=RSA, algorithm="RS256", kid="one")
+        assert verifier.verify_now(token) is not None
+        async with asyncio.timeout(patient(5)):
+            while server.asked < 2 or verifier._remote is None or verifier._remote._fetching is not None:
+                await asyncio.sleep(0.01)
+        with pytest.raises(Refused):
+            verifier.verify_now(token)
 
 
 @pytest.mark.parametrize(

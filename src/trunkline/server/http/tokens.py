@@ -66,6 +66,9 @@ class Verifier:
 
     def verify_now(self, token: str) -> Identity | None:
         """Check a token with the keys at hand; None means that keys must be fetched first. Raises Refused (401)."""
+        if self._remote is not None:
+            # Here too, not with unknown keys alone: a key that its owner has withdrawn must not count for ever.
+            self._remote.refresh_if_old()
         try:
             return self._verify(token)
         except _UnknownKey:
@@ -76,14 +79,11 @@ class Verifier:
 
     async def verify(self, token: str) -> Identity:
         """Check a token, fetching keys if that may help; raises Refused: 401, or 503 without any key yet."""
+        identity = self.verify_now(token)
+        if identity is not None:
+            return identity
         remote = self._remote
-        if remote is not None:
-            remote.refresh_if_old()
-        try:
-            return self._verify(token)
-        except _UnknownKey:
-            if remote is None:
-                raise self._unknown_key() from None
+        assert remote is not None  # noqa: S101 - else every key is at hand
         if remote.may_ask_again():
             await remote.refresh()
         if not remote.fetched:
