@@ -253,6 +253,49 @@ async def test_work_for_a_client_that_has_gone_ends(start_node: StartNode, open_
     assert [(line["path"], line["after_s"]) for line in cut] == [(path, 0.2)]
 
 
+async def test_a_function_that_had_channels_ends_with_its_client(start_node: StartNode, open_peer: OpenPeer) -> None:
+    """A request that was awaited for the client beside it does not take its place."""
+    app = App()
+    ended = asyncio.Event()
+
+    @app.websocket("/x", message=Say, channels=True)
+    async def function(client: Client) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            ended.set()
+
+    node = await start_node(app, server__work_grace_ms=200)
+    peer = await open_peer(node, "/x")
+    await peer.ask({"type": "publish", "channel": "public.a", "data": 1}, "publish_ack")
+    await peer.socket.close()
+    async with asyncio.timeout(patient(5)):
+        await ended.wait()
+
+
+@pytest.mark.parametrize("path", ["/x", "/bare"])
+async def test_a_function_that_is_cancelled_leaves_no_client_behind(
+    start_node: StartNode, open_peer: OpenPeer, path: str
+) -> None:
+    """Nothing would ever take its messages: it is closed, and the log says why."""
+    app = App()
+
+    async def function(client: Client) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_later(0.05, task.cancel)
+        async for _ in client:
+            pass
+
+    app.websocket("/x", message=Say)(function)
+    app.websocket("/bare", envelope=False)(function)
+    node = await start_node(app)
+    with capture_logs() as logs:
+        peer = await open_peer(node, path, greet=path == "/x")
+        assert await peer.closed() == (1011, "internal error")
+    assert faults(logs, "function") == [("function", path, "CancelledError")]
+
+
 async def test_work_that_ends_in_time_is_left_alone(start_node: StartNode, open_peer: OpenPeer) -> None:
     """Nothing is cancelled that ends by itself, and nothing of it stays in the wheel."""
     app = App()

@@ -13,15 +13,16 @@ BACKLOG_LIMIT: Final = 64
 
 
 class Inbox:
-    """The queue between a connection and its endpoint function."""
+    """The queue between a connection and its endpoint function, which runs as `task`."""
 
-    __slots__ = ("_connection", "_ended", "_messages", "_waiter")
+    __slots__ = ("_connection", "_ended", "_messages", "_waiter", "task")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._messages: deque[object] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
+        self.task: asyncio.Task[None] | None = None
 
     @property
     def full(self) -> bool:

@@ -78,7 +78,8 @@ class Serving:
         """Begin the endpoint's work."""
         handler = self._route.declaration.handler
         if not isinstance(handler, Endpoint):
-            self._task = self._route.services.registry.spawn(self._run(handler))
+            assert self._inbox is not None  # noqa: S101 - a function's clients have one
+            self._inbox.task = self._route.services.registry.spawn(self._run(handler))
             return
         try:
             work = handler.on_connect(self._client)
@@ -103,13 +104,12 @@ class Serving:
         try:
             await function(self._client)
         except FAULTS as error:
+            # Also when somebody cancelled it: nobody else takes what this client sends.
+            self._give_up(error, "function")
             if ends_this_task(error):
                 raise
-            self._give_up(error, "function")
         else:
             self._client.close()
-        finally:
-            self._task = None
 
     def beat(self) -> None:
         """A ping finds dead peers."""
@@ -124,8 +124,11 @@ class Serving:
 
     def ended(self) -> None:
         """Let the endpoint know that the connection has ended; what it still does for the client has its time."""
-        if self._inbox is not None:
-            self._inbox.end()
+        inbox = self._inbox
+        if inbox is not None:
+            inbox.end()
+            if inbox.task is not None and not inbox.task.done():
+                self._bound(inbox.task)
         if self._task is not None:
             self._bound(self._task)
         handler, connection = self._route.declaration.handler, self.connection
