@@ -19,6 +19,10 @@ from tests.support.balancer.balance_process import Command, ForeignBackend, clos
 from tests.support.environment import environment
 from tests.support.free_ports import free_port
 from tests.support.patience import patient
+from trunkline.balancer.hand_over import Offer, take_over
+from trunkline.errors import StartError
+from trunkline.net.admin_token import AdminToken, kept_token
+from trunkline.settings.balancer import BalancerSettings
 
 Start = Callable[..., Awaitable[Command]]
 LONG_DRAIN = {"TRUNKLINE_BALANCER_DRAIN_MS": "60000"}
@@ -152,6 +156,9 @@ async def test_a_start_that_takes_nothing_over(place: Place) -> None:
     assert await second.ended() == 2
     assert "cannot listen" in "".join(second.other)
     assert "--take-over" in "".join(second.other)
+    other = await place.command("--take-over", XDG_STATE_HOME="/nowhere")
+    assert await other.ended() == 2
+    assert "No balancer offers it here" in " ".join("".join(other.other).split())
     (client,) = await connect_many(place.port, 1)
     await client.close()
     assert await first.stop() == 0
@@ -169,8 +176,10 @@ async def test_one_that_fails_takes_nothing(place: Place) -> None:
     first = await place.balancer()
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
-        second = await place.command("--take-over", TRUNKLINE_BALANCER_ADMIN_PORT=port)
-        assert await second.ended() == 2
+        async with steady_clients(place.port) as wrong:
+            second = await place.command("--take-over", TRUNKLINE_BALANCER_ADMIN_PORT=port)
+            assert await second.ended() == 2
+    assert wrong == []
     (client,) = await connect_many(place.port, 1)
     await client.close()
     assert (await overview(first))["totalConnections"] >= 0
@@ -187,6 +196,72 @@ async def test_a_steering_balancer(place: Place) -> None:
     async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{place.port}/healthz") as answer:
         assert answer.status == 200
     assert await second.stop() == 0
+
+
+@pytest.fixture
+def same_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is of the user whose balancers the tests start."""
+    monkeypatch.setenv("XDG_STATE_HOME", environment(tmp_path)["XDG_STATE_HOME"])
+
+
+@pytest.mark.usefixtures("same_user")
+async def test_of_two_that_take_over_one_is_told_that_it_comes_late(place: Place) -> None:
+    """The first that is up has the place; the other is told, and ends. Nothing that it did concerns anybody."""
+    first = await place.balancer()
+    late = take_over(BalancerSettings(host="127.0.0.1", port=place.port))
+    assert late is not None
+    second = await place.balancer("--take-over")
+    assert await first.ended() == 0
+    with pytest.raises(StartError, match="taken over by another one first"):
+        await late.finish()
+    late.give_up()
+    (client,) = await connect_many(place.port, 1)
+    await client.close()
+    assert await second.stop() == 0
+
+
+@pytest.mark.usefixtures("same_user")
+async def test_one_that_ends_meanwhile_need_not_be_waited_for(place: Place) -> None:
+    """A balancer that is stopped while another one starts says so, and the other one serves."""
+    first = await place.balancer()
+    taken = take_over(BalancerSettings(host="127.0.0.1", port=place.port))
+    assert taken is not None
+    assert await first.stop() == 0
+    await taken.finish()
+    taken.give_up()
+
+
+@pytest.mark.usefixtures("same_user")
+async def test_a_new_one_that_is_not_up_in_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old one goes on, with its admin token, and whoever comes too late is told and ends."""
+    monkeypatch.setattr("trunkline.balancer.hand_over.READY_S", 0.01)
+    ended: list[bool] = []
+    offer = Offer(lambda: ended.append(True))
+    token = AdminToken(place.admin)
+    token.keep()
+    with socket.create_server(("127.0.0.1", place.port)) as clients:
+        offer.start(BalancerSettings(host="127.0.0.1", port=place.port), place.port, [clients], [])
+        late = await place.command("--take-over")
+        assert await late.ended() == 2
+        assert "not up within" in " ".join("".join(late.other).split())
+        assert ended == []
+        assert kept_token(place.admin) == token.reveal()
+        await offer.stop()
+
+
+async def test_a_signal_during_the_start(place: Place) -> None:
+    """A new balancer that is to end before it is up ends alone."""
+    first = await place.balancer()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        # It waits for a bus that does not answer.
+        bus = f"nats://127.0.0.1:{silent.getsockname()[1]}"
+        second = await place.command("--take-over", "--bus", bus)
+        await asyncio.get_running_loop().run_in_executor(None, silent.accept)
+        second.process.send_signal(signal.SIGTERM)
+        assert await second.ended() == 0
+    assert first.process.returncode is None
+    (client,) = await connect_many(place.port, 1)
+    await client.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

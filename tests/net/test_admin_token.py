@@ -34,6 +34,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_without_a_home_the_runtime_directory_keeps_it(homeless: Path) -> None:
     """The other commands of that user find it there."""
     token = AdminToken(4001)
+    token.keep()
     assert token.unkept == ""
     assert (homeless / "trunkline" / "admin-4001.token").read_text() == token.reveal() == kept_token(4001)
     assert kept_ports() == {4001}
@@ -48,9 +49,11 @@ def test_a_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("XDG_STATE_HOME", str(file / "state"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     token = AdminToken(4001)
+    token.keep()
     assert kept_token(4001) == token.reveal()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(file / "run"))
     token = AdminToken(4001)
+    token.keep()
     assert token.unkept == f"{file}/state/trunkline/admin-4001.token: Not a directory"
     assert kept_token(4001) is None
     assert token.allows(f"Bearer {token.reveal()}")

@@ -48,8 +48,8 @@ class BalancerAdmin:
         self.sockets: list[socket.socket] = []
         self.port = 0
 
-    async def start(self, data_port: int, handed: Sequence[socket.socket] = ()) -> None:
-        """Listen, unless the settings switch the port off; raises StartError.
+    def open(self, data_port: int, handed: Sequence[socket.socket] = ()) -> None:
+        """Get the port, unless the settings switch it off; raises StartError.
 
         `handed` are sockets that may be those of the port already.
         """
@@ -68,10 +68,25 @@ class BalancerAdmin:
                 "Choose another with balancer.admin_port (TRUNKLINE_BALANCER_ADMIN_PORT), or 0 to switch it off.",
             ) from None
         self.port = self.sockets[0].getsockname()[1]
-        await self._http.start(self.routes(), self.sockets)
         self._token = AdminToken(self.port, self._settings.token, self._settings.token_file)
+
+    async def start(self) -> None:
+        """Serve the port."""
+        if self.sockets:
+            await self._http.start(self.routes(), self.sockets)
+
+    def keep_token(self) -> None:
+        """Put the token where the commands on this machine find it, once no other balancer has the port."""
+        if self._token is None:
+            return
+        self._token.keep()
         if self._token.unkept:
             log.warning("admin_token_not_kept", why=self._token.unkept, next_step=NOT_KEPT_HINT)
+
+    def forget_token(self) -> None:
+        """Take it away from there."""
+        if self._token is not None:
+            self._token.forget()
 
     def routes(self) -> list[web.RouteDef]:
         """What it answers; the steering port answers the same."""
@@ -99,6 +114,8 @@ class BalancerAdmin:
     async def stop(self) -> None:
         """Close the port and forget the token that was made for it."""
         await self._http.stop()
+        for sock in self.sockets:
+            sock.close()
         if self._private is not None:
             self._private.close()
             self._private = None

@@ -6,6 +6,8 @@ Rules:
   connect to. One that is started with `--take-over` connects there, gets the sockets (SCM_RIGHTS, unix(7)) and accepts
   from them beside the first one. Only when it is up does it say so, and the first one drains and ends.
 - Until then the first one changes nothing: when the other fails, or says nothing for `READY_S` seconds, it goes on.
+- Of several that ask, the first that is up takes its place. The others are told, and fail: two balancers that go on
+  beside each other would each know half of the clients.
 - The sockets are the same ones, so no connection that waits in their queue is lost.
 """
 
@@ -34,6 +36,7 @@ LONGEST: Final = 4096
 MOST_SOCKETS: Final = 64
 READY: Final = b"ready\n"
 ENDS: Final = b"ends\n"
+STAYS: Final = b"stays\n"
 
 
 class Offered(msgspec.Struct):
@@ -51,7 +54,7 @@ class Offer:
     def __init__(self, on_taken: Callable[[], None]) -> None:
         self._on_taken = on_taken
         self._private: PrivateSocket | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._askers: dict[asyncio.Task[None], socket.socket] = {}
         self._sockets: list[socket.socket] = []
         self._counts = (0, 0)
 
@@ -82,11 +85,13 @@ class Offer:
         self._sockets.clear()
 
     async def stop(self) -> None:
-        """Withdraw it, and end what is under way."""
+        """Withdraw it; this process ends, so whoever asked need not wait for it."""
         self.close()
-        for task in self._tasks:
+        askers = dict(self._askers)
+        for task, peer in askers.items():
+            _answer(peer, ENDS)
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*askers, return_exceptions=True)
 
     def _on_ready(self, listening: socket.socket) -> None:
         try:
@@ -95,28 +100,41 @@ class Offer:
             return
         peer.setblocking(False)
         task = asyncio.get_running_loop().create_task(self._give(peer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._askers[task] = peer
+        task.add_done_callback(lambda task: self._askers.pop(task, None))
 
     async def _give(self, peer: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with contextlib.closing(peer), contextlib.suppress(OSError, TimeoutError):
+        with contextlib.closing(peer), contextlib.suppress(OSError):
             if not is_own(peer):
                 log.warning("hand_over_refused", why="the process that asks is another user's")
                 return
             clients, admin = self._counts
             offered = msgspec.json.encode(Offered(VERSION, os.getpid(), clients, admin))
             socket.send_fds(peer, [offered + b"\n"], [sock.fileno() for sock in self._sockets])
-            async with asyncio.timeout(READY_S):
-                said = await loop.sock_recv(peer, len(READY))
-            if said != READY or self._private is None:
-                # It could not start, or another one was faster.
+            try:
+                async with asyncio.timeout(READY_S):
+                    said = await loop.sock_recv(peer, len(READY))
+            except TimeoutError:
+                _answer(peer, STAYS)
                 return
-            # The name is free before the other one wants it.
+            if said != READY:
+                # It could not start.
+                return
+            for task, other in self._askers.items():
+                if other is not peer:
+                    _answer(other, STAYS)
+                    task.cancel()
+            # The name, and whatever else the other one wants, is free before it hears that it may have it.
             self.close()
             log.info("hand_over_done")
             self._on_taken()
-            await loop.sock_sendall(peer, ENDS)
+            _answer(peer, ENDS)
+
+
+def _answer(peer: socket.socket, word: bytes) -> None:
+    with contextlib.suppress(OSError):
+        peer.send(word)
 
 
 class TakenOver:
@@ -129,17 +147,28 @@ class TakenOver:
         self.admin = sockets[offered.clients :]
 
     async def finish(self) -> None:
-        """This process is up: the other one ends."""
+        """This process is up: the other one ends.
+
+        Raises:
+            StartError: it goes on, or has ended for another process already.
+        """
         loop = asyncio.get_running_loop()
         self._peer.setblocking(False)
+        # It may have answered, and ended, before it was asked.
+        _answer(self._peer, READY)
         try:
             async with asyncio.timeout(ANSWER_S):
-                await loop.sock_sendall(self._peer, READY)
-                done = await loop.sock_recv(self._peer, len(ENDS)) == ENDS
+                said = await loop.sock_recv(self._peer, len(STAYS))
         except (OSError, TimeoutError):
-            done = False
+            said = b""
         self._peer.close()
-        if done:
+        if said == STAYS:
+            raise StartError(
+                f"the balancer of process {self.pid} was taken over by another one first, or this one was not up "
+                f"within {READY_S:g} s",
+                "Start it again to take the place of whichever runs now.",
+            )
+        if said == ENDS:
             log.info("taken_over", pid=self.pid)
         else:
             log.warning("not_taken_over", pid=self.pid, next_step="end that process if it still runs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from trunkline.balancer.hand_over import Offer, TakenOver, take_over
 from trunkline.errors import StartError
@@ -11,8 +12,13 @@ from trunkline.net.listening import listening_sockets
 from trunkline.process.passed_sockets import passed_sockets
 from trunkline.settings.balancer import BalancerSettings
 
-ADMIN = "admin"
+ADMIN: Final = "admin"
 """What a socket unit calls the sockets of the admin port; all others are for clients."""
+
+NO_OFFER: Final = (
+    "No balancer offers it here: one can be taken over that has the same --listen, user and state directory "
+    "(XDG_STATE_HOME), and balancer.hand_over switched on."
+)
 
 
 class Listening:
@@ -49,17 +55,20 @@ class Listening:
             self._taken = take_over(self._settings)
             if self._taken is not None:
                 self.clients, self.admin = self._taken.clients, self._taken.admin
-        self.clients = self.clients or client_sockets(self._settings)
+        self.clients = self.clients or client_sockets(self._settings, self._takes_over)
 
     async def started(self, admin: Iterable[socket.socket]) -> None:
-        """All is up, the admin port on the sockets `admin`: whom this one replaces may end."""
+        """All is up, the admin port on the sockets `admin`: whom this one replaces may end.
+
+        Raises StartError when it does not end for this one.
+        """
         used = list(admin)
         for sock in self.admin:
             if sock not in used:
                 sock.close()
         if self._taken is not None:
-            await self._taken.finish()
-            self._taken = None
+            taken, self._taken = self._taken, None
+            await taken.finish()
         self._offer.start(self._settings, self.port, self.clients, used)
 
     async def stop(self) -> None:
@@ -75,13 +84,16 @@ class Listening:
             sock.close()
 
 
-def client_sockets(settings: BalancerSettings) -> list[socket.socket]:
-    """Sockets that listen where the settings say, one for each address; raises StartError when the port is taken."""
+def client_sockets(settings: BalancerSettings, nobody_offers: bool = False) -> list[socket.socket]:
+    """Sockets that listen where the settings say, one for each address; raises StartError when the port is taken.
+
+    `nobody_offers`: they were asked for, and no balancer has them to give.
+    """
     try:
         return listening_sockets(settings.host, settings.port)
     except OSError as error:
         raise StartError(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
-            "Stop what uses the port, or choose another with --listen or balancer.port; --take-over replaces a "
-            "balancer that runs there.",
+            "Stop what uses the port, or choose another with --listen or balancer.port. "
+            + (NO_OFFER if nobody_offers else "--take-over replaces a balancer that runs there."),
         ) from None

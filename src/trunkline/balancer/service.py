@@ -1,12 +1,13 @@
 """A relaying balancer, composed: authoritative state, the listener for clients, the admin port.
 
-Start order: the sockets, on which clients wait meanwhile; state, so that the first client finds backends; the listener;
-the admin port; then whom this one replaces may end. Stop order: the listener and the admin port, which another process
-may want, relayed connections as they end or when their time is over, then the state.
+Start order: the sockets of both ports, on which clients wait meanwhile; state, so that the first client finds backends;
+the listener; the admin port; then whom this one replaces may end. Stop order: the listener and the admin port, which
+another process may want, relayed connections as they end or when their time is over, then the state.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -34,7 +35,8 @@ class RelayService:
         self, settings: Settings, *, take_over: bool = False, on_taken: Callable[[], None] = lambda: None
     ) -> None:
         self._settings = settings.balancer
-        self._listening = Listening(settings.balancer, take_over=take_over, on_taken=on_taken)
+        self._listening = Listening(settings.balancer, take_over=take_over, on_taken=self._taken)
+        self._on_taken = on_taken
         self.balancer = Balancer(settings)
         self._events = EventLog() if settings.log.access else None
         self._edge: Edge | None = None
@@ -58,14 +60,17 @@ class RelayService:
         self._listening.open()
         self.port = self._listening.port
         try:
+            self.admin.open(self.port, self._listening.admin)
             await self.balancer.start()
             await self._listen()
-            await self.admin.start(self.port, self._listening.admin)
+            await self.admin.start()
             await self._listening.started(self.admin.sockets)
         except (SettingsError, StartError):
-            await self._close(0.0)
+            # Clients may have come already, when another process takes the place that this one was to take.
+            await self._close(self._drain_s)
             self._listening.close()
             raise
+        self.admin.keep_token()
         log.info(
             "balancer_up",
             mode="relay",
@@ -77,15 +82,25 @@ class RelayService:
 
     async def stop(self) -> None:
         """Take no more clients, let the connected ones go on for `drain_ms`, then end. Cancel it to end at once."""
-        drain_s = self._settings.drain_ms / 1000
         try:
-            # At once, for the balancer that takes this one's place.
             await end_part("offer", self._listening.stop(), within_s=PART_S)
-            await end_part("admin port", self.admin.move(), within_s=PART_S)
-            await end_part("connections", self._stop_listening(drain_s), within_s=drain_s + PART_S)
+            # Both ports at once, for the balancer that takes this one's place.
+            await asyncio.gather(
+                end_part("connections", self._stop_listening(self._drain_s), within_s=self._drain_s + PART_S),
+                end_part("admin port", self.admin.move(), within_s=PART_S),
+            )
         finally:
             await self._close(0.0)
             log.info("balancer_stopped")
+
+    @property
+    def _drain_s(self) -> float:
+        return self._settings.drain_ms / 1000
+
+    def _taken(self) -> None:
+        # The other one keeps a token of its own under the same name next.
+        self.admin.forget_token()
+        self._on_taken()
 
     def _counts(self) -> EdgeCounts:
         return counts_of(self._edge.meter, self._edge.connections) if self._edge is not None else EdgeCounts()

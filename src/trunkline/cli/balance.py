@@ -66,7 +66,7 @@ async def run_balancer(settings: Settings, take_over: bool = False) -> int:
         from trunkline.balancer.service import RelayService
 
         service = RelayService(settings, take_over=take_over, on_taken=signals.stop)
-    if await lifecycle.started(signals, service.start()):
+    if await lifecycle.started(signals, service.start(), heeds_first=take_over):
         lifecycle.spare_collector()
     await lifecycle.serve_until_stopped(signals, service.stop)
     return 0

@@ -25,14 +25,16 @@ class AdminToken:
     """The token of one admin port: that of the settings, of their file, or a new one.
 
     Attributes:
-        unkept: why no file keeps the new one, empty when one does or none is needed.
+        unkept: why no file keeps the new one after `keep`, empty when one does or none is needed.
 
     Raises:
         StartError: the file of the settings cannot be read.
     """
 
     def __init__(self, port: int, token: Secret | None = None, token_file: Path | None = None) -> None:
+        self._port = port
         self._kept: Path | None = None
+        self._made = False
         self.unkept = ""
         if token is not None:
             self._token = token.reveal()
@@ -43,7 +45,12 @@ class AdminToken:
                 raise StartError(f"the admin token file {token_file} is empty", hint)
         else:
             self._token = secrets.token_urlsafe(24)
-            self._kept, self.unkept = _keep(self._token, port)
+            self._made = True
+
+    def keep(self) -> None:
+        """Put a token that was made where the commands on this machine find it, in the place of any other one."""
+        if self._made:
+            self._kept, self.unkept = _keep(self._token, self._port)
 
     def allows(self, authorization: str | None) -> bool:
         """Whether an Authorization header carries it; takes the same time for every wrong one."""

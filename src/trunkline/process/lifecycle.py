@@ -55,13 +55,15 @@ class Signals:
             self.second.set_result(None)
 
 
-async def started(signals: Signals, start: Coroutine[Any, Any, None]) -> bool:
+async def started(signals: Signals, start: Coroutine[Any, Any, None], *, heeds_first: bool = False) -> bool:
     """Run `start`, which the second signal cancels; returns whether it has ended by itself, and raises what it raised.
 
-    The first signal lets it go on: `serve_until_stopped` comes next, and stops at once.
+    The first signal lets it go on, for `serve_until_stopped` comes next, and stops at once; with `heeds_first` it
+    cancels the start as well, which would end another process.
     """
     starting = asyncio.ensure_future(start)
-    await asyncio.wait({starting, signals.second}, return_when=asyncio.FIRST_COMPLETED)
+    ending = signals.first if heeds_first else signals.second
+    await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         starting.result()
         return True

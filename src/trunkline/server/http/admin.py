@@ -129,6 +129,7 @@ class Admin:
         self._hosts.listens_on(sock.getsockname()[0] for sock in self._server.sockets)
         self.port = port
         self._token = AdminToken(port, settings.token, settings.token_file)
+        self._token.keep()
         if self._token.unkept:
             log.warning("admin_token_not_kept", why=self._token.unkept, next_step=NOT_KEPT_HINT)
 

@@ -38,7 +38,8 @@ class SteeringService:
         self, settings: Settings, *, take_over: bool = False, on_taken: Callable[[], None] = lambda: None
     ) -> None:
         self._settings = settings
-        self._listening = Listening(settings.balancer, take_over=take_over, on_taken=on_taken)
+        self._listening = Listening(settings.balancer, take_over=take_over, on_taken=self._taken)
+        self._on_taken = on_taken
         self.balancer = Balancer(settings)
         self._events = EventLog() if settings.log.access else None
         on_event = self._events.add if self._events is not None else None
@@ -56,16 +57,18 @@ class SteeringService:
         self._listening.open()
         self.port = self._listening.port
         try:
+            self.admin.open(self.port, self._listening.admin)
             await self.balancer.start()
             if self._events is not None:
                 self._events.start()
             await self._http.start([*self.steering.routes(), *self.admin.routes()], self._listening.clients)
-            await self.admin.start(self.port, self._listening.admin)
+            await self.admin.start()
             await self._listening.started(self.admin.sockets)
         except (SettingsError, StartError):
             await self.stop()
             self._listening.close()
             raise
+        self.admin.keep_token()
         log.info(
             "balancer_up",
             mode="steer",
@@ -83,6 +86,11 @@ class SteeringService:
         if self._events is not None:
             await end_part("connection log", self._events.stop(), within_s=PART_S)
         log.info("balancer_stopped")
+
+    def _taken(self) -> None:
+        # The other one keeps a token of its own under the same name next.
+        self.admin.forget_token()
+        self._on_taken()
 
     def _candidates(self) -> list[Candidate]:
         now = time.monotonic()
