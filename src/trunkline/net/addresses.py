@@ -31,6 +31,9 @@ _PAIR = re.compile(
     r"""[ \t]*(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^",;\s]*)[ \t]*)?(?:([,;])|$)""", re.ASCII
 )
 
+_MOST_PAIRS = 100
+"""Pairs of a Forwarded header that are read: it is read before any limit is asked."""
+
 
 class Origin(NamedTuple):
     """Where a request comes from.
@@ -146,26 +149,28 @@ def _listed(value: str | None) -> list[str]:
 
 
 def _forwarded(value: str | None) -> list[str]:
-    """The `for` of each element of a Forwarded header; one UNKNOWN for what is not of its grammar."""
+    """The `for` of each element of a Forwarded header; one UNKNOWN for what is too long or not of its grammar."""
     hops: list[str] = []
     hop: str | None = None
     begun = False
     at = 0
-    while value and at <= len(value):
+    if not value:
+        return hops
+    for _ in range(_MOST_PAIRS):
         pair = _PAIR.match(value, at)
         if pair is None:
-            return [UNKNOWN]
+            break
         name, text, separator = pair.groups()
         begun = begun or bool(name)
         if name and name.lower() == "for":
             if hop is not None:
-                return [UNKNOWN]
+                break
             hop = re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
         if separator != ";":
             if begun:
                 hops.append(hop or UNKNOWN)
             hop, begun = None, False
         if not separator:
-            break
+            return hops
         at = pair.end()
-    return hops
+    return [UNKNOWN]
