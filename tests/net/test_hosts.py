@@ -72,6 +72,6 @@ def test_refusals_say_what_to_set() -> None:
     """They name the host as it came, and the setting."""
     here = hosts("127.0.0.1")
     refusal = here.refusal("Evil.example:80", False)
-    assert all(word in refusal for word in ("Evil.example:80", "server.hosts", "server.trusted_proxies"))
+    assert all(word in refusal for word in ("Evil.example:80", "server.hosts", "127.0.0.1", "server.trusted_proxies"))
     refusal = here.network_refusal("Evil.example:80")
     assert all(word in refusal for word in ("Evil.example:80", "server.hosts", "admin token"))

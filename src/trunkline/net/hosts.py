@@ -82,5 +82,6 @@ def not_served(host: str, setting: str, proxies: str) -> str:
     """The refusal of a host on loopback; the settings are those that name hosts and trusted proxies."""
     return (
         f"Host {host} is not served: this port is on loopback, and a page under any name can lead a browser to it. If "
-        f"the name is yours, add it to {setting}; if a proxy forwarded this, add the proxy to {proxies}"
+        f"the name is yours, add it to {setting}; if a proxy forwarded this, add its address, such as 127.0.0.1, to "
+        f"{proxies}"
     )

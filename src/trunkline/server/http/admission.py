@@ -108,7 +108,9 @@ class Admission:
         server = self._settings.server
         headers = request.headers
         if not handshake.origin_allowed(headers.get("origin"), headers.get("host", ""), server.origins):
-            raise Refused(403, "this origin may not connect", label="origin")
+            raise Refused(
+                403, "pages of this origin may not connect; server.origins names those that may", label="origin"
+            )
         request.params = found[1]
         asked = AdmissionRequest(request, key, *found)
         try:
