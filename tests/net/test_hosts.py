@@ -50,6 +50,15 @@ def test_what_a_network_opens(host: str) -> None:
         assert bool(here.network_refusal(host)) is (host in ANYBODY)
 
 
+def test_the_host_served_last_is_remembered_for_this_check_alone() -> None:
+    """Every other Host is checked as before, and one that was refused stays refused."""
+    here = hosts("127.0.0.1")
+    for host in ("localhost:1", "localhost:1", "evil.example", "localhost:1", "evil.example", "10.0.0.1"):
+        assert bool(here.refusal(host, False)) is (host == "evil.example")
+    assert here.refusal("evil.example", True) == ""
+    assert here.refusal("evil.example", False) != ""
+
+
 def test_no_browser_sends_no_host() -> None:
     """HTTP/1.0 without Host is served."""
     assert hosts("127.0.0.1").refusal(None, False) == hosts("127.0.0.1").network_refusal(None) == ""

@@ -60,7 +60,12 @@ def networks(texts: Sequence[str]) -> tuple[Network, ...]:
 def within(address: str, ranges: Sequence[Network]) -> bool:
     """Whether `address` lies in one of `ranges`; text that is no address lies in none."""
     parsed = _parse(address) if ranges else None
-    return parsed is not None and any(parsed in network for network in ranges if network.version == parsed.version)
+    if parsed is not None:
+        # Asked for each connection: a network holds no address of another version, which is not asked first.
+        for network in ranges:
+            if parsed in network:
+                return True
+    return False
 
 
 def is_loopback(host: str) -> bool:

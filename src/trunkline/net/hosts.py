@@ -41,6 +41,7 @@ class Hosts:
     def __init__(self, setting: str, proxies: str, named: Iterable[str], machine: str = "") -> None:
         self.loopback = False
         self._refused = False
+        self._served: str | None = None
         self._setting = setting
         self._proxies = proxies
         self._machine = machine.lower()
@@ -55,7 +56,11 @@ class Hosts:
 
     def refusal(self, host: str | None, proxied: bool) -> str:
         """Why a request with this Host is not served, empty when it is; `proxied`: a trusted proxy forwarded it."""
-        if not self.loopback or proxied or host is None or self._is_own(host_name(host)):
+        # Nearly all requests name the same host: what was served last is served again without being read.
+        if not self.loopback or proxied or host is None or host == self._served:
+            return ""
+        if self._is_own(host_name(host)):
+            self._served = host
             return ""
         return not_served(host, self._setting, self._proxies)
 

@@ -131,9 +131,9 @@ class FrameReader:
                 self._slowly(data, at, messages)
                 return messages
             self._busy = False
-        end = len(data)
-        if end > TURN_BYTES:
-            end = min(end, at + TURN_BYTES)
+        end = size = len(data)
+        if size > TURN_BYTES:
+            end = min(size, at + TURN_BYTES)
         for _ in _TURN:
             if end - at < 6:
                 break
@@ -163,7 +163,7 @@ class FrameReader:
                 self._break(close_codes.INVALID_TEXT.code, "text is not valid UTF-8")
                 return messages
             at = after
-        if at < len(data):
+        if at < size:
             self._slowly(data, at, messages)
         return messages
 

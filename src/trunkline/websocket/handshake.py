@@ -96,7 +96,9 @@ def _names(pattern: str, scheme: str, name: str, port: str | None) -> bool:
 
 def choose_subprotocol(offered: str | None, supported: Sequence[str]) -> str | None:
     """The first of the client's subprotocols that we support (RFC 6455 section 1.9), or None."""
-    return next((name for part in (offered or "").split(",") if (name := part.strip()) in supported), None)
+    if not offered:
+        return None
+    return next((name for part in offered.split(",") if (name := part.strip()) in supported), None)
 
 
 def response(

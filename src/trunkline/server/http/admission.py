@@ -157,7 +157,7 @@ class Admission:
                 # Now: the endpoint may take its time.
                 asked.token = TokenLife(self._clock.now, identity.lasts_s)
         answer = asked.route.admit(asked.request)
-        if inspect.isawaitable(answer):
+        if answer is not None and inspect.isawaitable(answer):
             return self._await_endpoint(asked, answer)
         return self._admitted(asked)
 
