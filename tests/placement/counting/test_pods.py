@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trunkline.placement.counting.ledger import Ledger
 from trunkline.placement.counting.pods import MOST, PATIENCE, Pods
 from trunkline.protocol.control import LoadReport
 
@@ -71,3 +72,19 @@ def test_what_is_remembered_is_bounded() -> None:
     for _ in range(2):
         heard(pods, *((f"p{number}", 1) for number in range(MOST * 3)))
     assert len(pods.reports) <= MOST
+
+
+def test_a_node_that_is_left_alone_behind_its_url_is_believed() -> None:
+    """Its run came before another one's, which is not to say that it is over."""
+    ledger = Ledger("http://service:80", True, 5.0, 5.0)
+    pods = Pods()
+    now = 0.0
+    taken = []
+    for opened, run in enumerate(["one", "two"] * 3 + ["one"] * 30):
+        now += 1.0
+        report = LoadReport(opened, run=run, opened=opened, keys=())
+        counted = pods.take(report, report, now, now)
+        assert counted is not None
+        taken.append(ledger.report(counted, now, now))
+    assert all(taken)
+    assert ledger.estimate == 35

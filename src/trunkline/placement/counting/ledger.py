@@ -270,6 +270,8 @@ class Ledger:
         self.reported = reported
         self.asked_at = asked_at
         self.run = None
+        # Several nodes behind one URL answered by turns: none of their runs is over for that.
+        self._old_runs.clear()
 
     def _report_of_node(self, report: LoadReport, run: str, opened: int, asked_at: float, now: float) -> bool:
         first = self.reported is None
