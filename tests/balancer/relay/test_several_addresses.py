@@ -56,3 +56,21 @@ async def test_the_second_address_is_reached(
     wire.send(b"through")
     assert await wire.take(7) == b"through"
     wire.close()
+
+
+async def test_an_address_without_a_route_is_passed_over(
+    start_edge: Any, raw_backend: Any, relay_kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as an AAAA record's on a host without IPv6: the system refuses it at once."""
+
+    async def resolve(self: Dialer, place: Place) -> Sequence[Address]:
+        # To broadcast no TCP connection can lead.
+        return [(socket.AF_INET, (host, place.port)) for host in ("255.255.255.255", "127.0.0.1")]
+
+    monkeypatch.setattr(Dialer, "_resolve", resolve)
+    backend = await raw_backend(echo, None)
+    edge = await start_edge(FixedPlacer(f"http://localhost:{backend.port}"))
+    wire = await Wire.upgraded(edge.port)
+    wire.send(b"through")
+    assert await wire.take(7) == b"through"
+    wire.close()

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import os
 import socket
@@ -99,7 +100,10 @@ class Dialer:
             done = False
             try:
                 keep_alive(sock)
-                sock.connect_ex(address)
+                error = sock.connect_ex(address)
+                if error not in (0, errno.EINPROGRESS):
+                    # No route, say: SO_ERROR stays 0, and the poller would take it for connected.
+                    raise OSError(error, os.strerror(error))
                 await handshake.connected(until - loop.time())
                 done = True
             finally:
