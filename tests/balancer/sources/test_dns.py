@@ -285,3 +285,33 @@ async def test_a_part_of_the_addresses_is_no_change(server: NameServer) -> None:
         server.records[NAME, "A"] = names[:3]
         down.add(every[4])
         await lists.until_urls(*every[:4], every[5])
+
+
+async def test_a_changed_srv_record_counts_at_once(server: NameServer) -> None:
+    """One that drains by its weight, or becomes a backup or no backup: its old record is not one that is missing."""
+    server.records[SERVICE, "SRV"] = ["10 50 3001 a.example.test.", "10 50 3001 b.example.test."]
+    for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2")):
+        server.records[f"{name}.example.test", "A"] = [address]
+    found = source(server, f"srv+http://{SERVICE}", interval_ms=200, is_well=lambda _: True)
+    async with running(found) as lists:
+        await lists.until(lambda specs: [spec.weight for spec in specs] == [1.0, 1.0])
+        server.records[SERVICE, "SRV"] = ["20 50 3001 a.example.test.", "10 0 3001 b.example.test."]
+        await lists.until(lambda specs: {spec.name: spec.tier for spec in specs} == CHANGED)
+        server.records[SERVICE, "SRV"] = ["10 50 3001 a.example.test.", "10 0 3001 b.example.test."]
+        await lists.until(lambda specs: {spec.tier for spec in specs} == {0})
+    # One list for each change, with no step between.
+    assert [[spec.weight for spec in specs] for specs in lists.all] == [[1.0, 1.0], [1.0, 1.0], [1.996, 0.004]]
+
+
+CHANGED = {"a.example.test": 1, "b.example.test": 0}
+
+
+async def test_a_sinkhole_for_one_kind_of_record_leaves_the_known_ones(server: NameServer) -> None:
+    """The filter answers A with 0.0.0.0, and passes AAAA."""
+    server.records[NAME, "A"] = ["10.0.0.1"]
+    server.records[NAME, "AAAA"] = ["fd00::1"]
+    async with running(source(server, f"http://{NAME}")) as lists:
+        await lists.until_urls("http://10.0.0.1:80", "http://[fd00::1]:80")
+        server.records[NAME, "A"] = ["0.0.0.0"]
+        await server.asked_again(NAME, "A", 3)
+        assert len(lists.all) == 1

@@ -164,7 +164,8 @@ class _Watch:
         self._name = name
         self._lookup = lookup
         self._is_well = is_well
-        self._targets: Parts[Target] = Parts()
+        self._targets: Parts[tuple[str, int]] = Parts()
+        self._records: dict[tuple[str, int], Target] = {}
         self._ports_wrong = False
         self._failing = False
         self._hosts: dict[str, _Host] = {}
@@ -212,7 +213,7 @@ class _Watch:
         self._complain_of_ports(len(targets) - len(named))
         if not named:
             raise _Unresolved("all its SRV records have port 0")
-        used = weigh(self._targets.take(named, asyncio.get_running_loop().time(), self._target_is_well))[:MAX_BACKENDS]
+        used = weigh(self._with_missing_targets(named))[:MAX_BACKENDS]
         names = tuple(dict.fromkeys(each.target.host for each in used))
         self._hosts = {name: self._hosts.get(name) or _Host() for name in names}
         ports: dict[str, list[int]] = {name: [] for name in names}
@@ -229,11 +230,17 @@ class _Watch:
             specs += [self._spec(address, target.port, share, target.host, tier) for address in addresses]
         return specs, min(ttl, *(ttl for _, ttl in answers))
 
-    def _target_is_well(self, target: Target) -> bool:
-        host = self._hosts.get(target.host)
-        return host is not None and any(
-            self._is_well(self._url(address, target.port)) for address in _united(host.known)
-        )
+    def _with_missing_targets(self, named: Sequence[Target]) -> list[Target]:
+        """The records of an answer, and those of host and port that it lacks although they are there."""
+        # Of two records of one place the lower priority number holds.
+        newest = {(each.host, each.port): each for each in sorted(named, key=lambda each: -each.priority)}
+        places = self._targets.take(tuple(newest), asyncio.get_running_loop().time(), self._target_is_well)
+        self._records = {place: newest.get(place) or self._records[place] for place in places}
+        return list(self._records.values())
+
+    def _target_is_well(self, place: tuple[str, int]) -> bool:
+        host = self._hosts.get(place[0])
+        return host is not None and any(self._is_well(self._url(address, place[1])) for address in host.parts.items)
 
     def _complain_of_ports(self, wrong: int) -> None:
         if wrong and not self._ports_wrong:
@@ -249,7 +256,7 @@ class _Watch:
             found, ttl = await self._lookup.addresses(name, host)
             addresses = _sorted(self._with_missing(host, found, ports))
         except _Unresolved as error:
-            addresses, ttl = _sorted(_united(host.known)), 0.0
+            addresses, ttl = _sorted(host.parts.items), 0.0
             if not host.failing:
                 why = str(error)
                 log.warning("dns_target_failing", name=str(self._name), target=name, why=why, keeps=len(addresses))
@@ -309,10 +316,12 @@ class _Lookup:
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                fresh[kind] = [one.address for one in answer[0] if is_usable(one.address)]
-                ttls += [answer[1]] if answer[0] else []
-                if answer[0] and not fresh[kind]:
+                used = [one.address for one in answer[0] if is_usable(one.address)]
+                if answer[0] and not used:
                     why = f"its address {answer[0][0].address} is of no use (a sinkhole or a filter?)"
+                    continue
+                fresh[kind] = used
+                ttls += [answer[1]] if used else []
         if any(fresh.values()):
             # Of a kind of record that failed the last known ones stay: some name servers cannot answer AAAA at all.
             host.known.update(fresh)

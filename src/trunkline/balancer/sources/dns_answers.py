@@ -74,6 +74,11 @@ class Parts(Generic[Item]):
         self._missed: dict[Item, int] = {}
         self._returned_at = -math.inf
 
+    @property
+    def items(self) -> list[Item]:
+        """All that counted after the newest answer."""
+        return list(self._missed)
+
     def take(self, answer: Sequence[Item], now: float, is_well: Callable[[Item], bool]) -> list[Item]:
         """All items that count after `answer`; `is_well` says whether the checks of an item are good."""
         for item in answer:
@@ -89,4 +94,4 @@ class Parts(Generic[Item]):
         excess = len(self._missed) - len(here) - MOST
         for item in sorted(self._missed, key=lambda item: -self._missed[item])[: max(0, excess)]:
             del self._missed[item]
-        return list(self._missed)
+        return self.items
