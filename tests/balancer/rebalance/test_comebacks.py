@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from trunkline.balancer.rebalance.comebacks import MOST_S, STEADY_S, Comebacks
@@ -59,3 +61,18 @@ def test_a_name_that_is_not_heard_for_a_while_is_no_comeback() -> None:
     for now, row in enumerate((A, Row(A.url, "", 0, 1.0), A)):
         known.observe([row], float(now))
     assert known.room_from(A.url, DELAY_S) == 0.0
+
+
+def test_one_that_was_not_looked_at_yet_is_no_room() -> None:
+    """It joined while nodes counted their keys."""
+    assert Comebacks().room_from(A.url, DELAY_S) == math.inf
+
+
+def test_names_that_a_backend_had_are_let_go() -> None:
+    """A container has another name after each restart, and its URL stays."""
+    known = Comebacks()
+    for now in range(3):
+        known.observe([Row(A.url, f"node-{now}", 0, 1.0)], float(now))
+    other = Row("http://c:1", "node-0", 0, 1.0)
+    known.observe([Row(A.url, "node-2", 0, 1.0), other], 3.0)
+    assert known.room_from(other.url, DELAY_S) == 3.0, "it is new"

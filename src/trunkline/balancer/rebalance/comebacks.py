@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -44,7 +45,7 @@ class Comebacks:
 
     def observe(self, rows: Iterable[Row], now: float) -> None:
         """Take the backends that can be used now."""
-        here = []
+        here: set[str] = set()
         for row in rows:
             names = [row.url, row.node] if row.node else [row.url]
             found = self._known.get(row.url)
@@ -54,17 +55,23 @@ class Comebacks:
             for name in names:
                 self._known[name] = found
             found.left_at = None
-            here.append(id(found))
-        present = frozenset(here)
+            here.update(names)
+        present = {id(self._known[name]) for name in here}
         for name, known in list(self._known.items()):
-            if id(known) in present:
+            if name in here:
                 continue
-            if known.left_at is None:
+            if id(known) in present:
+                # The name that a node had before.
+                del self._known[name]
+            elif known.left_at is None:
                 known.left_at = now
             elif now - known.left_at > STEADY_S:
                 del self._known[name]
 
     def room_from(self, url: str, delay_s: float) -> float:
-        """When a backend counts as room; `delay_s` is what its first coming waits elsewhere."""
-        known = self._known[url]
+        """When a backend counts as room, infinity for one not seen yet; its first coming waits `delay_s` elsewhere."""
+        known = self._known.get(url)
+        if known is None:
+            # It came while answers were waited for: the next look takes it.
+            return math.inf
         return known.came_at + min(delay_s * ((1 << min(known.times, _DOUBLINGS)) - 1), MOST_S)
