@@ -55,7 +55,7 @@ def settings(**more: Any) -> Settings:
 def source(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     """The only source of balancers in the test."""
     made = Scripted(0, BackendSpec("http://127.0.0.1:9"))
-    monkeypatch.setattr(balancer_module, "configured", lambda _: {"list": made})
+    monkeypatch.setattr(balancer_module, "configured", lambda *_: {"list": made})
     monkeypatch.setattr(balancer_module, "RESTART_S", 0.01)
     return made
 
