@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, Peer, StartNode
 from tests.support.server.raw_peer import CLOSE, PING, TEXT, RawPeer, frame, upgrade
+from trunkline.server.connections.states import OPEN
 from trunkline.server.node.node import Node
 from trunkline.websocket import frames
 
@@ -300,4 +301,19 @@ async def test_a_client_of_pages_that_never_reads_is_cut(start_node: StartNode) 
         highest = max(highest, door.transport.get_write_buffer_size())
     assert 0 < highest < 4 << 20
     await until(lambda: not node.data_port.pending._deadlines, timeout=3)
+    peer.close()
+
+
+async def test_a_heartbeat_too_much_leaves_the_close_timeout(start_node: StartNode) -> None:
+    """A client that is ended by what its time-out sends waits for its close frame no longer than any other."""
+    node = await start_node(limits__outbox_bytes=16_384, server__close_timeout_ms=1_000)
+    peer, _ = await slow_reader(node)
+    connection = next(iter(node.registry.connections))
+    while connection.waiting_bytes < 16_384:
+        connection.send_bytes(frames.text(b"x" * 8000))
+    now = connection.last_seen = connection.beat_at
+    while connection.state == OPEN:
+        connection.beat_at = now
+        due = connection.on_time(now)
+    assert due == now + 1.0
     peer.close()

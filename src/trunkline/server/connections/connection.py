@@ -443,6 +443,9 @@ class Connection(asyncio.Protocol):
         if now >= self.beat_at:
             self.beat_at = now + runtime.bounds.heartbeat_s
             self.handler.beat()
+        if self.state != OPEN:
+            # It was too slow for what it has just been sent.
+            return now + runtime.bounds.close_timeout_s
         return self.next_due()
 
     def next_due(self) -> float:
