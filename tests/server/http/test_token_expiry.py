@@ -295,6 +295,37 @@ async def test_a_bad_token_with_our_subprotocol_is_101_then_4001(start_node: Sta
             await asyncio.sleep(0.01)
 
 
+async def test_who_is_turned_away_takes_a_share_of_the_places(start_node: StartNode, open_peer: OpenPeer) -> None:
+    """One that does not answer the close frame keeps its place for a while; above the share others get their 401.
+
+    Clients with a token still come in, and nothing is inflated for those without.
+    """
+    node = await start_node(**HS, server__max_connections=32, server__close_timeout_ms=60_000)
+    bad = "trunkline, bearer.nonsense"
+    writers = []
+    for expected in (b"101", b"101", b"401"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+        writers.append(writer)
+        writer.write(
+            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
+            b"Sec-WebSocket-Protocol: " + bad.encode() + b"\r\n\r\n"
+        )
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), patient(5.0))
+        assert head.split()[1] == expected
+        assert b"permessage-deflate" not in head
+    peer = await open_with(open_peer, node, token())
+    await peer.ask({"type": "heartbeat"}, "pong")
+    for writer in writers:
+        writer.transport.abort()
+    async with asyncio.timeout(patient(5.0)):
+        while len(node.registry.connections) > 1:
+            await asyncio.sleep(0.01)
+    again = await open_peer(node, greet=False, subprotocols=bad.split(", "))
+    assert (await again.closed())[0] == 4001
+
+
 async def test_every_401_is_told_so(start_node: StartNode, open_peer: OpenPeer) -> None:
     """A token that is missing, and an application that refuses with 401, at once or after a while."""
     app = App()

@@ -30,6 +30,7 @@ from trunkline.websocket.deflate import Negotiated, negotiate
 
 if TYPE_CHECKING:
     from trunkline.server.http.tokens import Verifier
+    from trunkline.server.http.turned_away import TurnedAway
 
 PROTOCOL_NAME = "trunkline"
 _NO_CLAIMS: Claims = {}
@@ -61,7 +62,8 @@ class AdmissionRequest(msgspec.Struct):
 class Admission:
     """Decides on the handshakes of a node; without a verifier tokens are not looked at.
 
-    `shed` raises Refused while the node takes no more connections.
+    `shed` raises Refused while the node takes no more connections. At most `most_turned_away` get a 101 to be refused
+    (`turned_away` are those); the others get their 401.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Admission:
         shed: Callable[[], None],
         meter: Meter,
         clock: Clock,
+        most_turned_away: int,
     ) -> None:
         self._settings = settings
         self.routes = routes
@@ -81,6 +84,8 @@ class Admission:
         self._shed = shed
         self._meter = meter
         self._clock = clock
+        self._most_turned_away = most_turned_away
+        self.turned_away: set[TurnedAway] = set()
         self._subprotocols = (*settings.server.subprotocols, PROTOCOL_NAME)
 
     def route(self, path: str) -> tuple[Route, Mapping[str, str]] | None:
@@ -170,13 +175,16 @@ class Admission:
 
         Raises `refused` for everyone else.
         """
-        if refused.status != 401 or PROTOCOL_NAME not in _offered(asked.request.headers):
+        full = len(self.turned_away) >= self._most_turned_away
+        if full or refused.status != 401 or PROTOCOL_NAME not in _offered(asked.request.headers):
             raise refused
         return self._admitted(asked, refused)
 
     def _admitted(self, asked: AdmissionRequest, refused: Refused | None = None) -> Admitted:
         headers = asked.request.headers
-        deflate = negotiate(headers.get("sec-websocket-extensions")) if self._settings.server.deflate else None
+        # Who is turned away gets nothing inflated.
+        wanted = self._settings.server.deflate and refused is None
+        deflate = negotiate(headers.get("sec-websocket-extensions")) if wanted else None
         supported = self._subprotocols if refused is None else (PROTOCOL_NAME,)
         response = handshake.response(
             asked.key,

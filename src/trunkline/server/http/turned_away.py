@@ -2,7 +2,8 @@
 
 A page cannot see the status of a handshake (the WebSocket API reports every failure as 1006), so a browser that gets a
 401 cannot know that trying again is useless. It is a connection like any other until the client has answered the close
-frame: it has a place within the node's limit, and its time-outs.
+frame: it has a place within the node's limit, and its time-outs. Anybody can have one, so they get a share of the
+places and no more.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from trunkline.server.connections.connection import Connection
 
 
 class TurnedAway:
-    """The handler of such a connection. A refusal that names a time is one for now: 1013 and this time as the hint."""
+    """The handler of such a connection, in `all` until it has ended.
 
-    __slots__ = ("_connection", "_refused")
+    A refusal that names a time is one for now: 1013 and this time as the hint.
+    """
+
+    __slots__ = ("_all", "_connection", "_refused")
 
     held_back = False
 
-    def __init__(self, refused: Refused, connection: Connection) -> None:
+    def __init__(self, refused: Refused, all: set[TurnedAway], connection: Connection) -> None:
+        self._all = all
         self._connection = connection
         self._refused = refused
 
     def begin(self) -> None:
         """Say goodbye."""
+        self._all.add(self)
         reason, after_s = self._refused.reason, self._refused.retry_after_s
         if after_s is None:
             self._connection.end(close_codes.UNAUTHORIZED.code, reason)
@@ -46,4 +52,5 @@ class TurnedAway:
         return goodbye(self._connection.runtime, code, reason, reconnect_after_ms)
 
     def ended(self) -> None:
-        """No endpoint has known it."""
+        """No endpoint has known it; its place is free."""
+        self._all.discard(self)

@@ -161,7 +161,9 @@ class DataPort:
                 claims=admitted.claims,
                 address=request.address,
             ),
-            serve=partial(serve, route) if refused is None else partial(TurnedAway, refused),
+            serve=partial(serve, route)
+            if refused is None
+            else partial(TurnedAway, refused, self._admission.turned_away),
             deflate_bits=admitted.deflate.server_bits if admitted.deflate is not None else 0,
             outbox_bytes=route.limits.outbox_bytes,
             token=admitted.token,

@@ -120,6 +120,7 @@ class Node:
             self.state.shed,
             self.runtime.meter,
             self.runtime.clock,
+            most_turned_away=max(self.state.capacity // 16, 1),
         )
         dropped = self.runtime.meter.pending_dropped
         self.admin = Admin(
