@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.environment import environment
+from tests.support.free_ports import free_port
 from trunkline.net.admin_token import AdminToken, kept_ports, kept_token
 from trunkline.process.user_dirs import private_dirs
 
@@ -77,7 +78,9 @@ def test_the_places_of_a_user() -> None:
 def test_a_node_of_a_user_without_home(tmp_path: Path) -> None:
     """It serves all the same, and one line says that nobody has the admin token."""
     kept = "-all,+dac_read_search"  # Python and the project may lie below root's home
-    environ = environment(tmp_path) | {"TRUNKLINE_SERVER_DRAIN_MS": "0", "TRUNKLINE_SERVER_PORT": "0"}
+    environ = environment(tmp_path) | {
+        "TRUNKLINE_SERVER_DRAIN_MS": "0", "TRUNKLINE_SERVER_PORT": "0", "TRUNKLINE_ADMIN_PORT": str(free_port()),
+    }  # fmt: skip
     environ = {key: value for key, value in environ.items() if key != "HOME" and not key.startswith("XDG_")}
     node = subprocess.Popen(
         ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", f"--inh-caps={kept}", f"--ambient-caps={kept}",
