@@ -128,6 +128,31 @@ def test_what_a_file_defines_that_was_left_out_is_not_missed() -> None:
     assert {(one.file, one.severity) for one in found} == {("broken.yml", "error")}, found
 
 
+def test_files_of_another_machine_are_not_missed() -> None:
+    """Certificates and lists of users are where Traefik will run."""
+    text = (
+        "tls:\n  certificates: [{certFile: /nowhere/a.crt, keyFile: /nowhere/a.key}]\n"
+        "  stores: {default: {defaultCertificate: {certFile: /nowhere/a.crt, keyFile: /nowhere/a.key}}}\n"
+        "  options: {m: {clientAuth: {caFiles: [/nowhere/ca], clientAuthType: RequireAndVerifyClientCert}}}\n"
+        'http:\n  routers: {r: {rule: "Host(`a`)", service: s, tls: {options: m}, middlewares: [d]}}\n'
+        "  middlewares: {d: {digestAuth: {usersFile: /nowhere/users}}}\n"
+        "  services: {s: {loadBalancer: {servers: [{url: 'http://server.test'}]}}}\n"
+    )
+    assert not check_texts([("a.yml", text)], with_traefik=True).findings
+
+
+def test_a_fault_is_named_once() -> None:
+    """Traefik's log repeats what a router has, for each entry point."""
+    static = "entryPoints: {a: {address: ':80'}, b: {address: ':81'}}\n"
+    text = (
+        "http:\n  routers:\n    r: {rule: 'HostRegexp(`^a\\.b$`) && Path(`/`)', service: s, middlewares: [login]}\n"
+        "  middlewares: {login: {basicAuth: {users: [nobody]}}}\n"
+        "  services: {s: {loadBalancer: {servers: [{url: 'http://server.test'}]}}}\n"
+    )
+    found = check_texts([("static.yml", static), ("a.yml", text)], with_traefik=True).findings
+    assert [(one.file, one.line) for one in found] == [("a.yml", 4)], found
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """Neither a process nor a file."""

@@ -2,7 +2,8 @@
 
 Rules:
 
-- What Traefik says counts as it is, but not what it can only say of the stand-in (a provider or plugin is not there).
+- What Traefik says counts as it is, but not what it can only say of the stand-in or of this machine: a provider,
+  plugin, certificate or file is not there.
 - One file that cannot be read voids all of a directory, so it is left out and the others are asked again. What it
   defines is then not missed.
 - Each start has a limit of time, and nothing is left: neither a process nor a file.
@@ -149,10 +150,10 @@ class _Asking:
                 asked.remove(names[name])
                 left_out.append(names[name])
         of_parts = list(_of_parts(parts, asked))
-        named = {one.text for one in of_parts}
         said += of_parts
-        # What the log repeats of them is known; what is left has no part of its own.
-        said += [Said(static, 0, line) for line in lines if not any(text in line.replace("\\", "") for text in named)]
+        # The log repeats them, for each entry point too; what is left has no part of its own.
+        known = {_plain(one.text) for one in of_parts} | {part.name for *_, part in parts if part.error or part.err}
+        said += [Said(static, 0, line) for line in lines if not any(text in _plain(line) for text in known)]
         unknown = stand_in.defined(document.node for document in left_out)
         return [one for one in said if not _is_of_the_stand_in(one.text, unknown)]
 
@@ -253,6 +254,11 @@ async def _parts(api: int, protocol: str, kind: str) -> list[_Part]:
         return []
 
 
+def _plain(text: str) -> str:
+    """Without what a log adds in quotation."""
+    return text.replace("\\", "")
+
+
 def _of_parts(parts: Sequence[tuple[str, str, _Part]], documents: Sequence[Document]) -> Iterator[Said]:
     told: set[str] = set()
     for protocol, kind, part in parts:
@@ -285,7 +291,12 @@ def _place_of(
 _ANOTHER_PROVIDERS: Final = re.compile(r'"[^"@]+@(?!file\b|internal\b)[a-z]+"')
 _MISSING: Final = re.compile("does not exist|not found|unknown")
 _NAME: Final = re.compile(r'([^\s"@]+)@file')
-_STAND_IN: Final = re.compile(r"plugin|\bacme\b|ACME|certificate resolver .*@|Tailscale", re.IGNORECASE)
+_STAND_IN: Final = re.compile(
+    r"plugin|\bacme\b|certificate resolver .*@|Tailscale"
+    # Files are on the machine where Traefik will run. It takes the path of one that is missing for a certificate.
+    r"|no such file or directory|failed to find any PEM data|invalid certificate\(s\) content",
+    re.IGNORECASE,
+)
 
 
 def _is_of_the_stand_in(text: str, unknown: Set[str]) -> bool:
