@@ -44,6 +44,7 @@ BAD = {
     "wrong family": b"PROXY TCP6 203.0.113.9 192.0.2.1 1 2\r\n",
     "no address": b"PROXY TCP4 999.0.0.1 192.0.2.1 1 2\r\n",
     "port": b"PROXY TCP4 203.0.113.9 192.0.2.1 65536 2\r\n",
+    "scope": b"PROXY TCP6 fe80::1%a,8.8.8.8 2001:db8::1 1 2\r\n",
     "missing port": b"PROXY TCP4 203.0.113.9 192.0.2.1 1\r\n",
     "protocol": b"PROXY UDP4 203.0.113.9 192.0.2.1 1 2\r\n",
     "version 3": SIGNATURE + b"\x31\x11\x00\x0c" + b"\0" * 12,

@@ -18,7 +18,7 @@ LONGEST: Final = 4096
 
 _V1: Final = b"PROXY "
 _V1_LONGEST: Final = 107
-_V1_LINE: Final = re.compile(r"PROXY (?:UNKNOWN(?: .*)?|TCP([46]) (\S+) (\S+) (\d{1,5}) (\d{1,5}))\r\n")
+_V1_LINE: Final = re.compile(r"PROXY (?:UNKNOWN(?: .*)?|TCP([46]) ([^ %]+) ([^ %]+) (\d{1,5}) (\d{1,5}))\r\n")
 _V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _V2_FIXED: Final = struct.Struct("!12sBBH")
 _TCP4, _TCP6 = 0x11, 0x21
