@@ -66,9 +66,10 @@ def test_the_places_of_a_user() -> None:
         Path("/s/trunkline"),
         Path("/r/trunkline"),
     )
-    home, run = private_dirs({})
-    assert home == Path.home() / ".local/state/trunkline"
-    assert run == Path(f"/run/user/{os.getuid()}/trunkline")
+    for none in ({}, {"XDG_STATE_HOME": "state", "XDG_RUNTIME_DIR": ""}):
+        home, run = private_dirs(none)
+        assert home == Path.home() / ".local/state/trunkline"
+        assert run == Path(f"/run/user/{os.getuid()}/trunkline")
 
 
 @pytest.mark.process

@@ -15,10 +15,12 @@ from pathlib import Path
 def private_dirs(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """Directories of this user for Trunkline's own small files, best first; they may not exist, or not be writable."""
     bases: list[Path] = []
-    if state := environ.get("XDG_STATE_HOME"):
+    # A relative path is to be ignored: it would lead elsewhere from each directory.
+    if (state := environ.get("XDG_STATE_HOME", "")).startswith("/"):
         bases.append(Path(state))
     else:
         with contextlib.suppress(RuntimeError):  # no HOME, and the user has no entry in the password database
             bases.append(Path.home() / ".local" / "state")
-    bases.append(Path(environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"))
+    run = environ.get("XDG_RUNTIME_DIR", "")
+    bases.append(Path(run if run.startswith("/") else f"/run/user/{os.getuid()}"))
     return tuple(base / "trunkline" for base in bases)
