@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import errno
+import resource
 import subprocess
 import sys
 
 import pytest
 
-from trunkline.process.open_files import MOST_OTHERS, Shares, exhausted
+from trunkline.process.open_files import MOST_OTHERS, Shares, exhausted, raise_limit
 
 
 @pytest.mark.parametrize("files", [64, 256, 1024, 4096, 20_000, 1 << 20])
@@ -39,6 +40,24 @@ def test_the_soft_limit_is_raised_to_the_hard_one(soft: int, hard: int, found: i
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(found), str(hard)]
+
+
+def test_where_less_is_granted_than_the_hard_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An infinite hard limit, as on macOS, grants what the system has: half of that or more is found."""
+    soft = 256
+
+    def grant(_: int, wanted: tuple[int, int]) -> None:
+        nonlocal soft
+        if wanted[0] > granted:
+            raise ValueError("current limit exceeds maximum limit")
+        soft = wanted[0]
+
+    monkeypatch.setattr("resource.getrlimit", lambda _: (soft, resource.RLIM_INFINITY))
+    monkeypatch.setattr("resource.setrlimit", grant)
+    granted = 61_440
+    assert raise_limit() == soft == 32_768
+    soft = granted = 300
+    assert raise_limit() == 300
 
 
 def test_errors_that_blame_no_peer() -> None:

@@ -11,13 +11,13 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import resource
 from typing import Final
 
 MOST: Final = 1 << 20
-"""What is asked for where the limit is infinite: more than this the kernel does not grant without being configured."""
+"""What is asked for at most: Linux grants no more without being configured. Where less is granted, as by macOS with its
+infinite hard limit, half of it is asked for next."""
 
 MOST_PENDING: Final = 2048
 MOST_ADMIN: Final = 256
@@ -29,10 +29,13 @@ def raise_limit() -> int:
     """Let this process open as many files as it is allowed to; returns how many that are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        # Where the kernel grants less, the soft limit stays, and what depends on it is fitted to it.
-        with contextlib.suppress(OSError, ValueError):
+    while soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):
+            wanted //= 2
+        else:
+            break
     return limit()
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.balancer.authority import Authority
 from tests.support.balancer.relay_peers import FixedPlacer, Wire, echo, handshake
 from tests.support.patience import patient
+from trunkline.balancer.relay import arrivals
 
 V1 = b"PROXY TCP4 203.0.113.9 192.0.2.1 56789 443\r\n"
 V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x09\xc0\x00\x02\x01\xdd\xd5\x01\xbb"
@@ -128,3 +131,24 @@ async def test_a_header_that_does_not_end(start_edge: Any, raw_backend: Any) -> 
         while len(edge.pending):
             await asyncio.sleep(0.01)
     assert edge.meter.refusals.values == {}
+
+
+async def test_a_lack_of_files_is_one_line(start_edge: Any, raw_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients wait in the queue until files are free; the log says it once, however often accepting was tried."""
+    monkeypatch.setattr(arrivals, "PAUSE_S", 0.005)
+    backend = await raw_backend(echo)
+    edge = await start_edge(FixedPlacer(backend.url), proxy_protocol=("192.0.2.0/24",))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as client, capture_logs() as lines:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            client.connect(("127.0.0.1", edge.port))
+            await asyncio.sleep(0.1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(client, handshake())
+        async with asyncio.timeout(patient(5)):
+            assert (await loop.sock_recv(client, 12)) == b"HTTP/1.1 101"
+    assert [line["event"] for line in lines] == ["accept_failed"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,18 @@ def test_use_of_cpu_and_memory() -> None:
     wall, cpu = 103.001, 9.0
     resources.sample()
     assert resources.cpu_percent == 100.0
+
+
+def test_a_process_without_files() -> None:
+    """Where /proc cannot be opened any more, memory stays as it was seen last, and CPU time is still measured."""
+    times = iter([0.0, 10.0])
+    resources = Resources(cpus=1.0, wall=lambda: next(times), cpu=lambda: 0.0)
+    resources.cpu_percent = 50.0
+    seen = resources.memory_bytes
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        resources.sample()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (resources.memory_bytes, resources.cpu_percent) == (seen, 0.0)

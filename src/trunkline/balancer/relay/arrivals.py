@@ -61,6 +61,7 @@ class ArrivalListener:
             self.tls = {"ssl": tls, "ssl_handshake_timeout": handshake_timeout_s, "ssl_shutdown_timeout": 2.0}
         self._proxies = proxies
         self._bad = Crowding()
+        self._full = Crowding()
         self._sock = sock
         self._resuming: asyncio.TimerHandle | None = None
         self._resume()
@@ -91,7 +92,8 @@ class ArrivalListener:
                 if not exhausted(error):
                     # The client has left already.
                     continue
-                log.warning("accept_failed", why=error.strerror)
+                if self._full.is_news(self.loop.time()):
+                    log.warning("accept_failed", why=error.strerror)
                 self.loop.remove_reader(self._sock)
                 self._resuming = self.loop.call_later(PAUSE_S, self._resume)
                 return

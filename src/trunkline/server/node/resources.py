@@ -6,6 +6,7 @@ process's group to the root. What cannot be read does not limit.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -81,7 +82,9 @@ class Resources:
 
     def sample(self) -> None:
         """Measure again. Within 50 ms of the last sample the CPU share stays: over so little time it would be noise."""
-        self.memory_bytes = int(self._process.memory_info().rss)
+        # A process that has no more files cannot look; what it saw last is the best it knows.
+        with contextlib.suppress(OSError):
+            self.memory_bytes = int(self._process.memory_info().rss)
         wall, cpu = self._wall(), self._cpu()
         elapsed = wall - self._last_wall
         if elapsed >= 0.05:
