@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
+from tests.support.balancer.told_lists import running
+from trunkline.balancer.sources import announced, nats
 from trunkline.balancer.sources.announced import MOST, SILENT_S, Announced, Silence
 from trunkline.protocol.control import LoadReport, NodeReport
 
@@ -134,3 +139,38 @@ def test_no_more_than_a_fleet_has() -> None:
     assert nodes.reported(said("new", "http://new:1", "new"), 20.0), "a silent one makes way"
     assert len(nodes.specs) == MOST
     assert "http://n1:1" not in urls(nodes)
+
+
+def test_nodes_without_a_run_do_not_remove_each_other_for_ever() -> None:
+    """Two of one name, of another make: both are kept, as those with runs are."""
+    nodes = Announced(FORGET_S)
+    for at in range(3):
+        for url in ("http://a:1", "http://a:2"):
+            nodes.reported(NodeReport("a", url, LoadReport(0)), at)
+    assert sorted(urls(nodes)) == ["http://a:1", "http://a:2"]
+    assert nodes.shared == {"a"}
+
+
+def test_the_goodbye_of_one_behind_a_shared_url_takes_the_other_out_of_nothing() -> None:
+    """Two nodes announce a load balancer before them."""
+    nodes = Announced(FORGET_S)
+    nodes.reported(said("a", "http://both:1", "r1"), 0.0)
+    nodes.reported(said("b", "http://both:1", "r2"), 1.0)
+    assert not nodes.reported(said("a", "http://both:1", "r1", leaving=True), 2.0)
+    assert urls(nodes) == ["http://both:1"]
+
+
+async def test_a_stall_of_the_balancer_makes_nobody_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the nodes sent meanwhile is read in the same moment, after the look."""
+    monkeypatch.setattr(announced, "SILENT_S", 0.3)
+    monkeypatch.setattr(nats, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(nats, "STALL_S", 0.2)
+    source = nats.NatsSource(FORGET_S)
+    async with running(source) as lists:
+        await lists.until(lambda specs: not specs)
+        source.reported(said("a", "http://a:1"))
+        time.sleep(0.5)
+        await asyncio.sleep(0.05)
+        source.reported(said("a", "http://a:1"))
+        assert len(lists.all) == 2
+        await lists.until(lambda specs: [spec.silent for spec in specs] == [True])

@@ -14,7 +14,8 @@ silent    a new node has its name, or its host and port      unknown: the other 
 Rules:
 
 - Silence alone removes nobody at once: a node that hangs or was killed is to be seen, and alerts on it have to last.
-- While NATS is away, and for `SILENT_S` after it is back, no node is taken for silent: it is we who get no reports.
+- While NATS is away, and for `SILENT_S` after it is back, no node is taken for silent: it is we who get no reports. The
+  same after a stall of this process, for which reports still wait to be read.
 - A node that comes back under another URL takes the place of what it was. Two living nodes that share a name are both
   kept, and named.
 - Beyond `MOST` nodes no new one is taken; silent ones make way first.
@@ -86,13 +87,19 @@ class Announced:
         self._connected = connected
         self._deaf_until = now + SILENT_S
 
+    def stalled(self, now: float) -> None:
+        """This process stood still for a while."""
+        self._deaf_until = now + SILENT_S
+
     def reported(self, report: NodeReport, now: float) -> bool:
         """A node has reported; its URL is spelled as backends are named; returns whether the list has changed."""
-        run = report.report.run if report.report.run is not msgspec.UNSET else ""
+        # One without a run is known by its URL.
+        run = report.report.run if report.report.run is not msgspec.UNSET else report.url
         if report.leaving:
             present = self._nodes.get(report.url)
-            # The goodbye of an earlier process may come after the first report of its successor on the same port.
-            if present is None or (present.run != run and present.spec.name == report.node):
+            # The goodbye of an earlier process may come after the first report of its successor on the same port, and
+            # nodes behind one URL leave one after the other.
+            if present is None or present.run != run:
                 return False
             del self._nodes[report.url]
             return True

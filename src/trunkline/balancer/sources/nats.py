@@ -14,6 +14,8 @@ from trunkline.protocol.control import NodeReport
 log = structlog.get_logger("trunkline.balancer")
 
 LOOK_EVERY_S = 0.5
+STALL_S = 3.0
+"""Without a look for so long this process stood still."""
 
 
 class NatsSource:
@@ -50,9 +52,14 @@ class NatsSource:
         self._update = update
         try:
             update(self._nodes.specs)
+            looked_at = time.monotonic()
             while True:
                 await asyncio.sleep(LOOK_EVERY_S)
-                silence = self._nodes.look(time.monotonic())
+                now = time.monotonic()
+                if now - looked_at > STALL_S:
+                    self._nodes.stalled(now)
+                looked_at = now
+                silence = self._nodes.look(now)
                 if silence.fell:
                     text = f"they have not reported for {SILENT_S:g} s and get no connections until they do"
                     log.warning("nodes_silent", backends=silence.fell, text=text)
