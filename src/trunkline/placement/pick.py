@@ -18,6 +18,7 @@ from typing import Final
 
 from trunkline.placement import affinity, sticky
 from trunkline.placement.fleet import Fleet
+from trunkline.placement.hashing import point_of, score
 from trunkline.placement.placing import Ask, Pick, Refusal
 from trunkline.placement.policies import CHOOSERS, least_connections
 from trunkline.placement.pool import FULL, Backend, Lane, Pool
@@ -51,19 +52,22 @@ def _choose(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> tuple[Bac
             backup.refresh(now)
             if backup.takers.members and (found := _ordinary(fleet, backup, ask, now, rng)) is not None:
                 return found
-    return _last_resort(_takers(pool), ask, now, rng)
+    return _last_resort(fleet, _takers(pool), ask, now, rng)
 
 
 def _takers(pool: Pool) -> list[Backend]:
     return [backend for tier in pool.tiers() for backend in tier.takers.members]
 
 
-def _last_resort(takers: Sequence[Backend], ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
+def _last_resort(
+    fleet: Fleet, takers: Sequence[Backend], ask: Ask, now: float, rng: random.Random
+) -> tuple[Backend, str] | None:
     """When every backend is out, one of them all the same: one whose checks are good before one that is down.
 
     It is likelier that the checks are wrong, or that what they depend on (a bus, a database) is away, than that all
     backends have gone at the same moment; and failures while the checks are good may be the clients' own. A client that
-    finds none is refused after one try.
+    finds none is refused after one try. Clients of a key still belong together, and sticky ones to their backend: the
+    fleet may serve them all for as long as its checks are wrong.
     """
     if ask.tried or any(backend.condition.usable(now) for backend in takers):
         return None
@@ -71,6 +75,15 @@ def _last_resort(takers: Sequence[Backend], ask: Ask, now: float, rng: random.Ra
     candidates = [each for each in room if each.condition.state != "down"] or room
     if not candidates:
         return None
+    if fleet.settings.sticky_cookie and ask.sticky is not None and (wanted := sticky.parse(ask.sticky)) is not None:
+        for backend in candidates:
+            if backend.id == wanted.backend:
+                return backend, "last_resort"
+    if ask.policy == "affinity" and ask.affinity is not None:
+        home, point = fleet.homes.of(ask.pool, ask.affinity, now), point_of(ask.affinity)
+        return max(
+            candidates, key=lambda each: (each.url == home, score(point, each.seed, each.spec.weight))
+        ), "last_resort"
     least = min(backend.load for backend in candidates)
     return rng.choice([backend for backend in candidates if backend.load == least]), "last_resort"
 
