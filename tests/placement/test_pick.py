@@ -8,10 +8,12 @@ import msgspec
 import pytest
 
 from trunkline.placement import fleet as fleet_module
+from trunkline.placement import sticky
 from trunkline.placement.backend import BackendSpec, short_id
 from trunkline.placement.fleet import Fleet
 from trunkline.placement.pick import place
 from trunkline.placement.placing import Ask, Pick, Refusal
+from trunkline.placement.pool import Pool
 from trunkline.protocol.control import LoadReport, PickNotice
 from trunkline.settings.balancer import BalancerSettings, GroupEntry
 
@@ -559,3 +561,32 @@ def test_backups_wait_until_no_other_can_take_a_connection() -> None:
     assert placing.place(2.0).url == A
     row = next(row for row in placing.fleet.rows(2.0) if row.url == C)
     assert row.state == "down"
+
+
+def test_when_all_are_down_keys_and_sticky_clients_stay_where_they_are() -> None:
+    """What all checks depend on is away for an hour, and clients come and go meanwhile."""
+    placing = Placing(A, B, C, sticky_cookie="on", policy="affinity", health_fall=1)
+    homes = {key: placing.place(policy="affinity", affinity=key).url for key in "abcdefghij"}
+    assert len(set(homes.values())) > 1
+    for url in (A, B, C):
+        placing.fleet.checked(url, False, "status 503", 1.0)
+    for _ in range(3):
+        for key, home in homes.items():
+            pick = placing.place(policy="affinity", affinity=key)
+            assert (pick.url, pick.reason) == (home, "last_resort")
+    fresh = {placing.place(policy="affinity", affinity="new").url for _ in range(5)}
+    assert len(fresh) == 1
+    assert placing.place(sticky=sticky.render(short_id(B), "")).url == B
+
+
+def test_only_a_backend_that_would_be_taken_out_is_weighed_against_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks of a large fleet are many, and each look at a group takes time for all of it."""
+    placing = Placing(A, B)
+    looks: list[str] = []
+    monkeypatch.setattr(Pool, "may_lose", lambda pool, backend, share: looks.append(backend.url))
+    for ok in (True, False, True):
+        placing.fleet.checked(A, ok, "status 500", 1.0)
+    for _ in range(3):
+        assert not looks
+        placing.fleet.failed(placing.place(tried=(B,)).reservation, "dial", 1.0)
+    assert looks == [A]

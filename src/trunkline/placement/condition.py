@@ -9,7 +9,7 @@ of a backend that used to report. Rules:
   up for `eject_max_ms`. Each one is shortened by up to a fifth at random, so that several balancers do not try at once.
 * One count of the back-off serves ejection, breaker and flapping: a backend that is up and down each second gets longer
   and longer pauses, whichever of them notices.
-* A backend that its group cannot spare (`spare` is false) stays up: its failures are counted and named, no more.
+* A backend that its group cannot spare (`spare` says no) stays up: its failures are counted and named, no more.
 * Nothing is stored per event: outcomes are counted in ten slots of the window.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from trunkline.placement.states import AS_BEFORE, CONNECTIONS, Closed, Connections, Event, State
@@ -24,6 +25,13 @@ from trunkline.settings.balancer import BalancerSettings
 
 SHORTEST: Final = 0.8
 """The least share of a back-off that chance leaves."""
+
+
+Spare = Callable[[], bool]
+
+
+def _always() -> bool:
+    return True
 
 
 class Change(NamedTuple):
@@ -85,10 +93,10 @@ class Condition:
         """Whether it may be picked at `now`, seconds."""
         return now >= self.until
 
-    def checked(self, ok: bool, why: str, now: float, *, spare: bool = True) -> Change | None:
+    def checked(self, ok: bool, why: str, now: float, *, spare: Spare = _always) -> Change | None:
         """Take the result of an active check; `why` is ignored when it was good.
 
-        `spare`: its group can do without it.
+        `spare` says whether its group can do without it, and looks at all of the group.
         """
         if ok:
             self._bad_checks = 0
@@ -125,10 +133,10 @@ class Condition:
             return None
         return self._on("trial_opened", "a trial connection was opened", now)
 
-    def failure(self, why: str, now: float, *, spare: bool = True) -> Change | None:
+    def failure(self, why: str, now: float, *, spare: Spare = _always) -> Change | None:
         """A connection failed through the backend's fault; `why` is a fixed label of `placing.Placer.failed`.
 
-        `spare`: its group can do without it.
+        `spare` says whether its group can do without it, and looks at all of the group.
         """
         if self._connections != "up":
             if now >= self._opened_until:
@@ -144,8 +152,8 @@ class Condition:
             return self._fell("failed_often", f"{bad} of {total} connections failed, the last one: {why}", now, spare)
         return None
 
-    def _fell(self, event: Event, why: str, now: float, spare: bool) -> Change | None:
-        if spare:
+    def _fell(self, event: Event, why: str, now: float, spare: Spare) -> Change | None:
+        if spare():
             return self._on(event, why, now)
         self.kept = f"its group cannot spare it: {why}"
         return None
@@ -169,11 +177,11 @@ class Condition:
             return None
         return self._on("rested", "its back-off is over", now)
 
-    def _rise(self, now: float, spare: bool) -> Change | None:
+    def _rise(self, now: float, spare: Spare) -> Change | None:
         self._checks_good = True
         self._good_checks = 0
         self._checks_rose_at = now
-        if self._fell_soon and spare:
+        if self._fell_soon and spare():
             return self._on("flapped", "flapping: its checks turned bad soon after they had been good again", now)
         why = "checks are good again"
         return self._on("recovered", why, now) or self._show(why)

@@ -226,7 +226,7 @@ class Fleet:
             return None
         condition = backend.condition
         was_kept = condition.kept
-        change = condition.failure(why, now, spare=self._spares(backend))
+        change = condition.failure(why, now, spare=lambda: self._spares(backend))
         if condition.kept and not was_kept:
             self.news.append(News(backend.url, "kept", condition.kept))
         return change
@@ -234,7 +234,9 @@ class Fleet:
     def checked(self, url: str, ok: bool, why: str, now: float) -> Change | None:
         """An active check has ended; returns what that changes of its backend's condition."""
         backend = self.backends.get(url)
-        return None if backend is None else backend.condition.checked(ok, why, now, spare=self._spares(backend))
+        if backend is None:
+            return None
+        return backend.condition.checked(ok, why, now, spare=lambda: self._spares(backend))
 
     def heard(self, url: str, now: float) -> Change | None:
         """Take from a backend's source whether it has fallen silent; returns what that changes of its condition."""
