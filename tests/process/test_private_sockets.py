@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trunkline.process.private_sockets import PrivateSocket, check_private, connect, is_own
+from trunkline.process.private_sockets import PrivateSocket, check_private, connect, forget_dead, is_own
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,16 @@ def test_a_name_without_a_process_is_replaced() -> None:
     assert connect("a.sock", 1.0) is None
     PrivateSocket("a.sock").close()
     assert not left.path.exists()
+
+
+def test_names_of_killed_processes_go() -> None:
+    """Those that nobody listens on, and no others."""
+    left, lives, other = PrivateSocket("a-1.sock"), PrivateSocket("a-2.sock"), PrivateSocket("b.sock")
+    left.sock.close()
+    other.sock.close()
+    forget_dead("a-*.sock")
+    assert sorted(path.name for path in left.path.parent.iterdir()) == ["a-2.sock", "b.sock"]
+    lives.close()
 
 
 def test_directories_that_others_can_write(own_places: Path, tmp_path: Path) -> None:

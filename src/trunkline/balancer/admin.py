@@ -25,7 +25,7 @@ from trunkline.net.admin_token import NOT_KEPT_HINT, AdminToken
 from trunkline.net.listening import listening_sockets
 from trunkline.process import open_files
 from trunkline.process.open_files import Shares
-from trunkline.process.private_sockets import PrivateSocket
+from trunkline.process.private_sockets import PrivateSocket, forget_dead
 from trunkline.settings.sections import AdminSettings
 
 log = structlog.get_logger("trunkline.balancer")
@@ -102,8 +102,9 @@ class BalancerAdmin:
         if self._token is None or self._private is not None:
             return
         self._token.forget()
+        forget_dead("balancer-pid*.sock")
         try:
-            self._private = PrivateSocket(f"balancer-{os.getpid()}.sock")
+            self._private = PrivateSocket(f"balancer-pid{os.getpid()}.sock")
         except OSError as error:
             await self._http.stop()
             log.info("admin_port_closed", port=self.port, why=str(error))

@@ -69,6 +69,22 @@ class PrivateSocket:
                 self.path.unlink()
 
 
+def forget_dead(pattern: str) -> None:
+    """Remove the names that match `pattern` on which nobody listens: their processes were killed.
+
+    Only for names that no process takes again, such as those with its number.
+    """
+    for folder in private_dirs():
+        for found in folder.glob(pattern):
+            with contextlib.suppress(OSError), contextlib.closing(socket.socket(socket.AF_UNIX)) as sock:
+                sock.setblocking(False)
+                try:
+                    with _short(folder, found.name) as path:
+                        sock.connect(path)
+                except ConnectionRefusedError:
+                    found.unlink()
+
+
 def connect(name: str, timeout_s: float) -> socket.socket | None:
     """A connection to the process of this user that listens under `name`, None when there is none; blocking."""
     for folder in private_dirs():
