@@ -3,6 +3,8 @@
 - Hypothesis draws the same examples on every run, so that a red build stays red.
 - The time limit of a test is multiplied by the factor of `tests/support/patience.py`.
 - Tests that start processes, or may, have the mark `process`; `make unit` leaves them out.
+- Loggers are not kept at their first use, as they are in a program: one that a test configured would be deaf to the
+  `capture_logs` of every later test.
 - Compiled modules are kept, also where Python is told not to write them: every process of a test would compile all of
   them, and the tests' own are rewritten by pytest. They stand beside pytest's cache then.
 - What a test starts ends with pytest, however pytest ends (`tests/support/reaper.py`).
@@ -16,8 +18,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.support import ROOT, reaper
@@ -42,6 +46,14 @@ settings.register_profile(
 settings.register_profile("search", deadline=None, max_examples=5000, suppress_health_check=_QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+_configure = structlog.configure
+
+
+def _configure_uncached(**given: Any) -> None:
+    _configure(**given | {"cache_logger_on_first_use": False})
+
+
+structlog.configure = _configure_uncached
 
 _reaper = pytest.StashKey[subprocess.Popen[bytes]]()
 

@@ -185,9 +185,8 @@ async def test_publication_in_flight_when_nats_dies_fails(store: Path, start_ser
     await asyncio.sleep(0)
     os.kill(server.pid, signal.SIGKILL)
     async with asyncio.timeout(patient(5)):
-        with pytest.raises(BusUnavailable) as refused:
+        with pytest.raises(BusUnavailable):
             await task
-    assert refused.value.sent
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the threads' states from /proc")
