@@ -22,7 +22,7 @@ from trunkline.load.judge.verdict import claim_crossed
 from trunkline.load.model import histogram
 from trunkline.load.model.messages import Begin, ChannelEpoch, Done, Job, Settle
 from trunkline.load.model.plan import Disturbance, Protocol, Scenario, Stage, Target, Traffic
-from trunkline.load.model.tally import Beat, Sum
+from trunkline.load.model.tally import Beat, Finding, Sum
 from trunkline.protocol import wire
 
 
@@ -125,6 +125,20 @@ async def test_an_echo_that_came_to_another_connection() -> None:
     claim_crossed(ran.sum)
     assert (ran.sum.totals.lost, ran.sum.totals.unanswered) == (0, 0)
     assert [each.kind for each in ran.sum.findings if each.kind == "lost"] == []
+
+
+def test_a_message_that_both_got_hides_no_loss() -> None:
+    """Only what its own connection missed is taken from the lost ones."""
+    total = Sum()
+    total.totals.crossed, total.totals.lost = 3, 4
+    total.findings = [
+        *(Finding("crossed", "", 2, number, owner=1) for number in (3, 7, 8)),
+        Finding("lost", "", 1, 8, after=6),
+        Finding("lost", "", 1, 11, after=9),
+    ]
+    claim_crossed(total)
+    assert total.totals.lost == 2
+    assert [each.offset for each in total.findings if each.kind == "lost"] == [11]
 
 
 async def test_messages_without_an_answer_are_lost() -> None:

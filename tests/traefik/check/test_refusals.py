@@ -107,6 +107,8 @@ def test_values_as_go_reads_them() -> None:
 OTHERS = {
     "alertmanager.yml": "global: {resolve_timeout: 5m}\nroute: {receiver: a}\nreceivers: [{name: a}]\n",
     "vector.yaml": "api: {enabled: true, address: '127.0.0.1:8686'}\nsources: {in: {type: stdin}}\nsinks: {}\n",
+    "gitlab.yaml": "stages: [a]\nhttp: {services: [a]}\n",
+    "nats.yaml": "tls: {certificates: a, cert_file: b}\nhttp: {port: 8222}\nping: {interval: 2m}\n",
     "loki.yaml": "auth_enabled: false\nserver: {http_listen_port: 3100}\ntracing: {enabled: true}\n",
     "tempo.yaml": "server: {}\nmetrics_generator: {}\nlog: {level: info}\n",
     "homeassistant.yaml": "http: {use_x_forwarded_for: true, trusted_proxies: [10.0.0.1]}\napi:\nlogger: {}\n",

@@ -7,7 +7,8 @@ itself was the limit, there is a warning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -16,7 +17,7 @@ from trunkline.load.judge import missing
 from trunkline.load.model import histogram
 from trunkline.load.model.report import FORMAT, Balance, Judged, Machine, Measured, Report, Second, Verdict
 from trunkline.load.model.run_plan import Outcome, RunPlan
-from trunkline.load.model.tally import Finding, Sum
+from trunkline.load.model.tally import Sum
 from trunkline.load.scenario.thresholds import Facts, Threshold, judge
 from trunkline.version import __version__
 
@@ -24,7 +25,6 @@ LAG_MS: Final = 10.0
 CPU_SHARE: Final = 0.9
 _TOO_OFTEN: Final = 0.01
 _MOST_LINES: Final = 10
-_RANGE: Final = 1000  # messages of one finding that are looked for one by one
 
 
 class Seen(msgspec.Struct, kw_only=True):
@@ -77,18 +77,28 @@ def verdict(outcome: Outcome, judged: Sequence[Judged], balances: Sequence[Balan
 
 
 def claim_crossed(total: Sum) -> None:
-    """A message that another connection got is not lost as well, though its own connection missed it."""
-    crossed = {(each.owner, each.offset) for each in total.findings if each.kind == "crossed"}
-    total.totals.lost = max(0, total.totals.lost - total.totals.crossed)
-    total.totals.unanswered = min(total.totals.unanswered, total.totals.lost)
-    total.findings = [each for each in total.findings if not _explained(each, crossed)]
+    """A message that another connection got is not lost as well, though its own connection missed it.
 
-
-def _explained(finding: Finding, crossed: Set[tuple[int | None, int]]) -> bool:
-    """Whether every message of a lost one's range was seen elsewhere."""
-    if finding.kind != "lost" or finding.channel or finding.after is None or finding.offset - finding.after > _RANGE:
-        return False
-    return all((finding.connection, number) in crossed for number in range(finding.after + 1, finding.offset + 1))
+    One that both got is crossed, and takes nothing from what is lost. When not all are named, each counts as missed.
+    """
+    crossed: dict[int | None, list[int]] = {}
+    for each in total.findings:
+        if each.kind == "crossed":
+            insort(crossed.setdefault(each.owner, []), each.offset)
+    left, named, claimed = [], 0, 0
+    for each in total.findings:
+        if each.kind == "lost":
+            after = each.offset - 1 if each.after is None else each.after
+            numbers = crossed.get(each.connection, [])
+            inside = bisect_right(numbers, each.offset) - bisect_right(numbers, after)
+            named, claimed = named + each.offset - after, claimed + inside
+            if inside >= each.offset - after:
+                continue
+        left.append(each)
+    totals = total.totals
+    totals.lost = max(0, totals.lost - (claimed if named == totals.lost else totals.crossed))
+    totals.unanswered = min(totals.unanswered, totals.lost)
+    total.findings = left
 
 
 def own_limits(seconds: Sequence[Second], total: Sum) -> list[str]:

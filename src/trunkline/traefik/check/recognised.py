@@ -58,11 +58,12 @@ def is_traefiks(static: Mapping[str, Node], dynamic: Mapping[str, Node], unknown
 
 def _is_own(name: str, node: Node) -> bool:
     lower = name.lower()
-    parts = {part.lower() for part in node.parts}
+    # Of Traefik's, these have parts or entries below them.
+    parts = {part.lower() for part, child in node.parts.items() if child.text is None}
     if lower in _OWN:
         return isinstance(node.value, dict)
     if lower in ("http", "tcp", "udp"):
-        return bool(parts & _ROUTING)
+        return bool(parts & _ROUTING) and not any(child.items for child in node.parts.values())
     if lower == "providers":
         field = known()["static"].find("providers", "file")
         return field is not None and any(field.find(part, "file") for part in parts)

@@ -53,7 +53,8 @@ class EchoSession(Session):
             self._altered(payload, None)
             return
         if binary or not is_whole or payload[HEAD_BYTES:] != self._padding:
-            self._altered(payload, number)
+            # Only a head that is as it was sent says which message this is.
+            self._altered(payload, number if is_whole else None)
             return
         if payload[_CONNECTION] != self._connection:
             # Its owner misses it: that one is not lost as well (see `verdict.make_report`).
