@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from trunkline.errors import StartError
+from trunkline.process.bounds import end_tasks
 from trunkline.process.private_sockets import PrivateSocket, connect, is_own
 from trunkline.settings.balancer import BalancerSettings
 
@@ -88,10 +89,9 @@ class Offer:
         """Withdraw it; this process ends, so whoever asked need not wait for it."""
         self.close()
         askers = dict(self._askers)
-        for task, peer in askers.items():
+        for peer in askers.values():
             _answer(peer, ENDS)
-            task.cancel()
-        await asyncio.gather(*askers, return_exceptions=True)
+        await end_tasks(askers)
 
     def _on_ready(self, listening: socket.socket) -> None:
         try:

@@ -87,11 +87,9 @@ async def _found(name: str, token: str | None, config_file: ConfigFile) -> Admin
     from trunkline.cli.local_nodes import candidates, named
 
     settings = loaded(config_file).settings
-    known = token or (settings.admin.token.reveal() if settings.admin.token else None)
-    port = settings.admin.port or settings.server.port + 1
     if "://" in name:
-        return candidates(name, known, port)[0]
-    return await named(candidates(None, known, port), name)
+        return candidates(name, token, settings)[0]
+    return await named(candidates(None, token, settings), name)
 
 
 def _over_ms(text: str | None) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from http import HTTPStatus
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 import msgspec
@@ -14,7 +14,9 @@ from trunkline.errors import StartError
 from trunkline.net.admin_token import kept_ports, kept_token
 from trunkline.protocol.control import DrainOrder, DrainState
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from trunkline.settings.sections import Settings
+
 TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
@@ -43,11 +45,15 @@ class AdminPort(NamedTuple):
         return {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
 
 
-def candidates(admin: str | None, token: str | None, port: int) -> list[AdminPort]:
-    """What may be a node: the one at `admin`, else at `port`, then those with tokens kept here.
+def candidates(admin: str | None, token: str | None, settings: Settings) -> list[AdminPort]:
+    """What may be a node: the one at `admin`, else at the port of the settings, then those with tokens kept here.
 
-    Without `token` it is the one kept on this machine. Raises StartError when there is no node.
+    Without `token` it is that of the settings, else the one kept on this machine. Raises StartError when there is no
+    node.
     """
+    if not token and settings.admin.token is not None:
+        token = settings.admin.token.reveal()
+    port = settings.admin.port or settings.server.port + 1
     if admin and token:
         return [AdminPort(admin, token)]
     if admin:

@@ -33,10 +33,7 @@ def publish(
         msgspec.json.decode(data)
     except msgspec.DecodeError as error:
         raise SettingsError("JSON", value=data[:200], allowed=f"it must be JSON text: {error}") from None
-    settings = loaded(config_file).settings
-    port = settings.admin.port or settings.server.port + 1
-    known = token or (settings.admin.token.reveal() if settings.admin.token else None)
-    nodes = candidates(admin, known, port)
+    nodes = candidates(admin, token, loaded(config_file).settings)
     answer = asyncio.run(publish_through(nodes, channel, data))
     if json_output:
         typer.echo(msgspec.json.encode(answer))

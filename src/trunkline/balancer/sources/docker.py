@@ -33,6 +33,7 @@ from trunkline.balancer.sources.base import Update
 from trunkline.balancer.sources.docker_labels import Container
 from trunkline.errors import SettingsError, StartError
 from trunkline.placement.backend import BackendSpec
+from trunkline.process.bounds import end_tasks
 
 if TYPE_CHECKING:
     from aiodocker import Docker
@@ -205,8 +206,7 @@ class DockerSource:
                     if stream.done():
                         raise
         finally:
-            stream.cancel()
-            await asyncio.gather(stream, return_exceptions=True)
+            await end_tasks([stream])
 
     async def _list_all(self, docker: Docker) -> None:
         found = await docker.containers.list()
