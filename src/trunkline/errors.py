@@ -7,7 +7,8 @@
     ├── BusError
     │   ├── BusUnavailable   the bus cannot be reached now; the same call may succeed later
     │   │   └── BusCannotStore   it is reached and does not store; its operator has to do something
-    │   └── MessageTooLarge  the bus takes no message of this size
+    │   ├── MessageTooLarge  the bus takes no message of this size
+    │   └── Changed          somebody else wrote to the fleet's store first
     ├── ProtocolViolation    the peer broke RFC 6455 or a limit; carries the close code to answer with
     ├── Refused              a handler or a rule refuses a handshake; carries the HTTP status
     ├── MessageError         a client's message cannot be served; becomes an `error` message
@@ -127,6 +128,24 @@ class MessageTooLarge(BusError):
 
     def __str__(self) -> str:
         return f"a message of {self.size:,} bytes is larger than NATS takes ({self.limit:,}); raise its max_payload"
+
+
+class Changed(BusError):
+    """A key of the fleet's store has another revision than its writer expected; nothing was written.
+
+    Attributes:
+        revision: that it has now, 0 for a key that is not there; None when that is not known.
+    """
+
+    def __init__(self, key: str, expected: int, revision: int | None = None) -> None:
+        super().__init__(key, expected, revision)
+        self.key = key
+        self.expected = expected
+        self.revision = revision
+
+    def __str__(self) -> str:
+        now = "another one" if self.revision is None else self.revision
+        return f"{self.key} has changed: expected revision {self.expected}, found {now}"
 
 
 class ProtocolViolation(TrunklineError):

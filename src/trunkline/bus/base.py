@@ -167,6 +167,14 @@ class FleetLink(Protocol):
     async def listen(self, subject: str, on_note: OnNote) -> Subscription:
         """Deliver a subject's messages from now on, or from when there is a server."""
 
+    async def ask(self, subject: str, data: bytes, timeout_s: float) -> bytes:
+        """Send one message and return the first answer.
+
+        Raises:
+            BusUnavailable: there is no server, nobody listens there, or no answer came in time.
+            BusError: the message is larger than the server takes.
+        """
+
     async def flush(self, timeout_s: float) -> None:
         """Return when the server has everything that was sent; raises BusUnavailable."""
 
@@ -178,3 +186,58 @@ class FleetBus(Protocol):
     @property
     def fleet_link(self) -> FleetLink:
         """The link."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What the fleet's store holds under a key; `revision` grows with every write to the store."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+OnEntry = Callable[[str, Entry | None], None]
+"""Takes a key and what it holds now, None when it was deleted."""
+
+
+class FleetStore(Protocol):
+    """A few small values that outlive every process of the fleet: traffic, deploys, versions.
+
+    Rules of every store:
+
+    1. Keys are of letters, digits, `-`, `_` and `.`, at most 200 characters; values at most 512 KiB.
+    2. A write is made by compare and set: it lands only over the revision that its writer has seen.
+    3. What `put` returned for is as safe as the store can keep it, and is seen by every reader that begins after it.
+    4. `watch` gives what is there first, then each later change in order, as far as changes that follow each other
+       closely may be given as the last of them; after an outage it gives what has changed meanwhile.
+    """
+
+    name: str
+
+    async def start(self) -> None:
+        """Begin to connect; returns at once."""
+
+    async def close(self) -> None:
+        """Let go of it; watches end."""
+
+    async def get(self, key: str) -> Entry | None:
+        """What is there now, None for nothing; raises BusUnavailable."""
+
+    async def keys(self, prefix: str = "") -> tuple[str, ...]:
+        """The keys there are that begin so, sorted; raises BusUnavailable."""
+
+    async def put(self, key: str, value: bytes, expect: int | None) -> int:
+        """Write, and return the new revision.
+
+        `expect` is the revision that the key has now, 0 for a key that is not there, None for whatever is there.
+
+        Raises:
+            Changed: the key has another revision; nothing was written.
+            BusUnavailable: it is not known whether it was written.
+        """
+
+    async def delete(self, key: str, expect: int | None) -> None:
+        """Remove a key that may not be there; raises as `put` does."""
+
+    async def watch(self, prefix: str, on_entry: OnEntry) -> Subscription:
+        """Call `on_entry` with everything below a prefix, or of the one key that it is, and with each later change."""

@@ -24,6 +24,7 @@ class LoadReport(msgspec.Struct, frozen=True):
         opened: WebSockets opened since the start.
         keys: Sec-WebSocket-Key of the newest of these, oldest first. Only in the answer to `/metric?after=N`, which
             wants those behind the first N: with them a balancer knows which of its picks have arrived.
+        version: `server.version`: which release the backend runs, opaque.
     """
 
     agentsConnections: Annotated[int, msgspec.Meta(ge=0)]
@@ -38,6 +39,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     run: str | msgspec.UnsetType = msgspec.UNSET
     opened: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
     keys: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    version: str | None = None
 
 
 class NodeReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,11 +74,18 @@ class PickNotice(msgspec.Struct, frozen=True, array_like=True):
     affinity: str = ""
 
 
-class PickNotices(msgspec.Struct, frozen=True):
-    """The events of one balancer in order; its id is drawn at its start."""
+class PickNotices(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The events of one balancer in order; its id is drawn at its start.
+
+    Attributes:
+        traffic: generation of the traffic table that it applies, 0 for none.
+        leaving: its last message: it is about to end.
+    """
 
     balancer: str
     notices: tuple[PickNotice, ...]
+    traffic: int = 0
+    leaving: bool = False
 
 
 class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -88,6 +97,7 @@ class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         values: with `affinity`: only clients of these values, all of them whatever `count` is. With `affinity` and
             no values: only clients that nothing keeps together, at most `count`.
         rested_ms: only clients that have been connected for so long; whole `values` move all the same.
+        reason: the reason that clients get with their goodbye.
     """
 
     count: Annotated[int, msgspec.Meta(ge=0, le=100_000)]
@@ -95,6 +105,7 @@ class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     affinity: str | None = None
     values: tuple[str, ...] = ()
     rested_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] = 0
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] = "rebalancing"
 
 
 class Moved(msgspec.Struct, frozen=True):

@@ -7,6 +7,9 @@
 | `<prefix>.fleet.picks` | balancers | `PickNotices` |
 | `<prefix>.fleet.move.<node>` | a balancer, to one node | `MoveOrder`, answered with `Moved` |
 | `<prefix>.fleet.keys.<node>` | a balancer, to one node | `KeysAsked`, answered with `KeyCounts` |
+| `<prefix>.fleet.goodbyes` | nodes | `Goodbyes` |
+| `<prefix>.fleet.drain.<node>` | a deploy, to one node | `DrainOrder`, answered with `DrainState` |
+| `<prefix>.fleet.counts.<node>` | a deploy, to one node | `CountsAsked`, answered with `MoveCounts` |
 
 Rule: a node's name is one token of a subject. A character that means something to NATS is written as in a URL, so a
 name of letters, digits, "_" and "-" stands as it is.
@@ -43,6 +46,21 @@ def move_subject(prefix: str, node: str) -> str:
 def keys_subject(prefix: str, node: str) -> str:
     """Where a node takes requests to count its clients by affinity value."""
     return f"{prefix}.fleet.keys.{_token(node)}"
+
+
+def goodbyes_subject(prefix: str) -> str:
+    """Where nodes name the sessions that they ask to move, and those that came back."""
+    return f"{prefix}.fleet.goodbyes"
+
+
+def drain_subject(prefix: str, node: str) -> str:
+    """Where a node takes orders to drain."""
+    return f"{prefix}.fleet.drain.{_token(node)}"
+
+
+def counts_subject(prefix: str, node: str) -> str:
+    """Where a node takes requests for what became of moved clients."""
+    return f"{prefix}.fleet.counts.{_token(node)}"
 
 
 def _token(name: str) -> str:

@@ -7,12 +7,16 @@ connected.
 from __future__ import annotations
 
 import contextlib
+from typing import Final
 
 from nats.aio.msg import Msg
 
 from trunkline.bus.base import OnNote
 from trunkline.bus.nats.wire import LastingSubscription, Wire
 from trunkline.errors import BusUnavailable
+
+NO_RESPONDERS: Final = "503"
+"""Status of the server's answer when a subject has no subscriber."""
 
 
 class NatsFleetLink:
@@ -53,6 +57,13 @@ class NatsFleetLink:
             with contextlib.suppress(BusUnavailable):
                 await listener.attach(wire)
         return listener
+
+    async def ask(self, subject: str, data: bytes, timeout_s: float) -> bytes:
+        """Send one message and return the first answer; raises BusUnavailable without one."""
+        answer = await self._alive().request(subject, data, timeout_s=timeout_s)
+        if answer.headers and answer.headers.get("Status") == NO_RESPONDERS:
+            raise BusUnavailable(f"nobody listens on {subject}")
+        return answer.data
 
     async def flush(self, timeout_s: float) -> None:
         """Return when the server has everything that was sent; raises BusUnavailable."""

@@ -1,0 +1,1 @@
+"""Who starts and stops the nodes of a colour."""

@@ -1,0 +1,150 @@
+"""What was measured during a deploy: the record that the verdict is made from, and that is kept with it. Pure.
+
+Rules:
+
+- Witnesses, who account for every message, and everybody else, as the nodes count them, are never mixed.
+- What could not be measured is None, and is shown as unknown, never as 0.
+- Samples are taken once a second, and thinned when there are more than `MOST_SAMPLES`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from trunkline.protocol.deploys import DeployState
+
+MOST_SAMPLES: Final = 3_600
+
+
+class WitnessFacts(msgspec.Struct, frozen=True):
+    """What the witnesses saw.
+
+    Attributes:
+        count: sessions that were placed on the old colour.
+        published: publications of theirs that were acknowledged.
+        expected: deliveries that were owed to them; `lost` of these never came.
+        duplicated: deliveries that came twice.
+        gaps: times that they were told of a gap, or that a recovery was refused.
+        moved: of them those that changed to the new colour.
+        away_ms: quantiles of the time without a connection at each move, by name (`p50`, `p99`, `max`).
+        why: of a loss or a gap, the first in words; empty without.
+    """
+
+    count: int
+    published: int
+    expected: int
+    lost: int
+    duplicated: int
+    gaps: int
+    moved: int
+    away_ms: dict[str, float]
+    why: str = ""
+
+
+class ClientFacts(msgspec.Struct, frozen=True):
+    """Everybody else, as the nodes counted them.
+
+    Attributes:
+        at_switch: clients on the old colour when traffic was switched.
+        asked: asked to move.
+        returned: of these came back within 60 s; None where nodes do not report it.
+        recovered: channels that were recovered in full, None for foreign backends.
+        gaps: channels not recovered, and `gap` messages.
+        forced: connections cut at the deadline.
+        never_back: asked and not back.
+        usual_departures: how many would have left in the same time at the rate before the deploy.
+        refused: handshakes refused while clients moved, by label.
+        away_s: quantiles of goodbye to return, seconds, by name (`p50`, `p99`, `max`).
+    """
+
+    at_switch: int
+    asked: int
+    returned: int | None
+    recovered: int | None
+    gaps: int | None
+    forced: int
+    never_back: int | None
+    usual_departures: float
+    refused: dict[str, int]
+    away_s: dict[str, float]
+
+
+class RateFacts(msgspec.Struct, frozen=True):
+    """Reconnects beside what the new colour accepts.
+
+    Attributes:
+        peak_per_s: most connections opened on the new colour in one second while clients moved.
+        accepts_per_s: handshakes a second that it takes; the lower of measured and reported.
+        accepts_from: which of the two that was.
+        chosen_per_s: pace at which clients were asked.
+    """
+
+    peak_per_s: float
+    accepts_per_s: float
+    accepts_from: Literal["measured", "reported", "unknown"]
+    chosen_per_s: float
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    """One second of the deploy.
+
+    Attributes:
+        at_s: seconds since its start.
+        clients: by colour.
+        opened_per_s: connections opened on the new colour.
+        limit_per_s: what it accepts.
+        refused_per_s: handshakes refused on both.
+        witnesses: of them connected now.
+        away_p99_s: of the returns so far, 0 before the first.
+        lag_ms: the largest event-loop lag.
+    """
+
+    at_s: float
+    state: DeployState
+    clients: dict[str, int]
+    opened_per_s: float
+    limit_per_s: float
+    refused_per_s: float
+    witnesses: int
+    away_p50_s: float
+    away_p99_s: float
+    lag_ms: float
+
+
+class StateSpan(msgspec.Struct, frozen=True):
+    """A state that the deploy was in: from when to when, seconds since its start, and why it was left."""
+
+    state: DeployState
+    from_s: float
+    to_s: float
+    why: str = ""
+
+
+class DeployFacts(msgspec.Struct, frozen=True):
+    """All of it.
+
+    Attributes:
+        ended: the last state.
+        waited_s: time of the move in which a wave waited for lag or refusals to fall.
+        notes: what happened that a reader should know, in order: nodes that died, a balancer that fell silent, a
+            resumed deploy.
+    """
+
+    id: str
+    from_colour: str
+    to_colour: str
+    version: str
+    started_at: str
+    lasted_s: float
+    ended: DeployState
+    why: str
+    witnesses: WitnessFacts | None
+    clients: ClientFacts
+    rates: RateFacts
+    spans: tuple[StateSpan, ...]
+    samples: tuple[Sample, ...]
+    moving_s: float = 0.0
+    waited_s: float = 0.0
+    notes: tuple[str, ...] = ()

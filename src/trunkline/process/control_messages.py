@@ -1,0 +1,95 @@
+"""Messages between `trunkline up` and a command that starts or stops its nodes, over its control socket. Pure.
+
+One request, one answer: each a JSON object with its `kind`, framed as `framing` does it. An older `up` answers
+`Refusal` to what it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+CONTROL_SOCKET: Final = "control.sock"
+"""Name of the socket in `up.data_dir`."""
+
+LONGEST: Final = 1 << 20
+"""Bytes of a message."""
+
+
+class ListNodes(msgspec.Struct, frozen=True, tag_field="kind", tag="list"):
+    """Which nodes there are, of one colour or (empty) of all; answered with `Nodes`."""
+
+    colour: str = ""
+
+
+class EnsureNodes(msgspec.Struct, frozen=True, tag_field="kind", tag="ensure"):
+    """Run `count` nodes of a colour: those that are missing are started. Answered with `Nodes` once they were started.
+
+    Attributes:
+        app: application as module:attribute, empty for that of the fleet.
+        python: the interpreter that has this release installed, empty for that of `up`.
+        version: what they report as `server.version`.
+    """
+
+    colour: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=64)]
+    app: str = ""
+    python: str = ""
+    version: str = ""
+
+
+class RemoveNodes(msgspec.Struct, frozen=True, tag_field="kind", tag="remove"):
+    """Stop all nodes of a colour, each in order; answered with `Nodes`, empty, once their processes are gone."""
+
+    colour: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class NodeLog(msgspec.Struct, frozen=True, tag_field="kind", tag="log"):
+    """The last lines that a node wrote, also of one that has ended; answered with `LogLines`."""
+
+    name: str
+    lines: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 20
+
+
+ControlRequest = ListNodes | EnsureNodes | RemoveNodes | NodeLog
+
+
+class NodeProcess(msgspec.Struct, frozen=True):
+    """One node that `up` runs.
+
+    Attributes:
+        state: as `up` shows it: `starting`, `up`, `draining`, `down`, `stopped`.
+        pid: 0 while it has no process.
+        failures: times that its process has ended by itself since it was asked for.
+    """
+
+    name: str
+    colour: str
+    state: str
+    pid: int
+    url: str
+    admin_url: str
+    failures: int = 0
+
+
+class Nodes(msgspec.Struct, frozen=True, tag_field="kind", tag="nodes"):
+    """The nodes asked for."""
+
+    nodes: tuple[NodeProcess, ...]
+
+
+class LogLines(msgspec.Struct, frozen=True, tag_field="kind", tag="log_lines"):
+    """The end of a node's log."""
+
+    lines: tuple[str, ...]
+
+
+class Refusal(msgspec.Struct, frozen=True, tag_field="kind", tag="refusal"):
+    """Why a request was not carried out, and what to do."""
+
+    why: str
+    next_step: str = ""
+
+
+ControlAnswer = Nodes | LogLines | Refusal
