@@ -19,6 +19,7 @@ from trunkline.server.connections.connection import Connection
 from trunkline.server.connections.identity import ClientIdentity
 from trunkline.server.connections.runtime import Bounds
 from trunkline.server.connections.states import CLOSED, CLOSING, OPEN
+from trunkline.server.connections.turns import Turns
 from trunkline.websocket.frames import TURN_FRAMES, FrameReader
 
 FLOOD = 20_000
@@ -299,3 +300,31 @@ async def test_a_turn_that_fails_ends_that_client_alone(hub: OpenHub) -> None:
     await other.served()
     assert broken.transport.closed
     assert len(other.handler.got) == 1000
+
+
+async def test_a_turn_that_raises_a_cancellation_takes_no_turn_from_others() -> None:
+    """An application may raise what it awaited elsewhere; the queue goes on behind it."""
+    done = asyncio.Event()
+
+    class Cancelled:
+        aborted = False
+
+        def turn(self) -> None:
+            raise asyncio.CancelledError
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    class Last:
+        def turn(self) -> None:
+            done.set()
+
+        def abort(self) -> None: ...
+
+    first = Cancelled()
+    turns = Turns()
+    turns.add(first)
+    turns.add(Last())
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert first.aborted

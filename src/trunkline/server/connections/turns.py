@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from trunkline.logs.logger import get_logger
+from trunkline.server.connections.tasks import FAULTS
 
 log = get_logger("trunkline.connections")
 
@@ -55,7 +56,7 @@ class Turns:
             entry = waiting.popleft()
             try:
                 entry.turn()
-            except Exception:
+            except FAULTS:
                 log.exception("turn_failed")
                 entry.abort()
             if perf_counter() >= stop:
