@@ -22,6 +22,7 @@ from trunkline.placement.groups import GroupTurns
 from trunkline.placement.homes import Homes
 from trunkline.placement.pool import Backend, Pool
 from trunkline.placement.rows import BackendRow, imbalance, row_of
+from trunkline.placement.shares import Shares, by_setting
 from trunkline.protocol.control import LoadReport, PickNotice
 from trunkline.settings.balancer import BalancerSettings
 
@@ -62,6 +63,7 @@ class Fleet:
 
     Attributes:
         pools: the same, as placement looks through them.
+        shares: which groups get new connections.
         news: for the log, oldest first; whoever logs takes them out.
     """
 
@@ -69,6 +71,7 @@ class Fleet:
         self.settings = settings
         self.backends: dict[str, Backend] = {}
         self.pools: dict[str, Pool] = {}
+        self.shares = by_setting(settings.groups)
         self.homes = Homes()
         self.news: deque[News] = deque(maxlen=NEWS_KEPT)
         self._trials: dict[str, Reservation] = {}
@@ -118,12 +121,17 @@ class Fleet:
         self._arrange(now)
         return Changes(added, removed, changed)
 
+    def set_shares(self, shares: Shares, now: float) -> None:
+        """Make these the shares of the groups, from the next pick on."""
+        self.shares = shares
+        self._turns.clear()
+        self._arrange(now)
+
     def _arrange(self, now: float) -> None:
         members: dict[str, list[Backend]] = {}
         for backend in self.backends.values():
             members.setdefault(backend.spec.pool, []).append(backend)
-        groups = self.settings.groups
-        self.pools = {name: Pool(each, groups, self._slow_start_s) for name, each in members.items()}
+        self.pools = {name: Pool(each, self.shares, self._slow_start_s) for name, each in members.items()}
         self._turns = {name: turns for name, turns in self._turns.items() if name in self.pools}
         for pool in self.pools.values():
             pool.refresh(now)

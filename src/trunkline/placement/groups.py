@@ -4,7 +4,7 @@ Rules:
 
 - Of any `sum of weights` choices in a row each group gets exactly its weight (whole weights, all groups able).
 - The share of a group that cannot take a connection goes to the others in proportion; it does not catch up later.
-- A group of weight 0 gets no clients. Groups that the setting does not name come last: when no named one can.
+- A group that is held has no lane. Others without a weight come last: when none with a weight can.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ class GroupTurns:
         turns = self._turns
         chosen: str | None = None
         total = 0.0
-        for name, weight in pool.named.items():
+        weights = pool.shares.weights
+        for name, weight in weights.items():
             lane = pool.lanes.get(name)
-            if weight <= 0 or lane is None or not lane.has_ready(now, tried):
+            if lane is None or not lane.has_ready(now, tried):
                 continue
             total += weight
             turns[name] = turns.get(name, 0.0) + weight
@@ -39,6 +40,6 @@ class GroupTurns:
             turns[chosen] -= total
             return pool.lanes[chosen]
         for name, lane in pool.lanes.items():
-            if name not in pool.named and lane.has_ready(now, tried):
+            if name not in weights and lane.has_ready(now, tried):
                 return lane
         return None

@@ -2,8 +2,8 @@
 
 Rules:
 
-- A backend can take a connection when it has a weight, does not drain, works (`Condition`), was not tried for this
-  connection, and is below its capacity.
+- A backend can take a connection when it has a weight, does not drain, is not held (`Shares`), works (`Condition`), was
+  not tried for this connection, and is below its capacity.
 - Backends of a higher tier are backups: they are chosen from while none of a lower one can take the connection.
 - A sticky client goes back to its backend while that can take it, else to its group, else it is new.
 - A choice that is not reserved is forgotten by all but the round robins.
@@ -94,7 +94,7 @@ def _ordinary(fleet: Fleet, pool: Pool, ask: Ask, now: float, rng: random.Random
         if found is not None:
             return found
     lane: Lane | None = pool.takers
-    if pool.named:
+    if pool.shares.split:
         # All clients of a key belong to one group, that of the first.
         home = _home(fleet, ask, now)
         lane = pool.lanes.get(home.group) if home is not None and home.ready(now, ask.tried) else None
@@ -143,7 +143,7 @@ def _in_lane(fleet: Fleet, lane: Lane, ask: Ask, now: float, rng: random.Random)
 def _cookie(fleet: Fleet, ask: Ask, backend: Backend) -> str | None:
     if not fleet.settings.sticky_cookie:
         return None
-    value = sticky.render(backend.id, backend.group if fleet.settings.groups else "")
+    value = sticky.render(backend.id, backend.group if fleet.shares.split else "")
     return None if value == ask.sticky else value
 
 
@@ -156,7 +156,7 @@ def _refuse(fleet: Fleet, ask: Ask, now: float, rng: random.Random) -> Refusal:
     working = [backend for backend in _takers(pool) if backend.condition.usable(now)]
     if not working:
         count = sum(len(tier.members) for tier in pool.tiers())
-        return Refusal(503, "all_down", f"None of {count} backends takes connections: down or draining.", wait_s)
+        return Refusal(503, "all_down", f"None of {count} backends takes connections: down, draining or held.", wait_s)
     untried = [backend for backend in working if backend.url not in ask.tried]
     if not untried:
         return Refusal(502, "all_tried", f"{len(ask.tried)} backends were tried and none answered well.", wait_s)

@@ -2,8 +2,9 @@
 
 Rules:
 
-- A lane holds only backends that take connections by source and report (weight above 0, not draining), so that a pick
-  looks at what changes fast alone: load, condition, what was tried.
+- A lane holds only backends that take connections by source, report and traffic (weight above 0, not draining, not
+  held), so that a pick looks at what changes fast alone: load, condition, what was tried. What is in no lane cannot be
+  picked, whatever leads there: a cookie, the home of a key, the last resort.
 - `Backend.load` is kept with each event, so that a pick compares plain numbers. What depends on time or on the others
   (slow start, doubt) is reckoned at the pick, for the few backends it concerns.
 """
@@ -20,8 +21,8 @@ from trunkline.placement.condition import Condition
 from trunkline.placement.counting.ledger import Ledger
 from trunkline.placement.counting.pods import Pods
 from trunkline.placement.hashing import seed_of
+from trunkline.placement.shares import Shares
 from trunkline.protocol.control import LoadReport
-from trunkline.settings.balancer import GroupEntry
 
 FULL: Final = float("inf")
 """Load of a backend that is at its capacity."""
@@ -42,13 +43,14 @@ class Backend:
         full_share: the same when slow start is over.
         load: (estimate + 1) / share, or `FULL`.
         pods: those behind its URL, by their reports.
+        held: its group gets no new connections.
         floor: while its reports are doubted, what its peers of the same share have on average.
         warm_at: when its slow start is over, None without one.
         turn: its place in the smooth weighted round robin.
     """
 
     __slots__ = (
-        "capacity", "condition", "floor", "full_share", "group", "id", "ledger", "load", "pods", "report",
+        "capacity", "condition", "floor", "full_share", "group", "held", "id", "ledger", "load", "pods", "report",
         "report_failure", "reported_at", "seed", "share", "spec", "turn", "url", "warm_at",
     )  # fmt: skip
 
@@ -64,6 +66,7 @@ class Backend:
         self.reported_at = float("-inf")
         self.report_failure = ""
         self.group = spec.group
+        self.held = False
         self.capacity = spec.capacity
         self.share = self.full_share = 1.0
         self.load = 1.0
@@ -90,7 +93,7 @@ class Backend:
     @property
     def takes(self) -> bool:
         """Whether it may get connections when it works and has room."""
-        return self.spec.weight > 0 and not self.draining
+        return self.spec.weight > 0 and not self.draining and not self.held
 
     @property
     def known_opened(self) -> tuple[str, int] | None:
@@ -153,31 +156,31 @@ class Pool:
 
     Attributes:
         takers: a lane of all that take connections.
-        lanes: by group, for every group of the setting that has a weight and for those that it does not name; empty
-            when there is no such setting.
-        named: the weights of the groups of the setting.
+        lanes: by group, for every group that is not held; empty while groups are not told apart.
+        shares: what each group gets.
         by_id: takers by their id in sticky cookies.
         backup: the pool of the next tier, for when none of these can take a connection; None without one.
     """
 
-    __slots__ = ("_live", "_slow_start_s", "backup", "by_id", "lanes", "members", "named", "takers")
+    __slots__ = ("_live", "_slow_start_s", "backup", "by_id", "lanes", "members", "shares", "takers")
 
-    def __init__(self, every: list[Backend], groups: Sequence[GroupEntry], slow_start_s: float) -> None:
+    def __init__(self, every: list[Backend], shares: Shares, slow_start_s: float) -> None:
         lowest = min(backend.spec.tier for backend in every)
         self.members = members = [backend for backend in every if backend.spec.tier == lowest]
         others = [backend for backend in every if backend.spec.tier != lowest]
-        self.backup = Pool(others, groups, slow_start_s) if others else None
+        self.backup = Pool(others, shares, slow_start_s) if others else None
         self._slow_start_s = slow_start_s
-        self.named = {entry.name: entry.weight for entry in groups}
+        self.shares = shares
         known = [backend.capacity for backend in members if backend.capacity]
         common = median(known) if known else 1.0
         for backend in members:
+            backend.held = shares.holds(backend.group)
             backend.full_share = backend.share = max(backend.spec.weight, 1e-9) * (backend.capacity or common)
-        shown = [backend for backend in members if backend.takes and self.named.get(backend.group, 1.0) > 0]
+        shown = [backend for backend in members if backend.takes]
         self.takers = Lane(shown)
         self.by_id = {backend.id: backend for backend in shown}
         self.lanes: dict[str, Lane] = {}
-        if groups:
+        if shares.split:
             for name in dict.fromkeys(backend.group for backend in shown):
                 self.lanes[name] = Lane([backend for backend in shown if backend.group == name])
         self._live = [backend for backend in shown if backend.warm_at is not None or backend.ledger.doubted]

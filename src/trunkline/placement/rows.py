@@ -24,6 +24,8 @@ class BackendRow(msgspec.Struct, frozen=True):
         state: the first of `states.SHOWN` that applies.
         capacity: connections it takes, None when unknown.
         pods: the newest report of each pod behind it; none of a silent backend.
+        held: its group gets no new connections.
+        usable: whether it could take a connection, were its group not held.
     """
 
     url: str
@@ -41,6 +43,8 @@ class BackendRow(msgspec.Struct, frozen=True):
     weight: float
     capacity: int | None
     pods: tuple[LoadReport, ...] = ()
+    held: bool = False
+    usable: bool = True
 
 
 def row_of(backend: Backend, now: float) -> BackendRow:
@@ -64,6 +68,8 @@ def row_of(backend: Backend, now: float) -> BackendRow:
         weight=spec.weight,
         capacity=backend.capacity,
         pods=() if report is None or spec.silent else backend.pods.reports,
+        held=backend.held,
+        usable=spec.weight > 0 and not backend.draining and backend.ready(now, ()),
     )
 
 
@@ -87,6 +93,8 @@ def _note(backend: Backend) -> str:
         return "a backup: for when no backend of a lower SRV priority can take a connection"
     if backend.spec.weight <= 0:
         return "weight 0: no new connections"
+    if backend.held:
+        return "held: its group gets no new connections"
     return backend.condition.kept or (backend.report_failure and f"no load report: {backend.report_failure}")
 
 
