@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from trunkline.metrics.series import DURATION_BUCKETS, LATENCY_BUCKETS, SERIES, Kind, Series
+from trunkline.metrics.series import DURATION_BUCKETS, LATENCY_BUCKETS, RETURN_BUCKETS, SERIES, Kind, Series
 from trunkline.metrics.text import Family, Sample
 
 
@@ -76,7 +76,13 @@ Value = float | Labelled | Histogram
 
 
 class Meter:
-    """The live counts of one node. Gauges are read at the scrape, from a `Gauges`."""
+    """The live counts of one node. Gauges are read at the scrape, from a `Gauges`.
+
+    Attributes:
+        not_recovered: channels of which a client heard that they cannot be recovered.
+        gaps: `gap` messages sent.
+        faults: faults of the application and of the server that were caught and logged.
+    """
 
     def __init__(self) -> None:
         self.connections = 0
@@ -88,6 +94,11 @@ class Meter:
         self.slow_clients_disconnected = 0
         self.rate_limited = 0
         self.bus_messages_received = 0
+        self.asked_to_move = 0
+        self.cut = 0
+        self.not_recovered = 0
+        self.gaps = 0
+        self.faults = 0
         self.connections_failed = Labelled()
         self.pending_dropped = Labelled()
         self.disconnects = Labelled()
@@ -99,6 +110,8 @@ class Meter:
         self.delivery_latency = Histogram(LATENCY_BUCKETS)
         self.connection_duration = Histogram(DURATION_BUCKETS)
         self.handshake = Histogram(LATENCY_BUCKETS)
+        self.resumed = Labelled()
+        self.reconnect = Histogram(RETURN_BUCKETS)
 
 
 class Gauges(NamedTuple):
@@ -147,6 +160,10 @@ def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Ite
         "ws_delivery_latency_seconds": meter.delivery_latency,
         "ws_connection_duration_seconds": meter.connection_duration,
         "ws_handshake_seconds": meter.handshake,
+        "ws_clients_asked_to_move_total": meter.asked_to_move,
+        "ws_connections_cut_total": meter.cut,
+        "ws_sessions_resumed_total": meter.resumed,
+        "ws_reconnect_seconds": meter.reconnect,
         "ws_build_info": info,
     }
     yield from exposition(SERIES, values)

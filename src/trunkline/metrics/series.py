@@ -20,6 +20,9 @@ LATENCY_BUCKETS: Final = (
     0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
     2.5, 5.0, 10.0,
 )  # fmt: skip
+RETURN_BUCKETS: Final = (
+    0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
 DURATION_BUCKETS: Final = (0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 43200.0, 86400.0)
 
 _SHED = ("starting", "draining", "full", "lag", "accept_rate")
@@ -99,6 +102,13 @@ SERIES: Final[tuple[Series, ...]] = (
            unit="seconds", buckets=DURATION_BUCKETS),
     Series("ws_handshake_seconds", "histogram", "From the request's last byte to the 101.",
            unit="seconds", buckets=LATENCY_BUCKETS),
+    Series("ws_clients_asked_to_move_total", "counter", "Clients that were asked to reconnect: moved, drained.",
+           unit="clients"),
+    Series("ws_connections_cut_total", "counter", "Connections cut at the deadline of a stop.", unit="connections"),
+    Series("ws_sessions_resumed_total", "counter", "Sessions that came back after a goodbye, by who had said it.",
+           ("from_colour",)),
+    Series("ws_reconnect_seconds", "histogram", "From a goodbye to the session's return.",
+           unit="seconds", buckets=RETURN_BUCKETS),
     Series("ws_build_info", "gauge", "Always 1; shows version, node and colour.", ("version", "node", "colour")),
 )  # fmt: skip
 

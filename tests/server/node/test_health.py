@@ -96,7 +96,7 @@ def test_a_foreign_load_report_needs_one_field() -> None:
     """`agentsConnections` alone is a report, unknown fields are ignored, and ours has the documented names."""
     report = msgspec.json.decode(b'{"agentsConnections":42,"zone":"x"}', type=LoadReport)
     assert (report.agentsConnections, report.state, report.capacity) == (42, "up", None)
-    names = "agentsConnections,podName,podIP,nodeName,state,colour,capacity,accept_per_s,loop_lag_ms"
+    names = "agentsConnections,podName,podIP,nodeName,state,colour,capacity,accept_per_s,loop_lag_ms,version"
     assert ",".join(msgspec.to_builtins(report)) == names
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(b'{"agentsConnections":-1}', type=LoadReport)

@@ -158,6 +158,7 @@ class Serving:
 
     def _log_fault(self, event: str, error: BaseException, hook: str) -> None:
         route = self._route
+        route.services.runtime.meter.faults += 1
         log.error(
             event, hook=hook, endpoint=route.name, path=route.path, connection=self.connection.identity.id,
             exc_info=error,

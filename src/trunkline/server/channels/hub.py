@@ -320,6 +320,7 @@ class Hub:
         self._meter.publications_dropped.add(reason)
         for connection in tuple(channel.subscribers):
             if not connection.widen_gap(channel.name, epoch, before - 1):
+                self._meter.gaps += 1
                 connection.send_message(gap)
 
     async def _read_window(self, channel: Channel) -> Window:

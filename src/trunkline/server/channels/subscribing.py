@@ -102,6 +102,7 @@ class Subscribing:
         for verdict in verdicts:
             if verdict.outcome is not None:
                 self._meter.replay_requests.add(verdict.outcome)
+                self._meter.not_recovered += verdict.outcome != "recovered"
             if subscriber not in verdict.channel.subscribers:
                 continue
             if verdict.outcome is None:
@@ -161,6 +162,7 @@ class Subscribing:
             # A paced replay reads the window as it is now; publications that came meanwhile are in it.
             window.used_at = self._clock.now
             if not window.covers(after):
+                self._meter.gaps += 1
                 subscriber.send_message(
                     wire.Gap(channel.name, channel.epoch, after, window.floor + 1, "expired", self._clock.wall_ms)
                 )
@@ -178,5 +180,6 @@ class Subscribing:
         """Announce what the client will not get, and let it go on live where the channel stands."""
         gap = recovery.gap_to_live(channel, epoch, after, reason, self._clock.wall_ms)
         if gap is not None:
+            self._meter.gaps += 1
             subscriber.send_message(gap)
         self._hub.add(channel, subscriber)

@@ -399,6 +399,7 @@ class Connection(asyncio.Protocol):
         self.resume_reading()
 
     def _gap(self, gap: Dropped) -> wire.Gap:
+        self.runtime.meter.gaps += 1
         return wire.Gap(gap.channel, gap.epoch, gap.after, gap.before, "slow_client", self.runtime.clock.wall_ms)
 
     def widen_gap(self, channel: str, epoch: str | None, last: int | None) -> bool:

@@ -122,6 +122,7 @@ class DataPort:
         if connection.transport.is_closing():
             return None
         if not isinstance(error, Refused):
+            self._runtime.meter.faults += 1
             log.error("admission_failed", path=request.path, exc_info=error)
             error = Refused(500, "the server could not decide on this handshake", label="internal")
         self._note(request, error)

@@ -24,6 +24,7 @@ from trunkline.process import open_files
 from trunkline.process.bounds import end_part
 from trunkline.process.open_files import Shares
 from trunkline.protocol import close_codes
+from trunkline.protocol.goodbyes import MoveCounts
 from trunkline.server.app.app import App
 from trunkline.server.app.refreshing import Refreshing
 from trunkline.server.app.route import Route, Services
@@ -41,8 +42,11 @@ from trunkline.server.http.pages import Pages
 from trunkline.server.http.ports import Condition
 from trunkline.server.http.upgrade import DataPort
 from trunkline.server.node.announce import Announcer
-from trunkline.server.node.draining import Draining
-from trunkline.server.node.move import Mover
+from trunkline.server.node.moving.counts import move_counts
+from trunkline.server.node.moving.draining import Draining
+from trunkline.server.node.moving.farewells import Farewells
+from trunkline.server.node.moving.move import Mover
+from trunkline.server.node.moving.orders import FleetOrders
 from trunkline.server.node.reports import NodeReports
 from trunkline.server.node.state import NodeState
 from trunkline.server.node.states import Event
@@ -110,8 +114,14 @@ class Node:
         if isinstance(self.bus, FleetBus):
             self._announcer = Announcer(server, self.state, self._reports, self.bus.fleet_link)
         on_change = self._announcer.state_changed if self._announcer is not None else lambda: None
-        self.draining = Draining(self.state, self.registry, rng, on_change)
-        self.mover = Mover(self.state, self.registry, rng)
+        farewells = Farewells(self.name, self.runtime.meter)
+        self.draining = Draining(self.state, self.registry, rng, farewells, on_change)
+        self.mover = Mover(self.state, self.registry, rng, farewells)
+        self._orders: FleetOrders | None = None
+        if isinstance(self.bus, FleetBus):
+            self._orders = FleetOrders(
+                self.name, server.drain_ms, self.draining, self.mover, self.counts, self.bus.fleet_link
+            )
         admission = Admission(
             settings,
             routes,
@@ -178,6 +188,10 @@ class Node:
         """Its state as others see it."""
         return self.state.condition
 
+    def counts(self) -> MoveCounts:
+        """What became of moved clients here, since the start."""
+        return move_counts(self.name, self._reports.load(), self.runtime.meter)
+
     async def start(self) -> None:
         """Connect the bus, run the app's start-up hooks and listen; raises StartError when the port is taken."""
         loop = asyncio.get_running_loop()
@@ -206,8 +220,8 @@ class Node:
             await self._close_all()
             raise
         self.state.on(Event.LISTENING)
-        if isinstance(self.bus, FleetBus) and self._announcer is not None:
-            await self.mover.listen(self.bus.fleet_link)
+        if self._orders is not None and self._announcer is not None:
+            await self._orders.start()
             await self._announcer.start()
         log.info(
             "node_up",
@@ -236,11 +250,14 @@ class Node:
     async def _close_all(self) -> None:
         self.state.on(Event.STOP)
         self.draining.stop()
+        if self._orders is not None:
+            await end_part("orders", self._orders.stop(), within_s=PART_S)
         await end_part("mover", self.mover.stop(), within_s=PART_S)
         if self._announcer is not None:
             await end_part("announcer", self._announcer.leave(), within_s=PART_S)
         if self._server is not None:
             self._server.close()
+        self.runtime.meter.cut += len(self.registry.connections)
         for connection in list(self.registry.connections):
             connection.abort()
         self.data_port.pending.close()

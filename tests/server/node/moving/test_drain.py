@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.server.node.drain import due, plan
+from trunkline.server.node.moving.drain import due, plan
 
 
 @given(st.integers(0, 300), st.floats(0, 600), st.integers(0, 99))

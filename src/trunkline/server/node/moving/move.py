@@ -18,25 +18,19 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from trunkline.errors import BusError
 from trunkline.logs.logger import get_logger
 from trunkline.protocol import close_codes
-from trunkline.protocol.control import KeyCounts, KeysAsked, Moved, MoveOrder, Problem
-from trunkline.protocol.subjects import MAX_MESSAGE_BYTES, keys_subject, move_subject
+from trunkline.protocol.control import KeyCounts, Moved, MoveOrder
 from trunkline.server.connections.connection import Connection
 from trunkline.server.connections.registry import Registry
 from trunkline.server.connections.states import OPEN
-from trunkline.server.node import drain
-from trunkline.server.node.affinity import ReadValue, reader_of
-from trunkline.server.node.draining import carry_out
+from trunkline.server.node.moving import drain
+from trunkline.server.node.moving.affinity import ReadValue, reader_of
+from trunkline.server.node.moving.farewells import Farewells
 from trunkline.server.node.state import NodeState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
-
-    from trunkline.bus.base import FleetLink, Subscription
 
 log = get_logger("trunkline.node")
 
@@ -50,38 +44,20 @@ SLICE = 2_000
 LONGEST_HINT_MS = 300
 """Slots spread the clients already, so that the hint need not hold them back for long."""
 
-REASON = "rebalancing"
-
 
 class Mover:
     """Executes move orders of one node."""
 
-    def __init__(self, state: NodeState, registry: Registry, rng: random.Random) -> None:
+    def __init__(self, state: NodeState, registry: Registry, rng: random.Random, farewells: Farewells) -> None:
+        self._farewells = farewells
         self._state = state
         self._registry = registry
         self._rng = rng
         self._asked: set[Connection] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._link: FleetLink | None = None
-        self._listening: list[Subscription] = []
-
-    async def listen(self, link: FleetLink) -> None:
-        """Take orders over NATS too."""
-        self._link = link
-        name = self._state.name
-        self._listening = [
-            await link.listen(
-                move_subject(link.prefix, name), lambda data, reply: self._spawn(self._answer(data, reply, MoveOrder))
-            ),
-            await link.listen(
-                keys_subject(link.prefix, name), lambda data, reply: self._spawn(self._answer(data, reply, KeysAsked))
-            ),
-        ]
 
     async def stop(self) -> None:
-        """Take no more orders; clients not asked yet stay unasked."""
-        for subscription in self._listening:
-            await subscription.close()
+        """Clients not asked yet stay unasked."""
         for task in list(self._tasks):
             task.cancel()
         self._asked.clear()
@@ -93,7 +69,7 @@ class Mover:
             self._asked.update(chosen)
             slots = drain.plan(len(chosen), order.over_ms / 1000, self._rng)
             log.info("moving", node=self._state.name, clients=len(chosen), over_ms=order.over_ms)
-            self._spawn(self._ask(chosen, slots))
+            self._spawn(self._ask(chosen, slots, order.reason))
         return Moved(len(chosen))
 
     async def count_keys(self, by: str) -> KeyCounts:
@@ -150,35 +126,12 @@ class Mover:
         rested = [each for each in connections if each.opened_at <= opened_by] if order.rested_ms else connections
         return heapq.nsmallest(order.count, rested, key=lambda connection: connection.last_seen)
 
-    async def _ask(self, chosen: list[Connection], slots: list[drain.Slot]) -> None:
-        def ask(slot: drain.Slot) -> None:
-            connection = chosen[slot.client]
-            self._asked.discard(connection)
-            log.debug("client_asked_to_move", node=self._state.name, connection=connection.identity.id)
-            connection.end(close_codes.DRAINING.code, REASON, slot.reconnect_after_ms % LONGEST_HINT_MS)
-
+    async def _ask(self, chosen: list[Connection], slots: list[drain.Slot], reason: str) -> None:
+        near = [slot._replace(reconnect_after_ms=slot.reconnect_after_ms % LONGEST_HINT_MS) for slot in slots]
         try:
-            await carry_out(slots, ask)
+            await self._farewells.say(chosen, near, close_codes.DRAINING.code, reason, self._asked.discard)
         finally:
             self._asked.difference_update(chosen)
-
-    async def _answer(self, data: bytes, reply: str, kind: type[MoveOrder] | type[KeysAsked]) -> None:
-        answer: Moved | KeyCounts | Problem
-        try:
-            if len(data) > MAX_MESSAGE_BYTES:
-                raise ValueError(f"an order of {len(data)} bytes is longer than {MAX_MESSAGE_BYTES}")
-            order = msgspec.json.decode(data, type=kind)
-            answer = await self.move(order) if isinstance(order, MoveOrder) else await self.count_keys(order.by)
-        except ValueError as error:  # msgspec's errors are ValueErrors too
-            log.warning("order_refused", node=self._state.name, why=str(error))
-            answer = Problem("bad_request", str(error))
-        if not reply or self._link is None:
-            return
-        try:
-            await self._link.send(reply, msgspec.json.encode(answer))
-        except BusError as error:
-            # The sender gets no answer, and counts the order as failed; the clients move all the same.
-            log.warning("answer_not_sent", node=self._state.name, why=str(error))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

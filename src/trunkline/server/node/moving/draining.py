@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from trunkline.logs.logger import get_logger
 from trunkline.protocol import close_codes
@@ -12,7 +12,8 @@ from trunkline.protocol.control import DrainState
 from trunkline.server.connections.connection import Connection
 from trunkline.server.connections.registry import Registry
 from trunkline.server.connections.states import OPEN
-from trunkline.server.node import drain
+from trunkline.server.node.moving import drain
+from trunkline.server.node.moving.farewells import Farewells
 from trunkline.server.node.state import NodeState
 from trunkline.server.node.states import Event, State
 
@@ -22,7 +23,15 @@ log = get_logger("trunkline.node")
 class Draining:
     """The draining of one node. `on_change` is called when it begins and when it ends."""
 
-    def __init__(self, state: NodeState, registry: Registry, rng: random.Random, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        state: NodeState,
+        registry: Registry,
+        rng: random.Random,
+        farewells: Farewells,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._farewells = farewells
         self._state = state
         self._registry = registry
         self._rng = rng
@@ -47,13 +56,9 @@ class Draining:
         self.stop()
         slots = drain.plan(len(connections), over_ms / 1000, self._rng)
         log.info("draining", node=self._state.name, connections=len(connections), over_ms=over_ms)
-
-        def ask(slot: drain.Slot) -> None:
-            connection = connections[slot.client]
-            log.debug("client_asked_to_leave", node=self._state.name, connection=connection.identity.id)
-            connection.end(close.code, close.reason, slot.reconnect_after_ms)
-
-        self._task = asyncio.get_running_loop().create_task(carry_out(slots, ask))
+        self._task = asyncio.get_running_loop().create_task(
+            self._farewells.say(connections, slots, close.code, close.reason)
+        )
         return self._task
 
     def end(self) -> DrainState:
@@ -86,23 +91,10 @@ class Draining:
     def opened(self, connection: Connection) -> None:
         """Ask a client to move that was let in before the drain began, and decided after."""
         if self._state.condition == "draining":
-            asyncio.get_running_loop().call_soon(
-                connection.end, close_codes.DRAINING.code, close_codes.DRAINING.reason, int(self._rng.random() * 1000)
-            )
+            late = [drain.Slot(0.0, 0, int(self._rng.random() * 1000))]
+            # Not in this call: its handshake is being answered.
+            self._registry.spawn(self._farewells.say([connection], late, *close_codes.DRAINING[:2]))
 
     def closed(self) -> None:
         """A connection has ended."""
         self._gone.set()
-
-
-async def carry_out(slots: Sequence[drain.Slot], ask: Callable[[drain.Slot], None]) -> None:
-    """Call `ask` with each slot when its time has come."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    done = 0
-    while done < len(slots):
-        for slot in drain.due(slots, done, loop.time() - began):
-            ask(slot)
-            done += 1
-        if done < len(slots):
-            await asyncio.sleep(max(slots[done].at_s - (loop.time() - began), 0.005))

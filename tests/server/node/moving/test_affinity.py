@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trunkline.balancer.routes import Route
 from trunkline.http1.requests import Request
-from trunkline.server.node.affinity import reader_of
+from trunkline.server.node.moving.affinity import reader_of
 from trunkline.settings.balancer import RouteEntry
 
 
