@@ -13,7 +13,7 @@ from trunkline.protocol.control import LoadReport
 def row(url: str = "http://10.0.0.1:3001", connections: int = 5, **more: object) -> BackendRow:
     plain = BackendRow(
         url=url, name="n1", group="blue", pool="", source="list", connections=connections, reported=4, report_age_s=1.5,
-        relayed=5, reserved=1, state="up", why="", weight=1.0, capacity=100,
+        relayed=5, reserved=1, state="up", why="", weight=1.0, capacity=100, version="1.4",
         pods=(LoadReport(4, "pod-a", "10.0.0.1", "m1"),),
     )  # fmt: skip
     return msgspec.structs.replace(plain, **more)
@@ -31,6 +31,7 @@ def test_json_has_the_names_that_dashboards_read() -> None:
         ("http://10.0.0.1:3001", 5),
         ("http://b:1", 3),
     ]
+    assert shown["services"][0]["version"] == "1.4"
     assert shown["podMetrics"] == {
         "http://10.0.0.1:3001": [{"agentsConnections": 4, "podName": "pod-a", "podIP": "10.0.0.1", "nodeName": "m1"}]
     }

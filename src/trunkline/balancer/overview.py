@@ -44,6 +44,7 @@ class Service(msgspec.Struct, frozen=True):
     report_age_s: float | None = msgspec.field(name="reportAgeSeconds")
     relayed: int
     reserved: int
+    version: str
 
 
 class PodMetric(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -129,7 +130,9 @@ def _pod(report: LoadReport) -> PodMetric:
 
 
 def _row(service: Service, pods: Sequence[PodMetric], most: int) -> str:
-    about = [part for part in (service.name, service.group, service.pool, f"from {service.source}") if part]
+    about = [
+        part for part in (service.name, service.group, service.version, service.pool, f"from {service.source}") if part
+    ]
     if len(pods) == 1:
         about += [part for part in (pods[0].podName, pods[0].podIP, pods[0].nodeName) if part]
     elif pods:

@@ -351,8 +351,10 @@ class Fleet:
 
 def _to_keep(report: LoadReport) -> LoadReport:
     """What is needed of a report until the next one, in names that fit on a page; it may come with a megabyte."""
-    pod, address, machine, colour = (
+    pod, address, machine, colour, version = (
         None if name is None else name[:NAME_CHARS]
-        for name in (report.podName, report.podIP, report.nodeName, report.colour)
+        for name in (report.podName, report.podIP, report.nodeName, report.colour, report.version)
     )
-    return LoadReport(report.agentsConnections, pod, address, machine, report.state, colour, report.capacity)
+    return LoadReport(
+        report.agentsConnections, pod, address, machine, report.state, colour, report.capacity, version=version
+    )

@@ -81,6 +81,11 @@ class Backend:
         return self.floor if self.ledger.doubted and self.floor > counted else counted
 
     @property
+    def version(self) -> str:
+        """The release that it reports, empty for none."""
+        return (self.report.version or "") if self.report is not None else ""
+
+    @property
     def pool(self) -> str:
         """The pool that routes name."""
         return self.spec.pool

@@ -23,6 +23,7 @@ class BackendRow(msgspec.Struct, frozen=True):
         reserved: picks that were not seen there yet.
         state: the first of `states.SHOWN` that applies.
         capacity: connections it takes, None when unknown.
+        version: the release that it reports, empty for none.
         pods: the newest report of each pod behind it; none of a silent backend.
         held: its group gets no new connections.
         usable: whether it could take a connection, were its group not held.
@@ -42,6 +43,7 @@ class BackendRow(msgspec.Struct, frozen=True):
     why: str
     weight: float
     capacity: int | None
+    version: str = ""
     pods: tuple[LoadReport, ...] = ()
     held: bool = False
     usable: bool = True
@@ -67,6 +69,7 @@ def row_of(backend: Backend, now: float) -> BackendRow:
         why=why,
         weight=spec.weight,
         capacity=backend.capacity,
+        version=backend.version,
         pods=() if report is None or spec.silent else backend.pods.reports,
         held=backend.held,
         usable=spec.weight > 0 and not backend.draining and backend.ready(now, ()),

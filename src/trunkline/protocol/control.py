@@ -198,9 +198,11 @@ class Instance(msgspec.Struct, frozen=True):
     """`GET /api/instance`: which process answers.
 
     Attributes:
+        version: of Trunkline.
         started: seconds since 1970.
         state: `starting`, `up`, `draining` or `stopped`.
         endpoints: paths of its WebSocket endpoints.
+        server_version: the setting `server.version`, empty for none.
     """
 
     name: str
@@ -212,6 +214,7 @@ class Instance(msgspec.Struct, frozen=True):
     bus: str
     app: str
     endpoints: list[str]
+    server_version: str = ""
 
 
 class PublishOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

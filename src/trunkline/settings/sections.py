@@ -36,6 +36,7 @@ from trunkline.settings.types import (
     PositiveMs,
     Rate,
     Size,
+    Version,
     about,
 )
 
@@ -56,6 +57,10 @@ class ServerSettings(msgspec.Struct, frozen=True):
     port: Annotated[Port, about("The data port; 0 takes any free one.")] = 3001
     name: Annotated[Label | None, about("Name of this node; by default host name and process id.")] = None
     colour: Annotated[Label, about("Deploy group of this node.")] = "blue"
+    version: Annotated[
+        Version,
+        about("Release that this node runs, such as an image tag; balancers prefer the newest. Empty: not compared."),
+    ] = ""
     advertise: Annotated[
         BackendUrl | None,
         about(

@@ -33,6 +33,10 @@ Label = Annotated[
     Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", extra={"allowed": "1 to 63 letters, digits, '.', '_' and '-'"}),
 ]
 
+Version = Annotated[
+    str, Meta(pattern=r"^[!-~]{0,128}$", extra={"allowed": "at most 128 visible ASCII characters without spaces"})
+]
+
 
 def about(text: str, **bounds: float) -> Meta:
     """The one line of help of a setting, and its bounds (`ge`, `gt`, `le`, `lt`)."""

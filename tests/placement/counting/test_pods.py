@@ -57,6 +57,16 @@ def test_nodes_that_share_a_url_are_told_apart_by_their_runs() -> None:
     assert counted == LoadReport(10, state="up", capacity=20)
 
 
+def test_pods_behind_a_url_have_a_version_when_they_agree() -> None:
+    """In the middle of a rolling update the URL leads to both releases, so neither is its version."""
+    pods = Pods()
+    counted = []
+    for now, (run, version) in enumerate((("a", "1"), ("b", "1"), ("a", "1"), ("b", "1"), ("c", "2"), ("a", "1"))):
+        report = LoadReport(5, run=run, version=version)
+        counted.append(pods.take(report, report, float(now), float(now)))
+    assert [None if each is None else each.version for each in counted] == ["1", "1", "1", "1", None, None]
+
+
 def test_an_older_report_of_a_pod_is_not_taken() -> None:
     """Answers overtake each other."""
     pods = Pods()

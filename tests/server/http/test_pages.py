@@ -210,7 +210,7 @@ async def test_load_report(start_node: StartNode, open_peer: OpenPeer) -> None:
     found = (await http(node.port, "/metric")).json()
     assert set(found) == {
         "agentsConnections", "podName", "podIP", "nodeName", "state", "colour", "capacity", "accept_per_s",
-        "loop_lag_ms", "run", "opened",
+        "loop_lag_ms", "run", "opened", "version",
     }  # fmt: skip
     assert found["agentsConnections"] == found["opened"] == 1
     assert [found[name] for name in ("podName", "podIP", "nodeName", "colour")] == ["pod-1", "10.0.0.1", "m1", "green"]
@@ -241,6 +241,16 @@ async def test_stats_and_instance(start_node: StartNode, open_peer: OpenPeer) ->
         "memory",
     )
     assert "/ws" in instance["endpoints"]
+    assert instance["server_version"] == ""
+
+
+async def test_load_report_and_instance_name_the_release(start_node: StartNode) -> None:
+    """`server.version` is opaque, as an image's tag or digest is; without it a report says null."""
+    release = "registry.example.org/app@sha256:0123"
+    node = await start_node(server__version=release)
+    assert (await http(node.port, "/metric")).json()["version"] == release
+    assert (await http(node.port, "/api/instance")).json()["server_version"] == release
+    assert (await http((await start_node()).port, "/metric")).json()["version"] is None
 
 
 async def test_metrics_hold_every_declared_series(start_node: StartNode, open_peer: OpenPeer) -> None:

@@ -10,7 +10,7 @@ Rules:
 
 - What tells pods apart is a node's run, else podName and podIP. A backend that names none of them is one.
 - Of one pod the report counts as it is; of several only what adds up is left, so they are counted as a foreign backend.
-- Their state is draining when all of them are; capacity is known when all report it.
+- Their state is draining when all of them are; capacity is known when all report it, the version when all report one.
 """
 
 from __future__ import annotations
@@ -93,4 +93,5 @@ class Pods:
             "draining" if all(report.state == "draining" for report in reports) else "up",
             newest.colour,
             sum(capacities) if len(capacities) == len(reports) else None,
+            version=newest.version if len({report.version for report in reports}) == 1 else None,
         )

@@ -67,6 +67,7 @@ class NodeReports:
             run=state.arrivals.run,
             opened=state.arrivals.opened,
             keys=keys,
+            version=server.version or None,
         )
 
     def load_after(self, after: int, run: str | None = None) -> LoadReport:
@@ -105,6 +106,7 @@ class NodeReports:
             bus=self._bus.name,
             app=self._app,
             endpoints=self._endpoints,
+            server_version=self._server.version,
         )
 
     def stats(self) -> Stats:
