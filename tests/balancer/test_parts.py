@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from trunkline.logs import configure
 from trunkline.placement.backend import BackendSpec
 from trunkline.placement.placing import Ask, Pick
 from trunkline.protocol.control import LoadReport
+from trunkline.protocol.deploys import DeployStatus
 from trunkline.settings.sections import Settings
 
 
@@ -156,3 +158,19 @@ def test_paths_that_are_no_text_stop_no_log(monkeypatch: pytest.MonkeyPatch) -> 
     events.flush()
     last = msgspec.json.decode(written[-1])
     assert (last["event"], last["lines"]) == ("connection_lines_left_out", 7)
+
+
+async def test_a_scrape_shows_the_deploy(balancer: Balancer) -> None:
+    """1 at its state and 0 at all others; the lease has an age while the deploy is under way alone."""
+    _, body = BalancerPages(balancer, EdgeCounts).render("format=prometheus", "")
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    assert sum(sample.value for sample in families["ws_deploy_state"].samples) == 0
+    assert not families["ws_deploy_lease_age_seconds"].samples
+    status = DeployStatus("d1", "moving", "blue", "green", "me", "a1", 1, "", "")
+    balancer.deploys.take(msgspec.json.encode(status), 1, time.monotonic() - 5)
+    _, body = BalancerPages(balancer, EdgeCounts).render("format=prometheus", "")
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    at = {sample.labels["state"]: sample.value for sample in families["ws_deploy_state"].samples}
+    assert (at["moving"], at["done"], sum(at.values())) == (1, 0, 1)
+    [age] = families["ws_deploy_lease_age_seconds"].samples
+    assert 5 <= age.value < patient(60)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 
+from trunkline.balancer.deploys import DeployWatch
 from trunkline.balancer.health.checks import HealthChecks
 from trunkline.balancer.health.reports import ReportPoller
 from trunkline.balancer.overview import Overview, overview
@@ -100,6 +101,7 @@ class Balancer:
         self.meter = BalancerMeter()
         self._rng = random.Random()  # noqa: S311 - ties and jitter, no secrets
         self.fleet = Fleet(self.settings, self._rng)
+        self.deploys = DeployWatch()
         self.nats_connected = False
         self.ready = asyncio.Event()
         self._news = asyncio.Event()

@@ -5,6 +5,7 @@ Edges count in their own process, which may be a worker; `EdgeCounts` is what th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,7 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
     duration = exposition.Histogram(DURATION_BUCKETS)
     duration.counts, duration.sum = list(edge.duration_counts), edge.duration_sum
     connections, relayed, reserved, capacity, up, age, imbalance, build = (exposition.Labelled() for _ in range(8))
+    deploy, lease = exposition.Labelled(), exposition.Labelled()
     found = balancer.overview()
     for service in found.services:
         # At 0 from the first scrape on, so that Prometheus sees the first one as a step.
@@ -115,6 +117,10 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
     for (pool, group), ratio in balancer.fleet.imbalance().items():
         imbalance.set(ratio, group, pool)
     build.set(1, __version__, balancer.settings.mode)
+    if (known := balancer.deploys.status) is not None:
+        deploy.set(1, known.state)
+    if (renewed_s := balancer.deploys.lease_age_s(time.monotonic())) is not None:
+        lease.set(renewed_s)
     return exposition.exposition(
         BALANCER_SERIES,
         {
@@ -142,6 +148,8 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
             "ws_balancer_connection_duration_seconds": duration,
             "ws_balancer_steering_answers_total": meter.steering_answers,
             "ws_balancer_steering_seconds": meter.steering,
+            "ws_deploy_state": deploy,
+            "ws_deploy_lease_age_seconds": lease,
             "ws_balancer_build_info": build,
         },
     )

@@ -10,9 +10,10 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 from trunkline.protocol import close_codes, wire
+from trunkline.protocol.deploys import DeployState
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -154,6 +155,10 @@ BALANCER_SERIES: Final[tuple[Series, ...]] = (
            values=(("picked", "open", "refused", "stranger"),)),
     Series("ws_balancer_steering_seconds", "histogram", "From Traefik's question to the answer.",
            unit="seconds", buckets=LATENCY_BUCKETS),
+    Series("ws_deploy_state", "gauge", "1 for the state of the present or last deploy, 0 for all others.", ("state",),
+           values=(get_args(DeployState),)),
+    Series("ws_deploy_lease_age_seconds", "gauge", "Time since a deploy's lease was renewed; absent without a deploy.",
+           unit="seconds"),
     Series("ws_balancer_build_info", "gauge", "Always 1; shows version and mode.", ("version", "mode")),
 )  # fmt: skip
 """What a balancer exposes. `backend` is a URL from the operator's own sources, never anything a client chose."""

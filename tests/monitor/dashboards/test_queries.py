@@ -41,6 +41,8 @@ ONLY_SOMETIMES = {
     "ws_balancer_moves_total": "a fleet that is uneven, with rebalancing on",
     "ws_balancer_failures_total": "a backend that dies between two checks",
     "ws_balancer_ejections_total": "a backend that fails several times",
+    "ws_deploy_state": "a deploy",
+    "ws_deploy_lease_age_seconds": "a deploy under way",
     "trunkline_pg_replica_lag_seconds": "a PostgreSQL that is a replica",
     "trunkline_pg_standby_lag_bytes": "a PostgreSQL that has one",
 }
