@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.server.bus_probe import retention_of
-from trunkline.bus.open import open_bus
+from trunkline.bus.open import open_bus, open_store
 from trunkline.errors import SettingsError
 from trunkline.settings.sections import BusSettings
 
@@ -27,6 +27,17 @@ def test_unknown_address_is_refused() -> None:
     with pytest.raises(SettingsError, match="memory, nats://") as caught:
         open_bus(BusSettings(url="kafka://u:s3cret@h"), retention_of)
     assert "s3cret" not in str(caught.value)
+    with pytest.raises(SettingsError, match="memory, nats://"):
+        open_store(BusSettings(url="kafka://h"), Path("unused"))
+
+
+@pytest.mark.parametrize(
+    ("address", "name"), [("memory", "file"), ("nats://h:1", "nats"), ("tls://u:p@h:1,h2", "nats")]
+)
+def test_address_chooses_the_store(address: str, name: str, tmp_path: Path) -> None:
+    """The store is in NATS where the bus is, else in files; nothing is made before the first write."""
+    assert open_store(BusSettings(url=address), tmp_path / "store").name == name
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unreadable_authority_is_named() -> None:

@@ -179,15 +179,6 @@ class FleetLink(Protocol):
         """Return when the server has everything that was sent; raises BusUnavailable."""
 
 
-@runtime_checkable
-class FleetBus(Protocol):
-    """A bus that also carries plain messages of the fleet; a bus of one process has no need of it."""
-
-    @property
-    def fleet_link(self) -> FleetLink:
-        """The link."""
-
-
 class Entry(msgspec.Struct, frozen=True):
     """What the fleet's store holds under a key; `revision` grows with every write to the store."""
 
@@ -205,11 +196,13 @@ class FleetStore(Protocol):
 
     Rules of every store:
 
-    1. Keys are of letters, digits, `-`, `_` and `.`, at most 200 characters; values at most 512 KiB.
+    1. Keys are names of letters, digits, `-` and `_`, joined by `.`, at most 200 characters; values at most 512 KiB.
     2. A write is made by compare and set: it lands only over the revision that its writer has seen.
     3. What `put` returned for is as safe as the store can keep it, and is seen by every reader that begins after it.
     4. `watch` gives what is there first, then each later change in order, as far as changes that follow each other
-       closely may be given as the last of them; after an outage it gives what has changed meanwhile.
+       closely may be given as the last of them; after an outage it gives what has changed meanwhile. A prefix that is
+       empty or ends with `.` means all keys below; any other one means that key, of which is also said that it is not
+       there. It returns when what is there was given, or when the store cannot be reached now.
     """
 
     name: str
@@ -240,4 +233,20 @@ class FleetStore(Protocol):
         """Remove a key that may not be there; raises as `put` does."""
 
     async def watch(self, prefix: str, on_entry: OnEntry) -> Subscription:
-        """Call `on_entry` with everything below a prefix, or of the one key that it is, and with each later change."""
+        """Call `on_entry` with everything below a prefix, or of the one key that it is, and with each later change.
+
+        It is called from the loop, until the subscription or the store is closed.
+        """
+
+
+@runtime_checkable
+class FleetBus(Protocol):
+    """A bus that also carries plain messages of the fleet and has its store; a bus of one process has no need of it."""
+
+    @property
+    def fleet_link(self) -> FleetLink:
+        """The link."""
+
+    @property
+    def fleet_store(self) -> FleetStore:
+        """The store, over the connection of the bus: it begins and ends with it."""

@@ -1,10 +1,11 @@
-"""Chooses the bus that the settings name; a bus and its client library are loaded only when chosen."""
+"""Chooses the bus and the store that the settings name; each, with its client library, is loaded only when chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from trunkline.bus.base import Bus, Retention, RetentionOf
+from trunkline.bus.base import Bus, FleetStore, Retention, RetentionOf
 from trunkline.errors import SettingsError
 from trunkline.settings.sections import BusSettings
 
@@ -26,4 +27,28 @@ def open_bus(settings: BusSettings, retention: RetentionOf, expected: Iterable[R
         from trunkline.bus.nats.bus import NatsBus
 
         return NatsBus(settings, retention, expected)
+    raise SettingsError("bus.url", allowed="use memory, nats://host:4222 or tls://host:4222")
+
+
+def open_store(settings: BusSettings, directory: Path) -> FleetStore:
+    """Make the fleet's store: in NATS where there is one, else in files for the processes of this machine.
+
+    A node has one already, over the connection of its bus (`FleetBus.fleet_store`).
+
+    Args:
+        settings: of the bus.
+        directory: where the files are, made when the first entry is written; not used with NATS.
+
+    Raises:
+        SettingsError: as `open_bus` does.
+    """
+    scheme = settings.url.partition("://")[0]
+    if scheme == "memory":
+        from trunkline.bus.store.file import FileStore
+
+        return FileStore(directory)
+    if scheme in ("nats", "tls"):
+        from trunkline.bus.nats.store import LinkedNatsStore
+
+        return LinkedNatsStore(settings)
     raise SettingsError("bus.url", allowed="use memory, nats://host:4222 or tls://host:4222")

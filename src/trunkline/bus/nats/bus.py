@@ -42,6 +42,7 @@ from trunkline.bus.clock import BusClock
 from trunkline.bus.nats.fleet import NatsFleetLink
 from trunkline.bus.nats.jetstream import NO_ROOM, Reply, place_of
 from trunkline.bus.nats.log import StreamLog
+from trunkline.bus.nats.store import NatsStore
 from trunkline.bus.nats.troubles import Troubles
 from trunkline.bus.nats.wire import LastingSubscription, Wire
 from trunkline.errors import BusCannotStore, BusError, BusUnavailable
@@ -141,6 +142,7 @@ class NatsBus:
         self._mending: asyncio.Task[None] | None = None
         self._link = Link(self._address, self._connect, log=log, events=_EVENTS, probe=lambda wire: wire.echo(ECHO_S))
         self.fleet_link = NatsFleetLink(self._prefix)
+        self.fleet_store = NatsStore(settings)
         for each in expected:
             self._log_for(each)
 
@@ -175,6 +177,7 @@ class NatsBus:
         for subscription in self._all_subscriptions():
             subscription.closed = True
         self._subscriptions.clear()
+        await self.fleet_store.close()
         await self._link.close()
 
     async def publish(self, channel: str, data: bytes, *, origin: str | None = None) -> Published:
@@ -318,6 +321,7 @@ class NatsBus:
             for subscription in self._all_subscriptions():
                 await subscription.attach(wire)
             await self.fleet_link.attach(wire)
+            await self.fleet_store.attach(wire)
             await wire.echo()
         except BaseException as error:
             await wire.close(f"given up: {error}")
