@@ -79,6 +79,7 @@ class Meter:
     """The live counts of one node. Gauges are read at the scrape, from a `Gauges`.
 
     Attributes:
+        asked_nameless: of those asked to move, clients that know no session.
         not_recovered: channels of which a client heard that they cannot be recovered.
         gaps: `gap` messages sent.
         faults: faults of the application and of the server that were caught and logged.
@@ -95,6 +96,7 @@ class Meter:
         self.rate_limited = 0
         self.bus_messages_received = 0
         self.asked_to_move = 0
+        self.asked_nameless = 0
         self.cut = 0
         self.not_recovered = 0
         self.gaps = 0

@@ -6,13 +6,17 @@ Rules:
   message a turn of its loop; and those that came back to it after such a goodbye.
 - A session counts as asked for `ASKED_S`: within this time its next handshake is not held against the limits of its
   address, once. Whoever hears that it is back forgets it.
+- Only sessions that their clients know are sent: an endpoint without our envelope tells its clients none.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+
+from trunkline.protocol.sessions import Session
+from trunkline.protocol.traffic import Colour
 
 ASKED_S: Final = 60.0
 SESSIONS_AT_ONCE: Final = 4_096
@@ -22,17 +26,22 @@ SESSIONS_KEPT: Final = 200_000
 """Most sessions that a process remembers as asked; the oldest are forgotten first."""
 
 
+Sessions = Annotated[tuple[Session, ...], msgspec.Meta(max_length=SESSIONS_AT_ONCE)]
+
+
 class Goodbyes(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of one node: sessions that it asks to move, and sessions that came back to it.
 
     Attributes:
         colour: of the node, which those that it asks come from.
+        in_ms: until the goodbye is said to those asked; below 0 when it was said so long ago.
     """
 
-    node: str
-    colour: str
-    asked: tuple[str, ...] = ()
-    back: tuple[str, ...] = ()
+    node: Annotated[str, msgspec.Meta(max_length=256)]
+    colour: Colour
+    asked: Sessions = ()
+    back: Sessions = ()
+    in_ms: int = 0
 
 
 class CountsAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +56,7 @@ class MoveCounts(msgspec.Struct, frozen=True):
         connections: open now.
         opened: WebSockets opened.
         closed: connections that ended, for whatever reason.
-        asked: clients that it asked to move.
+        asked: clients that it asked to move; `nameless` of these know no session, so that their return cannot be seen.
         cut: connections that it cut at the deadline of a drain or of its end, without a closing handshake.
         resumed: sessions that came back here after a goodbye, by the colour of the node that said it.
         returned: histogram of the seconds between goodbye and return (`ws_reconnect_seconds`): counts by upper bound
@@ -77,3 +86,4 @@ class MoveCounts(msgspec.Struct, frozen=True):
     refused: dict[str, int]
     failed: int
     loop_lag_ms: float
+    nameless: int = 0

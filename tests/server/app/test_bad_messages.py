@@ -305,4 +305,4 @@ async def test_debug_names_each_refusal_and_goodbye(start_node: StartNode, open_
     found = {line["event"]: line for line in lines if line["log_level"] == "debug"}
     assert found["request_refused"]["code"] == "INVALID_MESSAGE"
     assert "channels is empty" in found["request_refused"]["why"]
-    assert found["client_asked_to_leave"]["connection"] == peer.seen[0]["connection_id"]
+    assert found["client_asked_to_move"]["connection"] == peer.seen[0]["connection_id"]

@@ -14,7 +14,10 @@ from typing import Any
 
 import msgspec
 import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from tests.support.patience import patient
 from trunkline.balancer.talk import FleetTalk
@@ -101,6 +104,7 @@ class Scene:
         self._nodes: list[Node] = []
         self._ears: list[Ear] = []
         self._callers: list[Caller] = []
+        self._clients: list[Client] = []
 
     async def ear(self, name: str = "ear") -> Ear:
         """A listening balancer."""
@@ -109,7 +113,7 @@ class Scene:
         await ear.start()
         return ear
 
-    async def node(self, name: str, **server: Any) -> Node:
+    async def node(self, name: str, *, limits: dict[str, Any] | None = None, **server: Any) -> Node:
         """A node that has this NATS for its bus."""
         given = {"host": "127.0.0.1", "port": 0, "drain_ms": 0, **server}
         settings = Settings(bus=self.bus)
@@ -117,7 +121,7 @@ class Scene:
             settings,
             server=msgspec.structs.replace(settings.server, name=name, **given),
             admin=msgspec.structs.replace(settings.admin, port=0),
-            limits=msgspec.structs.replace(settings.limits, loop_lag_shed_ms=60_000),
+            limits=msgspec.structs.replace(settings.limits, **{"loop_lag_shed_ms": 60_000, **(limits or {})}),
             log=msgspec.structs.replace(settings.log, access=False),
         )
         node = Node(settings, stock.create())
@@ -128,9 +132,10 @@ class Scene:
             await node.bus.fleet_link.flush(5.0)
         return node
 
-    async def call(self, node: Node, path: str = "/ws") -> Caller:
+    async def call(self, node: Node, path: str = "/ws", origin: str | None = None) -> Caller:
         """Connect a client."""
-        socket = await connect(f"ws://127.0.0.1:{node.port}{path}", proxy=None, compression=None)
+        url = f"ws://127.0.0.1:{node.port}{path}"
+        socket = await connect(url, proxy=None, compression=None, origin=Origin(origin) if origin else None)
         caller = Caller(socket, socket.request.headers["Sec-WebSocket-Key"])
         self._callers.append(caller)
         return caller
@@ -146,6 +151,19 @@ class Scene:
         await client.publish(f"{self.bus.prefix}.fleet.{subject}", data)
         await client.flush()
         await client.close()
+
+    async def overhear(self, subject: str) -> list[bytes]:
+        """What is said on a subject of the fleet from now on."""
+        heard: list[bytes] = []
+        client = await nats.connect(self.bus.url)
+        self._clients.append(client)
+
+        async def on_message(msg: Msg) -> None:
+            heard.append(msg.data)
+
+        await client.subscribe(f"{self.bus.prefix}.fleet.{subject}", cb=on_message)
+        await client.flush()
+        return heard
 
     async def kill_nats(self) -> None:
         """Kill it, as a power cut would."""
@@ -164,6 +182,8 @@ class Scene:
                 await asyncio.wait_for(caller.socket.close(), patient(1.0))
         for ear in self._ears:
             await ear.talk.close()
+        for client in self._clients:
+            await client.close()
         for node in list(self._nodes):
             await self.stop(node)
         await self.server.stop()

@@ -62,6 +62,8 @@ def serve(route: Route, connection: Connection) -> Serving:
 class Serving:
     """The handler of a connection; what differs with and without the envelope is its subclasses'."""
 
+    names_session = False
+
     __slots__ = ("_backlog", "_bucket", "_client", "_inbox", "_refusals", "_route", "_task", "connection")
 
     def __init__(self, route: Route, connection: Connection) -> None:
@@ -315,6 +317,8 @@ class _Direct(_Bare):
 
 class _WithEnvelope(Serving):
     """With envelope: the server speaks the messages of the protocol besides the endpoint's own."""
+
+    names_session = True
 
     __slots__ = ("_refreshes",)
 

@@ -39,6 +39,10 @@ class Handler(Protocol):
     def held_back(self) -> bool:
         """Whether the client is not read from because its messages wait."""
 
+    @property
+    def names_session(self) -> bool:
+        """Whether the client is told its session."""
+
     def begin(self) -> None:
         """The handshake is being answered: greet the client, begin the endpoint's work."""
 

@@ -1,8 +1,8 @@
 """Which handshakes are let in: every check between the last byte of a request and its 101.
 
 Cheap checks come first, so that a flood costs little, and the application decides on nothing that can be refused
-without it: shape (400, 426), path (404), capacity (503), rate of the address (429), origin (403), token (401), the
-endpoint's `admit`.
+without it: shape (400, 426), path (404), capacity (503), rate of the address (429; not of a client that was asked to
+move), origin (403), token (401), the endpoint's `admit`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from trunkline.errors import Refused
 from trunkline.http1.requests import Request
 from trunkline.metrics.exposition import Meter
 from trunkline.net.addresses import Origin, unknown_client
+from trunkline.net.asked_sessions import AskedSessions
 from trunkline.net.limits import AddressLimiter
+from trunkline.protocol.sessions import session_in
 from trunkline.server.app.route import Route
 from trunkline.server.connections.clock import Clock
 from trunkline.server.connections.identity import Claims, Identity
@@ -72,6 +74,7 @@ class Admission:
         routes: Sequence[Route],
         verifier: Verifier | None,
         limiter: AddressLimiter,
+        asked: AskedSessions,
         shed: Callable[[], None],
         meter: Meter,
         clock: Clock,
@@ -81,6 +84,7 @@ class Admission:
         self.routes = routes
         self._verifier = verifier
         self._limiter = limiter
+        self._asked = asked
         self._shed = shed
         self._meter = meter
         self._clock = clock
@@ -106,8 +110,9 @@ class Admission:
         if name is not None and not (len(name) <= 128 and name.isascii() and name.isprintable()):
             raise Refused(400, "the connection id in the path must be 1 to 128 printable ASCII characters")
         self._shed()
-        wait_s = self._limiter.take(request.address, self._clock.now)
-        if wait_s:
+        session = session_in(request.target)
+        expected = session is not None and self._asked.let(session, self._clock.now)
+        if not expected and (wait_s := self._limiter.take(request.address, self._clock.now)):
             text = f"too many handshakes from this address{why_unknown(request)}"
             raise Refused(429, text, retry_after_s=wait_s, label="address_rate")
         server = self._settings.server
@@ -123,6 +128,12 @@ class Admission:
         except Refused as refused:
             return self._turned_away(asked, refused)
         return decided if isinstance(decided, Admitted) else self._settle(asked, decided)
+
+    def gave_up(self, request: Request) -> None:
+        """A handshake was refused: where its client was asked to move, it may try again."""
+        session = session_in(request.target)
+        if session is not None:
+            self._asked.gave_up(session)
 
     async def _settle(self, asked: AdmissionRequest, decided: Awaitable[Admitted]) -> Admitted:
         try:

@@ -23,6 +23,7 @@ class TurnedAway:
     __slots__ = ("_all", "_connection", "_refused")
 
     held_back = False
+    names_session = False
 
     def __init__(self, refused: Refused, all: set[TurnedAway], connection: Connection) -> None:
         self._all = all

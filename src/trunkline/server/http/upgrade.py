@@ -13,6 +13,7 @@ from trunkline.logs.logger import get_logger
 from trunkline.net.addresses import networks
 from trunkline.net.hosts import Hosts
 from trunkline.process.open_files import Shares
+from trunkline.protocol.sessions import session_in
 from trunkline.server.app.serving import serve
 from trunkline.server.connections.arrivals import Arrivals
 from trunkline.server.connections.connection import Connection
@@ -126,6 +127,7 @@ class DataPort:
             log.error("admission_failed", path=request.path, exc_info=error)
             error = Refused(500, "the server could not decide on this handshake", label="internal")
         self._note(request, error)
+        self._admission.gave_up(request)
         headers = retry_after_header(error.retry_after_s)
         if error.status == 426:
             headers.append(("Sec-WebSocket-Version", "13"))
@@ -145,7 +147,7 @@ class DataPort:
         if refused is not None:
             self._note(request, refused)
         reader = FrameReader(route.limits.message_bytes, admitted.deflate is not None)
-        session = _session(request)
+        session = session_in(request.target) if refused is None else None
         drawn = self._names.draw()
         connection = Connection(
             runtime,
@@ -178,16 +180,6 @@ class DataPort:
         runtime.meter.handshake.observe(perf_counter() - started)
         if early:
             connection.data_received(early)
-
-
-def _session(request: Request) -> str | None:
-    """The session that a reconnecting client brings along, if it is well formed."""
-    if "session=" not in request.target:
-        return None
-    given = request.query.get("session")
-    if given and 16 <= len(given) <= 64 and given.replace("-", "").replace("_", "").isalnum() and given.isascii():
-        return given
-    return None
 
 
 def _without_token(target: str) -> str:

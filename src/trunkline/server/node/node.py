@@ -45,6 +45,7 @@ from trunkline.server.node.announce import Announcer
 from trunkline.server.node.moving.counts import move_counts
 from trunkline.server.node.moving.draining import Draining
 from trunkline.server.node.moving.farewells import Farewells
+from trunkline.server.node.moving.goodbyes import SessionNews
 from trunkline.server.node.moving.move import Mover
 from trunkline.server.node.moving.orders import FleetOrders
 from trunkline.server.node.reports import NodeReports
@@ -110,23 +111,22 @@ class Node:
         self._reports = NodeReports(
             settings, self.state, self.runtime, self.registry, self.hub, self.bus, app.name, paths
         )
-        self._announcer: Announcer | None = None
-        if isinstance(self.bus, FleetBus):
-            self._announcer = Announcer(server, self.state, self._reports, self.bus.fleet_link)
+        link = self.bus.fleet_link if isinstance(self.bus, FleetBus) else None
+        self._announcer = Announcer(server, self.state, self._reports, link) if link else None
         on_change = self._announcer.state_changed if self._announcer is not None else lambda: None
-        farewells = Farewells(self.name, self.runtime.meter)
+        self._news = SessionNews(self.name, server.colour, self.registry, self.runtime.meter, link)
+        farewells = Farewells(self.name, self.runtime.meter, self._news)
         self.draining = Draining(self.state, self.registry, rng, farewells, on_change)
         self.mover = Mover(self.state, self.registry, rng, farewells)
-        self._orders: FleetOrders | None = None
-        if isinstance(self.bus, FleetBus):
-            self._orders = FleetOrders(
-                self.name, server.drain_ms, self.draining, self.mover, self.counts, self.bus.fleet_link
-            )
+        self._orders = (
+            FleetOrders(self.name, server.drain_ms, self.draining, self.mover, self.counts, link) if link else None
+        )
         admission = Admission(
             settings,
             routes,
             self.verifier,
             AddressLimiter(limits.handshake_burst, limits.handshake_per_s, limits.exempt),
+            self._news.asked,
             self.state.shed,
             self.runtime.meter,
             self.runtime.clock,
@@ -221,6 +221,7 @@ class Node:
             raise
         self.state.on(Event.LISTENING)
         if self._orders is not None and self._announcer is not None:
+            await self._news.start()
             await self._orders.start()
             await self._announcer.start()
         log.info(
@@ -253,6 +254,7 @@ class Node:
         if self._orders is not None:
             await end_part("orders", self._orders.stop(), within_s=PART_S)
         await end_part("mover", self.mover.stop(), within_s=PART_S)
+        await end_part("goodbyes", self._news.stop(), within_s=PART_S)
         if self._announcer is not None:
             await end_part("announcer", self._announcer.leave(), within_s=PART_S)
         if self._server is not None:
@@ -282,6 +284,8 @@ class Node:
     def _on_opened(self, connection: Connection) -> None:
         if self._announcer is not None:
             self._announcer.connections_changed()
+        if connection.identity.resumed:
+            self._news.opened(connection.identity.session)
         self.draining.opened(connection)
 
     def _on_closed(self, connection: Connection) -> None:

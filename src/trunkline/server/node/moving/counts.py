@@ -34,6 +34,7 @@ def move_counts(node: str, load: LoadReport, meter: Meter) -> MoveCounts:
         refused=_whole(meter.connections_failed.values),
         failed=meter.faults + sum(int(meter.errors.values.get((code,), 0)) for code in OF_THE_SERVER),
         loop_lag_ms=load.loop_lag_ms or 0.0,
+        nameless=meter.asked_nameless,
     )
 
 

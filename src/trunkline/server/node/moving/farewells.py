@@ -1,4 +1,4 @@
-"""Says goodbye to the clients that a node asks to move, each in a slot of its own."""
+"""Says goodbye to the clients that a node asks to move, each in a slot of its own, announced before."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from trunkline.metrics.exposition import Meter
 from trunkline.server.connections.connection import Connection
 from trunkline.server.connections.states import OPEN
 from trunkline.server.node.moving import drain
+from trunkline.server.node.moving.goodbyes import SessionNews
 
 log = get_logger("trunkline.node")
+
+GRAIN_S = 0.01
+"""Slots that come within this time are announced together."""
 
 
 class Farewells:
     """The goodbyes of one node."""
 
-    def __init__(self, node: str, meter: Meter) -> None:
+    def __init__(self, node: str, meter: Meter, news: SessionNews) -> None:
         self._node = node
         self._meter = meter
+        self._news = news
 
     async def say(
         self,
@@ -29,22 +34,39 @@ class Farewells:
         reason: str,
         on_said: Callable[[Connection], None] = lambda connection: None,
     ) -> None:
-        """Say goodbye to each client when its slot has come; `on_said` is called for each, also for those that left."""
+        """Announce each client when its slot has come, then say goodbye to it.
+
+        `on_said` is called for each, also for those that have left meanwhile.
+        """
         loop = asyncio.get_running_loop()
+        ahead_s = self._news.ahead_s
         began = loop.time()
-        done = 0
-        while done < len(slots):
-            for slot in drain.due(slots, done, loop.time() - began):
-                connection = connections[slot.client]
-                on_said(connection)
-                self._say_one(connection, code, reason, slot.reconnect_after_ms)
-                done += 1
-            if done < len(slots):
-                await asyncio.sleep(max(slots[done].at_s - (loop.time() - began), 0.005))
+        announced = said = 0
+        while said < len(slots):
+            elapsed_s = loop.time() - began
+            coming = drain.due(slots, announced, elapsed_s)
+            announced += len(coming)
+            leaving = (connections[slot.client] for slot in coming)
+            await self._news.announce([each.identity.session for each in leaving if _knows_its_session(each)])
+            for slot in drain.due(slots, said, elapsed_s - ahead_s):
+                said += 1
+                on_said(connections[slot.client])
+                self._say_one(connections[slot.client], code, reason, slot.reconnect_after_ms)
+            if said < len(slots):
+                following_s = slots[said].at_s + ahead_s
+                if announced < len(slots):
+                    following_s = min(following_s, slots[announced].at_s)
+                await asyncio.sleep(max(following_s - elapsed_s, GRAIN_S))
 
     def _say_one(self, connection: Connection, code: int, reason: str, reconnect_after_ms: int) -> None:
         if connection.state != OPEN:
             return
         self._meter.asked_to_move += 1
+        self._meter.asked_nameless += not _knows_its_session(connection)
         log.debug("client_asked_to_move", node=self._node, connection=connection.identity.id)
         connection.end(code, reason, reconnect_after_ms)
+
+
+def _knows_its_session(connection: Connection) -> bool:
+    """Whether the client can come back as the same: it was told its session, or brought it along."""
+    return connection.state == OPEN and (connection.handler.names_session or connection.identity.resumed)
