@@ -7,8 +7,8 @@ Rules:
 - Every connection begins with a hello, so that all nodes report at once.
 - Who writes to these subjects is let in by NATS, but may be of another version or broken: a message that is too long or
   does not fit is counted, ignored and named in one log line every ten seconds at most.
-- Balancers hear of each other by their picks, and by a sign of life every two seconds. `leads` is true for one of them,
-  so that what must be done once for the whole fleet is not done by each.
+- Balancers hear of each other by their picks, and by a sign of life every two seconds, which says what traffic table
+  they apply. `leads` is true for one of them, so that what must be done once for the whole fleet is not done by each.
 - A `tls://` address never talks without TLS. No secret is in a URL that the library or a log sees.
 """
 
@@ -25,6 +25,7 @@ from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from trunkline.balancer.peers import Peer, Peers
 from trunkline.errors import BusError, BusUnavailable
 from trunkline.nats.address import parse_address
 from trunkline.nats.link import Link
@@ -47,8 +48,10 @@ T = TypeVar("T")
 
 PING_S: Final = 2
 ALIVE_S: Final = 2.0
-GONE_S: Final = 6.0
-"""Seconds between two signs of life, and those after which a balancer counts as gone."""
+"""Seconds between two signs of life."""
+
+GOODBYE_S: Final = 1
+"""Time that NATS gets to take the last one."""
 
 NODE_GONE_S: Final = 10.0
 NODES: Final = 10_000
@@ -57,7 +60,6 @@ NOTICES_AT_ONCE: Final = 4096
 NOTICES_BYTES: Final = MAX_MESSAGE_BYTES // 2
 """A message of notices is no longer: NATS takes 1 MiB by default, and peers read no more."""
 
-PEERS: Final = 1_000
 NAME_LENGTH: Final = 256
 KEYS_AT_ONCE: Final = 16_384
 KEY_LENGTH: Final = 64
@@ -76,6 +78,8 @@ class FleetTalk:
         on_report: gets each node's report, its URL in the one spelling that names a backend.
         on_notices: gets the id of another balancer and what it picked; never our own.
         on_state: gets True when NATS is connected, False when it is lost.
+        forget_s: a balancer that is silent for so long is listed no more.
+        traffic: the generation of the traffic table that this balancer applies.
     """
 
     def __init__(
@@ -85,6 +89,9 @@ class FleetTalk:
         on_report: Callable[[NodeReport], None],
         on_notices: Callable[[str, PickNotices], None],
         on_state: Callable[[bool], None],
+        *,
+        forget_s: float = 900.0,
+        traffic: Callable[[], int] = lambda: 0,
     ) -> None:
         self._address = parse_address(bus.url)
         self._tls = tls_context(self._address, bus.tls_ca_file)
@@ -97,7 +104,8 @@ class FleetTalk:
         self._reports = msgspec.json.Decoder(NodeReport)
         self._picks = msgspec.json.Decoder(PickNotices)
         self._greeting: asyncio.Task[None] | None = None
-        self._peers: dict[str, float] = {}
+        self._traffic = traffic
+        self._peers = Peers(balancer, forget_s)
         self._nodes: dict[str, tuple[str, float]] = {}
         self._waiting: list[PickNotice] = []
         self._something = asyncio.Event()
@@ -121,13 +129,16 @@ class FleetTalk:
         now = asyncio.get_running_loop().time()
         if not self.connected or now - self._link.since < ALIVE_S * 1.5:
             return False
-        return all(peer > self._id or now - heard > GONE_S for peer, heard in self._peers.items())
+        return self._peers.none_before(now)
 
     @property
     def follows(self) -> bool:
         """Whether another balancer leads, as far as this one hears."""
-        now = asyncio.get_running_loop().time()
-        return any(peer < self._id and now - heard <= GONE_S for peer, heard in self._peers.items())
+        return not self._peers.none_before(asyncio.get_running_loop().time())
+
+    def peers(self) -> dict[str, Peer]:
+        """The other balancers by id, those that fell silent without a goodbye included."""
+        return self._peers.listed(asyncio.get_running_loop().time())
 
     def silence_s(self, url: str) -> float:
         """Seconds since the node that listens at `url` reported; infinity when none there was heard."""
@@ -145,8 +156,13 @@ class FleetTalk:
         self._link.start(self._linked)
 
     async def close(self) -> None:
-        """Let go of NATS; `on_state` is not called for it."""
+        """Say goodbye to the other balancers and let go of NATS; `on_state` is not called for it."""
         await end_tasks([task for task in (self._sending, self._greeting) if task is not None])
+        if self.connected:
+            last = PickNotices(self._id, tuple(self._waiting[:NOTICES_AT_ONCE]), self._traffic(), leaving=True)
+            with contextlib.suppress(BusError, nats_errors.Error, OSError, TimeoutError):
+                await self._publish(picks_subject(self._prefix), msgspec.json.encode(last))
+                await self._connected().flush(GOODBYE_S)
         await self._link.close()
 
     async def hello(self) -> None:
@@ -164,6 +180,10 @@ class FleetTalk:
                 )
             self._waiting.append(notice)
             self._something.set()
+
+    def tell(self) -> None:
+        """Send a sign of life now."""
+        self._something.set()
 
     async def move(self, node: str, order: MoveOrder) -> Moved:
         """Have a node ask clients to reconnect.
@@ -198,7 +218,7 @@ class FleetTalk:
                     log.exception("notices_failed")
 
     def _messages(self, notices: list[PickNotice]) -> list[bytes]:
-        data = msgspec.json.encode(PickNotices(self._id, tuple(notices)))
+        data = msgspec.json.encode(PickNotices(self._id, tuple(notices), self._traffic()))
         if len(data) <= NOTICES_BYTES or len(notices) < 2:
             return [data]
         middle = len(notices) // 2
@@ -273,13 +293,11 @@ class FleetTalk:
             raise ValueError(f"at most {NOTICES_AT_ONCE} notices are taken at once")
         if said.balancer == self._id:
             return
-        now = asyncio.get_running_loop().time()
-        if said.balancer not in self._peers:
-            self._peers = {peer: heard for peer, heard in self._peers.items() if now - heard <= GONE_S}
-            if len(self._peers) >= PEERS:
-                raise ValueError(f"more than {PEERS} balancers talk here")
+        if said.leaving:
+            self._peers.left(said.balancer)
+            log.info("balancer_left", balancer=said.balancer)
+        elif self._peers.heard(said.balancer, said.traffic, asyncio.get_running_loop().time()):
             log.info("balancer_heard", balancer=said.balancer)
-        self._peers[said.balancer] = now
         if said.notices:
             self._on_notices(said.balancer, said)
 

@@ -12,8 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.balancer.talking import Ear, Scene, until
+from trunkline.balancer.peers import MOST
 from trunkline.balancer.sources.nats import NatsSource
-from trunkline.balancer.talk import PEERS, FleetTalk
+from trunkline.balancer.talk import FleetTalk
 from trunkline.errors import SettingsError
 from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.placement.backend import BackendSpec
@@ -100,7 +101,7 @@ async def test_who_speaks_too_much(scene: Scene) -> None:
     ear = await scene.ear()
     await scene.publish("picks", msgspec.json.encode(PickNotices("x", (PickNotice("p", "", ""),) * 5000)))
     client = await nats.connect(scene.bus.url)
-    for number in range(PEERS):
+    for number in range(MOST):
         sign = msgspec.json.encode(PickNotices(f"b{number}", ()))
         await client.publish(f"{scene.bus.prefix}.fleet.picks", sign)
     await client.close()
