@@ -26,6 +26,9 @@ candidates = st.lists(
         pool=st.sampled_from(["", "chat"]),
         usable=st.booleans(),
         draining=st.booleans(),
+        held=st.booleans(),
+        group=st.sampled_from(["", "blue", "green"]),
+        share=st.sampled_from([None, 1.0, 99.0]),
     ),
     unique_by=lambda candidate: candidate.url,
 )
@@ -52,6 +55,25 @@ def test_a_pool_with_no_usable_server_gets_its_down_ones_back() -> None:
     assert [s.url for s in chosen([Candidate(A, usable=False, draining=True)]).open] == [A]
 
 
+def test_a_held_group_is_pickable_and_never_open() -> None:
+    """Not even when nothing else is left: what Traefik does by itself leads to no held colour."""
+    held = Candidate(A, group="blue", held=True)
+    servers = chosen([held, Candidate(B, group="green", usable=False, share=1.0)])
+    assert [server.url for server in servers.pickable] == [A, B]
+    assert [server.url for server in servers.open] == [B]
+    assert chosen([held]).open == ()
+
+
+def test_open_servers_have_the_shares_of_their_groups() -> None:
+    """However many of them a group has; those without a share come last, as for picks."""
+    blue = [Candidate(url, group="blue", share=90.0) for url in (A, B)]
+    servers = chosen([*blue, Candidate(C, group="green", share=10.0)])
+    assert [server.weight for server in servers.open] == [45.0, 45.0, 10.0]
+    unnamed = [Candidate(A, group="blue", share=90.0), Candidate(B, group="red")]
+    assert [server.url for server in chosen(unnamed).open] == [A]
+    assert [server.weight for server in chosen([Candidate(A, weight=3.0), Candidate(B)]).open] == [3.0, 1.0]
+
+
 @given(candidates, st.randoms())
 def test_order_does_not_matter(found: list[Candidate], random: Random) -> None:
     """The same servers in any order give the same bytes, and no change."""
@@ -66,10 +88,12 @@ def test_order_does_not_matter(found: list[Candidate], random: Random) -> None:
 
 @given(candidates)
 def test_every_pool_with_a_server_has_an_open_one(found: list[Candidate]) -> None:
-    """No pool is left without a server, and what is open can be picked."""
+    """No pool is left without a server unless all of it is held; what is open can be picked and is not held."""
     servers = chosen(found)
-    assert {server.pool for server in servers.open} == {candidate.pool for candidate in found}
-    assert set(servers.open) <= set(servers.pickable)
+    allowed = {candidate.url: candidate for candidate in found if not candidate.held}
+    assert {server.pool for server in servers.open} == {candidate.pool for candidate in allowed.values()}
+    assert {server.url for server in servers.open} <= allowed.keys()
+    assert {server.url for server in servers.open} <= {server.url for server in servers.pickable}
     assert len(servers.pickable) == len(found)
 
 

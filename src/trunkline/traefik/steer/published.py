@@ -8,6 +8,8 @@ Rules:
   them as up. When none is left in a pool, those that are down come back: whoever calls all of them down may be cut off
   itself, and Traefik has its own checks.
 - Of the rest, backups take part where no other can be used.
+- A held group takes no part there, whatever else is left. The others have their shares, so that a canary does not get
+  half of all clients while the balancer is away.
 - Every server, in whatever state, can be picked: one that recovers is used at the next pick, with no reload between.
 - The address to which Traefik sends its question carries the marks of the servers that can be picked. So each question
   says what that Traefik has loaded, whoever published it and however many Traefiks there are.
@@ -18,6 +20,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
+
+import msgspec
 
 from trunkline.placement.backend import short_id
 from trunkline.traefik.render import dynamic_model as model
@@ -31,11 +35,15 @@ class Candidate(ServerView, frozen=True):
         usable: false while it is known to be down, ejected, or behind an open circuit breaker.
         draining: it takes no new connections.
         tier: as `BackendSpec.tier`.
+        held: its group gets no new connections.
+        share: what its group gets beside the others, None where groups are not told apart, and of one without a share.
     """
 
     usable: bool = True
     draining: bool = False
     tier: int = 0
+    held: bool = False
+    share: float | None = None
 
 
 class Servers(NamedTuple):
@@ -55,15 +63,30 @@ def chosen(candidates: Sequence[Candidate]) -> Servers:
     ordered = sorted(candidates, key=lambda candidate: (candidate.pool, candidate.url))
     takers: list[Candidate] = []
     for pool in dict.fromkeys(candidate.pool for candidate in ordered):
-        members = [candidate for candidate in ordered if candidate.pool == pool]
+        members = [candidate for candidate in ordered if candidate.pool == pool and not candidate.held]
         staying = [candidate for candidate in members if not candidate.draining]
-        takers += _first_tier([candidate for candidate in staying if candidate.usable]) or staying or members
+        usable = _first_tier([candidate for candidate in staying if candidate.usable])
+        takers += _shared(usable or staying or members)
     return Servers(tuple(map(_view, ordered)), tuple(map(_view, takers)))
 
 
 def _first_tier(candidates: Sequence[Candidate]) -> list[Candidate]:
     lowest = min((candidate.tier for candidate in candidates), default=0)
     return [candidate for candidate in candidates if candidate.tier == lowest]
+
+
+def _shared(candidates: list[Candidate]) -> list[Candidate]:
+    """Those whose groups have a share, with weights that make it so; all as they are when none has one."""
+    named = [candidate for candidate in candidates if candidate.share is not None]
+    if not named:
+        return candidates
+    totals: dict[str, float] = {}
+    for each in named:
+        totals[each.group] = totals.get(each.group, 0.0) + each.weight
+    return [
+        msgspec.structs.replace(each, weight=each.weight * (each.share or 0.0) / (totals[each.group] or 1.0))
+        for each in named
+    ]
 
 
 def _view(candidate: Candidate) -> ServerView:

@@ -94,6 +94,7 @@ class SteeringService:
 
     def _candidates(self) -> list[Candidate]:
         now = time.monotonic()
+        weights = self.balancer.fleet.shares.weights
         return [
             Candidate(
                 url=backend.url,
@@ -103,6 +104,8 @@ class SteeringService:
                 usable=backend.condition.usable(now),
                 draining=backend.draining,
                 tier=backend.spec.tier,
+                held=backend.held,
+                share=weights.get(backend.group),
             )
             for backend in self.balancer.fleet.backends.values()
         ]
