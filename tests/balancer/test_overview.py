@@ -8,6 +8,9 @@ import pytest
 from trunkline.balancer.overview import overview, page, refresh_of, shape_wanted
 from trunkline.placement.rows import BackendRow
 from trunkline.protocol.control import LoadReport
+from trunkline.protocol.traffic import BalancerTraffic, TrafficState
+
+NONE = TrafficState(0, {}, (), ())
 
 
 def row(url: str = "http://10.0.0.1:3001", connections: int = 5, **more: object) -> BackendRow:
@@ -22,7 +25,7 @@ def row(url: str = "http://10.0.0.1:3001", connections: int = 5, **more: object)
 def test_json_has_the_names_that_dashboards_read() -> None:
     """Five names at the top, url and connections in a service, the report's own names in podMetrics."""
     uneven = {("", "blue"): 1.25, ("games", ""): 2.0}
-    found = overview([row(), row("http://b:1", 3, reported=None, pods=())], uneven, "2026-01-01T00:00:00Z")
+    found = overview([row(), row("http://b:1", 3, reported=None, pods=())], uneven, "2026-01-01T00:00:00Z", NONE)
     shown = msgspec.json.decode(msgspec.json.encode(found))
     assert shown["timestamp"] == "2026-01-01T00:00:00Z"
     assert shown["imbalance"] == {"blue": 1.25, "games/": 2.0}
@@ -39,7 +42,7 @@ def test_json_has_the_names_that_dashboards_read() -> None:
 
 def test_each_pod_behind_a_url_has_its_entry() -> None:
     """The names are those of the pods, and the page has them all; what they are called is text there too."""
-    found = overview([row(pods=(LoadReport(4, "pod-a"), LoadReport(7, "<b>")))], {}, "now")
+    found = overview([row(pods=(LoadReport(4, "pod-a"), LoadReport(7, "<b>")))], {}, "now", NONE)
     assert [(pod.podName, pod.agentsConnections) for pod in found.podMetrics["http://10.0.0.1:3001"]] == [
         ("pod-a", 4),
         ("<b>", 7),
@@ -51,16 +54,19 @@ def test_what_a_backend_says_is_text() -> None:
     """A name, a reason or a pod that looks like markup stays text."""
     evil = "<script>alert(1)</script>"
     found = overview(
-        [row(name=evil, why=evil, pods=(LoadReport(4, evil, evil, evil),), group=evil)], {("", evil): 1.0}, "now"
+        [row(name=evil, why=evil, pods=(LoadReport(4, evil, evil, evil),), group=evil)],
+        {("", evil): 1.0},
+        "now",
+        TrafficState(1, {evil: 1.0}, (evil,), (BalancerTraffic(evil, 0),), evil, evil),
     )
     text = page(found, 5, "relay")
     assert "<script" not in text
-    assert text.count("&lt;script&gt;") >= 4
+    assert text.count("&lt;script&gt;") >= 9
 
 
 def test_page_without_backends_says_so() -> None:
     """An empty fleet is a sentence, not an empty table."""
-    text = page(overview([], {}, "now"), 0, "steer")
+    text = page(overview([], {}, "now", NONE), 0, "steer")
     assert "no backend is known yet" in text
     assert "http-equiv" not in text
 
@@ -89,3 +95,23 @@ def test_refresh_is_one_of_the_choices(given: str | None, seconds: int) -> None:
 def test_shape_follows_who_asks(accept: str, chosen: str | None, shape: str) -> None:
     """Programs get JSON, browsers a page, Prometheus its own format; the query wins."""
     assert shape_wanted(accept, chosen) == shape
+
+
+@pytest.mark.parametrize(
+    ("traffic", "text"),
+    [
+        (NONE, "New connections: all colours, by capacity; no traffic table"),
+        (TrafficState(0, {"blue": 9, "green": 1}, (), ()), "New connections: blue 9, green 1; no traffic table"),
+        (
+            TrafficState(4, {"green": 100}, ("blue",), (BalancerTraffic("a", 4), BalancerTraffic("b", 4, 1.9)), "now"),
+            "New connections: green 100; held: blue; table 4, written now, applied by all balancers",
+        ),
+        (
+            TrafficState(4, {"green": 1}, (), (BalancerTraffic("b", 3, 0.5), BalancerTraffic("c", 4, 70.0)), "", "al"),
+            "table 4, written  by al, not applied by b (has 3), c (has 4, silent for 70 s)",
+        ),
+    ],
+)
+def test_the_page_says_who_gets_connections(traffic: TrafficState, text: str) -> None:
+    """Which colours, since when, and which balancers go on by another table."""
+    assert text in page(overview([], {}, "now", traffic), 0, "relay")

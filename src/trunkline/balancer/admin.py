@@ -1,8 +1,8 @@
-"""The balancer's admin port: is it alive, can it place, what does it see. HTTP by aiohttp, on loopback.
+"""The balancer's admin port: is it alive, can it place, what does it see, who gets traffic. HTTP by aiohttp.
 
 Rules: `/healthz` and `/ready` are for anybody who reaches the port; the page and the series are for allowed networks or
-the bearer token, for they name backends. A balancer that ends frees the port at once, for the one that takes its place,
-and answers on a Unix socket of its user until it has ended.
+the bearer token, for they name backends; `/api/traffic` has rules of its own. A balancer that ends frees the port at
+once, for the one that takes its place, and answers on a Unix socket of its user until it has ended.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from trunkline.balancer.hosts import hosts_of
 from trunkline.balancer.http_port import HttpPort
 from trunkline.balancer.overview import CONTENT_SECURITY
 from trunkline.balancer.pages import BalancerPages
+from trunkline.balancer.traffic.api import TrafficApi
 from trunkline.errors import StartError
 from trunkline.net.addresses import FORWARDING_HEADERS, networks, within
 from trunkline.net.admin_token import NOT_KEPT_HINT, AdminToken
@@ -29,7 +30,6 @@ from trunkline.process.private_sockets import PrivateSocket, forget_dead
 from trunkline.settings.sections import AdminSettings
 
 log = structlog.get_logger("trunkline.balancer")
-HOST = "127.0.0.1"
 
 
 class BalancerAdmin:
@@ -43,6 +43,7 @@ class BalancerAdmin:
         self._hosts = hosts_of(balancer.settings)
         most = Shares(open_files.limit()).admin
         self._http = HttpPort("admin", most, balancer.meter.pending_dropped, self._hosts)
+        self._traffic = TrafficApi(balancer.traffic, balancer.traffic_state, self._has_token, self._why_no_read)
         self._token: AdminToken | None = None
         self._private: PrivateSocket | None = None
         self.sockets: list[socket.socket] = []
@@ -53,7 +54,7 @@ class BalancerAdmin:
 
         `handed` are sockets that may be those of the port already.
         """
-        wanted = self._balancer.settings.admin_port
+        host, wanted = self._balancer.settings.admin_host, self._balancer.settings.admin_port
         if wanted == 0:
             return
         # Beside any free port the next one may be taken, so it is any free one too.
@@ -61,11 +62,12 @@ class BalancerAdmin:
         port = wanted if wanted is not None else beside
         self.sockets = [sock for sock in handed if sock.getsockname()[1] == port]
         try:
-            self.sockets = self.sockets or listening_sockets(HOST, port)
+            self.sockets = self.sockets or listening_sockets(host, port)
         except OSError as error:
             raise StartError(
-                f"cannot listen on the balancer's admin port {HOST}:{port}: {error.strerror or error}",
-                "Choose another with balancer.admin_port (TRUNKLINE_BALANCER_ADMIN_PORT), or 0 to switch it off.",
+                f"cannot listen on the balancer's admin port {host}:{port}: {error.strerror or error}",
+                "Choose another with balancer.admin_port (TRUNKLINE_BALANCER_ADMIN_PORT), 0 to switch it off, or "
+                "another address of this machine with balancer.admin_host.",
             ) from None
         self.port = self.sockets[0].getsockname()[1]
         self._token = AdminToken(self.port, self._settings.token, self._settings.token_file)
@@ -73,7 +75,7 @@ class BalancerAdmin:
     async def start(self) -> None:
         """Serve the port."""
         if self.sockets:
-            await self._http.start(self.routes(), self.sockets)
+            await self._http.start([*self.routes(), *self._traffic.routes()], self.sockets)
 
     def keep_token(self) -> None:
         """Put the token where the commands on this machine find it, once no other balancer has the port."""
@@ -89,7 +91,7 @@ class BalancerAdmin:
             self._token.forget()
 
     def routes(self) -> list[web.RouteDef]:
-        """What it answers; the steering port answers the same."""
+        """What it answers of the balancer itself; the steering port answers the same."""
         return [
             web.get("/healthz", self._alive),
             web.get("/ready", self._ready),
@@ -124,13 +126,20 @@ class BalancerAdmin:
             self._token.forget()
             self._token = None
 
-    def allows(self, request: web.Request) -> bool:
+    def allows(self, request: web.BaseRequest) -> bool:
         """Whether a request may see the page: it comes from an allowed network, or has the token."""
-        return not self._why_closed(request) or (
-            self._token is not None and self._token.allows(request.headers.get("Authorization"))
-        )
+        return not self._why_closed(request) or self._has_token(request)
 
-    def _why_closed(self, request: web.Request) -> str:
+    def _has_token(self, request: web.BaseRequest) -> bool:
+        return self._token is not None and self._token.allows(request.headers.get("Authorization"))
+
+    def _why_no_read(self, request: web.BaseRequest) -> str:
+        """Why a request without the token may not read the traffic table."""
+        if not self._hosts.loopback:
+            return "the admin token is missing or wrong; on a port that is open beyond loopback each request needs it"
+        return self._why_closed(request)
+
+    def _why_closed(self, request: web.BaseRequest) -> str:
         if self._private is not None and request.transport is not None:
             sock = request.transport.get_extra_info("socket")
             if sock is not None and sock.family == socket.AF_UNIX:

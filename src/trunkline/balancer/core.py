@@ -4,8 +4,9 @@ Sources name the backends, load reports give their connections, health checks an
 used, relays and other balancers report what was picked. Whatever carries the bytes (a relay in this process or in a
 worker, or Traefik) requests its picks here.
 
-Start order: the link to nodes and balancers, sources, checks and reports; then it learns for a moment, so that a
-balancer that was away does not send all returning clients to the first backend that it learns of. Nothing here listens.
+Start order: the link to nodes and balancers, the store, sources, checks and reports; then it learns for a moment, so
+that a balancer that was away does not send all returning clients to the first backend that it learns of, or to a held
+one. Nothing here listens.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from trunkline.balancer.rebalance.driver import Rebalancer
 from trunkline.balancer.sources import base
 from trunkline.balancer.sources.configured import configured
 from trunkline.balancer.sources.nats import NatsSource
+from trunkline.balancer.traffic.control import TrafficControl
+from trunkline.balancer.traffic.rules import state_of
+from trunkline.balancer.traffic.store import open_for
 from trunkline.metrics import exposition
 from trunkline.metrics.series import LATENCY_BUCKETS
 from trunkline.placement.backend import BackendSpec
@@ -40,6 +44,7 @@ from trunkline.placement.placing import Ask, Pick, Refusal
 from trunkline.process.bounds import end_part, end_tasks
 from trunkline.protocol.control import LoadReport, NodeReport, PickNotice, PickNotices
 from trunkline.protocol.timestamps import utc
+from trunkline.protocol.traffic import TrafficState
 from trunkline.settings.sections import Settings
 
 if TYPE_CHECKING:
@@ -114,16 +119,25 @@ class Balancer:
 
             self._nats_source = NatsSource(self.settings.forget_after_ms / 1000)
             self._sources["nats"] = self._nats_source
-            self._talk = FleetTalk(settings.bus, self.id, self._on_node, self._on_notices, self._on_nats)
+            self._talk = FleetTalk(
+                settings.bus, self.id, self._on_node, self._on_notices, self._on_nats,
+                forget_s=self.settings.forget_after_ms / 1000, traffic=lambda: self.traffic.generation,
+            )  # fmt: skip
+        self._store = open_for(settings)
+        self.traffic = TrafficControl(self._store, self.fleet, self.deploys, self._on_traffic)
         self._lists: dict[str, Sequence[BackendSpec]] = {}
         self._conflicts: tuple[base.Conflict, ...] = ()
-        self._rebalancer = Rebalancer(self.settings, self.fleet, self._talk, self.meter.moves)
+        self._rebalancer = Rebalancer(
+            self.settings, self.fleet, self._talk, self.meter.moves, lambda: self.deploys.under_way
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to learn; raises StartError or SettingsError for what cannot work."""
         if self._talk is not None:
             await self._talk.start()
+        await self._store.start()
+        self._keep_running("traffic", self.traffic.run)
         await self._checks.start()
         await self._reports.start()
         for name, source in self._sources.items():
@@ -137,7 +151,8 @@ class Balancer:
                 await self._learn()
 
     async def _learn(self) -> None:
-        """Wait until each source has given its list, nodes could answer, and each backend has reported or failed to."""
+        """Wait for the table, each source's list, the nodes' answers, and a report or a failure of each backend."""
+        await self.traffic.learned.wait()
         while not (self._lists.keys() >= self._sources.keys() and (self._talk is None or self.nats_connected)):
             self._news.clear()
             await self._news.wait()
@@ -154,6 +169,7 @@ class Balancer:
         await end_part("reports", self._reports.close(), within_s=PART_S)
         if self._talk is not None:
             await end_part("talk", self._talk.close(), within_s=PART_S)
+        await end_part("store", self._store.close(), within_s=PART_S)
 
     def _keep_running(self, part: str, run: Callable[[], Awaitable[None]]) -> None:
         async def again() -> None:
@@ -310,6 +326,11 @@ class Balancer:
         self._news.set()
         self._nats_source.connected(connected)
 
+    def _on_traffic(self) -> None:
+        self._fleet_changed()
+        if self._talk is not None:
+            self._talk.tell()
+
     def _changed(self, url: str, change: Change | None) -> None:
         if change is None:
             return
@@ -340,4 +361,13 @@ class Balancer:
 
     def overview(self) -> Overview:
         """What /balancer-metrics shows."""
-        return overview(self.fleet.rows(time.monotonic()), self.fleet.imbalance(), utc(time.time()))
+        rows = self.fleet.rows(time.monotonic())
+        return overview(rows, self.fleet.imbalance(), utc(time.time()), self.traffic_state())
+
+    def traffic_state(self) -> TrafficState:
+        """What `GET /api/traffic` shows."""
+        peers = {} if self._talk is None else self._talk.peers()
+        backends = self.fleet.backends.values()
+        return state_of(
+            self.traffic.table, self.fleet.shares, backends, self.id, peers, time.monotonic(), self._store.name
+        )

@@ -58,7 +58,7 @@ class HttpPort:
         self._hosts = hosts
         self._head_bytes = head_bytes
         self._crowding = Crowding()
-        self._handlers: dict[str, _Handler] = {}
+        self._handlers: dict[str, dict[str, _Handler]] = {}
         self._runner: web.ServerRunner | None = None
         self._servers: list[asyncio.Server] = []
         # The one that has been silent longest comes first.
@@ -66,7 +66,10 @@ class HttpPort:
 
     async def start(self, routes: Iterable[web.RouteDef], sockets: Sequence[socket.socket]) -> None:
         """Serve `routes` on sockets that listen, which are closed at the end."""
-        self._handlers = {route.path: cast(_Handler, route.handler) for route in routes}
+        for route in routes:
+            # What a Traefik passes on for nobody is answered to a GET alone.
+            method = "GET" if route.method == "*" else route.method
+            self._handlers.setdefault(route.path, {})[method] = cast(_Handler, route.handler)
         server = web.Server(
             self._answer,
             access_log=None,
@@ -113,11 +116,13 @@ class HttpPort:
         return response
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
-        handler = self._handlers.get(request.path)
-        if handler is None:
+        handlers = self._handlers.get(request.path)
+        if handlers is None:
             return web.Response(status=404, text="404: Not Found")
-        if request.method not in ("GET", "HEAD"):
-            return web.Response(status=405, text="405: Method Not Allowed", headers={"Allow": "GET,HEAD"})
+        handler = handlers.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = ",".join(["GET", "HEAD", *(method for method in handlers if method != "GET")])
+            return web.Response(status=405, text="405: Method Not Allowed", headers={"Allow": allowed})
         return await handler(request)
 
     def _misdirected(self, request: web.BaseRequest) -> web.Response | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trunkline.balancer.relay.meter import EdgeMeter
+from trunkline.balancer.traffic.rules import peers_by_state
 from trunkline.metrics import exposition
 from trunkline.metrics.series import BALANCER_SERIES, DURATION_BUCKETS, LATENCY_BUCKETS
 from trunkline.metrics.text import Family
@@ -114,6 +115,11 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
         if service.report_age_s is not None:
             age.set(service.report_age_s, service.url)
     ejections.values.update(meter.ejections.values)
+    weights, peers = exposition.Labelled(), exposition.Labelled()
+    for colour, weight in (dict.fromkeys(found.traffic.held, 0.0) | found.traffic.weights).items():
+        weights.set(weight, colour)
+    for state, count in peers_by_state(found.traffic, balancer.id).items():
+        peers.set(count, state)
     for (pool, group), ratio in balancer.fleet.imbalance().items():
         imbalance.set(ratio, group, pool)
     build.set(1, __version__, balancer.settings.mode)
@@ -142,6 +148,9 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
             "ws_balancer_backend_report_age_seconds": age,
             "ws_balancer_connections_active": edge.connections,
             "ws_balancer_imbalance_ratio": imbalance,
+            "ws_balancer_traffic_weight": weights,
+            "ws_balancer_traffic_generation": found.traffic.generation,
+            "ws_balancer_peers": peers,
             "ws_balancer_nats_connected": float(balancer.nats_connected),
             "ws_balancer_place_seconds": meter.place,
             "ws_balancer_handshake_seconds": handshake,

@@ -16,8 +16,10 @@ from typing import Final
 
 import msgspec
 
+from trunkline.balancer.peers import GONE_S
 from trunkline.placement.rows import BackendRow
 from trunkline.protocol.control import LoadReport
+from trunkline.protocol.traffic import BalancerTraffic, TrafficState
 
 REFRESH_CHOICES: Final = (0, 1, 2, 5, 10, 30)
 """Seconds between two fetches that a reader can choose; 0: none."""
@@ -45,6 +47,8 @@ class Service(msgspec.Struct, frozen=True):
     relayed: int
     reserved: int
     version: str
+    held: bool
+    usable: bool
 
 
 class PodMetric(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,9 +69,12 @@ class Overview(msgspec.Struct, frozen=True):
     totalConnections: int
     agentsConnections: int
     imbalance: dict[str, float]
+    traffic: TrafficState
 
 
-def overview(rows: Sequence[BackendRow], imbalance: Mapping[tuple[str, str], float], timestamp: str) -> Overview:
+def overview(
+    rows: Sequence[BackendRow], imbalance: Mapping[tuple[str, str], float], timestamp: str, traffic: TrafficState
+) -> Overview:
     """The JSON document, at a `timestamp` in UTC as RFC 3339 has it.
 
     `imbalance` has the fullest backend beside the mean by pool and group; the document's names are `group`, and
@@ -81,6 +88,7 @@ def overview(rows: Sequence[BackendRow], imbalance: Mapping[tuple[str, str], flo
         totalConnections=total,
         agentsConnections=total,
         imbalance={f"{pool}/{group}" if pool else group: round(value, 4) for (pool, group), value in imbalance.items()},
+        traffic=traffic,
     )
 
 
@@ -118,11 +126,31 @@ def page(found: Overview, refresh_s: int, mode: str) -> str:
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>Balancer: '
         f"{found.totalConnections} connections</title><style>{_STYLE}</style></head><body>"
         f"<h1>{found.totalConnections:,} connections on {len(found.services)} backends</h1>"
+        f"<p>{_traffic(found.traffic)}</p>"
         f"<p>{escape(mode)}; fullest beside the mean: {evenness or 'nothing to compare'}; {escape(found.timestamp)}</p>"
         f"<nav aria-label='Refresh'>Refresh: {choices}</nav><div class='wide'><table><thead><tr><th>Backend</th>"
         f"<th>State</th><th class='n'>Connections</th><th></th><th class='n'>Reported</th><th class='n'>On the way</th>"
         f"<th class='n'>Capacity</th></tr></thead><tbody>{body}</tbody></table></div></body></html>"
     )
+
+
+def _traffic(traffic: TrafficState) -> str:
+    """The table in one sentence; without one, what stands in its place."""
+    weights = ", ".join(f"{escape(colour)} {weight:g}" for colour, weight in sorted(traffic.weights.items()))
+    text = f"New connections: {weights or ('none' if traffic.generation else 'all colours, by capacity')}"
+    if traffic.held:
+        text += f"; held: {escape(', '.join(traffic.held))}"
+    if not traffic.generation:
+        return f"{text}; no traffic table"
+    by = f" by {escape(traffic.changed_by)}" if traffic.changed_by else ""
+    late = [_late(peer) for peer in traffic.balancers if peer.silent_s > GONE_S or peer.generation < traffic.generation]
+    text += f"; table {traffic.generation}, written {escape(traffic.changed_at)}{by}, "
+    return text + (f"not applied by {', '.join(late)}" if late else "applied by all balancers")
+
+
+def _late(peer: BalancerTraffic) -> str:
+    silent = f", silent for {peer.silent_s:.0f} s" if peer.silent_s > GONE_S else ""
+    return f"{escape(peer.id)} (has {peer.generation}{silent})"
 
 
 def _pod(report: LoadReport) -> PodMetric:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from trunkline.bus.base import Bus, FleetStore, Retention, RetentionOf
 from trunkline.errors import SettingsError
+from trunkline.process.user_dirs import private_dirs
+from trunkline.settings.balancer import BalancerSettings
 from trunkline.settings.sections import BusSettings
 
 
@@ -52,3 +54,13 @@ def open_store(settings: BusSettings, directory: Path) -> FleetStore:
 
         return LinkedNatsStore(settings)
     raise SettingsError("bus.url", allowed="use memory, nats://host:4222 or tls://host:4222")
+
+
+def store_directory(balancer: BalancerSettings) -> Path | None:
+    """Where the store's files are without NATS, for the balancer and for those who look for it.
+
+    None for a balancer that takes any free port and has no directory of its own: nothing leads to it a second time.
+    """
+    if balancer.store_dir is not None:
+        return balancer.store_dir
+    return private_dirs()[0] / f"store-{balancer.port}" if balancer.port else None

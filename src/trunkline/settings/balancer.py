@@ -120,7 +120,10 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     ] = ()
     mode: Annotated[Literal["relay", "steer"], about("relay: carry the bytes; steer: choose for Traefik.")] = "relay"
     workers: Annotated[int, about("Processes that share the port and one state.", ge=1, le=64)] = 1
-    admin_port: Annotated[Port | None, about("Admin port, on loopback; by default the port + 1; 0: none.")] = None
+    admin_port: Annotated[Port | None, about("Admin port; by default the port + 1; 0: none.")] = None
+    admin_host: Annotated[
+        str, about("Address of the admin port; beyond loopback its /api needs the token for reads too.")
+    ] = "127.0.0.1"
     backends: Annotated[tuple[BackendEntry, ...], about("Backends by list; in the environment as JSON.")] = ()
     dns: Annotated[
         tuple[str, ...],
@@ -134,11 +137,18 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     forget_after_ms: Annotated[
         PositiveMs, about("How long a node that went silent without a goodbye stays listed, as down.")
     ] = 900_000
+    store_dir: Annotated[
+        Path | None,
+        about("Without NATS, where the traffic table is kept; by default in the user's state directory, by port."),
+    ] = None
     policy: Annotated[Policy, about("How a backend is chosen.")] = "least_connections"
     affinity: Annotated[AffinityKey, about("What the affinity policy keeps together.")] = "query:matchId"
     affinity_bound: Annotated[float, about("Times the mean that affinity fills a backend to.", ge=1.01, le=100)] = 1.25
     routes: Annotated[tuple[RouteEntry, ...], about("Routes before built-in ones; in the environment as JSON.")] = ()
-    groups: Annotated[tuple[GroupEntry, ...], about("Canary groups and their shares; none: one group.")] = ()
+    groups: Annotated[
+        tuple[GroupEntry, ...],
+        about("Canary groups and their shares, until a traffic table is written; none: one group."),
+    ] = ()
     sticky_cookie: Annotated[CookieName, about("Cookie that brings a client back to its backend; empty: none.")] = ""
     sticky_secure: Annotated[bool, about("Send the cookie over TLS alone.")] = True
     sticky_same_site: Annotated[Literal["lax", "strict", "none"], about("The cookie's SameSite.")] = "lax"

@@ -44,6 +44,7 @@ ONLY_SOMETIMES = {
     "ws_connections_cut_total": "a node that stops with clients that do not leave",
     "ws_sessions_resumed_total": "a client that was asked to move and came back",
     "ws_reconnect_seconds_bucket": "a client that was asked to move and came back",
+    "ws_balancer_traffic_weight": "a traffic table, or groups",
     "ws_deploy_state": "a deploy",
     "ws_deploy_lease_age_seconds": "a deploy under way",
     "trunkline_pg_replica_lag_seconds": "a PostgreSQL that is a replica",

@@ -2,7 +2,8 @@
 
 Rules:
 
-- Of several balancers only the one that leads does so; the others look on, so that they know what has joined.
+- Of several balancers only the one that leads does so; the others look on, so that they know what has joined. While a
+  deploy runs, which moves clients itself, all look on.
 - An order that fails is not repeated at once: the node is left alone for a while.
 - One log line an order, in a dry run too.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -111,13 +112,21 @@ def home_of(fleet: Fleet, group: GroupKey, key: str, now: float) -> str | None:
 
 
 class Rebalancer:
-    """Evens out a fleet by orders over `talk`; without it there are none."""
+    """Evens out a fleet by orders over `talk`; without it, and while it `rests`, there are none."""
 
-    def __init__(self, settings: BalancerSettings, fleet: Fleet, talk: FleetTalk | None, moves: Labelled) -> None:
+    def __init__(
+        self,
+        settings: BalancerSettings,
+        fleet: Fleet,
+        talk: FleetTalk | None,
+        moves: Labelled,
+        rests: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._settings = settings
         self._fleet = fleet
         self._talk = talk
         self._moves = moves
+        self._rests = rests
         self._state = RebalanceState()
         self._keys_at = float("-inf")
         self._sending: set[asyncio.Task[None]] = set()
@@ -142,8 +151,10 @@ class Rebalancer:
             return
         now = time.monotonic()
         rows = rows_of(self._fleet, talk, now)
-        if not talk.leads:
-            plan.observe(rows, now, self._state, other_leads=talk.follows)
+        rests = self._rests()
+        if rests or not talk.leads:
+            # Whom a deploy has moved is not moved again at once, as if another balancer had done it.
+            plan.observe(rows, now, self._state, other_leads=rests or talk.follows)
             return
         moves = plan.plan(rows, now, self._settings, self._state)
         if not moves and now - self._keys_at >= KEYS_EVERY_S:

@@ -1,0 +1,170 @@
+"""The traffic table of the fleet in one balancer: followed in the store, applied to its picks, written on request.
+
+Rules:
+
+- What is in the store counts. While it cannot be reached the last table that was seen stays in force; it does so too
+  when the store has lost it, for a colour that was held must not get clients because of a fault.
+- A write is made over the generation that its writer has seen, and over the revision that this balancer has read.
+- The balancer that writes applies the table before it answers; the others when their watch brings it. Each says the
+  generation that it applies with its next sign of life, which it sends at once.
+- The state of the present deploy is followed beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from trunkline.balancer.deploys import DeployWatch
+from trunkline.balancer.traffic.rules import next_table, unready
+from trunkline.bus.base import Entry, FleetStore
+from trunkline.errors import BusError, BusUnavailable, Changed, TrunklineError
+from trunkline.placement.fleet import Fleet
+from trunkline.placement.shares import by_table
+from trunkline.protocol.deploys import DEPLOY_KEY
+from trunkline.protocol.timestamps import utc
+from trunkline.protocol.traffic import TRAFFIC_KEY, TrafficOrder, TrafficTable
+
+log = structlog.get_logger("trunkline.balancer")
+
+AGAIN_S: Final = 1.0
+"""Pause between two tries to read from a store that cannot be reached."""
+
+
+class OtherGeneration(TrunklineError):
+    """The table is not the one that the writer of an order has seen."""
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(expected, found)
+        self.expected = expected
+        self.found = found
+
+    def __str__(self) -> str:
+        return f"expected generation {self.expected}, found {self.found}; read the table again"
+
+
+class NotReady(TrunklineError):
+    """The order would leave clients without a backend."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}; start it first, or give force: true"
+
+
+class TrafficControl:
+    """The table as this balancer knows it.
+
+    Args:
+        store: where it is kept; closed by whoever made it.
+        deploys: is given what the store says of deploys.
+        on_applied: called after another table was applied to the fleet.
+
+    Attributes:
+        table: that is applied, None while none was ever written.
+        learned: set once the store has said what there is.
+    """
+
+    def __init__(self, store: FleetStore, fleet: Fleet, deploys: DeployWatch, on_applied: Callable[[], None]) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._deploys = deploys
+        self._on_applied = on_applied
+        self._revision = 0
+        self.table: TrafficTable | None = None
+        self.learned = asyncio.Event()
+
+    @property
+    def generation(self) -> int:
+        """Of the table that is applied, 0 for none."""
+        return 0 if self.table is None else self.table.generation
+
+    async def run(self) -> None:
+        """Follow the store until cancelled."""
+        async with contextlib.AsyncExitStack() as watches:
+            for key, on_entry in ((TRAFFIC_KEY, self._on_table), (DEPLOY_KEY, self._on_deploy)):
+                watch = await self._store.watch(key, on_entry)
+                watches.push_async_callback(watch.close)
+            while not self.learned.is_set():
+                # A watch says what there is, and nothing where there is nothing.
+                with contextlib.suppress(BusError):
+                    entry = await self._store.get(TRAFFIC_KEY)
+                    if entry is not None and entry.revision > self._revision:
+                        self._on_table(TRAFFIC_KEY, entry)
+                    self.learned.set()
+                    break
+                await asyncio.sleep(AGAIN_S)
+            await asyncio.Event().wait()
+
+    async def put(self, order: TrafficOrder) -> None:
+        """Write a table, and apply it.
+
+        Raises:
+            OtherGeneration: `expect` is not the present one; nothing was written.
+            NotReady: clients would be left without a backend; nothing was written.
+            BusUnavailable: the store cannot be reached, so that nobody knows whether it was written.
+        """
+        entry = await self._store.get(TRAFFIC_KEY)
+        present = self.table if entry is None else _decoded(entry)
+        found = 0 if present is None else present.generation
+        if order.expect != found:
+            raise OtherGeneration(order.expect, found)
+        why = "" if order.force else unready(order.weights, self._fleet.backends.values(), time.monotonic())
+        if why:
+            raise NotReady(why)
+        table = next_table(order, present, utc(time.time()))
+        try:
+            revision = await self._store.put(
+                TRAFFIC_KEY, msgspec.json.encode(table), 0 if entry is None else entry.revision
+            )
+        except Changed:
+            raise OtherGeneration(order.expect, found + 1) from None
+        if self.table is None or self.table.generation < table.generation:
+            self._apply(table, revision)
+
+    def _on_table(self, key: str, entry: Entry | None) -> None:
+        if key != TRAFFIC_KEY:
+            return
+        if entry is None:
+            if self.table is not None:
+                log.error(
+                    "traffic_table_lost",
+                    generation=self.generation,
+                    text="the store has no table any more; the last one stays in force. Write it again",
+                )
+            return
+        try:
+            table = _decoded(entry)
+        except BusError as error:
+            log.error("traffic_table_unreadable", generation=self.generation, why=str(error))
+            return
+        if table != self.table:
+            self._apply(table, entry.revision)
+
+    def _apply(self, table: TrafficTable, revision: int) -> None:
+        self.table = table
+        self._revision = revision
+        self._fleet.set_shares(by_table(table), time.monotonic())
+        log.info("traffic_changed", generation=table.generation, weights=table.weights, changed_by=table.changed_by)
+        self._on_applied()
+
+    def _on_deploy(self, key: str, entry: Entry | None) -> None:
+        if key != DEPLOY_KEY:
+            return
+        before = self._deploys.under_way
+        value, revision = (None, 0) if entry is None else (entry.value, entry.revision)
+        self._deploys.take(value, revision, time.monotonic())
+        if self._deploys.under_way != before:
+            state = "" if self._deploys.status is None else self._deploys.status.state
+            log.info("deploy_ended" if before else "deploy_began", state=state)
+
+
+def _decoded(entry: Entry) -> TrafficTable:
+    try:
+        return msgspec.json.decode(entry.value, type=TrafficTable)
+    except msgspec.MsgspecError as error:
+        raise BusUnavailable(f"the stored traffic table cannot be read, perhaps of a newer release: {error}") from None
