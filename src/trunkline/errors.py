@@ -6,7 +6,8 @@
     ├── StartError           this machine lacks something: a port, a part, a file (exit code 2)
     ├── BusError
     │   ├── BusUnavailable   the bus cannot be reached now; the same call may succeed later
-    │   │   └── BusCannotStore   it is reached and does not store; its operator has to do something
+    │   │   ├── BusCannotStore   it is reached and does not store; its operator has to do something
+    │   │   └── NobodyListens    a plain message has no receiver
     │   ├── MessageTooLarge  the bus takes no message of this size
     │   └── Changed          somebody else wrote to the fleet's store first
     ├── ProtocolViolation    the peer broke RFC 6455 or a limit; carries the close code to answer with
@@ -111,6 +112,10 @@ class BusUnavailable(BusError):
 
 class BusCannotStore(BusUnavailable):
     """The bus answers and does not store publications, for lack of room or of a store; nothing was acknowledged."""
+
+
+class NobodyListens(BusUnavailable):
+    """The bus was reached, and nobody listens on the subject that was asked."""
 
 
 class MessageTooLarge(BusError):

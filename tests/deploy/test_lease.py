@@ -170,7 +170,7 @@ async def test_lost_answers_lose_no_lease(leases: list[Lease], monkeypatch: pyte
     leases.append(first)
     for state in ("starting", "gating"):
         store.lose = 2
-        await first.write(state=state)  # type: ignore[arg-type]
+        await first.write(state=state)
         assert (await stored(store)).state == state
     store.lose = 1
     await first.give_up()

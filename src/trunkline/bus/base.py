@@ -171,7 +171,7 @@ class FleetLink(Protocol):
         """Send one message and return the first answer.
 
         Raises:
-            BusUnavailable: there is no server, nobody listens there, or no answer came in time.
+            BusUnavailable: there is no server, or no answer came in time; NobodyListens when nobody listens there.
             BusError: the message is larger than the server takes.
         """
 

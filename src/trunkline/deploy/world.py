@@ -22,6 +22,10 @@ class FleetUnreachable(TrunklineError):
     """A balancer or the bus cannot be reached now."""
 
 
+class FleetRefused(TrunklineError):
+    """A balancer or a node does not do what it was asked to, and would not the next time; the text says why."""
+
+
 class NodeView(msgspec.Struct, frozen=True):
     """One backend, as the balancer has it and as it reports.
 
@@ -65,7 +69,7 @@ class World(Protocol):
     async def put_traffic(self, expect: int, weights: dict[str, float]) -> TrafficState | None:
         """Write the table; None when its generation is not `expect` any more.
 
-        Raises FleetUnreachable, and another TrunklineError for what the balancer refuses.
+        Raises FleetUnreachable (it may have been written), FleetRefused.
         """
 
     async def ready(self, node: NodeView) -> str:
@@ -75,7 +79,10 @@ class World(Protocol):
         """What became of moved clients there; None of a foreign or an older node."""
 
     async def move(self, node: NodeView, count: int, over_ms: int) -> int:
-        """Ask at most `count` clients to move, idle ones first; returns how many it asks. Raises FleetUnreachable."""
+        """Ask at most `count` clients to move, idle ones first; returns how many it asks.
+
+        Raises FleetUnreachable (it may have been carried out), FleetRefused.
+        """
 
     async def drain(self, node: NodeView, over_ms: int) -> int:
-        """Have the node ask all that are left; returns how many. Raises FleetUnreachable."""
+        """Have the node ask all that are left; returns how many. Raises as `move` does."""

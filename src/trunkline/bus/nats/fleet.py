@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 
 from trunkline.bus.base import OnNote
 from trunkline.bus.nats.wire import LastingSubscription, Wire
-from trunkline.errors import BusUnavailable
+from trunkline.errors import BusUnavailable, NobodyListens
 
 NO_RESPONDERS: Final = "503"
 """Status of the server's answer when a subject has no subscriber."""
@@ -59,10 +59,10 @@ class NatsFleetLink:
         return listener
 
     async def ask(self, subject: str, data: bytes, timeout_s: float) -> bytes:
-        """Send one message and return the first answer; raises BusUnavailable without one."""
+        """Send one message and return the first answer; raises BusUnavailable without one, NobodyListens at once."""
         answer = await self._alive().request(subject, data, timeout_s=timeout_s)
         if answer.headers and answer.headers.get("Status") == NO_RESPONDERS:
-            raise BusUnavailable(f"nobody listens on {subject}")
+            raise NobodyListens(f"nobody listens on {subject}")
         return answer.data
 
     async def flush(self, timeout_s: float) -> None:

@@ -1,0 +1,149 @@
+"""Asks the fleet's balancers over HTTP, on their admin ports.
+
+Rules:
+
+- Any balancer answers for all. The one that answered last is asked first; when it cannot be reached, the next one is.
+- An order that was sent and not answered may have been carried out; it is not sent to another balancer.
+- Without a token of its own, an address on this machine is asked with the token that is kept there for this user. It
+  is read each time, for a balancer that was started again has another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from trunkline.deploy.world import FleetRefused, FleetUnreachable
+from trunkline.net.admin_token import kept_token
+from trunkline.protocol.traffic import TrafficOrder, TrafficState
+from trunkline.version import __version__
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+TIMEOUT_S: Final = 5.0
+LONGEST: Final = 16 << 20
+LONGEST_WHY: Final = 300
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """An entry of `services`, as a balancer shows it; what an older one does not show has a default."""
+
+    url: str
+    name: str
+    group: str
+    source: str
+    state: str
+    connections: int
+    capacity: int | None
+    weight: float = 1.0
+    version: str = ""
+    usable: bool | None = None
+
+
+class _Overview(msgspec.Struct, frozen=True):
+    services: tuple[Backend, ...]
+
+
+class Balancers:
+    """The admin ports of one or several balancers.
+
+    Args:
+        addresses: of the admin ports, e.g. http://127.0.0.1:8081.
+        token: bearer token of all of them, empty for those that are kept on this machine.
+        overview: path of their own counts (`balancer.balancer_metric_path`).
+    """
+
+    def __init__(self, addresses: Sequence[str], token: str = "", overview: str = "/balancer-metrics") -> None:
+        self._addresses = [address.rstrip("/") for address in addresses]
+        self._token = token
+        self._overview = overview
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close its connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def backends(self) -> tuple[Backend, ...]:
+        """All backends that a balancer has; raises FleetUnreachable, FleetRefused."""
+        _, body = await self._ask("GET", f"{self._overview}?format=json")
+        return _read(body, _Overview).services
+
+    async def traffic(self) -> TrafficState:
+        """The traffic table and who applies it; raises FleetUnreachable, FleetRefused."""
+        _, body = await self._ask("GET", "/api/traffic")
+        return _read(body, TrafficState)
+
+    async def put_traffic(self, order: TrafficOrder) -> TrafficState | None:
+        """Write the table; None when another generation is there. Raises FleetUnreachable, FleetRefused."""
+        status, body = await self._ask("PUT", "/api/traffic", msgspec.json.encode(order))
+        return None if status == HTTPStatus.CONFLICT else _read(body, TrafficState)
+
+    async def _ask(self, method: str, path: str, data: bytes | None = None) -> tuple[int, bytes]:
+        """Status and body of the first balancer that can be reached; 200 and 409 are returned."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": f"trunkline-deploy/{__version__}"},
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+                trust_env=False,
+            )
+        silent = []
+        for address in list(self._addresses):
+            try:
+                async with self._session.request(
+                    method, address + path, data=data, headers=self._headers(address), allow_redirects=False
+                ) as answer:
+                    status, body = answer.status, await answer.content.read(LONGEST)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                why = str(error) or type(error).__name__
+                if data is not None and not isinstance(error, aiohttp.ClientConnectorError):
+                    raise FleetUnreachable(f"the balancer at {address} did not answer: {why}") from None
+                silent.append(f"{address}: {why}")
+                continue
+            if status in (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT):
+                raise FleetUnreachable(f"the balancer at {address} answered {status}: {_text(body)}")
+            if status not in (HTTPStatus.OK, HTTPStatus.CONFLICT):
+                raise FleetRefused(_refusal(address, path, status, body))
+            self._addresses.remove(address)
+            self._addresses.insert(0, address)
+            return status, body
+        raise FleetUnreachable(f"no balancer can be reached: {'; '.join(silent)}")
+
+    def _headers(self, address: str) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"}
+        token = self._token
+        if not token:
+            place = urlsplit(address)
+            if place.hostname in LOOPBACK and place.port:
+                token = kept_token(place.port) or ""
+        return {**headers, "Authorization": f"Bearer {token}"} if token else headers
+
+
+def _read(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise FleetRefused(f"a balancer's answer cannot be read, as of another release: {error}") from None
+
+
+def _refusal(address: str, path: str, status: int, body: bytes) -> str:
+    text = f"the balancer at {address} answered {status} to {path.partition('?')[0]}"
+    match status:
+        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+            return f"{text}: {_text(body)}; name its token (admin.token, or the file of admin.token_file)"
+        case HTTPStatus.NOT_FOUND:
+            return f"{text}: it is no admin port of a balancer, or of an older release"
+    return f"{text}: {_text(body)}"
+
+
+def _text(body: bytes) -> str:
+    """What a refusal says, in one line."""
+    return " ".join(body[:LONGEST_WHY].decode("utf-8", "replace").split())
