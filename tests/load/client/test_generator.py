@@ -14,6 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from tests.support.load.faulty_server import TEXT, Channel, Faults, FaultyProcess, FaultyServer, Peer, frame
 from tests.support.patience import patient
+from tests.support.server.live_node import settings_with
 from trunkline.errors import StartError
 from trunkline.load.client.dial import MAX_FRAME
 from trunkline.load.client.generator import Generator
@@ -21,9 +22,11 @@ from trunkline.load.judge import missing
 from trunkline.load.judge.verdict import claim_crossed
 from trunkline.load.model import histogram
 from trunkline.load.model.messages import Begin, ChannelEpoch, Done, Job, Settle
-from trunkline.load.model.plan import Disturbance, Protocol, Scenario, Stage, Target, Traffic
+from trunkline.load.model.plan import Disturbance, Protocol, Scenario, Stage, Step, Target, Traffic
 from trunkline.load.model.tally import Beat, Finding, Sum
 from trunkline.protocol import wire
+from trunkline.server.app import stock
+from trunkline.server.node.node import Node
 
 
 class Ran(NamedTuple):
@@ -458,3 +461,22 @@ async def test_a_session_whose_time_is_over_does_not_come_back() -> None:
         stages = (Stage(0, 1), Stage(0.2, 1), Stage(0, 0), Stage(0.2, 0), Stage(0, 1), Stage(0.8, 1))
         ran = await generate(server.url("/echo"), "echo", *stages)
     assert (ran.sum.totals.attempts, ran.sum.totals.opened, ran.sum.totals.closed) == (2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "steps"), [("feed", ()), ("steps", (Step(send='{"type":"heartbeat"}', expect="pong", pause_s=0.1),))]
+)
+async def test_a_client_that_comes_back_brings_its_session(protocol: Protocol, steps: tuple[Step, ...]) -> None:
+    """A node knows those that it had before; else it would hold a move of them against the limits of their address."""
+    node = Node(settings_with(), stock.create())
+    await node.start()
+    scenario = Scenario("t", (Stage(0, 5), Stage(60, 5)), protocol, steps=steps, disturbances=(Disturbance(0.4),))
+    generator = Generator(Job("abc", Target(f"ws://127.0.0.1:{node.port}/ws"), scenario, 0, 1, 1), lambda beat: None)
+    await generator.prepare()
+    running = asyncio.create_task(generator.run(Begin(time.monotonic())))
+    async with asyncio.timeout(patient(10)):
+        while sum(each.identity.resumed for each in node.registry.connections) < 5:
+            await asyncio.sleep(0.01)
+    generator.stop()
+    await generator.settle(Settle((await running).ends))
+    await node.stop(drain_ms=0, deadline_ms=300)

@@ -107,13 +107,16 @@ class Dialer:
         return cls(target, addresses, tls_context(target) if parts.scheme == "wss" else None)
 
     async def open(
-        self, make: Callable[[], picows.WSListener], dialled: Callable[[float], None], token: str = ""
-    ) -> None:
-        """Open one connection, with a bearer `token` unless that is empty; raises DialError.
+        self, make: Callable[[], picows.WSListener], dialled: Callable[[float], None], token: str = "",
+        session: str = "",
+    ) -> None:  # fmt: skip
+        """Open one connection; raises DialError.
 
-        `make` makes its listener, `dialled` gets the seconds TCP took.
+        `make` makes its listener, `dialled` gets the seconds TCP took. A bearer `token` and the `session` of an earlier
+        connection are sent unless they are empty.
         """
         headers = [*self._headers, ("Authorization", f"Bearer {token}")] if token else self._headers
+        url = f"{self._url}{'&' if '?' in self._url else '?'}session={session}" if session else self._url
         try:
             async with asyncio.timeout(self._target.connect_timeout_s):
                 began = time.monotonic()
@@ -121,7 +124,7 @@ class Dialer:
                 try:
                     dialled(time.monotonic() - began)
                     await picows.ws_connect(
-                        make, self._url, ssl_context=self._tls, socket_factory=lambda _: sock,
+                        make, url, ssl_context=self._tls, socket_factory=lambda _: sock,
                         websocket_handshake_timeout=None, extra_headers=headers, max_redirects=0,
                         max_frame_size=MAX_FRAME, read_buffer_init_size=_READ_BUFFER,
                         use_aiofastnet=False,  # measured: the loop's own connections cost a fifth less to open

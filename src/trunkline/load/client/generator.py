@@ -50,11 +50,14 @@ _POLL_S: Final = 0.02
 
 
 class Generator:
-    """One worker's part of a run; `report` gets what was counted, once a second."""
+    """One worker's part of a run; `report` gets what was counted, once a second, and `make` makes the sessions."""
 
-    def __init__(self, job: Job, report: Callable[[Beat], None]) -> None:
+    def __init__(
+        self, job: Job, report: Callable[[Beat], None], make: Callable[[int, Shared, Moments], Session] = make_session
+    ) -> None:
         self.job = job
         self._report = report
+        self._make = make
         self._tally = Tally()
         self._rng = random.Random(job.seed * 1_000_003 + job.worker)  # noqa: S311  # no secrets here
         self._shared = Shared(job, self._tally, time.monotonic, self._rng, self._on_ready)
@@ -228,7 +231,7 @@ class Generator:
         return self._shared.now() - self._shared.started >= self.job.scenario.duration_s
 
     def _start(self, number: int, intended: float) -> None:
-        session = make_session(number, self._shared, self._moments)
+        session = self._make(number, self._shared, self._moments)
         traffic = self.job.scenario.traffic
         # By number, so that the shares are exact whatever the count, and spread over all workers.
         session.abusive = _in_share(number, traffic.abuse_share)
@@ -292,7 +295,9 @@ class Generator:
         slow = self.job.scenario.traffic.slow_bytes_per_s if session.slow else 0
         session.token = shared.token
         try:
-            await dialer.open(lambda: WebSocket(session, tally, up, self._on_down, slow), dialled, session.token)
+            await dialer.open(
+                lambda: WebSocket(session, tally, up, self._on_down, slow), dialled, session.token, session.session_id
+            )
         except DialError as error:
             tally.totals.failed += 1
             tally.because(error.reason)

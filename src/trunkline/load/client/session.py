@@ -95,8 +95,8 @@ class Session:
     """One client, numbered over all workers of the run; subclasses define how it talks."""
 
     __slots__ = (
-        "abusive", "attempt", "link", "lost_at", "number", "opened_at", "place", "ready", "shared", "slow",
-        "token",
+        "abusive", "attempt", "link", "lost_at", "number", "opened_at", "place", "ready", "session_id", "shared",
+        "slow", "token",
     )  # fmt: skip
 
     def __init__(self, number: int, shared: Shared) -> None:
@@ -106,6 +106,7 @@ class Session:
         self.ready = False  # whether it may be given messages to send
         self.abusive = False
         self.slow = False
+        self.session_id = ""  # given by the server, and brought along when it comes back
         self.token = ""  # of its connection, or the newest one that it sent there
         self.attempt = 0  # connections in a row that failed or did not stay
         self.place = -1  # where the generator keeps it among those that are ready; -1: nowhere

@@ -36,13 +36,13 @@ class _Error(msgspec.Struct):
 _publication: Final = msgspec.json.Decoder(_Publication).decode
 _error: Final = msgspec.json.Decoder(_Error).decode
 _control: Final = msgspec.json.Decoder(
-    wire.SubscriptionAck | wire.UnsubscriptionAck | wire.PublishAck | wire.Gap | wire.Goodbye | wire.TokenExpiring
-    | wire.RefreshAck | wire.Unsubscribed
+    wire.ConnectionEstablished | wire.SubscriptionAck | wire.UnsubscriptionAck | wire.PublishAck | wire.Gap
+    | wire.Goodbye | wire.TokenExpiring | wire.RefreshAck | wire.Unsubscribed
 ).decode  # fmt: skip
 _CONTROL: Final = frozenset(
     (
-        "subscription_ack", "unsubscription_ack", "publish_ack", "gap", "goodbye", "token_expiring", "refresh_ack",
-        "unsubscribed",
+        "connection_established", "subscription_ack", "unsubscription_ack", "publish_ack", "gap", "goodbye",
+        "token_expiring", "refresh_ack", "unsubscribed",
     )
 )  # fmt: skip
 _REPLAYED: Final = frozenset(("replay_complete", "replay_incomplete"))
@@ -124,11 +124,13 @@ class Dialogue(Subscriber):
 
     def _on_control(
         self,
-        message: wire.SubscriptionAck | wire.UnsubscriptionAck | wire.PublishAck | wire.Gap | wire.Goodbye
-        | wire.TokenExpiring | wire.RefreshAck | wire.Unsubscribed,
+        message: wire.ConnectionEstablished | wire.SubscriptionAck | wire.UnsubscriptionAck | wire.PublishAck
+        | wire.Gap | wire.Goodbye | wire.TokenExpiring | wire.RefreshAck | wire.Unsubscribed,
     ) -> None:  # fmt: skip
         shared = self.shared
         match message:
+            case wire.ConnectionEstablished():
+                self._greeted(message)
             case wire.SubscriptionAck():
                 for name, position in message.positions.items():
                     # The flow chooses where to recover from, and `reason` is there when it cannot be had.

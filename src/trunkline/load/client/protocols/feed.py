@@ -168,6 +168,7 @@ class FeedSession(Subscriber):
         self._count_first()
         match message:
             case wire.ConnectionEstablished():
+                self._greeted(message)
                 self._subscribe()
             case wire.SubscriptionAck():
                 self._on_subscribed(message)

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -21,6 +22,9 @@ from trunkline.load.model.messages import Hole, Position
 from trunkline.protocol import wire
 
 _REFRESH: Final = "refresh"  # the id of that request; those of a feed are numbers
+_SESSION: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What a server may call a session: it becomes a part of the URL."""
+
 MAX_CODE: Final = 60  # how much of a server's error code a reason repeats
 
 
@@ -62,6 +66,11 @@ class Subscriber(Session):
         self.token = shared.token
         if self.link is not None:
             self.link.send(msgspec.json.encode(wire.Refresh(shared.token, _REFRESH)))
+
+    def _greeted(self, greeting: wire.ConnectionEstablished) -> None:
+        """The server has given it a session."""
+        if _SESSION.fullmatch(greeting.session):
+            self.session_id = greeting.session
 
     def _on_expiring(self) -> None:
         """The server has warned: send a newer token, or wait for one."""
