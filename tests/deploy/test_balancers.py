@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.deploy.scripted_balancer import ScriptedBalancer
 from tests.support.free_ports import free_port
+from tests.support.server.bus_probe import until
 from trunkline.deploy import balancers as module
 from trunkline.deploy.balancers import Balancers
 from trunkline.deploy.world import FleetRefused, FleetUnreachable
@@ -103,12 +104,21 @@ async def test_a_write_that_may_have_been_carried_out_is_not_sent_again(
 
 
 async def test_the_token_that_is_kept_on_this_machine_is_read_each_time(
-    pair: tuple[ScriptedBalancer, ScriptedBalancer],
+    pair: tuple[ScriptedBalancer, ScriptedBalancer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A balancer that was started again has another token; without any the request goes without."""
     first, _ = pair
     balancers = Balancers([first.url])
     await balancers.traffic()
+    first.answers[TRAFFIC] = (401, '{"error":"unauthorized","message":"the admin token is missing or wrong"}')
+    reading = asyncio.create_task(balancers.traffic())
+    await until(lambda: len(first.heard) > 1)
+    token = AdminToken(first.port)
+    token.keep()
+    first.answers[TRAFFIC] = (200, TABLE)
+    await reading
+    assert first.heard[-1][3] == f"Bearer {token.reveal()}"
+    token.forget()
     for _ in range(2):
         token = AdminToken(first.port)
         token.keep()
@@ -116,4 +126,8 @@ async def test_the_token_that_is_kept_on_this_machine_is_read_each_time(
         assert first.heard[-1][3] == f"Bearer {token.reveal()}"
         token.forget()
     assert first.heard[0][3] is None
+    monkeypatch.setattr(module, "KEEPS_S", 0.01)
+    first.answers[TRAFFIC] = (401, '{"error":"unauthorized","message":"the admin token is missing or wrong"}')
+    with pytest.raises(FleetRefused, match=r"is missing or wrong; name its token"):
+        await balancers.traffic()
     await balancers.close()

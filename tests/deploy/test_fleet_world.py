@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.balancer.balance_process import Command
 from tests.support.balancer.talking import PATIENCE_S, Scene, until
 from tests.support.deploy.scripted_balancer import ScriptedBalancer
+from tests.support.free_ports import free_port
 from trunkline.bus.base import Retention
 from trunkline.bus.nats.bus import NatsBus
 from trunkline.deploy.balancers import Balancers
@@ -18,6 +21,7 @@ from trunkline.deploy.fleet_world import FleetWorld
 from trunkline.deploy.world import FleetRefused, FleetUnreachable, NodeView
 from trunkline.server.node.node import Node
 
+TOKEN = "a-token-of-the-test"
 TABLE = json.dumps({"generation": 0, "weights": {}, "held": [], "balancers": []})
 
 
@@ -171,3 +175,55 @@ async def test_a_fleet_without_a_balancer_cannot_be_seen(scene: Scene, deploy: D
     world = await deploy.start()
     with pytest.raises(FleetUnreachable):
         await world.look()
+
+
+async def test_real_balancers_take_the_table_and_are_named(scene: Scene, tmp_path: Path) -> None:
+    """A written table is applied by every balancer, and holds colours; one that is killed is passed over, and named."""
+    blue, green = await scene.node("blue-1", colour="blue"), await scene.node("green-1", colour="green")
+    balancers, ports = [], [free_port(), free_port()]
+    for port in ports:
+        environ = {
+            "TRUNKLINE_BUS_URL": scene.bus.url, "TRUNKLINE_BUS_PREFIX": scene.bus.prefix,
+            "TRUNKLINE_BALANCER_ADMIN_PORT": str(port), "TRUNKLINE_ADMIN_TOKEN": TOKEN,
+        }  # fmt: skip
+        balancers.append(await Command.start(tmp_path, "balance", "--listen", "127.0.0.1:0", **environ))
+    bus = NatsBus(scene.bus, lambda _: Retention(0, 0))
+    addresses = [f"http://127.0.0.1:{port}" for port in ports]
+    world = FleetWorld(Balancers(addresses, TOKEN), bus.fleet_link, changed_by="ann")
+    try:
+        for balancer in balancers:
+            await balancer.ready("balancer_up")
+        await bus.start(lambda _: None)
+        await world.start()
+        await sees(world, lambda nodes: {node.name for node in nodes if node.usable} == {"blue-1", "green-1"})
+        assert {node.url for node in (await world.look()).nodes} == {
+            f"http://127.0.0.1:{node.port}" for node in (blue, green)
+        }
+        state = await world.put_traffic(0, {"blue": 100.0})
+        assert state is not None
+        assert (state.generation, state.weights, state.held, state.changed_by) == (
+            1,
+            {"blue": 100.0},
+            ("green",),
+            "ann",
+        )
+        assert await world.put_traffic(0, {"green": 100.0}) is None
+        with pytest.raises(FleetRefused, match="red"):
+            await world.put_traffic(1, {"red": 100.0})
+        async with asyncio.timeout(PATIENCE_S):
+            while [each.generation for each in (await world.look()).traffic.balancers] != [1, 1]:
+                await asyncio.sleep(0.02)
+        # Held is not unusable: it is a matter of its colour.
+        assert all(node.usable for node in (await world.look()).nodes)
+        balancers[0].process.kill()
+        async with asyncio.timeout(PATIENCE_S):
+            while not any(each.silent_s for each in (await world.look()).traffic.balancers):
+                await asyncio.sleep(0.02)
+        state = await world.put_traffic(1, {"green": 100.0})
+        assert state is not None
+        assert state.held == ("blue",)
+    finally:
+        await world.close()
+        await bus.close()
+        for balancer in balancers:
+            await balancer.stop()

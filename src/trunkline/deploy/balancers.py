@@ -5,11 +5,14 @@ Rules:
 - Any balancer answers for all. The one that answered last is asked first; when it cannot be reached, the next one is.
 - An order that was sent and not answered may have been carried out; it is not sent to another balancer.
 - Without a token of its own, an address on this machine is asked with the token that is kept there for this user. It
-  is read each time, for a balancer that was started again has another one.
+  is read each time, and again when it is refused, for a balancer that was started again has another one: it keeps it
+  a moment after it has the port.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final, TypeVar
@@ -20,12 +23,17 @@ import msgspec
 
 from trunkline.deploy.world import FleetRefused, FleetUnreachable
 from trunkline.net.admin_token import kept_token
+from trunkline.protocol.control import Problem
 from trunkline.protocol.traffic import TrafficOrder, TrafficState
 from trunkline.version import __version__
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 TIMEOUT_S: Final = 5.0
+KEEPS_S: Final = 0.3
+KEEPS_TIMES: Final = 5
+"""Pause before a refused token of this machine is read again, and how often it is."""
+
 LONGEST: Final = 16 << 20
 LONGEST_WHY: Final = 300
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -98,10 +106,7 @@ class Balancers:
         silent = []
         for address in list(self._addresses):
             try:
-                async with self._session.request(
-                    method, address + path, data=data, headers=self._headers(address), allow_redirects=False
-                ) as answer:
-                    status, body = answer.status, await answer.content.read(LONGEST)
+                status, body = await self._answer(self._session, method, address, path, data)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 why = str(error) or type(error).__name__
                 if data is not None and not isinstance(error, aiohttp.ClientConnectorError):
@@ -116,6 +121,19 @@ class Balancers:
             self._addresses.insert(0, address)
             return status, body
         raise FleetUnreachable(f"no balancer can be reached: {'; '.join(silent)}")
+
+    async def _answer(
+        self, session: aiohttp.ClientSession, method: str, address: str, path: str, data: bytes | None
+    ) -> tuple[int, bytes]:
+        for attempt in range(KEEPS_TIMES):
+            async with session.request(
+                method, address + path, data=data, headers=self._headers(address), allow_redirects=False
+            ) as answer:
+                status, body = answer.status, await answer.content.read(LONGEST)
+            if self._token or status != HTTPStatus.UNAUTHORIZED or attempt == KEEPS_TIMES - 1:
+                break
+            await asyncio.sleep(KEEPS_S)
+        return status, body
 
     def _headers(self, address: str) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}
@@ -146,4 +164,6 @@ def _refusal(address: str, path: str, status: int, body: bytes) -> str:
 
 def _text(body: bytes) -> str:
     """What a refusal says, in one line."""
+    with contextlib.suppress(msgspec.MsgspecError):
+        return msgspec.json.decode(body, type=Problem).message
     return " ".join(body[:LONGEST_WHY].decode("utf-8", "replace").split())
