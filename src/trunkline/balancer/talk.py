@@ -7,8 +7,9 @@ Rules:
 - Every connection begins with a hello, so that all nodes report at once.
 - Who writes to these subjects is let in by NATS, but may be of another version or broken: a message that is too long or
   does not fit is counted, ignored and named in one log line every ten seconds at most.
-- Balancers hear of each other by their picks, and by a sign of life every two seconds, which says what traffic table
-  they apply. `leads` is true for one of them, so that what must be done once for the whole fleet is not done by each.
+- Balancers hear of each other by their picks, and by a sign of life every two seconds and to each new one, which says
+  what traffic table they apply. `leads` is true for one of them, so that what must be done once for the whole fleet is
+  not done by each.
 - A `tls://` address never talks without TLS. No secret is in a URL that the library or a log sees.
 """
 
@@ -298,6 +299,7 @@ class FleetTalk:
             log.info("balancer_left", balancer=said.balancer)
         elif self._peers.heard(said.balancer, said.traffic, asyncio.get_running_loop().time()):
             log.info("balancer_heard", balancer=said.balancer)
+            self.tell()
         if said.notices:
             self._on_notices(said.balancer, said)
 
@@ -314,6 +316,7 @@ class FleetTalk:
     def _linked(self, connected: bool) -> None:
         if connected:
             self._on_state(True)
+            self.tell()
             self._greeting = asyncio.create_task(self.hello())
         else:
             self._waiting.clear()
