@@ -91,3 +91,11 @@ def test_show_prints_plain_lines_when_piped() -> None:
     result = runner.invoke(app, ["show"])
     assert result.exit_code == 0
     assert "server.port = 3001  # default" in result.stdout.splitlines()
+
+
+def test_show_says_what_takes_the_place_of_a_setting() -> None:
+    """Whoever looks for the shares of groups learns that a traffic table replaces them."""
+    lines = runner.invoke(app, ["show"]).stdout.splitlines()
+    assert "balancer.groups = []  # default; counts until a traffic table is written (/api/traffic)" in lines
+    rows = {row["key"]: row for row in json.loads(runner.invoke(app, ["show", "--json"]).stdout)}
+    assert "traffic table" in rows["balancer.groups"]["note"]

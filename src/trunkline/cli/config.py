@@ -11,7 +11,7 @@ import typer
 from trunkline.cli.settings import ExaminedFile, loaded
 
 if TYPE_CHECKING:
-    from trunkline.settings.load import Loaded
+    from trunkline.settings.load import Loaded, ShownSetting
     from trunkline.settings.sections import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Check and show the settings.")
@@ -37,7 +37,8 @@ def show(
 
     rows = _checked(config_file).rows()
     if json_output:
-        typer.echo(msgspec.json.format(msgspec.json.encode([row._asdict() for row in rows]), indent=2).decode())
+        shown = [{name: value for name, value in row._asdict().items() if name != "note" or value} for row in rows]
+        typer.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
     elif sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -46,11 +47,15 @@ def show(
         for row in rows:
             # Markup is off: a value may hold square brackets.
             style = None if row.source == "default" else "bold"
-            table.add_row(row.key, _text(row.value), row.source, style=style)
+            table.add_row(row.key, _text(row.value), _source(row), style=style)
         Console(markup=False, highlight=False).print(table)
     else:
         for row in rows:
-            typer.echo(f"{row.key} = {_text(row.value)}  # {row.source}")
+            typer.echo(f"{row.key} = {_text(row.value)}  # {_source(row)}")
+
+
+def _source(row: ShownSetting) -> str:
+    return f"{row.source}; {row.note}" if row.note else row.source
 
 
 def _checked(config_file: Path | None) -> Loaded:

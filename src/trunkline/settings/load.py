@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -18,12 +18,17 @@ from trunkline.settings.sections import PLAIN_ENVIRONMENT, SECTIONS, Settings
 DEFAULT_FILE = "trunkline.toml"
 
 
+NOTES: Final = {"balancer.groups": "counts until a traffic table is written (/api/traffic)"}
+"""What a reader of `config show` must know of a setting beside its value."""
+
+
 class ShownSetting(NamedTuple):
-    """A row of `config show`: full name, value ready for JSON (secrets masked), source."""
+    """A row of `config show`: full name, value ready for JSON (secrets masked), source, and a note if it needs one."""
 
     key: str
     value: object
     source: str
+    note: str = ""
 
 
 class SettingHelp(NamedTuple):
@@ -46,7 +51,9 @@ class Loaded(NamedTuple):
     def rows(self) -> list[ShownSetting]:
         """Every setting with its value and source, secrets masked."""
         return [
-            ShownSetting(key, _presentable(operator.attrgetter(key)(self.settings)), self.sources[key])
+            ShownSetting(
+                key, _presentable(operator.attrgetter(key)(self.settings)), self.sources[key], NOTES.get(key, "")
+            )
             for key in source.variables(SECTIONS, {})
         ]
 
