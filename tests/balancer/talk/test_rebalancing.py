@@ -71,7 +71,8 @@ class Watcher:
         self.moves = Labelled()
         self.source = NatsSource(900.0)
         self.talk = FleetTalk(scene.bus, "b", self._heard, lambda *_: None, self.source.connected)
-        self.rebalancer = Rebalancer(settings, self.fleet, self.talk, self.moves)
+        self.rests = False
+        self.rebalancer = Rebalancer(settings, self.fleet, self.talk, self.moves, lambda: self.rests)
 
     def told(self, specs: Sequence[BackendSpec]) -> None:
         self.fleet.set_backends(specs, time.monotonic())
@@ -155,6 +156,22 @@ async def test_a_dry_run_only_tells(scene: Scene) -> None:
             assert not watcher.moves.values
     [line] = [line for line in lines if line["event"] == "rebalance_dry_run"]
     assert (line["node"], line["clients"], line["reason"]) == ("n1", 3, "over_full")
+    assert all(caller.open for caller in callers)
+
+
+async def test_it_rests_while_a_deploy_runs(scene: Scene) -> None:
+    """However uneven the nodes are; and whom the deploy has moved is left alone for a while afterwards."""
+    nodes = [await scene.node("n1"), await scene.node("n2")]
+    callers = [await scene.call(nodes[0]) for _ in range(6)]
+    async with watching(scene) as watcher:
+        watcher.rests = True
+        await until(lambda: watcher.talk.leads)
+        done = time.monotonic() + 1.0
+        await until(lambda: time.monotonic() > done)
+        assert not watcher.moves.values
+        watcher.rests = False
+        await until(lambda: watcher.moves.values, "an order, for those that have been there for long")
+    assert list(watcher.moves.values.values()) == [0]
     assert all(caller.open for caller in callers)
 
 
