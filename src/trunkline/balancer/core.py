@@ -35,6 +35,7 @@ from trunkline.balancer.traffic.rules import state_of
 from trunkline.balancer.traffic.store import open_for
 from trunkline.metrics import exposition
 from trunkline.metrics.series import LATENCY_BUCKETS
+from trunkline.net.asked_sessions import AskedSessions
 from trunkline.placement.backend import BackendSpec
 from trunkline.placement.condition import Change
 from trunkline.placement.fleet import Fleet
@@ -43,6 +44,7 @@ from trunkline.placement.pick import place
 from trunkline.placement.placing import Ask, Pick, Refusal
 from trunkline.process.bounds import end_part, end_tasks
 from trunkline.protocol.control import LoadReport, NodeReport, PickNotice, PickNotices
+from trunkline.protocol.goodbyes import Goodbyes
 from trunkline.protocol.timestamps import utc
 from trunkline.protocol.traffic import TrafficState
 from trunkline.settings.sections import Settings
@@ -98,7 +100,12 @@ class BalancerMeter:
 
 
 class Balancer:
-    """The authoritative state of a fleet; a `Placer`."""
+    """The authoritative state of a fleet; a `Placer`.
+
+    Attributes:
+        asked: sessions that nodes asked to move.
+        on_goodbyes: called with what nodes say of them, for processes that keep their own record.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.balancer
@@ -107,6 +114,8 @@ class Balancer:
         self._rng = random.Random()  # noqa: S311 - ties and jitter, no secrets
         self.fleet = Fleet(self.settings, self._rng)
         self.deploys = DeployWatch()
+        self.asked = AskedSessions()
+        self.on_goodbyes: Callable[[Goodbyes], None] = lambda said: None
         self.nats_connected = False
         self.ready = asyncio.Event()
         self._news = asyncio.Event()
@@ -121,6 +130,7 @@ class Balancer:
             self._sources["nats"] = self._nats_source
             self._talk = FleetTalk(
                 settings.bus, self.id, self._on_node, self._on_notices, self._on_nats,
+                on_goodbyes=self._on_goodbyes,
                 forget_s=self.settings.forget_after_ms / 1000, traffic=lambda: self.traffic.generation,
             )  # fmt: skip
         self._store = open_for(settings)
@@ -320,6 +330,10 @@ class Balancer:
         now = time.monotonic()
         for notice in notices.notices:
             self.fleet.take_notice(balancer, notice, now)
+
+    def _on_goodbyes(self, said: Goodbyes) -> None:
+        self.asked.hear(said, time.monotonic())
+        self.on_goodbyes(said)
 
     def _on_nats(self, connected: bool) -> None:
         self.nats_connected = connected

@@ -49,6 +49,7 @@ class RelayService:
             self._edge = Edge(
                 settings.balancer,
                 self.balancer,
+                asked=self.balancer.asked,
                 pages=OwnPages(settings.balancer, pages.render_soon).answer,
                 on_event=self._events.add if self._events is not None else None,
             )

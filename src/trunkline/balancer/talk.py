@@ -34,8 +34,10 @@ from trunkline.nats.login import CONNECT_TIMEOUT_S, Connection, log_in, request,
 from trunkline.placement.backend import canonical_url
 from trunkline.process.bounds import end_tasks
 from trunkline.protocol.control import KeyCounts, KeysAsked, Moved, MoveOrder, NodeReport, PickNotice, PickNotices
+from trunkline.protocol.goodbyes import Goodbyes
 from trunkline.protocol.subjects import (
     MAX_MESSAGE_BYTES,
+    goodbyes_subject,
     hello_subject,
     keys_subject,
     move_subject,
@@ -79,6 +81,7 @@ class FleetTalk:
         on_report: gets each node's report, its URL in the one spelling that names a backend.
         on_notices: gets the id of another balancer and what it picked; never our own.
         on_state: gets True when NATS is connected, False when it is lost.
+        on_goodbyes: gets what nodes say of sessions that move.
         forget_s: a balancer that is silent for so long is listed no more.
         traffic: the generation of the traffic table that this balancer applies.
     """
@@ -91,6 +94,7 @@ class FleetTalk:
         on_notices: Callable[[str, PickNotices], None],
         on_state: Callable[[bool], None],
         *,
+        on_goodbyes: Callable[[Goodbyes], None] = lambda said: None,
         forget_s: float = 900.0,
         traffic: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -102,8 +106,10 @@ class FleetTalk:
         self._on_report = on_report
         self._on_notices = on_notices
         self._on_state = on_state
+        self._on_goodbyes = on_goodbyes
         self._reports = msgspec.json.Decoder(NodeReport)
         self._picks = msgspec.json.Decoder(PickNotices)
+        self._goodbyes = msgspec.json.Decoder(Goodbyes)
         self._greeting: asyncio.Task[None] | None = None
         self._traffic = traffic
         self._peers = Peers(balancer, forget_s)
@@ -259,6 +265,9 @@ class FleetTalk:
     async def _on_picks_message(self, msg: Msg) -> None:
         self._hear(msg, self._heard_picks)
 
+    async def _on_goodbyes_message(self, msg: Msg) -> None:
+        self._hear(msg, lambda data: self._on_goodbyes(self._goodbyes.decode(data)))
+
     def _hear(self, msg: Msg, heard: Callable[[bytes], None]) -> None:
         try:
             if len(msg.data) > MAX_MESSAGE_BYTES:
@@ -332,6 +341,7 @@ class FleetTalk:
             for subject, heard in (
                 (report_subject(self._prefix), self._on_report_message),
                 (picks_subject(self._prefix), self._on_picks_message),
+                (goodbyes_subject(self._prefix), self._on_goodbyes_message),
             ):
                 await connection.client.subscribe(
                     subject, cb=heard, pending_msgs_limit=_PENDING_MESSAGES, pending_bytes_limit=_PENDING_BYTES

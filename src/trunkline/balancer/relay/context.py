@@ -19,6 +19,7 @@ from trunkline.balancer.routes import Route, Routes, cookie_value
 from trunkline.http1.heads import PageRequest, RequestHead
 from trunkline.http1.requests import Response
 from trunkline.net.addresses import Network
+from trunkline.net.asked_sessions import AskedSessions
 from trunkline.net.hosts import Hosts
 from trunkline.net.limits import AddressLimiter
 from trunkline.placement.placing import Ask, Pick, Placer, Refusal
@@ -32,6 +33,7 @@ class RelayContext:
     """What the requests of one edge share.
 
     Attributes:
+        asked: sessions that nodes asked to move: their handshakes meet no limit of their address.
         placer: chooses backends and gets what became of each pick; requests place through `place`.
         pages: tried first for every plain GET and HEAD; None leaves the request to a backend.
         handshake_timeout_s: seconds for a pick, and for a backend's answer.
@@ -45,6 +47,7 @@ class RelayContext:
     trusted_proxies: Sequence[Network]
     hosts: Hosts
     limiter: AddressLimiter
+    asked: AskedSessions
     meter: EdgeMeter
     on_event: OnEvent | None
     pages: Pages | None

@@ -34,6 +34,7 @@ from trunkline.balancer.routes import Routes
 from trunkline.balancer.tls import ListenerTls, backend_context
 from trunkline.net import poller
 from trunkline.net.addresses import networks
+from trunkline.net.asked_sessions import AskedSessions
 from trunkline.net.limits import AddressLimiter
 from trunkline.net.listening import BACKLOG
 from trunkline.net.poller import Poller
@@ -55,6 +56,7 @@ class Edge:
     """The clients' entrance; raises SettingsError for a certificate or a header that cannot be used.
 
     Args:
+        asked: sessions that nodes asked to move; None: nobody tells.
         pages: tried first for every plain GET and HEAD; None leaves the request to a backend.
 
     Attributes:
@@ -69,6 +71,7 @@ class Edge:
         settings: BalancerSettings,
         placer: Placer,
         *,
+        asked: AskedSessions | None = None,
         pages: Pages | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
@@ -77,6 +80,7 @@ class Edge:
         self.port = settings.port
         self.poller: Poller | None = None
         self._placer = placer
+        self._asked = AskedSessions() if asked is None else asked
         self._pages = pages
         self._on_event = on_event
         self._forwarding = Forwarding(settings)
@@ -151,6 +155,7 @@ class Edge:
             forwarding=self._forwarding,
             trusted_proxies=networks(settings.trusted_proxies),
             hosts=self._hosts,
+            asked=self._asked,
             limiter=AddressLimiter(settings.handshake_burst, settings.handshake_per_s, settings.exempt),
             meter=meter,
             on_event=self._on_event,

@@ -52,13 +52,16 @@ class Relays:
         """Whether there is no room for one more handshake."""
         return len(self._relays) + self.handshaking >= self._limit
 
-    def enter_address(self, address: str) -> bool | None:
-        """Count one more connection of `address`; False when it has too many, None when it is not counted."""
+    def enter_address(self, address: str, *, expected: bool = False) -> bool | None:
+        """Count one more connection of `address`; False when it has too many, None when it is not counted.
+
+        A client that was asked to move is expected: it is counted and let in, whatever the others of its address do.
+        """
         if not self._per_address_limit or within(address, self._exempt):
             return None
         key = address_key(address)
         count = self._per_address.get(key, 0)
-        if count >= self._per_address_limit:
+        if count >= self._per_address_limit and not expected:
             return False
         self._per_address[key] = count + 1
         return True

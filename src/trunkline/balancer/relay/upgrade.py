@@ -7,6 +7,7 @@ Rules:
 - 3xx and 4xx are the backend's answer to the client. Anything else but a valid 101 is a backend that failed.
 - A failure after the dial may be the request's own (a path on which the application breaks). So its blame waits until
   other backends were tried: when several failed the request and none took it, no backend is to blame.
+- A client that a node asked to move is let past the limits of its address (`net/asked_sessions.py`).
 - Everything awaited has a time-out, everything read has a bound.
 """
 
@@ -26,6 +27,7 @@ from trunkline.balancer.relay.handshake_answer import Accepted, Failure, Refused
 from trunkline.balancer.relay.meter import EdgeEvent, EventName
 from trunkline.http1.heads import RequestHead
 from trunkline.placement.placing import Pick, Refusal
+from trunkline.protocol.sessions import session_in
 from trunkline.websocket.handshake import key_is_valid
 
 OF_THE_DIAL: Final = ("dial", "dial_timeout", "tls")
@@ -35,7 +37,7 @@ OF_THE_DIAL: Final = ("dial", "dial_timeout", "tls")
 class Upgrade:
     """One handshake."""
 
-    __slots__ = ("_caller", "_client", "_context", "_doubtful", "_head", "_limited", "_path", "_started")
+    __slots__ = ("_caller", "_client", "_context", "_doubtful", "_expected", "_head", "_limited", "_path", "_started")
 
     def __init__(self, context: RelayContext, client: ClientSide, head: RequestHead, caller: Caller) -> None:
         self._context = context
@@ -45,11 +47,14 @@ class Upgrade:
         self._path = head.path
         self._started = context.loop.time()
         self._limited = False
+        # The session for which it is let past the limits of its address.
+        self._expected: str | None = None
         self._doubtful: list[tuple[Pick, str]] = []
 
     async def run(self) -> None:
         """Take it to its end: relayed, or answered and closed."""
         if not self._admitted():
+            self._give_up()
             return
         relays = self._context.relays
         relays.handshaking += 1
@@ -57,6 +62,7 @@ class Upgrade:
             await self._connect()
         finally:
             relays.handshaking -= 1
+            self._give_up()
             self._blame(taken=False)
             if self._limited:
                 relays.leave_address(self._caller.address)
@@ -71,18 +77,29 @@ class Upgrade:
             self._refuse(426, "bad_version", "only WebSocket version 13 is spoken here")
         elif not key_is_valid(head.headers.get("sec-websocket-key", "")):
             self._refuse(400, "bad_handshake", "header Sec-WebSocket-Key must be 16 bytes in base64")
-        elif wait_s := context.limiter.take(address, self._started):
+        elif not self._is_expected() and (wait_s := context.limiter.take(address, self._started)):
             text = f"too many handshakes from your address{self._caller.unknown_client}"
             self._refuse(429, "rate_limited", text, wait_s)
         elif context.relays.full:
             self._refuse_full()
-        elif (entered := context.relays.enter_address(address)) is False:
+        elif (entered := context.relays.enter_address(address, expected=self._expected is not None)) is False:
             text = f"too many open connections from your address{self._caller.unknown_client}"
             self._refuse(429, "address_full", text, 5.0)
         else:
             self._limited = entered is True
             return True
         return False
+
+    def _is_expected(self) -> bool:
+        session = session_in(self._head.target)
+        if session is not None and self._context.asked.let(session, self._started):
+            self._expected = session
+        return self._expected is not None
+
+    def _give_up(self) -> None:
+        """Whoever was let past a limit and is not relayed may try again."""
+        if self._expected is not None:
+            self._context.asked.gave_up(self._expected)
 
     def _refuse_full(self) -> None:
         wait_s = random.uniform(2.0, 5.0)  # noqa: S311 - jitter
@@ -205,6 +222,8 @@ class Upgrade:
             self._refuse_full()
             return
         early = self._client.leave()
+        if self._expected is not None:
+            context.asked.back(self._expected, now)
         # The relay's end makes room for its address from now on.
         relay.limited, self._limited = self._limited, False
         # Shared by all connections that have the same one.

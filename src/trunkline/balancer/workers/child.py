@@ -48,6 +48,7 @@ async def run(link: int, listening: Sequence[int]) -> int:
     edge = Edge(
         settings.balancer,
         placer,
+        asked=placer.asked,
         pages=OwnPages(settings.balancer, placer.page).answer,
         on_event=events.add if events is not None else None,
     )

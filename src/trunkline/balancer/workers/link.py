@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 import structlog
 
+from trunkline.net.asked_sessions import AskedSessions
 from trunkline.placement.placing import Ask, Pick, Placer, Refusal
 from trunkline.process.framing import Framing, head
+from trunkline.protocol.goodbyes import Goodbyes
 
 log = structlog.get_logger("trunkline.balancer")
 
@@ -54,6 +57,12 @@ class Welcome(msgspec.Struct, tag="welcome"):
     settings: bytes
 
 
+class Asked(msgspec.Struct, tag="asked"):
+    """What a node says of sessions that move: each worker keeps a record of its own."""
+
+    said: Goodbyes
+
+
 class Counts(msgspec.Struct, tag="counts"):
     """A worker's counts since its start, each time whole."""
 
@@ -84,7 +93,7 @@ class PageAnswer(msgspec.Struct, tag="page"):
 
 
 FromWorker = PlaceAsk | Settled | Counts | PageAsk
-ToWorker = Welcome | Placed | PageAnswer
+ToWorker = Welcome | Asked | Placed | PageAnswer
 T = TypeVar("T")
 
 
@@ -146,12 +155,14 @@ class RemotePlacer:
 
     Attributes:
         welcome: done with the worker's settings when they have come.
+        asked: sessions that nodes asked to move.
     """
 
     def __init__(self, on_lost: Callable[[], None]) -> None:
         self._on_lost = on_lost
         self._next = 0
         self.welcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.asked = AskedSessions()
         self._places: dict[int, asyncio.Future[Pick | Refusal]] = {}
         self._pages: dict[int, asyncio.Future[PageAnswer]] = {}
         self.link: Link[ToWorker] = Link(msgspec.msgpack.Decoder(ToWorker), self._heard, self._lost)
@@ -202,6 +213,8 @@ class RemotePlacer:
                 self.dropped(message.answer)
         elif isinstance(message, Welcome):
             self.welcome.set_result(message.settings)
+        elif isinstance(message, Asked):
+            self.asked.hear(message.said, time.monotonic())
         else:
             page = self._pages.pop(message.id)
             if not page.done():

@@ -15,6 +15,7 @@ import contextlib
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,13 +25,14 @@ import structlog
 from trunkline.balancer.core import Balancer
 from trunkline.balancer.measures import EdgeCounts, added
 from trunkline.balancer.pages import BalancerPages
-from trunkline.balancer.workers.link import Counts, Welcome, WorkerSeat
+from trunkline.balancer.workers.link import Asked, Counts, Welcome, WorkerSeat
 from trunkline.balancer.workers.worker_settings import WorkerSettings, encode_settings
 from trunkline.errors import StartError
 from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
 from trunkline.process.looks import LOOK_EVERY_S, look
 from trunkline.process.progress import Silence, chance_s
+from trunkline.protocol.goodbyes import Goodbyes
 from trunkline.settings.sections import Settings
 
 log = structlog.get_logger("trunkline.balancer")
@@ -57,6 +59,8 @@ class Workers:
         self._stop_asked = asyncio.Event()
         self._listening: Sequence[socket.socket] = ()
         self._up: set[int] = set()
+        self._seats: dict[int, WorkerSeat] = {}
+        balancer.on_goodbyes = self._on_goodbyes
         self._silences: dict[int, Silence] = {}
         self._all_up = asyncio.Event()
         self._failed: StartError | None = None
@@ -155,12 +159,16 @@ class Workers:
             ours.close()
             raise
         seat.link.send(Welcome(encode_settings(settings)))
+        for said in self._balancer.asked.all(time.monotonic()):
+            seat.link.send(Asked(said))
+        self._seats[number] = seat
         silence = self._silences[number] = Silence(SILENT_S, READY_S)
         watching = asyncio.create_task(self._watch(number, child, silence))
         try:
             code = await child.wait()
         finally:
             watching.cancel()
+            del self._seats[number]
         seat.close()
         await seat.lost.wait()
         if number in self._counts:
@@ -184,6 +192,10 @@ class Workers:
         if number not in self._up:
             self._failed = StartError(f"worker {number} was not ready within {READY_S:g} s", "See its log.")
         child.kill()
+
+    def _on_goodbyes(self, said: Goodbyes) -> None:
+        for seat in self._seats.values():
+            seat.link.send(Asked(said))
 
     def _take(self, number: int, counts: Counts) -> None:
         self._silences[number].heard()
