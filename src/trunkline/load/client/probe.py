@@ -46,8 +46,7 @@ async def probe(target: Target, protocol: Protocol) -> Probed:
         peer = await Conversation.open(dialer, target.token)
         return await _find_out(peer, protocol, max(_GREETING_S, 5 * peer.tcp_s), shown)
     except DialError as error:
-        step = next((step for part, step in _STEPS if part in error.reason), _OTHER_STEP)
-        raise StartError(f"{shown}: {error.reason}", step) from None
+        raise StartError(f"{shown}: {error.reason}", step_after(error)) from None
     except ConnectionEnded as ended:
         raise StartError(
             f"{shown}: the server closed the first connection at once with {ended}",
@@ -56,6 +55,11 @@ async def probe(target: Target, protocol: Protocol) -> Probed:
     finally:
         if peer is not None:
             await peer.close()
+
+
+def step_after(error: DialError) -> str:
+    """What to do when no connection can be opened."""
+    return next((step for part, step in _STEPS if part in error.reason), _OTHER_STEP)
 
 
 async def _find_out(peer: Conversation, protocol: Protocol, greeting_s: float, shown: str) -> Probed:
