@@ -74,6 +74,7 @@ class RelayService:
         self.admin.keep_token()
         log.info(
             "balancer_up",
+            id=self.balancer.id,
             mode="relay",
             port=self.port,
             admin_port=self.admin.port,

@@ -94,7 +94,7 @@ def _ordinary(fleet: Fleet, pool: Pool, ask: Ask, now: float, rng: random.Random
         if found is not None:
             return found
     lane: Lane | None = pool.takers
-    if pool.shares.split:
+    if pool.split:
         # All clients of a key belong to one group, that of the first.
         home = _home(fleet, ask, now)
         lane = pool.lanes.get(home.group) if home is not None and home.ready(now, ask.tried) else None

@@ -163,11 +163,12 @@ class Pool:
         takers: a lane of all that take connections.
         lanes: by group, for every group that is not held; empty while groups are not told apart.
         shares: what each group gets.
+        split: whether groups are told apart.
         by_id: takers by their id in sticky cookies.
         backup: the pool of the next tier, for when none of these can take a connection; None without one.
     """
 
-    __slots__ = ("_live", "_slow_start_s", "backup", "by_id", "lanes", "members", "shares", "takers")
+    __slots__ = ("_live", "_slow_start_s", "backup", "by_id", "lanes", "members", "shares", "split", "takers")
 
     def __init__(self, every: list[Backend], shares: Shares, slow_start_s: float) -> None:
         lowest = min(backend.spec.tier for backend in every)
@@ -176,6 +177,7 @@ class Pool:
         self.backup = Pool(others, shares, slow_start_s) if others else None
         self._slow_start_s = slow_start_s
         self.shares = shares
+        self.split = shares.split
         known = [backend.capacity for backend in members if backend.capacity]
         common = median(known) if known else 1.0
         for backend in members:
@@ -185,7 +187,7 @@ class Pool:
         self.takers = Lane(shown)
         self.by_id = {backend.id: backend for backend in shown}
         self.lanes: dict[str, Lane] = {}
-        if shares.split:
+        if self.split:
             for name in dict.fromkeys(backend.group for backend in shown):
                 self.lanes[name] = Lane([backend for backend in shown if backend.group == name])
         self._live = [backend for backend in shown if backend.warm_at is not None or backend.ledger.doubted]

@@ -74,7 +74,7 @@ class TrafficState(msgspec.Struct, frozen=True):
         generation: 0 while no table was ever written.
         held: colours that there are and that get no new connections.
         balancers: all that are heard, or fell silent without a goodbye.
-        stored: where the table is kept: `nats` or `file`.
+        stored: where the table is kept: `nats`, `file`, or `memory` for as long as the balancer lives.
     """
 
     generation: int

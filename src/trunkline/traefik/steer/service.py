@@ -71,6 +71,7 @@ class SteeringService:
         self.admin.keep_token()
         log.info(
             "balancer_up",
+            id=self.balancer.id,
             mode="steer",
             port=self.port,
             admin_port=self.admin.port,
