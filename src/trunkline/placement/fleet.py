@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from trunkline.placement.backend import BackendSpec
@@ -23,6 +23,7 @@ from trunkline.placement.homes import Homes
 from trunkline.placement.pool import Backend, Pool
 from trunkline.placement.rows import BackendRow, imbalance, row_of
 from trunkline.placement.shares import Shares, by_setting
+from trunkline.placement.versions import arrange
 from trunkline.protocol.control import LoadReport, PickNotice
 from trunkline.settings.balancer import BalancerSettings
 
@@ -64,6 +65,7 @@ class Fleet:
     Attributes:
         pools: the same, as placement looks through them.
         shares: which groups get new connections.
+        versions: numbers of the known versions, a newer one's is higher; None while they are not known.
         news: for the log, oldest first; whoever logs takes them out.
     """
 
@@ -72,6 +74,7 @@ class Fleet:
         self.backends: dict[str, Backend] = {}
         self.pools: dict[str, Pool] = {}
         self.shares = by_setting(settings.groups)
+        self.versions: Mapping[str, int] | None = None
         self.homes = Homes()
         self.news: deque[News] = deque(maxlen=NEWS_KEPT)
         self._trials: dict[str, Reservation] = {}
@@ -127,6 +130,12 @@ class Fleet:
         self._turns.clear()
         self._arrange(now)
 
+    def set_versions(self, numbers: Mapping[str, int], now: float) -> None:
+        """Prefer versions of a higher number, from the next pick on."""
+        if numbers != self.versions:
+            self.versions = numbers
+            self._arrange(now)
+
     def _arrange(self, now: float) -> None:
         members: dict[str, list[Backend]] = {}
         for backend in self.backends.values():
@@ -134,6 +143,8 @@ class Fleet:
         self.pools = {name: Pool(each, self.shares, self._slow_start_s) for name, each in members.items()}
         self._turns = {name: turns for name, turns in self._turns.items() if name in self.pools}
         for pool in self.pools.values():
+            for tier in pool.tiers():
+                arrange(tier, self.versions)
             pool.refresh(now)
 
     def turns(self, pool: str) -> GroupTurns:
@@ -162,7 +173,7 @@ class Fleet:
         counted = backend.pods.take(report, _to_keep(report), min(asked_at, now), now)
         if counted is None or not backend.ledger.report(counted, min(asked_at, now), now):
             return False
-        before = (backend.group, backend.capacity, backend.takes)
+        before = (backend.group, backend.capacity, backend.takes, backend.version)
         backend.report = _to_keep(counted)
         backend.reported_at = now
         backend.report_failure = ""
@@ -182,7 +193,7 @@ class Fleet:
                 f"its reports stay at {count} although picks go there" if doubted else f"its report changed to {count}"
             )
             self.news.append(News(url, "doubted" if doubted else "trusted", why))
-        if doubted != was_doubted or before != (backend.group, backend.capacity, backend.takes):
+        if doubted != was_doubted or before != (backend.group, backend.capacity, backend.takes, backend.version):
             self._arrange(now)
         else:
             backend.reckon()

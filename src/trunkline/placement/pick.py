@@ -1,4 +1,4 @@
-"""Chooses the backend of a connection: pool, then sticky cookie, then canary group, then policy. Pure.
+"""Chooses the backend of a connection: pool, then sticky cookie, then canary group, then version, then policy. Pure.
 
 Rules:
 
@@ -22,6 +22,7 @@ from trunkline.placement.hashing import point_of, score
 from trunkline.placement.placing import Ask, Pick, Refusal
 from trunkline.placement.policies import CHOOSERS, least_connections
 from trunkline.placement.pool import FULL, Backend, Lane, Pool
+from trunkline.placement.versions import around, preferred
 
 RETRY_AFTER_S: Final = (1.0, 5.0)
 
@@ -123,11 +124,10 @@ def _by_cookie(fleet: Fleet, pool: Pool, ask: Ask, now: float, rng: random.Rando
 def _in_lane(fleet: Fleet, lane: Lane, ask: Ask, now: float, rng: random.Random) -> tuple[Backend, str] | None:
     spilled = False
     if ask.policy == "affinity" and ask.affinity is not None:
-        bound = fleet.settings.affinity_bound
-        home = fleet.homes.of(ask.pool, ask.affinity, now)
-        backend, spilled = affinity.choose(lane, ask.affinity, bound, now, ask.tried, home)
+        backend, spilled = _by_key(fleet, lane, ask, ask.affinity, now)
     else:
-        backend = CHOOSERS.get(ask.policy, least_connections)(lane, now, ask.tried, rng)
+        newest = preferred(lane, now, ask.tried)
+        backend = CHOOSERS.get(ask.policy, least_connections)(newest, now, ask.tried, rng)
     if backend is None:
         return None
     if ask.tried:
@@ -138,6 +138,17 @@ def _in_lane(fleet: Fleet, lane: Lane, ask: Ask, now: float, rng: random.Random)
         return backend, "affinity_spill"
     # Affinity without a key is least connections, by name too.
     return backend, "least_connections" if ask.policy == "affinity" and ask.affinity is None else ask.policy
+
+
+def _by_key(fleet: Fleet, lane: Lane, ask: Ask, key: str, now: float) -> tuple[Backend | None, bool]:
+    bound = fleet.settings.affinity_bound
+    home = fleet.homes.of(ask.pool, key, now)
+    if home is not None and (peers := around(lane, home)) is not None:
+        # Beside the empty nodes of a new version any home would be too full.
+        found = affinity.choose(peers, key, bound, now, ask.tried, home)
+        if found[0] is not None and found[0].url == home:
+            return found
+    return affinity.choose(preferred(lane, now, ask.tried), key, bound, now, ask.tried, home)
 
 
 def _cookie(fleet: Fleet, ask: Ask, backend: Backend) -> str | None:

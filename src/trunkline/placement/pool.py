@@ -44,14 +44,15 @@ class Backend:
         load: (estimate + 1) / share, or `FULL`.
         pods: those behind its URL, by their reports.
         held: its group gets no new connections.
+        outdated: backends of a newer version are in its lane.
         floor: while its reports are doubted, what its peers of the same share have on average.
         warm_at: when its slow start is over, None without one.
         turn: its place in the smooth weighted round robin.
     """
 
     __slots__ = (
-        "capacity", "condition", "floor", "full_share", "group", "held", "id", "ledger", "load", "pods", "report",
-        "report_failure", "reported_at", "seed", "share", "spec", "turn", "url", "warm_at",
+        "capacity", "condition", "floor", "full_share", "group", "held", "id", "ledger", "load", "outdated", "pods",
+        "report", "report_failure", "reported_at", "seed", "share", "spec", "turn", "url", "warm_at",
     )  # fmt: skip
 
     def __init__(self, spec: BackendSpec, ledger: Ledger, condition: Condition) -> None:
@@ -67,6 +68,7 @@ class Backend:
         self.report_failure = ""
         self.group = spec.group
         self.held = False
+        self.outdated = False
         self.capacity = spec.capacity
         self.share = self.full_share = 1.0
         self.load = 1.0
@@ -142,12 +144,14 @@ class Lane:
     Attributes:
         weights: running sums of their weights.
         even: whether these are all the same.
+        versions: lanes of its versions, newest first; empty when there are not several.
     """
 
-    __slots__ = ("even", "members", "weights")
+    __slots__ = ("even", "members", "versions", "weights")
 
     def __init__(self, members: list[Backend]) -> None:
         self.members = members
+        self.versions: tuple[Lane, ...] = ()
         self.weights = list(accumulate(backend.spec.weight for backend in members))
         self.even = len({backend.spec.weight for backend in members}) <= 1
 

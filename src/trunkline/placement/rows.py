@@ -104,11 +104,12 @@ def _note(backend: Backend) -> str:
 def imbalance(backends: Iterable[Backend]) -> dict[tuple[str, str], float]:
     """By pool and group the load of the fullest backend beside the mean, 1 when even.
 
-    Of backends that take more and work: what is down cannot be evened out, backups wait, and each pool is apart.
+    Of backends that take more and work: what is down cannot be evened out, backups wait, and each pool is apart; those
+    beside a newer version are left to run empty.
     """
     counts: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for backend in backends:
-        if backend.takes and not backend.spec.tier and backend.condition.state not in OUT:
+        if backend.takes and not backend.outdated and not backend.spec.tier and backend.condition.state not in OUT:
             counts.setdefault((backend.pool, backend.group), []).append((backend.estimate, backend.full_share))
     found = {}
     for group, each in counts.items():

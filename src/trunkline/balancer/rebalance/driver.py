@@ -28,6 +28,7 @@ from trunkline.placement.affinity import choose
 from trunkline.placement.fleet import Fleet
 from trunkline.placement.hashing import point_of, score
 from trunkline.placement.pool import Backend
+from trunkline.placement.versions import preferred
 from trunkline.protocol.control import MoveOrder, PickNotice
 from trunkline.settings.balancer import BalancerSettings
 
@@ -61,7 +62,8 @@ def rows_of(fleet: Fleet, talk: FleetTalk, now: float) -> list[Row]:
                     url=backend.url,
                     node=talk.node_at(backend.url) or "",
                     connections=backend.estimate,
-                    share=backend.share if backend.url in takers else 0.0,
+                    # Clients of a version that is being replaced would come back to the new one.
+                    share=backend.share if backend.url in takers and not backend.outdated else 0.0,
                     weight=backend.spec.weight,
                     pool=backend.pool,
                     # Without weights by group, placement does not distinguish colours either.
@@ -100,6 +102,7 @@ def home_of(fleet: Fleet, group: GroupKey, key: str, now: float) -> str | None:
     lane = pool.lanes.get(group[1]) if pool.lanes else pool.takers
     if lane is None:
         return None
+    lane = preferred(lane, now, ())
     point = point_of(key)
     home = max(
         # One that is full is a home too.

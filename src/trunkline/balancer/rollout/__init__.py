@@ -1,0 +1,1 @@
+"""Which release is the newest: the order of versions that all balancers of a fleet share."""
