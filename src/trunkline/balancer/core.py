@@ -27,6 +27,7 @@ from trunkline.balancer.health.checks import HealthChecks
 from trunkline.balancer.health.reports import ReportPoller
 from trunkline.balancer.overview import Overview, overview
 from trunkline.balancer.rebalance.driver import Rebalancer
+from trunkline.balancer.rollout.driver import VersionKeeper
 from trunkline.balancer.sources import base
 from trunkline.balancer.sources.configured import configured
 from trunkline.balancer.sources.nats import NatsSource
@@ -135,6 +136,7 @@ class Balancer:
             )  # fmt: skip
         self._store = open_for(settings)
         self.traffic = TrafficControl(self._store, self.fleet, self.deploys, self._on_traffic)
+        self._versions = VersionKeeper(self._store, self.fleet, lambda: self._talk is None or self.nats_connected)
         self._lists: dict[str, Sequence[BackendSpec]] = {}
         self._conflicts: tuple[base.Conflict, ...] = ()
         self._rebalancer = Rebalancer(
@@ -148,6 +150,7 @@ class Balancer:
             await self._talk.start()
         await self._store.start()
         self._keep_running("traffic", self.traffic.run)
+        self._keep_running("versions", self._versions.run)
         await self._checks.start()
         await self._reports.start()
         for name, source in self._sources.items():
