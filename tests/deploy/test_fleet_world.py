@@ -116,6 +116,8 @@ async def test_moves_and_counts_at_a_node(scene: Scene, deploy: Deploy) -> None:
     await until(lambda: not node.registry.connections)
     assert node.state.condition == "draining"
     assert "draining" in await world.ready(view)
+    await world.undrain(view)
+    assert node.state.condition == "up"
 
 
 async def test_readiness_is_asked_of_the_node_and_its_bus(scene: Scene, deploy: Deploy) -> None:

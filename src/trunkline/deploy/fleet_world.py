@@ -23,7 +23,16 @@ from trunkline.deploy.heard import Heard
 from trunkline.deploy.world import FleetRefused, FleetUnreachable, FleetView, NodeView
 from trunkline.errors import BusError, BusUnavailable, NobodyListens
 from trunkline.logs.logger import get_logger
-from trunkline.protocol.control import DrainOrder, DrainState, Health, Moved, MoveOrder, NodeReport, Problem
+from trunkline.protocol.control import (
+    DrainOrder,
+    DrainState,
+    Health,
+    Moved,
+    MoveOrder,
+    NodeReport,
+    Problem,
+    UndrainOrder,
+)
 from trunkline.protocol.goodbyes import CountsAsked, MoveCounts
 from trunkline.protocol.subjects import (
     MAX_MESSAGE_BYTES,
@@ -32,6 +41,7 @@ from trunkline.protocol.subjects import (
     hello_subject,
     move_subject,
     report_subject,
+    undrain_subject,
 )
 from trunkline.protocol.traffic import TrafficOrder, TrafficState
 from trunkline.version import __version__
@@ -99,9 +109,9 @@ class FleetWorld:
         backends = await self._balancers.backends()
         return FleetView(tuple(self._view(backend) for backend in backends), traffic)
 
-    async def put_traffic(self, expect: int, weights: dict[str, float]) -> TrafficState | None:
+    async def put_traffic(self, expect: int, weights: dict[str, float], *, force: bool = False) -> TrafficState | None:
         """Write the table; None when its generation is another one. Raises FleetUnreachable, FleetRefused."""
-        return await self._balancers.put_traffic(TrafficOrder(expect, weights, self._changed_by))
+        return await self._balancers.put_traffic(TrafficOrder(expect, weights, self._changed_by, force))
 
     async def ready(self, node: NodeView) -> str:
         """Ask the node's `/ready` and `/health`; a foreign backend has neither and is what its balancer says."""
@@ -142,6 +152,10 @@ class FleetWorld:
         """Have the node ask all that are left; raises FleetUnreachable, FleetRefused."""
         subject = drain_subject(self._link.prefix, node.name)
         return (await self._ordered(subject, DrainOrder(over_ms), DrainState)).connections
+
+    async def undrain(self, node: NodeView) -> None:
+        """Have the node take connections again; raises FleetUnreachable, FleetRefused."""
+        await self._ordered(undrain_subject(self._link.prefix, node.name), UndrainOrder(), DrainState)
 
     async def _ordered(self, subject: str, order: msgspec.Struct, kind: type[T]) -> T:
         try:

@@ -66,8 +66,10 @@ class World(Protocol):
     async def look(self) -> FleetView:
         """The fleet now; raises FleetUnreachable."""
 
-    async def put_traffic(self, expect: int, weights: dict[str, float]) -> TrafficState | None:
-        """Write the table; None when its generation is not `expect` any more.
+    async def put_traffic(self, expect: int, weights: dict[str, float], *, force: bool = False) -> TrafficState | None:
+        """Write the table, with `force` also for colours without a ready backend.
+
+        None when its generation is not `expect` any more.
 
         Raises FleetUnreachable (it may have been written), FleetRefused.
         """
@@ -86,3 +88,6 @@ class World(Protocol):
 
     async def drain(self, node: NodeView, over_ms: int) -> int:
         """Have the node ask all that are left; returns how many. Raises as `move` does."""
+
+    async def undrain(self, node: NodeView) -> None:
+        """Have the node take connections again. Raises as `move` does."""

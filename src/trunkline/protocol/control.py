@@ -241,6 +241,10 @@ class DrainOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     over_ms: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_DRAIN_MS)] | None = None
 
 
+class UndrainOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Have a node take connections again, over NATS (`DELETE /api/drain`); answered with `DrainState`."""
+
+
 class DrainState(msgspec.Struct, frozen=True):
     """Answer to it, to `DELETE` and to `GET /api/drain`: the state now, and how many connections there are.
 

@@ -9,6 +9,7 @@
 | `<prefix>.fleet.keys.<node>` | a balancer, to one node | `KeysAsked`, answered with `KeyCounts` |
 | `<prefix>.fleet.goodbyes` | nodes | `Goodbyes` |
 | `<prefix>.fleet.drain.<node>` | a deploy, to one node | `DrainOrder`, answered with `DrainState` |
+| `<prefix>.fleet.undrain.<node>` | a deploy, to one node | `UndrainOrder`, answered with `DrainState` |
 | `<prefix>.fleet.counts.<node>` | a deploy, to one node | `CountsAsked`, answered with `MoveCounts` |
 
 Rule: a node's name is one token of a subject. A character that means something to NATS is written as in a URL, so a
@@ -56,6 +57,11 @@ def goodbyes_subject(prefix: str) -> str:
 def drain_subject(prefix: str, node: str) -> str:
     """Where a node takes orders to drain."""
     return f"{prefix}.fleet.drain.{_token(node)}"
+
+
+def undrain_subject(prefix: str, node: str) -> str:
+    """Where a node takes orders to end a drain."""
+    return f"{prefix}.fleet.undrain.{_token(node)}"
 
 
 def counts_subject(prefix: str, node: str) -> str:

@@ -1,4 +1,4 @@
-"""Orders and questions that a node answers over NATS: to move some clients, to drain, to count.
+"""Orders and questions that a node answers over NATS: to move some clients, to drain or no longer, to count.
 
 Rules:
 
@@ -19,7 +19,7 @@ from trunkline.errors import BusError
 from trunkline.logs.logger import get_logger
 from trunkline.process.bounds import end_tasks
 from trunkline.protocol import subjects
-from trunkline.protocol.control import DrainOrder, KeysAsked, MoveOrder, Problem
+from trunkline.protocol.control import DrainOrder, KeysAsked, MoveOrder, Problem, UndrainOrder
 from trunkline.protocol.goodbyes import CountsAsked, MoveCounts
 from trunkline.server.node.moving.draining import Draining
 from trunkline.server.node.moving.move import Mover
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = get_logger("trunkline.node")
 
-Order = MoveOrder | KeysAsked | DrainOrder | CountsAsked
+Order = MoveOrder | KeysAsked | DrainOrder | UndrainOrder | CountsAsked
 
 
 class FleetOrders:
@@ -65,6 +65,7 @@ class FleetOrders:
         await self._listen(subjects.move_subject(prefix, node), MoveOrder, self._mover.move)
         await self._listen(subjects.keys_subject(prefix, node), KeysAsked, self._count_keys)
         await self._listen(subjects.drain_subject(prefix, node), DrainOrder, self._drain)
+        await self._listen(subjects.undrain_subject(prefix, node), UndrainOrder, self._undrain)
         await self._listen(subjects.counts_subject(prefix, node), CountsAsked, self._count)
 
     async def stop(self) -> None:
@@ -86,6 +87,9 @@ class FleetOrders:
 
     async def _drain(self, order: DrainOrder) -> msgspec.Struct:
         return self._draining.begin(self._drain_ms if order.over_ms is None else order.over_ms)
+
+    async def _undrain(self, order: UndrainOrder) -> msgspec.Struct:
+        return self._draining.end()
 
     async def _count(self, asked: CountsAsked) -> msgspec.Struct:
         return self._counts()
