@@ -1,0 +1,196 @@
+"""What a deploy decides once clients move: from `moving` to `retiring`, and the ways back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from trunkline.deploy.machine.before import watched
+from trunkline.deploy.machine.pacing import next_wave, pace, pressed, refused
+from trunkline.deploy.machine.plan import Deploy
+from trunkline.deploy.machine.rules import (
+    Decided,
+    accepts_per_s,
+    asked,
+    clients,
+    due,
+    give_all_to,
+    gives_all_to,
+    gone,
+    may_remove,
+    names,
+    unapplied,
+    usable,
+)
+from trunkline.deploy.machine.seen import Action, Drain, Move, Remove, Seen, Undrain
+from trunkline.deploy.machine.table import Event
+from trunkline.deploy.world import NodeView
+
+PAUSE_S: Final = 1.0
+"""Pause of waves before they look again whether what they wait for is over."""
+
+UNMOVED: Final = 2
+"""Waves in a row that found nobody to ask, after which who is left is a straggler."""
+
+
+def moving(deploy: Deploy, seen: Seen) -> Decided:
+    """Waves from the old colour to the new one, as long as there is somebody to ask."""
+    plan = deploy.plan
+    if seen.fleet is None:
+        return Decided(_waits(deploy, seen))
+    old, new = seen.fleet.colour(plan.from_colour), seen.fleet.colour(plan.to_colour)
+    deploy, why = watched(deploy, seen)
+    if why:
+        return Decided(deploy, event=Event.FAILS, why=why)
+    if not gives_all_to(seen.fleet.traffic, plan.to_colour):
+        deploy = deploy.noted(f"somebody changed the traffic table to {seen.fleet.traffic.weights}; it is set back")
+        return Decided(deploy, (give_all_to(seen.fleet.traffic, plan.to_colour, force=True),))
+    decided = _waves(deploy, seen, old, new, deploy.accepts_per_s)
+    if decided.event is not None or plan.on_slow == "wait":
+        return decided
+    meant_s = max(plan.over_s, deploy.to_move / max(deploy.rate, 1.0)) + plan.limits.settle_s
+    if deploy.to_move < 0 or seen.at - deploy.since <= meant_s * plan.limits.slow:
+        return decided
+    why = f"{clients(old)} clients are still on {plan.from_colour} after {seen.at - deploy.since:.0f} s"
+    return replace(decided, actions=(), event=Event.FORCED if plan.on_slow == "force" else Event.ROLLBACK, why=why)
+
+
+def _waves(
+    deploy: Deploy, seen: Seen, source: Sequence[NodeView], target: Sequence[NodeView], accepts: float | None
+) -> Decided:
+    """The next wave, if it is time for one; holds when nobody is left who can be asked."""
+    plan, limits = deploy.plan, deploy.plan.limits
+    movable = tuple(node for node in source if node.name and node.connections and node.state != "down")
+    if not movable:
+        return Decided(deploy, event=Event.HOLDS)
+    if deploy.to_move < 0:
+        count = clients(source)
+        chosen = pace(count, over_s=plan.over_s, rate=plan.rate, accepts_per_s=accepts, share=limits.share)
+        deploy = replace(deploy, to_move=count, rate=chosen.per_s, wave_ends=seen.at, unmoved=0)
+    if seen.asked is not None:
+        deploy = replace(deploy, unmoved=0 if seen.asked else deploy.unmoved + 1)
+        if not seen.asked:
+            # Who was asked already has a slot or a closing handshake to end; only then it is a straggler.
+            deploy = replace(deploy, wave_ends=seen.at + limits.settle_s)
+    if seen.failed:
+        deploy = deploy.noted(seen.failed)
+    if seen.at < deploy.wave_ends:
+        return Decided(deploy)
+    if deploy.unmoved >= UNMOVED:
+        return Decided(deploy, event=Event.HOLDS)
+    now = refused(seen.counts[node.url] for node in target if node.url in seen.counts)
+    why = pressed(target, refused=now, refused_before=deploy.refused, lag_ms=limits.lag_ms)
+    deploy = replace(deploy, refused=now)
+    if why:
+        return Decided(_waits(deploy, seen))
+    wave = next_wave(movable, deploy.rate)
+    deploy = replace(deploy, wave_ends=seen.at + wave.over_ms / 1000, asked_at=seen.at)
+    return Decided(deploy, tuple(Move(part.node, part.count, wave.over_ms) for part in wave.parts))
+
+
+def _waits(deploy: Deploy, seen: Seen) -> Deploy:
+    """The next wave is put off by what has to be observed at least once more."""
+    if deploy.to_move < 0:
+        return deploy
+    ends = max(deploy.wave_ends, seen.at) + PAUSE_S
+    return replace(deploy, wave_ends=ends, waited_s=deploy.waited_s + ends - max(deploy.wave_ends, seen.at))
+
+
+def finishing(deploy: Deploy, seen: Seen) -> Decided:
+    """Drain whoever is left; who does not leave in time is cut when the old colour is removed."""
+    plan = deploy.plan
+    if seen.failed:
+        deploy = deploy.noted(seen.failed)
+    if seen.fleet is None:
+        return Decided(deploy)
+    deploy, why = watched(deploy, seen)
+    if why:
+        return Decided(deploy, event=Event.FAILS, why=why)
+    old = seen.fleet.colour(plan.from_colour)
+    left = [node for node in old if node.connections and node.state != "down"]
+    if not left:
+        return Decided(deploy, event=Event.HOLDS)
+    over_s = clients(left) / max(deploy.rate, 1.0)
+    if due(deploy, seen) or (seen.failed and seen.at - deploy.asked_at >= plan.limits.again_s):
+        return Decided(asked(deploy, seen), _drains(left, over_s))
+    if seen.at - deploy.since > plan.limits.finish_s + deploy.at_switch / max(deploy.rate, 1.0):
+        why = f"{clients(left)} clients have not left {names(left)}"
+        return Decided(replace(deploy, left=clients(left)).noted(why), event=Event.FORCED, why=why)
+    return Decided(deploy)
+
+
+def _drains(nodes: Sequence[NodeView], over_s: float) -> tuple[Action, ...]:
+    return tuple(Drain(node, int(over_s * 1000)) for node in nodes if node.name)
+
+
+def holding(deploy: Deploy, seen: Seen) -> Decided:
+    """The old colour stays until its time is over."""
+    if seen.at - deploy.since >= deploy.plan.keep_s:
+        return Decided(deploy, event=Event.HOLDS)
+    return Decided(deploy)
+
+
+def retiring(deploy: Deploy, seen: Seen) -> Decided:
+    """The old colour is removed, as often as it takes; unless it holds more than the new one."""
+    return _removing(deploy, seen, deploy.plan.from_colour, guarded=deploy.asked_at < 0)
+
+
+def undoing(deploy: Deploy, seen: Seen) -> Decided:
+    """The new colour is removed."""
+    return _removing(deploy, seen, deploy.plan.to_colour)
+
+
+def _removing(deploy: Deploy, seen: Seen, colour: str, *, guarded: bool = True) -> Decided:
+    """Remove a colour, and see that it is gone."""
+    if seen.processes is None or not colour:
+        # Whoever started its nodes ends them.
+        return Decided(deploy, event=Event.HOLDS)
+    if seen.failed:
+        deploy = deploy.noted(seen.failed)
+    if seen.fleet is None:
+        return Decided(deploy)
+    if deploy.asked_at >= 0 and gone(deploy, seen, colour):
+        return Decided(deploy, event=Event.HOLDS)
+    if guarded and (why := may_remove(deploy, seen.fleet, colour)):
+        return Decided(deploy, event=Event.BLOCKED, why=why)
+    if not due(deploy, seen, every_s=deploy.plan.limits.again_s):
+        return Decided(deploy)
+    return Decided(asked(deploy, seen), (Remove(colour),))
+
+
+def returning(deploy: Deploy, seen: Seen) -> Decided:
+    """Traffic to the old colour, clients back in waves, and the new colour removed; if the old one is ready."""
+    plan, limits = deploy.plan, deploy.plan.limits
+    if seen.fleet is None:
+        return Decided(_waits(deploy, seen))
+    old, new = seen.fleet.colour(plan.from_colour), seen.fleet.colour(plan.to_colour)
+    traffic = seen.fleet.traffic
+    draining = [node for node in old if node.state == "draining" and node.name]
+    if draining and due(deploy, seen, every_s=limits.again_s):
+        return Decided(asked(deploy, seen), tuple(Undrain(node) for node in draining))
+    if not usable(old):
+        if seen.at - deploy.since < limits.back_s:
+            return Decided(deploy)
+        return Decided(deploy, event=Event.BLOCKED, why=f"no node of {plan.from_colour or 'an old colour'} is ready")
+    if not gives_all_to(traffic, plan.from_colour):
+        return Decided(deploy, (give_all_to(traffic, plan.from_colour, force=not usable(new)),))
+    if unapplied(traffic, plan.without, silent_too=seen.at - deploy.since < limits.back_s):
+        return Decided(deploy)
+    if any(node.connections for node in new):
+        decided = _waves(deploy, seen, new, old, accepts_per_s(old))
+        if decided.event is None:
+            return decided
+        deploy = decided.deploy
+        left = [node for node in new if node.connections and node.state != "down"]
+        if left and seen.at - deploy.wave_ends < limits.finish_s:
+            if any(node.state != "draining" for node in left):
+                return Decided(deploy, _drains(left, clients(left) / max(deploy.rate, 1.0)))
+            return Decided(deploy)
+    return _removing(deploy, seen, plan.to_colour)
+
+
+def stuck(deploy: Deploy, seen: Seen) -> Decided:
+    """A process that takes it over tries again where it could not go on."""
+    return Decided(deploy, event=Event.AGAIN, why="tried again") if seen.entered else Decided(deploy)
