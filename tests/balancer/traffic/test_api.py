@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from trunkline.balancer.traffic import store as store_module
 from trunkline.bus.store.memory import MemoryStore
 from trunkline.net.admin_token import kept_token
 from trunkline.placement.placing import Ask, Pick
-from trunkline.protocol.traffic import TrafficState
+from trunkline.protocol.traffic import TrafficState, TrafficTable
 from trunkline.settings.balancer import BackendEntry
 from trunkline.traefik.steer.service import SteeringService
 
@@ -209,6 +210,25 @@ async def test_a_table_that_the_store_has_lost_stays_in_force(service: Service, 
     await store.put("traffic", b'{"generation":"what a later release writes"}', None)
     assert picks(service) == {GREEN}
     assert (await put(service, 3, blue=100)).status == 503
+
+
+async def test_a_start_waits_for_the_store(store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment: who is held is known before anybody is placed. Without a store all colours get connections."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    await store.put("traffic", msgspec.json.encode(TrafficTable(7, {"green": 100.0}, "")), 0)
+    store.reachable = False
+    asyncio.get_running_loop().call_later(0.3, setattr, store, "reachable", True)
+    for reachable, wanted in ((True, {GREEN}), (False, {BLUE, GREEN})):
+        service = RelayService(settings_of())
+        await service.start()
+        try:
+            assert store.reachable is reachable
+            assert picks(service) == wanted
+            store.reachable = True
+            assert picks(service) == {GREEN}
+        finally:
+            await service.stop()
+        store.reachable = False
 
 
 async def test_the_page_and_the_series_show_it(service: Service) -> None:

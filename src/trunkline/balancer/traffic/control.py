@@ -142,6 +142,7 @@ class TrafficControl:
         except BusError as error:
             log.error("traffic_table_unreadable", generation=self.generation, why=str(error))
             return
+        self.learned.set()
         if table != self.table:
             self._apply(table, entry.revision)
 
