@@ -30,8 +30,8 @@ from trunkline.load.model.report import Balance, Machine, Report, Second
 from trunkline.load.model.run_plan import AgentGroup, Outcome, RunPlan
 from trunkline.load.model.tally import Sum
 from trunkline.load.output.live import LiveView
+from trunkline.load.scenario.comparison import Threshold
 from trunkline.load.scenario.file import LoadedScenario
-from trunkline.load.scenario.thresholds import Threshold
 from trunkline.load.token_file import TokenFile
 from trunkline.load.workers.coordinator import Coordinator
 from trunkline.net.addresses import is_loopback

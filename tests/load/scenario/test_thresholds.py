@@ -11,7 +11,8 @@ from trunkline.errors import SettingsError
 from trunkline.load.model.histogram import Counts, Recorder
 from trunkline.load.model.report import Judged
 from trunkline.load.model.tally import LATENCIES, Totals
-from trunkline.load.scenario.thresholds import DEFAULTS, NOTHING, Facts, judge, parse, with_defaults
+from trunkline.load.scenario.comparison import NOTHING
+from trunkline.load.scenario.thresholds import DEFAULTS, Facts, judge, parse, with_defaults
 
 
 def latencies(*ms: float) -> Counts:

@@ -18,7 +18,8 @@ from trunkline.load.model import histogram
 from trunkline.load.model.report import FORMAT, Balance, Judged, Machine, Measured, Report, Second, Verdict
 from trunkline.load.model.run_plan import Outcome, RunPlan
 from trunkline.load.model.tally import Sum
-from trunkline.load.scenario.thresholds import Facts, Threshold, judge
+from trunkline.load.scenario.comparison import Threshold
+from trunkline.load.scenario.thresholds import Facts, judge
 from trunkline.version import __version__
 
 LAG_MS: Final = 10.0

@@ -71,6 +71,7 @@ class Plots(msgspec.Struct, frozen=True):
     marks: list[Mark]
     over_time: list[Plot]
     curve: Curve | None  # None when no latency was measured
+    binned: str = "the greatest latency, load, lag and errors of them, the mean of opened, ended, sent and received"
 
 
 def plots(report: Report) -> Plots:

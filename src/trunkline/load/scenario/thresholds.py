@@ -19,29 +19,27 @@ from __future__ import annotations
 
 import difflib
 import math
-import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Literal
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 
-from trunkline.errors import SettingsError
 from trunkline.load.model.histogram import Counts, quantile, quantiles
 from trunkline.load.model.report import Judged
 from trunkline.load.model.tally import LATENCIES, Totals
-from trunkline.load.output.formatting import count, milliseconds, significant
-
-Comparison = Literal["<", "<=", ">", ">=", "=="]
-_COMPARISONS: Final[dict[Comparison, Callable[[float, float], bool]]] = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq,
-}  # fmt: skip
-
-Unit = Literal["us", "ms", "s", "%", ""]
-_PER_MS: Final[dict[str, float]] = {"us": 1000.0, "ms": 1.0, "s": 0.001}
-
-MAX_LENGTH: Final = 200
-NOTHING: Final = "nothing measured"
+from trunkline.load.output.formatting import count
+from trunkline.load.scenario.comparison import (
+    NOTHING,
+    PER_MS,
+    Threshold,
+    Unit,
+    holds,
+    over_defaults,
+    refusal,
+    shown,
+    written,
+)
 
 _LATENCIES: Final = (*LATENCIES, "message")
 _SHARES: Final = ("success", "errors")
@@ -51,20 +49,7 @@ _COUNTS: Final = ("connections", *(name for name in Totals.__struct_fields__ if 
 _NO_LATENCIES: Final = (*_SHARES, *_RATES, *_COUNTS)
 _STATISTICS: Final = ("min", "mean", "max")
 
-_FORM: Final = re.compile(r"([^<>=!]*)([<>=!]+)([^<>=!]*)")
-_AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?([^\d\s.]*)", re.ASCII)
 _PERCENTILE: Final = re.compile(r"p(\d{1,8}(?:\.\d{1,6})?)", re.ASCII)
-
-
-class Threshold(msgspec.Struct, frozen=True):
-    """A parsed threshold; `number` is in `unit`, which is empty for counts and rates."""
-
-    text: str
-    metric: str
-    comparison: Comparison
-    number: float
-    unit: Unit
-    default: bool = False
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -78,29 +63,19 @@ class Facts(msgspec.Struct, frozen=True):
 
 def parse(text: str) -> Threshold:
     """Parse a threshold; raises SettingsError when it is malformed, or names nothing that is measured."""
-    text = " ".join(text.split())
-    form = _FORM.fullmatch(text) if len(text) <= MAX_LENGTH else None
-    if form is None:
-        raise _refusal(text, "write <metric><comparison><number><unit>, such as delivery_p99<50ms or lost==0")
-    written, sign, right = (part.strip() for part in form.groups())
-    metric = _metric(text, written)
-    comparison = next((each for each in _COMPARISONS if each == sign), None)
-    if comparison is None:
-        raise _refusal(text, f"{sign} is no comparison; they are {' '.join(_COMPARISONS)}")
-    amount = _AMOUNT.fullmatch(right)
-    if amount is None:
-        raise _refusal(text, f"{right or 'nothing'} is no number of 0 or more; write {_example(metric)}")
-    number, unit = float(amount[1]), _unit(text, metric, amount[2])
+    given = written(text, "delivery_p99<50ms or lost==0")
+    metric = _metric(given.text, given.metric)
+    comparison = given.comparison()
+    number, named = given.number(_example(metric))
+    unit = _unit(given.text, metric, named)
     if unit == "%" and number > 100:
-        raise _refusal(text, f"{metric} is a share of 0 to 100 %")
-    return Threshold(text, metric, comparison, number, unit)
+        raise refusal(given.text, f"{metric} is a share of 0 to 100 %")
+    return Threshold(given.text, metric, comparison, number, unit)
 
 
 def with_defaults(own: Iterable[Threshold]) -> list[Threshold]:
     """The default thresholds that no own one replaces, and the own ones."""
-    mine = list(own)
-    kept = [default for default in DEFAULTS if not any(_replaces(each, default) for each in mine)]
-    return [*kept, *mine]
+    return over_defaults(own, DEFAULTS)
 
 
 def judge(own: Iterable[Threshold], facts: Facts) -> list[Judged]:
@@ -112,20 +87,8 @@ def _judged(threshold: Threshold, facts: Facts) -> Judged:
     value = _value(threshold, facts)
     if value is None:
         return Judged(threshold.text, None, NOTHING, threshold.default, threshold.default)
-    held = _COMPARISONS[threshold.comparison]
-    passed = held(value, threshold.number)
-    if threshold.metric in _COUNTS:
-        shown = count(round(value))
-    else:
-        shown = significant(value)
-        if held(float(shown.replace(",", "")), threshold.number) != passed:
-            # Rounded, it would seem to contradict the verdict.
-            shown = f"{value:,.9f}".rstrip("0").rstrip(".") + f" {threshold.unit}".rstrip()
-        elif threshold.unit in _PER_MS:
-            shown = milliseconds(value / _PER_MS[threshold.unit])
-        elif threshold.unit:
-            shown += f" {threshold.unit}"
-    return Judged(threshold.text, value, shown, passed, threshold.default)
+    text = count(round(value)) if threshold.metric in _COUNTS else shown(threshold, value)
+    return Judged(threshold.text, value, text, holds(threshold, value), threshold.default)
 
 
 def _value(threshold: Threshold, facts: Facts) -> float | None:
@@ -149,7 +112,7 @@ def _value(threshold: Threshold, facts: Facts) -> float | None:
         return None
     percent = _percent(statistic)
     ms: float = getattr(quantiles(counts), statistic) if math.isnan(percent) else quantile(counts, percent)
-    return round(ms * _PER_MS[threshold.unit], 9)
+    return round(ms * PER_MS[threshold.unit], 9)
 
 
 def _metric(text: str, written: str) -> str:
@@ -169,11 +132,11 @@ def _metric(text: str, written: str) -> str:
             return f"{latency}_p{digits.replace('.', '') if percent > 99 else digits}"
     if name in _LATENCIES or latency in _LATENCIES:
         whose = name if name in _LATENCIES else latency
-        raise _refusal(
+        raise refusal(
             text, f"{whose} is a latency: add _p50, _p95, _p99, _p999, _min, _mean or _max", nearest=f"{whose}_p95"
         )
     known = f"known are {', '.join(_SHARES)}, {', '.join(_RATES)}, {', '.join(_COUNTS)}"
-    raise _refusal(
+    raise refusal(
         text,
         f"it names nothing that is measured; {known}, and latencies such as delivery_p99 ({', '.join(_LATENCIES)})",
         nearest=_nearest(name, latency, statistic),
@@ -210,7 +173,7 @@ def _unit(text: str, metric: str, written: str) -> Unit:
     if unit is not None:
         return unit
     needs = {"%": "is a share and needs the unit %", "": "is a plain number without a unit"}
-    raise _refusal(
+    raise refusal(
         text, f"{metric} {needs.get(allowed[0], 'is a latency and needs a unit: us, ms or s')}, as {_example(metric)}"
     )
 
@@ -221,17 +184,6 @@ def _example(metric: str) -> str:
     if metric in _NO_LATENCIES:
         return f"{metric}>=100" if metric in _RATES or metric == "connections" else f"{metric}==0"
     return f"{metric}<50ms"
-
-
-def _replaces(own: Threshold, default: Threshold) -> bool:
-    """Whether both are of one metric and point the same way; == points both ways."""
-    either = own.comparison + default.comparison
-    return own.metric == default.metric and ("==" in either or own.comparison[0] == default.comparison[0])
-
-
-def _refusal(text: str, allowed: str, *, nearest: str | None = None) -> SettingsError:
-    shown = text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]}…"
-    return SettingsError("threshold", value=shown, allowed=allowed, nearest=nearest)
 
 
 _DEFAULTS: Final = (
