@@ -127,6 +127,7 @@ async def test_a_watch_gives_what_changed_during_an_outage(
     store: Path, start_server: Start, open_fleet_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A watcher whose connection is lost is given each key as it is when it is back: changed, removed and new."""
+    monkeypatch.setattr(nats_store, "CHECK_S", 3600)
     server = await start_server(store)
     store_ = await open_fleet_store(server.url)
     for key in ("v.same", "v.changed", "v.removed"):
@@ -194,6 +195,26 @@ async def test_a_change_that_was_not_heard_is_found(
     await seen.until(lambda seen: seen.got == [("traffic", b"0"), ("traffic", b"1")])
 
 
+async def test_the_next_change_shows_that_one_was_not_heard(
+    store: Path, start_server: Start, open_fleet_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sequence of a change that is heard shows a gap before it, whichever keys were changed."""
+    monkeypatch.setattr(nats_store, "CHECK_S", 3600)
+    server = await start_server(store)
+    watching, writing = await open_fleet_store(server.url), await open_fleet_store(server.url)
+    seen = Seen()
+    await writing.put("traffic", b"0", 0)
+    await watching.watch("traffic", seen)
+    heard = watching._changes._wired.on_message  # type: ignore[attr-defined]
+    lost: list[object] = []
+    watching._changes._wired.on_message = lost.append  # type: ignore[attr-defined]
+    await writing.put("traffic", b"1", None)
+    await until(lambda: bool(lost))
+    watching._changes._wired.on_message = heard  # type: ignore[attr-defined]
+    await writing.put("other", b"1", None)
+    await seen.until(lambda seen: seen.got == [("traffic", b"0"), ("traffic", b"1")])
+
+
 async def test_a_bucket_that_was_removed_is_made_again(
     store: Path, start_server: Start, open_fleet_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +273,19 @@ async def test_the_store_of_a_bus_is_that_of_the_fleet(
         await bus.close()
     with pytest.raises(BusUnavailable):
         await bus.fleet_store.get("traffic")
+
+
+async def test_a_write_without_an_answer_names_the_rights_it_needs(
+    tmp_path: Path, start_server: Start, open_fleet_store: Open
+) -> None:
+    """NATS gives no answer to what its user may not send, so the error names the subjects that have to be allowed."""
+    server = await start_server(tmp_path)
+    fleet_store = await open_fleet_store(server.url, publish_timeout_s=0.2)
+    await fleet_store.put("a", b"1", 0)
+    os.kill(server.pid, signal.SIGSTOP)
+    with pytest.raises(BusUnavailable, match=r"allow its user \$KV\.t\.>"):
+        await fleet_store.put("a", b"2", None)
+    os.kill(server.pid, signal.SIGCONT)
 
 
 async def test_replicas_that_there_are_not_are_named(store: Path, start_server: Start, open_fleet_store: Open) -> None:

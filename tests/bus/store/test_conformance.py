@@ -72,6 +72,22 @@ async def test_of_those_who_write_over_one_revision_one_wins(under_test: StoreUn
         assert (entry.value, entry.revision) == (b"%d.%d" % (round_, number), seen)
 
 
+async def test_of_a_write_and_a_removal_over_one_revision_one_wins(under_test: StoreUnderTest) -> None:
+    """A key is not removed under a writer that changed it meanwhile, nor written by one whose entry was removed."""
+    stores = [await under_test.other() for _ in range(4)]
+    for _ in range(8):
+        seen = await under_test.store.put("deploy", b"0", None)
+        attempts = (
+            stores[number].put("deploy", b"1", seen) if number % 2 else stores[number].delete("deploy", seen)
+            for number in (0, 1, 2, 3)
+        )  # fmt: skip
+        results = await asyncio.gather(*attempts, return_exceptions=True)
+        won = [each for each in results if not isinstance(each, BaseException)]
+        assert len(won) == 1
+        entry = await under_test.store.get("deploy")
+        assert (entry.revision if entry is not None else None) == won[0]
+
+
 async def test_a_removed_key_is_one_that_is_not_there(under_test: StoreUnderTest) -> None:
     """After its removal a key is absent for reading, listing and writing; its old revision is worth nothing."""
     store, other = under_test.store, await under_test.other()
@@ -155,6 +171,19 @@ async def test_a_watcher_of_a_key_is_given_what_is_there_and_each_change(under_t
     await store.put("deploy", b"6", 0)
     await seen.until(lambda seen: seen.now == {"deploy": b"6"})
     assert seen.got[6:] == [("deploy", None), ("deploy", b"6")]
+
+
+async def test_each_watcher_of_a_store_is_given_what_is_there(under_test: StoreUnderTest) -> None:
+    """One that comes later is given it too, and nobody is given it again."""
+    await under_test.store.put("deploy", b"1", 0)
+    watchers = [Seen() for _ in range(3)]
+    for seen in watchers:
+        await under_test.store.watch("deploy", seen)
+        assert seen.got == [("deploy", b"1")]
+    await under_test.store.put("deploy", b"2", None)
+    for seen in watchers:
+        await seen.until(lambda seen: seen.now == {"deploy": b"2"})
+        assert seen.got == [("deploy", b"1"), ("deploy", b"2")]
 
 
 async def test_a_watcher_of_a_key_hears_that_it_is_not_there(under_test: StoreUnderTest) -> None:

@@ -262,7 +262,12 @@ class NatsStore:
             if not self._made:
                 await self._make(wire)
             call = await wire.call(self._names.subject(key), value, timeout_s=self._timeout_s, headers=headers)
-            msg = (await call)[0]
+            try:
+                msg = (await call)[0]
+            except BusUnavailable as error:
+                # What a user of NATS may not send gets no answer at all.
+                hint = f"; does NATS allow its user {self._names.subjects}?" if wire.alive else ""
+                raise BusUnavailable(f"{error}{hint}") from None
             if not (msg.headers and "Status" in msg.headers):
                 break
             self._made = False  # nobody serves the subject: the bucket is gone
