@@ -14,6 +14,7 @@ from bench import (
     accept,
     autobahn_perf,
     burst,
+    deploys,
     echo,
     fanout,
     floods,
@@ -65,6 +66,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Options], Result]]] = {
         steering.run,
     ),
     "scale_out": ("2 nodes become 4 under 4,000 clients that follow a channel through our relay.", scale_out.run),
+    "deploys": ("All nodes are replaced under clients that follow a channel.", deploys.run),
     "floods": ("The longest wait of another client, in CPU time of the server, while one floods it.", floods.run),
     "scrape": ("/metrics of a node, asked for again and again: 100 and 10,000 subscribers.", scrape.run),
     "load_cost": (

@@ -35,6 +35,7 @@ STRATEGIES = ("wrr", "p2c", "leasttime")
 WRR, P2C, LEASTTIME = (f"{TRAEFIK} {strategy}" for strategy in STRATEGIES)
 
 CHECK_MS = 500
+HEALTH = "/health"
 FILES = 20_000
 _HAPROXY_CONNECTIONS = 9_800
 _RELOADED_TIMEOUT_S = 10.0
@@ -140,7 +141,8 @@ def proxy(name: str, backends: Sequence[str], **options: Any) -> Iterator[Proxy]
         elif kind == NGINX:
             running = Proxy(nginx(place, backends, name=name, **options), _new_worker(signal.SIGHUP))
         else:
-            routes = plain_route("/", backends, strategy if strategy in STRATEGIES else "wrr")
+            health = options.pop("health", HEALTH)
+            routes = plain_route("/", backends, strategy if strategy in STRATEGIES else "wrr", health)
             running = Proxy(traefik(place, routes, name=name, **options), _rewrite(place, routes))
         with running:
             yield running
@@ -258,7 +260,13 @@ def steered(
 
 
 def haproxy(
-    directory: Path, backends: Sequence[str], *, name: str = LEASTCONN, threads: int = 0, master: bool = True
+    directory: Path,
+    backends: Sequence[str],
+    *,
+    name: str = LEASTCONN,
+    threads: int = 0,
+    master: bool = True,
+    health: str = HEALTH,
 ) -> Contender:
     """HAProxy with leastconn.
 
@@ -268,6 +276,7 @@ def haproxy(
         name: what tables call it.
         threads: how many; 0: as many as it likes.
         master: with the master process that reloads need.
+        health: path of the health check.
     """
     servers = "".join(f"  server s{i} {url.partition('//')[2]}\n" for i, url in enumerate(backends))
     file = directory / "haproxy.cfg"
@@ -278,7 +287,7 @@ def haproxy(
             + (f"  nbthread {threads}\n" if threads else "")
             + "defaults\n"
             "  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  timeout tunnel 1h\n"
-            f"  option httpchk GET /health\n  default-server check inter {CHECK_MS}ms fall 2 rise 1\n"
+            f"  option httpchk GET {health}\n  default-server check inter {CHECK_MS}ms fall 2 rise 1\n"
             f"frontend clients\n  bind 127.0.0.1:{port} backlog 4096\n  default_backend nodes\n"
             f"backend nodes\n  balance leastconn\n{servers}"
         )
@@ -356,7 +365,7 @@ def traefik(directory: Path, routes: Mapping[str, Any], *, name: str = TRAEFIK, 
 # --- reloads ----------------------------------------------------------------------------------------------------------
 
 
-def plain_route(prefix: str, backends: Sequence[str], strategy: str = "wrr") -> dict[str, Any]:
+def plain_route(prefix: str, backends: Sequence[str], strategy: str = "wrr", health: str = HEALTH) -> dict[str, Any]:
     """A dynamic configuration: Traefik balances paths below `prefix` by itself."""
     return {
         "routers": {
@@ -367,7 +376,7 @@ def plain_route(prefix: str, backends: Sequence[str], strategy: str = "wrr") -> 
                 "loadBalancer": {
                     "strategy": strategy,
                     "servers": [{"url": url} for url in backends],
-                    "healthCheck": {"path": "/health", "interval": f"{CHECK_MS}ms", "timeout": "2s"},
+                    "healthCheck": {"path": health, "interval": f"{CHECK_MS}ms", "timeout": "2s"},
                 }
             }
         },

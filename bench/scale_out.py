@@ -12,8 +12,7 @@ import json
 import time
 from contextlib import ExitStack
 
-from bench.errors import BenchError
-from bench.followers import Followers
+from bench.followers import Followers, Scene
 from bench.nats_child import NatsChild
 from bench.proxies import Proxy, relay
 from bench.rows import Options, Result, Row
@@ -62,78 +61,36 @@ def run(options: Options) -> Result:
         )
         # Until it has heard of both (they speak every 2 s), and the one it heard of later has its whole share.
         time.sleep(2.2 + plan.slow_start_s)
-        followers = clients.enter_context(Followers(edge, CHANNEL, plan.clients))
+        followers = clients.enter_context(Followers(edge, CHANNEL, plan.clients, of=nodes[0]))
         publisher = clients.enter_context(Publisher(nodes[0]))
-        scene = _Scene(plan, nodes, followers, publisher)
+        scene = Scene(followers, lambda number: publisher.send(_publication(number)), plan.publications_per_s)
         scene.go_on(plan.before_s)
-        before = scene.counts()
+        before = _counts(nodes)
         nodes += [stack.enter_context(_node(nats.url, number)) for number in (2, 3)]
         mean = plan.clients / len(nodes)
         to_move = sum(max(0.0, count - EVEN * mean) for count in before)
         allowed_s = plan.delay_s + to_move / plan.per_s
-        took_s = scene.until_even(2 * allowed_s + PATIENCE_S)
+        most = EVEN * mean
+        took_s = scene.until(
+            lambda: max(_counts(nodes)) <= most, "the nodes to be even", 2 * allowed_s + PATIENCE_S, look_s=LOOK_S
+        )
         scene.go_on(plan.after_s)
-        counts = scene.counts()
-        scene.until_all_have_all()
-    return Result(_rows(scene, took_s, allowed_s, counts), _notes(plan, followers, before, counts, to_move))
+        counts = _counts(nodes)
+        publisher.wait_acknowledged(scene.published)
+        scene.read_out()
+    return Result(_rows(plan, scene, took_s, allowed_s, counts), _notes(plan, followers, before, counts, to_move))
 
 
-class _Scene:
-    """Keeps clients and publisher going while something is waited for."""
-
-    def __init__(self, plan: Plan, nodes: list[Server], followers: Followers, publisher: Publisher) -> None:
-        self.plan = plan
-        self.nodes = nodes
-        self.followers = followers
-        self.published = 0
-        self._publisher = publisher
-        self._due = time.monotonic()
-
-    def counts(self) -> list[int]:
-        """Connections of each node, by its own count."""
-        return [_connections(node) for node in self.nodes]
-
-    def go_on(self, seconds: float) -> None:
-        """Publish and follow for so long."""
-        end = time.monotonic() + seconds
-        while (now := time.monotonic()) < end:
-            if now >= self._due:
-                data = b'{"n":%d,"text":"%b"}' % (self.published, b"x" * 40)
-                self._publisher.send(frame(b'{"type":"publish","channel":"%b","data":%b}' % (CHANNEL.encode(), data)))
-                self.published += 1
-                self._due = max(self._due + 1 / self.plan.publications_per_s, now)
-            self.followers.step(min(end, self._due) - now)
-
-    def until_even(self, limit_s: float) -> float:
-        """Go on until no node has more than `EVEN` times the mean; returns how long that took."""
-        began = time.monotonic()
-        while True:
-            counts = self.counts()
-            if max(counts) <= EVEN * self.plan.clients / len(counts):
-                return time.monotonic() - began
-            if time.monotonic() - began > limit_s:
-                raise BenchError(f"the nodes still have {counts} connections after {limit_s:.0f} s")
-            self.go_on(LOOK_S)
-
-    def until_all_have_all(self) -> None:
-        """Publish no more, and read until nothing is missing; what does not come counts as lost."""
-        self._publisher.wait_acknowledged(self.published)
-        deadline = time.monotonic() + PATIENCE_S
-        while self.followers.behind(self.published) and time.monotonic() < deadline:
-            self.followers.step(0.1)
-
-
-def _rows(scene: _Scene, took_s: float, allowed_s: float, counts: list[int]) -> list[Row]:
-    followers, clients = scene.followers, scene.plan.clients
+def _rows(plan: Plan, scene: Scene, took_s: float, allowed_s: float, counts: list[int]) -> list[Row]:
+    followers, clients = scene.followers, plan.clients
     deliveries = f"of {clients * scene.published:,}"
     what = f"2 to 4 nodes, {clients:,} clients"
-    # What was skipped never comes; what broke a chain is among it, unless the client was told that it cannot recover.
-    lost = max(followers.behind(scene.published), followers.lost)
     ratio = max(counts) / (clients / len(counts))
     return [
         Row(f"{what}: until even within 5 %", took_s, "s", "what the rate allows", allowed_s, IN_TIME),
-        Row(f"{what}: publications lost by recovering clients", lost, deliveries, target=0),
+        Row(f"{what}: publications lost by recovering clients", scene.lost, deliveries, target=0),
         Row(f"{what}: publications twice or out of order", followers.repeated, deliveries, target=0),
+        Row(f"{what}: told that something is gone", followers.gaps, "times", target=0),
         Row(f"{what}: fullest beside the mean at the end", ratio, "max/mean", target=EVEN),
         Row(f"{what}: connections cut without a goodbye", followers.cut, f"of {clients:,}", target=0),
         Row(f"{what}: clients moved more than once", sum(n > 1 for n in followers.moves), f"of {clients:,}"),
@@ -151,6 +108,16 @@ def _notes(plan: Plan, followers: Followers, before: list[int], counts: list[int
 
 def _node(bus: str, number: int) -> Server:
     return Server(ours(TRUNKLINE_BUS_URL=bus, TRUNKLINE_SERVER_NAME=f"node-{number + 1}"))
+
+
+def _publication(number: int) -> bytes:
+    data = b'{"n":%d,"text":"%b"}' % (number, b"x" * 40)
+    return frame(b'{"type":"publish","channel":"%b","data":%b}' % (CHANNEL.encode(), data))
+
+
+def _counts(nodes: list[Server]) -> list[int]:
+    """Connections of each node, by its own count."""
+    return [_connections(node) for node in nodes]
 
 
 def _connections(node: Server) -> int:

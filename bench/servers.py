@@ -164,6 +164,15 @@ class Server:
             found["uss"] = fields["Private_Clean"] + fields["Private_Dirty"]
         return found
 
+    def end(self, limit_s: float) -> None:
+        """Ask it to end, once, and wait until it has."""
+        self._process.terminate()
+        try:
+            self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"{self.name} did not end within {limit_s:g} s after SIGTERM") from None
+        self._said.close()
+
     def kill(self) -> None:
         """End it at once, as a power cut would."""
         self._process.kill()
@@ -273,6 +282,12 @@ def peer(name: str) -> Contender | None:
         start = [sys.executable, "-m", "uvicorn", "bench.peers.uvicorn_app:app", *options, "--port"]
         return Contender(name, lambda port: [*start, str(port)])
     raise ValueError(name)
+
+
+def feed_on_websockets() -> Contender:
+    """A feed as many run it, on `websockets`, with a health check."""
+    path = str(HERE / "peers" / "websockets_feed.py")
+    return Contender(WEBSOCKETS, lambda port: [sys.executable, path, str(port)], ready_path="/health")
 
 
 def peers(*names: str) -> list[Contender]:

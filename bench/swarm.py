@@ -337,6 +337,10 @@ class Publisher:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave at once."""
         self._swarm.abort()
 
     def send(self, data: bytes) -> None:

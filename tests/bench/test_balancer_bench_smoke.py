@@ -80,3 +80,14 @@ def test_quick_scale_out_loses_no_publication(tmp_path: Path) -> None:
     assert row(rows, "fullest beside the mean")["met"]
     assert row(rows, "lost by recovering")["ours"] == 0
     assert row(rows, "twice or out of order")["ours"] == 0
+
+
+def test_quick_deploys_shows_what_a_plain_restart_costs(tmp_path: Path) -> None:
+    """`deploys` counts what clients lose behind stock proxies; nodes of ours lose nothing even there."""
+    needs("traefik", "haproxy")
+    rows = quick(tmp_path, "deploys")
+    for proxy in ("Traefik wrr", "HAProxy leastconn"):
+        assert row(rows, f"{proxy}, websockets nodes restarted: connections cut")["ours"] >= 200
+        assert row(rows, f"{proxy}, websockets nodes restarted: publications lost")["ours"] > 0
+        assert row(rows, f"{proxy}, our nodes restarted: connections cut")["ours"] == 0
+        assert row(rows, f"{proxy}, our nodes restarted: publications lost")["ours"] == 0
