@@ -18,6 +18,7 @@ from aiohttp import web
 from tests.support.free_ports import free_port
 from tests.support.patience import patient
 from tests.support.traefik.live_traefik import with_api
+from trunkline.net.asked_sessions import AskedSessions
 from trunkline.placement.backend import short_id
 from trunkline.placement.placing import Ask, Pick, Refusal
 from trunkline.settings.sections import Settings
@@ -186,7 +187,8 @@ class SteeredFleet:
         self.settings = settings
         self.placer = CountingPlacer(backends)
         self.candidates = [Candidate(backend.url) for backend in backends]
-        self.steering = Steering(settings, self.placer, lambda: self.candidates)
+        self.asked = AskedSessions()
+        self.steering = Steering(settings, self.placer, lambda: self.candidates, asked=self.asked)
         self.log: list[str] = []
         self._api_port = free_port()
         self._runner: web.AppRunner | None = None
@@ -264,9 +266,11 @@ class SteeredFleet:
 
     async def balancer_back(self, fetched: bool = True) -> None:
         """A new balancer that knows nothing of the one before; not `fetched`: Traefik cannot fetch from it."""
-        self.steering = Steering(self.settings, self.placer, lambda: self.candidates)
+        self.steering = Steering(self.settings, self.placer, lambda: self.candidates, asked=self.asked)
         app = web.Application()
-        app.router.add_routes(route for route in self.steering.routes() if fetched or route.path == "/place")
+        app.router.add_routes(
+            route for route in self.steering.routes() if fetched or route.path in ("/place", "/expected")
+        )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         port = int(self.settings.traefik.balancer_url.rpartition(":")[2])

@@ -34,6 +34,7 @@ from trunkline.traefik.render import dynamic_model as model
 WEB, WEBSECURE, FAIL_OPEN = "web", "websecure", "trunkline-fail-open"
 PING = "ping"
 PICK, PLACE, READY, UNSERVED = "trunkline-pick", "trunkline-place", "trunkline-ready", "trunkline-unserved"
+RATE = "trunkline-rate"
 UNSERVED_PATH = "/traefik/unserved"
 """Where the balancer answers requests for a host that is not served."""
 
@@ -219,7 +220,7 @@ def _shared_middlewares(settings: Settings) -> dict[str, model.Middleware]:
     traefik = settings.traefik
     found: dict[str, model.Middleware] = {}
     if traefik.rate_per_s > 0:
-        found["trunkline-rate"] = model.Middleware(rate_limit=_rate_limit(settings))
+        found[RATE] = model.Middleware(rate_limit=_rate_limit(settings))
     if traefik.security_headers:
         found["trunkline-headers"] = model.Middleware(
             headers=model.Headers(

@@ -1,7 +1,8 @@
-"""Answers Traefik's requests: where a new connection goes (`/place`), and how to route at all (`/traefik/dynamic`).
+"""Answers Traefik: where a new connection goes (`/place`), who is let past its limit (`/expected`), and how to route.
 
 Rules:
 
+- How to route at all is fetched from `/traefik/dynamic`.
 - The bytes of a connection never come here, and no cookie is changed: the answer to `/place` is one header, by which
   Traefik's second layer of routers chooses the server (see `layers`).
 - Whatever goes wrong here must not cost a connection. An answer without a pick, any status but 200 and 503, and no
@@ -34,13 +35,16 @@ from trunkline.balancer.routes import Routes, cookie_value
 from trunkline.metrics import exposition
 from trunkline.metrics.series import LATENCY_BUCKETS
 from trunkline.net.addresses import networks, origin_of, within
+from trunkline.net.asked_sessions import AskedSessions
 from trunkline.net.hosts import not_served
 from trunkline.placement.backend import short_id
 from trunkline.placement.placing import Ask, Pick, Placer, Refusal
+from trunkline.protocol.sessions import session_in
 from trunkline.settings.sections import Settings
 from trunkline.settings.types import LOOPBACK
 from trunkline.traefik.render.dynamic import UNSERVED_PATH
 from trunkline.traefik.steer.attempts import Attempts
+from trunkline.traefik.steer.expected import EXPECTED_HEADER, EXPECTED_PATH
 from trunkline.traefik.steer.layers import FULL_STATUS, LOADED, PICK_HEADER, layered
 from trunkline.traefik.steer.published import Candidate, Publication, mark, marked
 
@@ -80,6 +84,7 @@ class Steering:
         placer: gives out the backends. It gets `failed(pick, "retry")` when a handshake is tried again: a
             suspicion, because the key may have been used twice, so a reason to check that backend now.
         servers: every backend of the fleet as it is now.
+        asked: sessions that nodes asked to move; None: nobody tells.
         meter: counts; None for its own.
         on_event: gets each handshake; None when nobody listens.
     """
@@ -90,12 +95,14 @@ class Steering:
         placer: Placer,
         servers: Callable[[], Sequence[Candidate]],
         *,
+        asked: AskedSessions | None = None,
         meter: SteeringMeter | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         traefik = settings.traefik
         self.meter = meter or SteeringMeter()
         self._placer = placer
+        self._asked = AskedSessions() if asked is None else asked
         self._servers = servers
         self._on_event = on_event
         self._routes = Routes(settings.balancer)
@@ -111,6 +118,7 @@ class Steering:
         """The routes for an aiohttp application."""
         return [
             web.get("/place", self._on_place),
+            web.get(EXPECTED_PATH, self._on_expected),
             web.get("/traefik/dynamic", self._on_dynamic),
             web.route("*", UNSERVED_PATH, self._on_unserved),
         ]
@@ -146,6 +154,13 @@ class Steering:
             else:
                 self._on_event(EdgeEvent("refused", "", answer.reason, address, path, took_s, response.status))
         return response
+
+    async def _on_expected(self, request: web.Request) -> web.Response:
+        if not self._trusted(request):
+            return self._refuse_untrusted(request)
+        session = session_in(request.headers.get("X-Forwarded-Uri", ""))
+        expected = session is not None and self._asked.let(session, time.monotonic())
+        return web.Response(headers={EXPECTED_HEADER: "1", **_SERVER} if expected else _SERVER)
 
     async def _place(self, ask: Ask, target: str, loaded: frozenset[str] | None) -> Pick | Refusal:
         """Place a handshake, on another backend than those that failed it already."""

@@ -38,6 +38,7 @@ from trunkline.settings.sections import Settings
 from trunkline.traefik.render import dynamic as render
 from trunkline.traefik.render import dynamic_model as model
 from trunkline.traefik.render.dynamic import PICK
+from trunkline.traefik.steer.expected import EXPECTED_HEADER, let_past
 from trunkline.traefik.steer.published import Servers, marks
 
 PICK_HEADER: Final = "X-Trunkline-Pick"
@@ -82,6 +83,11 @@ def layered(settings: Settings, servers: Servers) -> model.Dynamic:
         else:
             unasked = tuple(part for part in router.middlewares if part != PICK)
             routers[name] = msgspec.structs.replace(router, middlewares=unasked)
+    handshakes = {name: router for name, router in routers.items() if name.endswith("-ws")}
+    more, asking, beside = let_past(settings, handshakes)
+    routers |= more
+    for service, names in parents.items():
+        parents[service] = [each for name in names for each in (name, *beside.get(name, ()))]
     services = {name: _with_sticky(settings, service) for name, service in (http.services or {}).items()}
     services[render.PLACE] = model.Service(
         failover=model.Failover(
@@ -116,7 +122,7 @@ def layered(settings: Settings, servers: Servers) -> model.Dynamic:
             http,
             routers=routers,
             services=services,
-            middlewares={**(http.middlewares or {}), **_middlewares(settings, marks(servers.pickable))},
+            middlewares={**(http.middlewares or {}), **_middlewares(settings, marks(servers.pickable)), **asking},
             servers_transports={**(http.servers_transports or {}), _PICKED: _transport(settings, http)},
         ),
     )
@@ -139,8 +145,8 @@ def _middlewares(settings: Settings, loaded: str) -> dict[str, model.Middleware]
                 auth_request_headers=_forwarded(settings),
             )
         ),
-        # The server need not know which one was picked.
-        _FORGET: model.Middleware(headers=model.Headers(custom_request_headers={PICK_HEADER: ""})),
+        # The server need not know which one was picked, and why it was let past.
+        _FORGET: model.Middleware(headers=model.Headers(custom_request_headers={PICK_HEADER: "", EXPECTED_HEADER: ""})),
     }
 
 

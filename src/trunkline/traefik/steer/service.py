@@ -44,7 +44,9 @@ class SteeringService:
         self._events = EventLog() if settings.log.access else None
         on_event = self._events.add if self._events is not None else None
         meter = SteeringMeter(self.balancer.meter.steering, self.balancer.meter.steering_answers)
-        self.steering = Steering(settings, self.balancer, self._candidates, meter=meter, on_event=on_event)
+        self.steering = Steering(
+            settings, self.balancer, self._candidates, asked=self.balancer.asked, meter=meter, on_event=on_event
+        )
         self.admin = BalancerAdmin(self.balancer, BalancerPages(self.balancer, EdgeCounts), settings.admin)
         # All its connections wait for requests.
         most = Shares(open_files.limit()).pending(0)
