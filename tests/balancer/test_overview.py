@@ -107,8 +107,15 @@ def test_shape_follows_who_asks(accept: str, chosen: str | None, shape: str) -> 
             "New connections: green 100; held: blue; table 4, written now, applied by all balancers",
         ),
         (
-            TrafficState(4, {"green": 1}, (), (BalancerTraffic("b", 3, 0.5), BalancerTraffic("c", 4, 70.0)), "", "al"),
-            "table 4, written  by al, not applied by b (has 3), c (has 4, silent for 70 s)",
+            TrafficState(
+                4,
+                {"green": 1},
+                (),
+                (BalancerTraffic("b", 3, 0.5), BalancerTraffic("c", 4, 70.0, "host-c:8080")),
+                "",
+                "al",
+            ),
+            "table 4, written  by al, not applied by b (has 3), c at host-c:8080 (has 4, silent for 70 s)",
         ),
     ],
 )

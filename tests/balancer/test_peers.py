@@ -27,7 +27,7 @@ def test_a_silent_one_stays_listed_until_it_leaves_or_for_long() -> None:
     peers = Peers("m", 900.0)
     assert peers.heard("a", 4, 0.0)
     assert not peers.heard("a", 5, 2.0)
-    assert peers.listed(900.0)["a"] == (2.0, 5)
+    assert peers.listed(900.0)["a"][:2] == (2.0, 5)
     peers.heard("b", 1, 900.0)
     peers.left("b")
     peers.left("unknown")
@@ -46,3 +46,29 @@ def test_silent_ones_make_way_for_new_ones() -> None:
     peers.heard("one more", 0, 10.0)
     assert len(peers.listed(10.0)) == MOST
     assert "b7" in peers.listed(10.0)
+
+
+def test_who_was_killed_and_started_again_is_not_missed() -> None:
+    """Its successor has its place; before that, and without one, the silent one is named."""
+    peers = Peers("m", 900.0)
+    peers.heard("killed", 1, 0.0, "host-a:8080")
+    peers.heard("cut off", 1, 0.0, "host-b:8080")
+    peers.heard("nowhere", 1, 0.0)
+    assert peers.heard("successor", 2, 3.0, "host-a:8080")
+    peers.heard("another", 2, 3.0)
+    assert len(peers.listed(6.0)) == 5
+    peers.heard("successor", 2, 7.0, "host-a:8080")
+    assert set(peers.listed(7.0)) == {"cut off", "nowhere", "successor", "another"}
+
+
+def test_both_ends_of_a_take_over_are_listed_while_they_are_heard() -> None:
+    """The first one goes on with its clients: it neither vanishes nor takes the place back."""
+    peers = Peers("m", 900.0)
+    peers.heard("first", 1, 0.0, "host-a:8080")
+    peers.heard("second", 1, 1.0, "host-a:8080")
+    for now in (2.0, 4.0, 6.0, 8.0):
+        for name in ("first", "second"):
+            assert not peers.heard(name, 1, now, "host-a:8080")
+        assert set(peers.listed(now)) == {"first", "second"}
+    peers.heard("second", 1, 14.0, "host-a:8080")
+    assert set(peers.listed(14.5)) == {"second"}

@@ -16,6 +16,7 @@ import contextlib
 import functools
 import random
 import secrets
+import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Literal
@@ -111,6 +112,8 @@ class Balancer:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.balancer
         self.id = secrets.token_hex(4)
+        # Its place, for the list of balancers: one that takes any free port has none that is known before.
+        self.at = f"{socket.gethostname()}:{self.settings.port}" if self.settings.port else ""
         self.meter = BalancerMeter()
         self._rng = random.Random()  # noqa: S311 - ties and jitter, no secrets
         self.fleet = Fleet(self.settings, self._rng)
@@ -133,6 +136,7 @@ class Balancer:
                 settings.bus, self.id, self._on_node, self._on_notices, self._on_nats,
                 on_goodbyes=self._on_goodbyes,
                 forget_s=self.settings.forget_after_ms / 1000, traffic=lambda: self.traffic.generation,
+                place=self.at,
             )  # fmt: skip
         self._store = open_for(settings)
         self.traffic = TrafficControl(self._store, self.fleet, self.deploys, self._on_traffic)
@@ -386,5 +390,11 @@ class Balancer:
         peers = {} if self._talk is None else self._talk.peers()
         backends = self.fleet.backends.values()
         return state_of(
-            self.traffic.table, self.fleet.shares, backends, self.id, peers, time.monotonic(), self._store.name
+            self.traffic.table,
+            self.fleet.shares,
+            backends,
+            (self.id, self.at),
+            peers,
+            time.monotonic(),
+            self._store.name,
         )

@@ -150,7 +150,8 @@ def _traffic(traffic: TrafficState) -> str:
 
 def _late(peer: BalancerTraffic) -> str:
     silent = f", silent for {peer.silent_s:.0f} s" if peer.silent_s > GONE_S else ""
-    return f"{escape(peer.id)} (has {peer.generation}{silent})"
+    where = f" at {escape(peer.place)}" if peer.place else ""
+    return f"{escape(peer.id)}{where} (has {peer.generation}{silent})"
 
 
 def _pod(report: LoadReport) -> PodMetric:

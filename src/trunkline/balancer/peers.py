@@ -5,6 +5,8 @@ Rules:
 - Each sends a sign of life every two seconds, with the generation of the traffic table that it applies.
 - One that is silent for `GONE_S` leads no more. It stays listed, for it may be cut off and go on by an old table, until
   it says goodbye, is heard again, or was silent for `forget_s`.
+- A silent one whose place another one has taken is gone: it was killed and started again. While both are heard, as in
+  a take-over, both are listed.
 """
 
 from __future__ import annotations
@@ -19,10 +21,19 @@ MOST: Final = 1_000
 
 
 class Peer(NamedTuple):
-    """One other balancer: when it was heard last, and the generation that it said then."""
+    """One other balancer.
+
+    Attributes:
+        at: when it was heard last.
+        generation: that it said then.
+        place: machine and port, empty when it does not say.
+        replaced: whether another one was first heard at its place later.
+    """
 
     at: float
     generation: int
+    place: str = ""
+    replaced: bool = False
 
 
 class Peers:
@@ -38,16 +49,20 @@ class Peers:
         self._forget_s = max(forget_s, GONE_S)
         self._known: dict[str, Peer] = {}
 
-    def heard(self, balancer: str, generation: int, now: float) -> bool:
+    def heard(self, balancer: str, generation: int, now: float, place: str = "") -> bool:
         """Take a sign of life; returns whether it is the first one of this balancer.
 
         Raises ValueError when there are too many.
         """
-        new = balancer not in self._known
-        if new and len(self.listed(now)) >= MOST and not self._make_room(now):
-            raise ValueError(f"more than {MOST} balancers talk here")
-        self._known[balancer] = Peer(now, generation)
-        return new
+        known = self._known.get(balancer)
+        if known is None:
+            if len(self.listed(now)) >= MOST and not self._make_room(now):
+                raise ValueError(f"more than {MOST} balancers talk here")
+            for name, peer in self._known.items() if place else ():
+                if peer.place == place:
+                    self._known[name] = peer._replace(replaced=True)
+        self._known[balancer] = Peer(now, generation, place, known is not None and known.replaced)
+        return known is None
 
     def left(self, balancer: str) -> None:
         """It said goodbye."""
@@ -55,7 +70,11 @@ class Peers:
 
     def listed(self, now: float) -> dict[str, Peer]:
         """All that are heard, or fell silent without a goodbye."""
-        self._known = {name: peer for name, peer in self._known.items() if now - peer.at <= self._forget_s}
+        self._known = {
+            name: peer
+            for name, peer in self._known.items()
+            if now - peer.at <= (GONE_S if peer.replaced else self._forget_s)
+        }
         return self._known
 
     def none_before(self, now: float) -> bool:

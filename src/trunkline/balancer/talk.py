@@ -84,6 +84,7 @@ class FleetTalk:
         on_goodbyes: gets what nodes say of sessions that move.
         forget_s: a balancer that is silent for so long is listed no more.
         traffic: the generation of the traffic table that this balancer applies.
+        place: machine and port, empty when another one of this place is no successor.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class FleetTalk:
         on_goodbyes: Callable[[Goodbyes], None] = lambda said: None,
         forget_s: float = 900.0,
         traffic: Callable[[], int] = lambda: 0,
+        place: str = "",
     ) -> None:
         self._address = parse_address(bus.url)
         self._tls = tls_context(self._address, bus.tls_ca_file)
@@ -112,6 +114,7 @@ class FleetTalk:
         self._goodbyes = msgspec.json.Decoder(Goodbyes)
         self._greeting: asyncio.Task[None] | None = None
         self._traffic = traffic
+        self._place = place
         self._peers = Peers(balancer, forget_s)
         self._nodes: dict[str, tuple[str, float]] = {}
         self._waiting: list[PickNotice] = []
@@ -166,7 +169,7 @@ class FleetTalk:
         """Say goodbye to the other balancers and let go of NATS; `on_state` is not called for it."""
         await end_tasks([task for task in (self._sending, self._greeting) if task is not None])
         if self.connected:
-            last = PickNotices(self._id, tuple(self._waiting[:NOTICES_AT_ONCE]), self._traffic(), leaving=True)
+            last = self._notices(self._waiting[:NOTICES_AT_ONCE], leaving=True)
             with contextlib.suppress(BusError, nats_errors.Error, OSError, TimeoutError):
                 await self._publish(picks_subject(self._prefix), msgspec.json.encode(last))
                 await self._connected().flush(GOODBYE_S)
@@ -225,11 +228,14 @@ class FleetTalk:
                     log.exception("notices_failed")
 
     def _messages(self, notices: list[PickNotice]) -> list[bytes]:
-        data = msgspec.json.encode(PickNotices(self._id, tuple(notices), self._traffic()))
+        data = msgspec.json.encode(self._notices(notices))
         if len(data) <= NOTICES_BYTES or len(notices) < 2:
             return [data]
         middle = len(notices) // 2
         return [*self._messages(notices[:middle]), *self._messages(notices[middle:])]
+
+    def _notices(self, notices: list[PickNotice], leaving: bool = False) -> PickNotices:
+        return PickNotices(self._id, tuple(notices), self._traffic(), self._place, leaving)
 
     def _connected(self) -> Client:
         connection = self._link.connection
@@ -303,10 +309,12 @@ class FleetTalk:
             raise ValueError(f"at most {NOTICES_AT_ONCE} notices are taken at once")
         if said.balancer == self._id:
             return
+        if len(said.place) > NAME_LENGTH:
+            raise ValueError(f"the place of a balancer has at most {NAME_LENGTH} characters")
         if said.leaving:
             self._peers.left(said.balancer)
             log.info("balancer_left", balancer=said.balancer)
-        elif self._peers.heard(said.balancer, said.traffic, asyncio.get_running_loop().time()):
+        elif self._peers.heard(said.balancer, said.traffic, asyncio.get_running_loop().time(), said.place):
             log.info("balancer_heard", balancer=said.balancer)
             self.tell()
         if said.notices:

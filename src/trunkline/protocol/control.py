@@ -79,12 +79,14 @@ class PickNotices(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         traffic: generation of the traffic table that it applies, 0 for none.
+        place: machine and port, which its successor has too; empty when nobody knows the port before the start.
         leaving: its last message: it is about to end.
     """
 
     balancer: str
     notices: tuple[PickNotice, ...]
     traffic: int = 0
+    place: str = ""
     leaving: bool = False
 
 

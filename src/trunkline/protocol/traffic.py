@@ -60,11 +60,13 @@ class BalancerTraffic(msgspec.Struct, frozen=True):
     Attributes:
         generation: that it applies now, 0 for none.
         silent_s: seconds since it was heard, 0 for the one that answers; one that left in order is not listed.
+        place: machine and port, for people; empty when it does not say.
     """
 
     id: str
     generation: int
     silent_s: float = 0.0
+    place: str = ""
 
 
 class TrafficState(msgspec.Struct, frozen=True):

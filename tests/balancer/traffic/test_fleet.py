@@ -43,7 +43,10 @@ async def start(scene: Scene) -> AsyncIterator[Start]:
 
     async def one(port: int | None = None) -> Balancer:
         url = scene.bus.url if port is None else f"nats://127.0.0.1:{port}"
-        made = Balancer(Settings(bus=msgspec.structs.replace(scene.bus, url=url)))
+        settings = Settings(bus=msgspec.structs.replace(scene.bus, url=url))
+        # Nothing listens there: the port tells one balancer of a machine from another.
+        balancer = msgspec.structs.replace(settings.balancer, port=9_000 + len(started))
+        made = Balancer(msgspec.structs.replace(settings, balancer=balancer))
         started.append(made)
         await made.start()
         return made

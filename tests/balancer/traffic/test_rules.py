@@ -71,19 +71,21 @@ def test_the_state_names_held_colours_and_balancers() -> None:
     """Colours that there are; the answering balancer first, then those it hears and has heard."""
     found = fleet()
     found.set_shares(by_table(TABLE), 0.0)
-    peers = {"b": Peer(99.0, 4), "c": Peer(50.0, 3), "d": Peer(98.5, 3)}
-    state = state_of(TABLE, found.shares, found.backends.values(), "a", peers, 100.0, "nats")
+    peers = {"b": Peer(99.0, 4, "host-b:8080"), "c": Peer(50.0, 3), "d": Peer(98.5, 3)}
+    state = state_of(TABLE, found.shares, found.backends.values(), ("a", "host-a:8080"), peers, 100.0, "nats")
     assert state.generation == 4
     assert state.held == ("blue",)
     assert state.balancers == (
-        BalancerTraffic("a", 4), BalancerTraffic("b", 4, 1.0), BalancerTraffic("c", 3, 50.0),
+        BalancerTraffic("a", 4, 0.0, "host-a:8080"),
+        BalancerTraffic("b", 4, 1.0, "host-b:8080"),
+        BalancerTraffic("c", 3, 50.0),
         BalancerTraffic("d", 3, 1.5),
-    )  # fmt: skip
+    )
     assert (state.changed_by, state.stored) == ("anna", "nats")
     assert peers_by_state(state, "a") == {"alike": 1, "differing": 1, "silent": 1}
 
 
 def test_without_a_table_the_setting_is_shown() -> None:
     """Generation 0, and no colour that is held."""
-    state = state_of(None, fleet().shares, fleet().backends.values(), "a", {}, 0.0, "file")
+    state = state_of(None, fleet().shares, fleet().backends.values(), ("a", ""), {}, 0.0, "file")
     assert (state.generation, state.weights, state.held, state.changed_at) == (0, {}, (), "")

@@ -47,23 +47,25 @@ def state_of(
     table: TrafficTable | None,
     shares: Shares,
     backends: Iterable[Backend],
-    own: str,
+    own: tuple[str, str],
     peers: Mapping[str, Peer],
     now: float,
     stored: str,
 ) -> TrafficState:
-    """What the balancer `own` shows at `now`: while there is no table, the shares of the setting.
+    """What the balancer `own` (its id and place) shows at `now`: while there is no table, the shares of the setting.
 
     `peers` are the other balancers by id, and `stored` says where the table is kept.
     """
     colours = {backend.group for backend in backends if backend.group}
     generation = 0 if table is None else table.generation
-    others = (BalancerTraffic(name, peer.generation, round(now - peer.at, 1)) for name, peer in peers.items())
+    others = (
+        BalancerTraffic(name, peer.generation, round(now - peer.at, 1), peer.place) for name, peer in peers.items()
+    )
     return TrafficState(
         generation=generation,
         weights=dict(shares.weights),
         held=tuple(sorted(colour for colour in colours if shares.holds(colour))),
-        balancers=(BalancerTraffic(own, generation), *others),
+        balancers=(BalancerTraffic(own[0], generation, 0.0, own[1]), *others),
         changed_at="" if table is None else table.changed_at,
         changed_by="" if table is None else table.changed_by,
         stored=stored,
