@@ -89,7 +89,9 @@ class ServerSettings(msgspec.Struct, frozen=True):
     ] = 60_000
     message_bytes: Annotated[int, about("Longest message of a client; above it: 1009.", ge=128, le=64 * MIB)] = 65_536
     header_bytes: Annotated[int, about("Longest request line and headers of a handshake.", ge=1024, le=MIB)] = 16_384
-    drain_ms: Annotated[Ms, about("Time over which a drain moves its clients.")] = 10_000
+    drain_ms: Annotated[
+        Ms, about("Time over which a drain moves its clients; longer where the other nodes accept less.")
+    ] = 10_000
     shutdown_deadline_ms: Annotated[Ms, about("Time a stop may take before the rest is cut off.")] = 30_000
     echo: Annotated[bool, about("Serve /ws/echo, which has no message rate limit.")] = True
     chat: Annotated[bool, about("Serve the chat and match endpoints of the stock app.")] = True

@@ -48,6 +48,7 @@ from trunkline.server.node.moving.farewells import Farewells
 from trunkline.server.node.moving.goodbyes import SessionNews
 from trunkline.server.node.moving.move import Mover
 from trunkline.server.node.moving.orders import FleetOrders
+from trunkline.server.node.moving.pacing import FleetPace
 from trunkline.server.node.reports import NodeReports
 from trunkline.server.node.state import NodeState
 from trunkline.server.node.states import Event
@@ -116,7 +117,10 @@ class Node:
         on_change = self._announcer.state_changed if self._announcer is not None else lambda: None
         self._news = SessionNews(self.name, server.colour, self.registry, self.runtime.meter, link)
         farewells = Farewells(self.name, self.runtime.meter, self._news)
-        self.draining = Draining(self.state, self.registry, rng, farewells, on_change)
+        pace = FleetPace(
+            self.name, self.state.arrivals.run, server.version, lambda: len(self.registry.connections), link
+        )
+        self.draining = Draining(self.state, self.registry, rng, farewells, pace, on_change)
         self.mover = Mover(self.state, self.registry, rng, farewells)
         self._orders = (
             FleetOrders(self.name, server.drain_ms, self.draining, self.mover, self.counts, link) if link else None
@@ -242,7 +246,7 @@ class Node:
         over_ms = server.drain_ms if drain_ms is None else drain_ms
         deadline_s = (server.shutdown_deadline_ms if deadline_ms is None else deadline_ms) / 1000
         try:
-            await asyncio.wait_for(self.draining.empty(over_ms, close_codes.GOING_AWAY), deadline_s)
+            await asyncio.wait_for(self.draining.empty(over_ms, close_codes.GOING_AWAY, deadline_s), deadline_s)
         except TimeoutError:
             log.warning("shutdown_deadline", node=self.name, connections=len(self.registry.connections))
         finally:

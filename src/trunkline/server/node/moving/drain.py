@@ -24,10 +24,15 @@ def plan(count: int, over_s: float, rng: random.Random) -> list[Slot]:
     order = list(range(count))
     rng.shuffle(order)
     step = over_s / count if count else 0.0
-    spread_ms = max(over_s * 100.0, 200.0)
+    spread_ms = longest_hint_s(over_s) * 1000.0
     return [
         Slot((place + rng.random()) * step, index, int(rng.random() * spread_ms)) for place, index in enumerate(order)
     ]
+
+
+def longest_hint_s(over_s: float) -> float:
+    """Seconds that a hint of a plan of `over_s` seconds has at most."""
+    return max(over_s / 10.0, 0.2)
 
 
 def due(slots: Sequence[Slot], done: int, elapsed_s: float) -> Sequence[Slot]:

@@ -14,10 +14,14 @@ from trunkline.server.connections.registry import Registry
 from trunkline.server.connections.states import OPEN
 from trunkline.server.node.moving import drain
 from trunkline.server.node.moving.farewells import Farewells
+from trunkline.server.node.moving.pacing import FleetPace
 from trunkline.server.node.state import NodeState
 from trunkline.server.node.states import Event, State
 
 log = get_logger("trunkline.node")
+
+ANSWER_S = 2.0
+"""Time that the last client has to answer its goodbye before the deadline."""
 
 
 class Draining:
@@ -29,9 +33,11 @@ class Draining:
         registry: Registry,
         rng: random.Random,
         farewells: Farewells,
+        pace: FleetPace,
         on_change: Callable[[], None],
     ) -> None:
         self._farewells = farewells
+        self._pace = pace
         self._state = state
         self._registry = registry
         self._rng = rng
@@ -40,7 +46,7 @@ class Draining:
         self._gone = asyncio.Event()
 
     def begin(self, over_ms: int) -> DrainState:
-        """Take no new connections and ask every client to move within `over_ms`."""
+        """Take no new connections and ask every client to move, over `over_ms` or as much longer as the fleet needs."""
         connections = self._open()
         # A node that stops is asking its clients already, and its stop waits for that.
         if self._state.state is not State.STOPPING:
@@ -51,15 +57,21 @@ class Draining:
     def _open(self) -> list[Connection]:
         return [connection for connection in self._registry.connections if connection.state == OPEN]
 
-    def _ask(self, connections: list[Connection], over_ms: int, close: close_codes.Close) -> asyncio.Task[None]:
+    def _ask(
+        self, connections: list[Connection], over_ms: int, close: close_codes.Close, ends_in_s: float | None = None
+    ) -> asyncio.Task[None]:
         self._on_change()
         self.stop()
-        slots = drain.plan(len(connections), over_ms / 1000, self._rng)
         log.info("draining", node=self._state.name, connections=len(connections), over_ms=over_ms)
-        self._task = asyncio.get_running_loop().create_task(
-            self._farewells.say(connections, slots, close.code, close.reason)
-        )
+        self._task = asyncio.get_running_loop().create_task(self._say(connections, over_ms / 1000, close, ends_in_s))
         return self._task
+
+    async def _say(
+        self, connections: list[Connection], over_s: float, close: close_codes.Close, ends_in_s: float | None
+    ) -> None:
+        slots = drain.plan(len(connections), over_s, self._rng)
+        async with self._pace.over(over_s, len(connections), ends_in_s) as progress:
+            await self._farewells.say(connections, slots, close.code, close.reason, progress=progress)
 
     def end(self) -> DrainState:
         """Take connections again, unless the node stops; clients that were already asked to move stay asked."""
@@ -79,10 +91,15 @@ class Draining:
             self._task.cancel()
             self._task = None
 
-    async def empty(self, over_ms: int, close: close_codes.Close) -> None:
-        """Drain for the last time, and wait until the last connection has ended."""
+    async def empty(self, over_ms: int, close: close_codes.Close, deadline_s: float) -> None:
+        """Drain for the last time, and wait until the last connection has ended.
+
+        All are asked some time before `deadline_s` seconds are over, so that none is cut that was not asked.
+        """
         self._state.on(Event.STOP)
-        await asyncio.wait({self._ask(self._open(), over_ms, close)})
+        spared_s = drain.longest_hint_s(over_ms / 1000) + ANSWER_S
+        ends_in_s = max(deadline_s - spared_s, deadline_s / 2)
+        await asyncio.wait({self._ask(self._open(), over_ms, close, ends_in_s)})
         while self._registry.connections:
             # Woken by each connection that ends; the wheel ends those that do not answer.
             self._gone.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from trunkline.logs.logger import get_logger
@@ -11,11 +12,15 @@ from trunkline.server.connections.connection import Connection
 from trunkline.server.connections.states import OPEN
 from trunkline.server.node.moving import drain
 from trunkline.server.node.moving.goodbyes import SessionNews
+from trunkline.server.node.moving.pace import Progress
 
 log = get_logger("trunkline.node")
 
 GRAIN_S = 0.01
 """Slots that come within this time are announced together."""
+
+LOOK_S = 0.2
+"""Longest pause while clients are to be asked."""
 
 
 class Farewells:
@@ -33,30 +38,35 @@ class Farewells:
         code: int,
         reason: str,
         on_said: Callable[[Connection], None] = lambda connection: None,
+        progress: Progress | None = None,
     ) -> None:
         """Announce each client when its slot has come, then say goodbye to it.
 
-        `on_said` is called for each, also for those that have left meanwhile.
+        `on_said` is called for each, also for those that have left meanwhile. With `progress` the slots' time passes
+        as that has it.
         """
         loop = asyncio.get_running_loop()
         ahead_s = self._news.ahead_s
-        began = loop.time()
-        announced = said = 0
-        while said < len(slots):
-            elapsed_s = loop.time() - began
-            coming = drain.due(slots, announced, elapsed_s)
+        progress = progress or Progress(loop.time(), 0.0, len(slots))
+        announced = 0
+        waiting: deque[tuple[float, drain.Slot]] = deque()
+        while announced < len(slots) or waiting:
+            now = loop.time()
+            coming = drain.due(slots, announced, progress.elapsed_s(now))
             announced += len(coming)
+            waiting.extend((now + ahead_s, slot) for slot in coming)
             leaving = (connections[slot.client] for slot in coming)
             await self._news.announce([each.identity.session for each in leaving if _knows_its_session(each)])
-            for slot in drain.due(slots, said, elapsed_s - ahead_s):
-                said += 1
+            while waiting and waiting[0][0] <= now:
+                _, slot = waiting.popleft()
                 on_said(connections[slot.client])
                 self._say_one(connections[slot.client], code, reason, slot.reconnect_after_ms)
-            if said < len(slots):
-                following_s = slots[said].at_s + ahead_s
-                if announced < len(slots):
-                    following_s = min(following_s, slots[announced].at_s)
-                await asyncio.sleep(max(following_s - elapsed_s, GRAIN_S))
+            waits_s = [waiting[0][0] - now] if waiting else []
+            if announced < len(slots):
+                # Its speed may change meanwhile.
+                waits_s.append(min(progress.wait_s(slots[announced].at_s), LOOK_S))
+            if waits_s:
+                await asyncio.sleep(max(min(waits_s), GRAIN_S))
 
     def _say_one(self, connection: Connection, code: int, reason: str, reconnect_after_ms: int) -> None:
         if connection.state != OPEN:
