@@ -87,6 +87,27 @@ def test_status_line_of_few_and_of_many() -> None:
     assert status_text(few, [nats], True).startswith(draining_text(1200))
 
 
+def test_status_line_tells_colours_apart() -> None:
+    """Only where there are several: at the first node of each, or as the sum of each."""
+
+    def nodes(colour: str, count: int) -> list[PartStatus]:
+        found = [PartStatus(f"{colour}-{number}", colour) for number in range(1, count + 1)]
+        for each in found:
+            each.enter("up")
+        return found
+
+    few = [*nodes("blue", 2), *nodes("green", 1)]
+    assert status_text(few, [], False) == (
+        "blue: blue-1 up  0 conn  0 msg/s  │  blue-2 up  0 conn  0 msg/s  │  green: green-1 up  0 conn  0 msg/s"
+    )
+    assert status_text(few[:1], [], False) == "blue-1 up  0 conn  0 msg/s"
+    many = [*nodes("blue", 4), *nodes("green", 4)]
+    many[7].enter("starting")
+    assert status_text(many, [], False) == (
+        "blue: 4 of 4 nodes up  0 conn  0 msg/s  │  green: 3 of 4 nodes up  0 conn  0 msg/s  │  green-4 starting"
+    )
+
+
 def test_status_line_names_why_nothing_is_stored() -> None:
     """Beside its node, or once for many nodes; a new process begins without it."""
     few = [node("node-1")]
@@ -131,6 +152,18 @@ def test_plain_output_is_lines_and_no_line_a_second() -> None:
     assert lines[3] == "nats  nats://h:4  pid 43"
     assert "\x1b" not in out.getvalue()
     assert "never seen" not in out.getvalue()
+
+
+def test_addresses_name_colours_where_there_are_several() -> None:
+    """Behind the name, on a terminal and elsewhere."""
+    nodes = [NodeAddresses(name, "p", "w", "", "log", 1, colour) for name, colour in (("node-1", "blue"), ("x", "red"))]
+    both = msgspec.structs.replace(ADDRESSES, nodes=nodes)
+    out = io.StringIO()
+    make_view(False, out).ready(both)
+    view = TerminalView(Console(file=out, width=200, force_terminal=True, color_system=None))
+    view.ready(both)
+    view.close()
+    assert [out.getvalue().count(title) for title in ("node-1 (blue)", "x (red)")] == [2, 2]
 
 
 def test_the_table_of_a_terminal_has_process_ids() -> None:

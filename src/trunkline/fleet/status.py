@@ -44,6 +44,7 @@ class NodeAddresses(msgspec.Struct, frozen=True):
     admin: str
     log: str
     pid: int
+    colour: str = ""
 
 
 class EdgeAddresses(msgspec.Struct, frozen=True):
@@ -58,7 +59,7 @@ class EdgeAddresses(msgspec.Struct, frozen=True):
 
 
 class Addresses(msgspec.Struct, frozen=True, tag_field="type", tag="addresses"):
-    """Where everything is once the fleet is ready."""
+    """Where everything is once the fleet is ready, and again when other nodes are there than before."""
 
     edge: EdgeAddresses
     nodes: list[NodeAddresses]
@@ -66,6 +67,10 @@ class Addresses(msgspec.Struct, frozen=True, tag_field="type", tag="addresses"):
     nats_pid: int
     logs: str
     prometheus: str = ""
+
+    def title(self, node: NodeAddresses) -> str:
+        """How a node is called for people: with its colour where there are several."""
+        return f"{node.name} ({node.colour})" if len({each.colour for each in self.nodes}) > 1 else node.name
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -81,10 +86,14 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class PartStatus:
-    """One part as the fleet sees it now; `messages_per_s` counts both directions, over the last two samples."""
+    """One part as the fleet sees it now; `messages_per_s` counts both directions, over the last two samples.
 
-    def __init__(self, name: str) -> None:
+    `colour` is that of a node, empty for other parts.
+    """
+
+    def __init__(self, name: str, colour: str = "") -> None:
         self.name = name
+        self.colour = colour
         self.state: State = "starting"
         self.connections = 0
         self.messages_per_s = 0.0
@@ -145,12 +154,18 @@ def draining_text(count: int) -> str:
 
 def status_text(nodes: Sequence[PartStatus], others: Sequence[PartStatus], draining: bool) -> str:
     """The status line; `others` serve no clients of their own: balancer, Traefik, NATS."""
-    if len(nodes) <= SHOWN_ONE_BY_ONE:
-        pieces = [_node_text(node) for node in nodes]
-    else:
-        up = sum(node.state == "up" for node in nodes)
-        rate = sum(node.messages_per_s for node in nodes)
-        pieces = [f"{up} of {len(nodes)} nodes up  {short(clients(nodes))} conn  {short(rate)} msg/s"]
+    colours = list(dict.fromkeys(node.colour for node in nodes))
+    pieces = []
+    for colour in colours:
+        own = [node for node in nodes if node.colour == colour]
+        shown = f"{colour or 'no colour'}: " if len(colours) > 1 else ""
+        if len(nodes) <= SHOWN_ONE_BY_ONE:
+            pieces += [f"{shown if node is own[0] else ''}{_node_text(node)}" for node in own]
+        else:
+            up = sum(node.state == "up" for node in own)
+            rate = sum(node.messages_per_s for node in own)
+            pieces.append(f"{shown}{up} of {len(own)} nodes up  {short(clients(own))} conn  {short(rate)} msg/s")
+    if len(nodes) > SHOWN_ONE_BY_ONE:
         problems = sorted({node.problem for node in nodes if node.problem})
         pieces += [f"DOES NOT STORE: {problem}" for problem in problems[:1]]
         pieces += [f"{node.name} {node.state}" for node in nodes if node.state != "up"][:SHOWN_ONE_BY_ONE]

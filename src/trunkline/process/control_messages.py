@@ -17,6 +17,27 @@ LONGEST: Final = 1 << 20
 """Bytes of a message."""
 
 
+Colour = Annotated[
+    str,
+    # As `server.colour` has it, and shorter: nodes are called by it and a number. It is part of the name of a file.
+    msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,58}\Z"),
+]
+
+
+class FindPlaces(msgspec.Struct, frozen=True, tag_field="kind", tag="places"):
+    """Where bus, balancer and edge of the fleet are; answered with `Places`."""
+
+
+class FindApp(msgspec.Struct, frozen=True, tag_field="kind", tag="find_app"):
+    """Whether nodes could find an application, looked for where `up` runs and without importing it.
+
+    Answered with `Finding`; `app` and `python` as in `EnsureNodes`.
+    """
+
+    app: str = ""
+    python: str = ""
+
+
 class ListNodes(msgspec.Struct, frozen=True, tag_field="kind", tag="list"):
     """Which nodes there are, of one colour or (empty) of all; answered with `Nodes`."""
 
@@ -26,13 +47,16 @@ class ListNodes(msgspec.Struct, frozen=True, tag_field="kind", tag="list"):
 class EnsureNodes(msgspec.Struct, frozen=True, tag_field="kind", tag="ensure"):
     """Run `count` nodes of a colour: those that are missing are started. Answered with `Nodes` once they were started.
 
+    A node that was given up, because it ended again and again before it was ready, is not missing: it is there until
+    the colour is removed.
+
     Attributes:
         app: application as module:attribute, empty for that of the fleet.
         python: the interpreter that has this release installed, empty for that of `up`.
         version: what they report as `server.version`.
     """
 
-    colour: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    colour: Colour
     count: Annotated[int, msgspec.Meta(ge=1, le=64)]
     app: str = ""
     python: str = ""
@@ -42,7 +66,7 @@ class EnsureNodes(msgspec.Struct, frozen=True, tag_field="kind", tag="ensure"):
 class RemoveNodes(msgspec.Struct, frozen=True, tag_field="kind", tag="remove"):
     """Stop all nodes of a colour, each in order; answered with `Nodes`, empty, once their processes are gone."""
 
-    colour: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    colour: Colour
 
 
 class NodeLog(msgspec.Struct, frozen=True, tag_field="kind", tag="log"):
@@ -52,16 +76,17 @@ class NodeLog(msgspec.Struct, frozen=True, tag_field="kind", tag="log"):
     lines: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 20
 
 
-ControlRequest = ListNodes | EnsureNodes | RemoveNodes | NodeLog
+ControlRequest = FindPlaces | FindApp | ListNodes | EnsureNodes | RemoveNodes | NodeLog
 
 
 class NodeProcess(msgspec.Struct, frozen=True):
     """One node that `up` runs.
 
     Attributes:
-        state: as `up` shows it: `starting`, `up`, `draining`, `down`, `stopped`.
+        state: as `up` shows it: `starting`, `up`, `draining`, `silent`, `down`, `stopped`; the last one is for good.
         pid: 0 while it has no process.
         failures: times that its process has ended by itself since it was asked for.
+        why: of the last of these, what it reported.
     """
 
     name: str
@@ -71,12 +96,35 @@ class NodeProcess(msgspec.Struct, frozen=True):
     url: str
     admin_url: str
     failures: int = 0
+    why: str = ""
 
 
 class Nodes(msgspec.Struct, frozen=True, tag_field="kind", tag="nodes"):
     """The nodes asked for."""
 
     nodes: tuple[NodeProcess, ...]
+
+
+class Places(msgspec.Struct, frozen=True, tag_field="kind", tag="places_are"):
+    """Where the parts are that serve all colours.
+
+    Attributes:
+        bus: address of NATS.
+        balancer: the balancer's admin port.
+        edge: where clients connect.
+        edge_kind: what stands there, `relay` or `traefik`.
+    """
+
+    bus: str
+    balancer: str
+    edge: str
+    edge_kind: str
+
+
+class Finding(msgspec.Struct, frozen=True, tag_field="kind", tag="finding"):
+    """Why an application cannot be found, empty when it can."""
+
+    why: str
 
 
 class LogLines(msgspec.Struct, frozen=True, tag_field="kind", tag="log_lines"):
@@ -92,4 +140,4 @@ class Refusal(msgspec.Struct, frozen=True, tag_field="kind", tag="refusal"):
     next_step: str = ""
 
 
-ControlAnswer = Nodes | LogLines | Refusal
+ControlAnswer = Places | Finding | Nodes | LogLines | Refusal

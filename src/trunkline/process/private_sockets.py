@@ -5,6 +5,7 @@ Rules:
 - A socket is made in a directory of this user that nobody else may write, and is open to this user alone. Each end
   checks whose process the other one is, where the system reports it (SO_PEERCRED): the mode of a file holds for its
   path, not for a process that got a descriptor some other way.
+- Where a caller names the directory, others may write it: the mode and the checks at both ends have to do.
 - It takes its name in one step, so that a name always leads to a socket that answers, or to none. At the end the name
   goes unless another process has taken it meanwhile.
 """
@@ -34,6 +35,7 @@ class PrivateSocket:
 
     Args:
         name: of its file, in the first directory of this user that can be used.
+        folder: the directory to use instead, which has to be there.
 
     Attributes:
         path: where it is.
@@ -42,20 +44,26 @@ class PrivateSocket:
         OSError: no directory can be used.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, folder: Path | None = None) -> None:
+        if folder is not None:
+            self._listen(folder, name)
+            return
         found = OSError("there is no directory of this user")
         for folder in private_dirs():
             try:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 check_private(folder)
-                self.sock = _listening(folder, name)
+                self._listen(folder, name)
             except OSError as error:
                 found = error
             else:
-                self.path = folder / name
-                self._inode = self.path.stat().st_ino
                 return
         raise found
+
+    def _listen(self, folder: Path, name: str) -> None:
+        self.sock = _listening(folder, name)
+        self.path = folder / name
+        self._inode = self.path.stat().st_ino
 
     def close(self) -> None:
         """Listen no more, and free the name."""
@@ -88,19 +96,25 @@ def forget_dead(pattern: str) -> None:
 def connect(name: str, timeout_s: float) -> socket.socket | None:
     """A connection to the process of this user that listens under `name`, None when there is none; blocking."""
     for folder in private_dirs():
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(timeout_s)
-        try:
+        with contextlib.suppress(OSError):
             check_private(folder)
-            with _short(folder, name) as path:
-                sock.connect(path)
-        except OSError:
-            sock.close()
-            continue
-        if is_own(sock):
-            return sock
-        sock.close()
+            return connect_in(folder, name, timeout_s)
     return None
+
+
+def connect_in(folder: Path, name: str, timeout_s: float) -> socket.socket:
+    """A connection to the process of this user that listens there; raises OSError when there is none; blocking."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(timeout_s)
+    try:
+        with _short(folder, name) as path:
+            sock.connect(path)
+        if not is_own(sock):
+            raise PermissionError(f"the process that listens at {folder / name} is another user's")
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def is_own(sock: socket.socket) -> bool:

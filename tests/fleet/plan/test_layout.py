@@ -204,4 +204,11 @@ def test_backoff_stays_within_its_bounds(runs: list[float]) -> None:
 )
 def test_only_a_first_refusal_ends_the_fleet(code: int, was_ready: bool, ends: bool) -> None:
     """Exit code 2 before the node was ever ready; anything else is worth another try."""
-    assert gives_up(code, was_ready) is ends
+    assert gives_up(code, was_ready, 99, None) is ends
+
+
+def test_who_joins_is_given_up_after_a_few_starts() -> None:
+    """A node that was never ready; one that was is started again without end."""
+    assert [gives_up(1, False, starts, 3) for starts in (1, 2, 3)] == [False, False, True]
+    assert not gives_up(1, True, 99, 3)
+    assert gives_up(2, False, 1, 3)

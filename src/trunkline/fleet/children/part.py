@@ -4,7 +4,8 @@ Rules:
 
 - Nothing is cancelled while a process is being made: a stop sets a flag, ends the process that runs, and the loop sees
   the flag. So no process can slip away between the two.
-- A part that was never ready and reports that it cannot start ends the fleet; any other end is followed by a restart.
+- A part that was never ready and reports that it cannot start is given up, and with it the fleet that starts; any
+  other end is followed by a restart. One that joins a running fleet is given up after a few starts, too, and alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from trunkline.fleet.children import probe
 from trunkline.fleet.children.log import ChildLog, Quota
 from trunkline.fleet.children.restarts import Backoff, gives_up
 from trunkline.fleet.plan.layout import FleetPlan, part_command, part_environment
-from trunkline.fleet.plan.parts import PartPlan
+from trunkline.fleet.plan.parts import NodePlan, PartPlan
 from trunkline.fleet.status import Event, PartStatus
 from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
@@ -35,15 +36,37 @@ OnEvent = Callable[[Event], None]
 
 
 class FleetPart:
-    """One part; `environ` is the environment of the fleet, and `on_event` gets what happens."""
+    """One part.
 
-    def __init__(self, plan: FleetPlan, part: PartPlan, environ: Mapping[str, str], on_event: OnEvent) -> None:
+    Args:
+        plan: of the fleet.
+        part: of this part.
+        environ: the environment of the fleet.
+        on_event: gets what happens.
+        most_starts: after so many starts without being ready it is given up, None for never.
+
+    Attributes:
+        failures: times that a process of it ended by itself.
+        why: what the last of these reported.
+    """
+
+    def __init__(
+        self,
+        plan: FleetPlan,
+        part: PartPlan,
+        environ: Mapping[str, str],
+        on_event: OnEvent,
+        most_starts: int | None = None,
+    ) -> None:
         self.part = part
-        self.status = PartStatus(part.name)
+        self.status = PartStatus(part.name, part.colour if isinstance(part, NodePlan) else "")
+        self.failures = 0
+        self.why = ""
         self.first_ready = asyncio.Event()
         self._plan = plan
         self._environ = part_environment(plan, part, environ)
         self._on_event = on_event
+        self._most_starts = most_starts
         self._stopping = asyncio.Event()
         self._killing = False
         self._child: Child | None = None
@@ -67,9 +90,10 @@ class FleetPart:
                 up_s = time.monotonic() - began
                 if self._stopping.is_set():
                     break
-                if gives_up(code, self.first_ready.is_set()):
-                    reason = self.log.refusal or " / ".join(self.log.last_lines()[-2:]) or "it gave no reason"
-                    what = f"{self.part.name} cannot start: {reason.rstrip('.')}"
+                self.failures += 1
+                self.why = self.log.refusal or " / ".join(self.log.last_lines()[-2:]) or ended(code)
+                if gives_up(code, self.first_ready.is_set(), self.failures, self._most_starts):
+                    what = f"{self.part.name} cannot start: {self.why.rstrip('.')}"
                     raise StartError(what, f"Its log is {self.log.path}.")
                 wait_s = self._backoff.ended(up_s)
                 self.status.enter("down")

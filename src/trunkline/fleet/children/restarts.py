@@ -28,6 +28,17 @@ class Backoff:
         return wait_s
 
 
-def gives_up(exit_code: int, was_ready: bool) -> bool:
-    """Whether the end of a node ends the fleet: it was never ready, and a restart would not help."""
-    return exit_code == CANNOT_START and not was_ready
+MOST_STARTS: Final = 3
+"""Starts of a node that joined a running fleet and was never ready: somebody waits for it, and looks at why."""
+
+
+def gives_up(exit_code: int, was_ready: bool, starts: int, most_starts: int | None) -> bool:
+    """Whether a part that ended is given up: it was never ready, and a restart would not help.
+
+    Args:
+        exit_code: of the process that has ended.
+        was_ready: whether any process of it was ever ready.
+        starts: how many there were.
+        most_starts: how many of them may fail, None for any number.
+    """
+    return not was_ready and (exit_code == CANNOT_START or (most_starts is not None and starts >= most_starts))

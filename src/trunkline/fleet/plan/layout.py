@@ -27,6 +27,8 @@ LAST_PORT: Final = 65_535
 STOP_MARGIN_S: Final = 10.0
 """Time beyond its own shutdown deadline after which a node that does not end is killed."""
 
+_VERSION: Final = "TRUNKLINE_SERVER_VERSION"
+
 _OWN_PLACE: Final = (
     "PORT", "HOST", "TRUNKLINE_SERVER_PORT", "TRUNKLINE_SERVER_HOST", "TRUNKLINE_SERVER_NAME",
     "TRUNKLINE_SERVER_COLOUR", "TRUNKLINE_SERVER_APP", "TRUNKLINE_SERVER_ADVERTISE", "TRUNKLINE_ADMIN_PORT",
@@ -40,7 +42,8 @@ class FleetPlan(msgspec.Struct, frozen=True):
 
     Attributes:
         traefik: the Traefik before the balancer, None when the balancer is the edge.
-        app: the application as module:attribute, empty for the stock app.
+        nodes: those that it starts with.
+        app: the application of nodes that name no other, as module:attribute; empty for the stock app.
         rotate_bytes: size at which a node's log file is rotated.
         keep_days: days that log files of parts stay which the fleet has no more.
         stop_timeout_s: time a node has for its orderly stop.
@@ -52,7 +55,6 @@ class FleetPlan(msgspec.Struct, frozen=True):
     monitor: MonitorPlan | None
     data_dir: Path
     app: str
-    colour: str
     config_file: Path | None
     rotate_bytes: int
     keep_days: int
@@ -95,6 +97,8 @@ def make_plan(loaded: Loaded, first_port: int, monitor_port: int = 0) -> FleetPl
             port=first_node + PORT_STEP * index,
             admin_host=admin.host,
             admin_port=first_admin + PORT_STEP * index if first_admin else 0,
+            colour=settings.server.colour,
+            app=settings.server.app,
         )
         for index in range(count)
     )
@@ -113,7 +117,6 @@ def make_plan(loaded: Loaded, first_port: int, monitor_port: int = 0) -> FleetPl
         monitor=MonitorPlan("monitor", HOST, monitor_port) if monitor_port else None,
         data_dir=settings.up.data_dir,
         app=settings.server.app,
-        colour=settings.server.colour,
         config_file=loaded.file,
         rotate_bytes=settings.log.rotate_bytes,
         keep_days=settings.log.keep_days,
@@ -153,10 +156,13 @@ def plan_ports(plan: FleetPlan) -> list[int]:
 
 
 def part_command(plan: FleetPlan, part: PartPlan, nats_url: str, python: str) -> list[str]:
-    """The command line of a part; `nats_url` must hold no token: other users of the machine can read a command line."""
+    """The command line of a part, run by `python` unless it is a node with another one.
+
+    `nats_url` must hold no token: other users of the machine can read a command line.
+    """
     if isinstance(part, TraefikPlan):
         return list(part.command)
-    command = [python, "-m", "trunkline"]
+    command = [part.python or python if isinstance(part, NodePlan) else python, "-m", "trunkline"]
     if isinstance(part, MonitorPlan):
         command += ["monitor", "up", "--fleet", plan.balancer.admin_url, "--port", str(part.port)]
         command += ["--data-dir", str(plan.data_dir.absolute() / "monitor")]
@@ -165,9 +171,9 @@ def part_command(plan: FleetPlan, part: PartPlan, nats_url: str, python: str) ->
         command += ["balance", "--listen", f"{host}:{part.port}", "--mode", part.mode, "--bus", nats_url]
     else:
         command.append("serve")
-        if plan.app:
-            command.append(plan.app)
-        command += ["--host", part.host, "--port", str(part.port), "--name", part.name, "--colour", plan.colour]
+        if part.app:
+            command.append(part.app)
+        command += ["--host", part.host, "--port", str(part.port), "--name", part.name, "--colour", part.colour]
         command += ["--bus", nats_url]
     if plan.config_file is not None:
         command += ["--config", str(plan.config_file)]
@@ -182,6 +188,11 @@ def part_environment(plan: FleetPlan, part: PartPlan, environ: Mapping[str, str]
         own["TRUNKLINE_SERVER_ADVERTISE"] = part.page_url
         # Only the edge reaches a node here, so its forwarding headers can be trusted.
         own.setdefault("TRUNKLINE_SERVER_TRUSTED_PROXIES", "127.0.0.0/8,::1/128")
+        if part.python:
+            # That of the fleet's release is not this one's, and an older release does not know the setting.
+            own.pop(_VERSION, None)
+        if part.version:
+            own[_VERSION] = part.version
     elif isinstance(part, MonitorPlan):
         if plan.traefik is not None:
             own["TRUNKLINE_MONITOR_TRAEFIK"] = f"{HOST}:{plan.traefik.metrics_port}"

@@ -32,10 +32,22 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class NodePlan(Place, frozen=True):
-    """One node of the fleet; `admin_port` is 0 for none."""
+    """One node of the fleet.
+
+    Attributes:
+        admin_port: 0 for none.
+        colour: its deploy group.
+        app: the application as module:attribute, empty for the stock app.
+        python: the interpreter that runs it, empty for that of the fleet.
+        version: what it reports as `server.version`, empty for that of the fleet's settings.
+    """
 
     admin_host: str
     admin_port: int
+    colour: str
+    app: str = ""
+    python: str = ""
+    version: str = ""
 
     @property
     def admin_url(self) -> str:

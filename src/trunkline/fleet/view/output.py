@@ -79,7 +79,7 @@ class PlainView(_LineView):
         )
         for node in addresses.nodes:
             admin = f"  admin {node.admin}" if node.admin else ""
-            self._write(f"{node.name}  page {node.page}  WebSocket {node.websocket}{admin}  pid {node.pid}")
+            self._write(f"{addresses.title(node)}  page {node.page}  WebSocket {node.websocket}{admin}  pid {node.pid}")
         self._write(f"nats  {addresses.nats}  pid {addresses.nats_pid}")
         if addresses.prometheus:
             self._write(f"prometheus  {addresses.prometheus}")

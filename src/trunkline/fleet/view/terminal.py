@@ -49,7 +49,7 @@ class TerminalView:
         pids = " ".join(map(str, edge.pids.values()))
         table.add_row(f"edge ({edge.kind})", pids, edge.page, edge.websocket, edge.balancer)
         for node in addresses.nodes:
-            table.add_row(node.name, str(node.pid), node.page, node.websocket, node.admin or "off")
+            table.add_row(addresses.title(node), str(node.pid), node.page, node.websocket, node.admin or "off")
         table.add_row("nats", str(addresses.nats_pid), addresses.nats)
         if addresses.prometheus:
             table.add_row("prometheus", "", addresses.prometheus)
