@@ -48,6 +48,11 @@ def fit(text: str, encoding: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def marks(encoding: str) -> tuple[str, str]:
+    """What stands before something that holds, and before something that does not."""
+    return ("✓", "✗") if fit("✓✗", encoding) == "✓✗" else ("ok  ", "FAIL")
+
+
 def count(number: int) -> str:
     """1234567 as `1,234,567`."""
     return f"{number:,}"

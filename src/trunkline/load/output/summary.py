@@ -22,6 +22,7 @@ from trunkline.load.output.formatting import (
     count,
     counted,
     fit,
+    marks,
     milliseconds,
     most_frequent,
     octets,
@@ -47,7 +48,7 @@ MAX_CODES: Final = 6
 
 def summary(report: Report, encoding: str = "utf-8") -> str:
     """The run as lines of at most 100 columns, with marks that the encoding of the output has characters for."""
-    held, failed = _marks(encoding)
+    held, failed = marks(encoding)
     lines: list[str] = [*_title(report)]
     for warning in report.warnings[:MAX_WARNINGS]:
         lines += _section("WARNING", [plain(warning)])
@@ -88,10 +89,6 @@ def finding_text(finding: Finding) -> str:
         where = what
     kind = "new epoch" if finding.kind == "epoch" else finding.kind
     return f"{kind}  {where}  (connection {finding.connection}, at {finding.at_s:.1f} s)"
-
-
-def _marks(encoding: str) -> tuple[str, str]:
-    return ("✓", "✗") if fit("✓✗", encoding) == "✓✗" else ("ok  ", "FAIL")
 
 
 def _section(label: str, items: Iterable[str]) -> Iterator[str]:
