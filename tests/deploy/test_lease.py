@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from tests.support.patience import patient
 from tests.support.server.bus_probe import settings, until
 from trunkline.bus.base import FleetStore
 from trunkline.bus.nats.store import LinkedNatsStore
@@ -23,6 +25,27 @@ from trunkline.deploy.lease_rules import LeaseTimes
 from trunkline.errors import BusUnavailable
 from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.protocol.deploys import DEPLOY_KEY, DeployStatus
+
+HOLDER = """
+import asyncio, sys
+import msgspec
+from trunkline.bus.nats.store import LinkedNatsStore
+from trunkline.deploy.lease import begin
+from trunkline.deploy.lease_rules import LeaseTimes
+from trunkline.protocol.deploys import DeployStatus
+from trunkline.settings.sections import BusSettings
+
+async def main():
+    store = LinkedNatsStore(BusSettings(url=sys.argv[1], prefix="t"))
+    await store.start()
+    status = DeployStatus("d1", "planned", "blue", "green", "ann", "", 0, "…", "…")
+    lease = await begin(store, status, times=LeaseTimes(renew_s=0.05))
+    await lease.write(state="moving", record=msgspec.Raw(b"[7]"))
+    print("moving", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
 
 STATUS = DeployStatus("d1", "planned", "blue", "green", "ann@host:7", "", 0, "2026-01-01T00:00:00Z", "2026-01-01T…")
 SHORT = LeaseTimes(renew_s=0.05, holds_s=0.2, expired_s=0.3)
@@ -238,5 +261,35 @@ async def test_it_outlives_a_killed_nats(tmp_path: Path, leases: list[Lease]) ->
         assert (await stored(store)).state == "moving"
     finally:
         await lease.close()
+        await store.close()
+        await server.stop()
+
+
+async def test_the_lease_of_a_killed_process_is_taken(tmp_path: Path, leases: list[Lease]) -> None:
+    """While it lives nobody gets its lease; once it was killed its deploy goes on where it was."""
+    server = await NatsServer.start(tmp_path)
+    store = LinkedNatsStore(settings(server.url, "t"))
+    await store.start()
+    arguments = (sys.executable, "-c", HOLDER, server.url)
+    holder = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        async with asyncio.timeout(patient(20)):
+            while await holder.stdout.readline() != b"moving\n":
+                assert not holder.stdout.at_eof()
+        with pytest.raises(LeaseHeld):
+            await resume(store, "bob", times=LeaseTimes(renew_s=0.5, expired_s=patient(5)))
+        holder.kill()
+        await holder.wait()
+        lease = await resume(store, "bob", times=SHORT)
+        leases.append(lease)
+        assert (lease.status.state, bytes(lease.status.record), lease.status.owner) == ("moving", b"[7]", "bob")
+        await lease.write(state="finishing")
+    finally:
+        if holder.returncode is None:
+            holder.kill()
+        await holder.wait()
+        for each in leases:
+            await each.close()
         await store.close()
         await server.stop()
