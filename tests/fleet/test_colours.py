@@ -78,6 +78,9 @@ async def test_nodes_that_cannot_run_are_given_up_alone(start_fleet: StartFleet,
     await fleet.hear_event("ended", "red-1", "given up: red-1 cannot start")
     found = {node.name: (node.state, node.pid, node.failures) for node in (await nodes_of(tmp_path))[1:]}
     assert found == {"green-1": ("stopped", 0, 1), "red-1": ("stopped", 0, 3)}
+    (green,) = await runtime.list("green")
+    assert "LookupError: the moon is missing" in green.given_up
+    assert [node.given_up for node in await runtime.list("blue")] == [""]
     assert "LookupError: the moon is missing" in "\n".join(await runtime.logs("green-1"))
     # Still there until it is removed: asked for again it is not started again.
     await runtime.ensure("green", 1, What(app="broken:app"))

@@ -59,6 +59,8 @@ def starting(deploy: Deploy, seen: Seen) -> Decided:
     if seen.failed:
         return Decided(deploy, event=Event.FAILS, why=seen.failed)
     for process in seen.processes or ():
+        if process.colour == plan.to_colour and process.given_up:
+            return Decided(deploy, event=Event.FAILS, why=f"{process.name} cannot start: {process.given_up}")
         if process.colour == plan.to_colour and process.failures >= CRASHES:
             why = f"{process.name} has ended by itself {process.failures} times"
             return Decided(deploy, event=Event.FAILS, why=why)

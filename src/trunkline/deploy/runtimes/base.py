@@ -33,12 +33,19 @@ class What(msgspec.Struct, frozen=True):
 
 
 class RuntimeNode(msgspec.Struct, frozen=True):
-    """A node as its runtime knows it; `running` says whether it has a process now."""
+    """A node as its runtime knows it.
+
+    Attributes:
+        running: whether it has a process now.
+        failures: times that its process has ended by itself.
+        given_up: why it is not started again, empty while it is.
+    """
 
     name: str
     colour: str
     running: bool
     failures: int = 0
+    given_up: str = ""
 
 
 class RuntimeFailed(TrunklineError):

@@ -62,7 +62,16 @@ class LocalRuntime:
     async def list(self, colour: str) -> tuple[RuntimeNode, ...]:
         """The nodes of a colour; raises RuntimeFailed."""
         found = await self._ask(ListNodes(colour), Nodes, ANSWER_S)
-        return tuple(RuntimeNode(node.name, node.colour, node.pid != 0, node.failures) for node in found.nodes)
+        return tuple(
+            RuntimeNode(
+                node.name,
+                node.colour,
+                running=node.pid != 0,
+                failures=node.failures,
+                given_up=(node.why or "it has ended") if node.state == "stopped" else "",
+            )
+            for node in found.nodes
+        )
 
     async def ensure(self, colour: str, count: int, what: What) -> None:
         """Have `count` nodes of the colour started; raises RuntimeFailed."""
