@@ -52,7 +52,7 @@ async def test_witnesses_move_and_lose_nothing(tmp_path: Path) -> None:
     # Channels of five: each publication is owed to so many.
     assert counts.expected >= 5 * counts.published
     assert set(counts.places) == {("blue-1", "green-1", "blue-1")}
-    assert counts.moved_to(frozenset({"green-1"})) == 10
+    assert counts.moved == counts.moved_to(frozenset({"green-1"})) == 10
     assert counts.moved_to(frozenset({"blue-1"})) == 0
     assert 0 < counts.away_ms["p50"] <= counts.away_ms["p99"] <= counts.away_ms["max"] < patient(5000)
     assert counts.why == ""
@@ -85,6 +85,7 @@ async def test_a_lost_message_is_seen() -> None:
     """What never came is counted and the first named, also while the witnesses still watch."""
     now, counts = await watched(Faults(drop=7))
     assert now.lost > 0
+    assert "never came to witness" in now.why
     assert counts.lost >= now.lost
     assert counts.expected >= counts.lost
     assert "never came to witness" in counts.why

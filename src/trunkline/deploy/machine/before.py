@@ -244,6 +244,8 @@ def _unwell(deploy: Deploy, seen: Seen, new: Sequence[NodeView]) -> str:
             return f"{node.name or node.url} lags by {node.lag_ms:.0f} ms"
     if seen.witnesses is not None and seen.witnesses.connected < seen.witnesses.count:
         return f"{seen.witnesses.connected} of {seen.witnesses.count} witnesses are connected"
+    if seen.witnesses is not None and seen.witnesses.late:
+        return f"{seen.witnesses.late} witnesses wait for messages that were acknowledged some seconds ago"
     return ""
 
 

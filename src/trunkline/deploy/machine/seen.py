@@ -33,12 +33,17 @@ class SmokeSeen(msgspec.Struct, frozen=True):
 
 
 class WitnessSeen(msgspec.Struct, frozen=True):
-    """The witnesses now."""
+    """The witnesses now.
+
+    Attributes:
+        late: connected witnesses that do not have what was acknowledged some seconds ago.
+    """
 
     connected: int
     count: int
     lost: int = 0
     duplicated: int = 0
+    late: int = 0
     gaps: int = 0
     moved: int = 0
     why: str = ""

@@ -116,7 +116,7 @@ async def smoke(
         except (_Failed, DialError, ConnectionEnded, Unanswered, StartError) as error:
             text = f"the connection ended with {error}" if isinstance(error, ConnectionEnded) else str(error)
             checks.append(Check(name, False, text))
-            return Smoked(node.name, False, f"{name}: {text}", tuple(checks))
+            return Smoked(node.name, False, f"{name}: {text.removeprefix(f'{name}: ')}", tuple(checks))
     rate, tool_bound = await smoking.measure(measure_s) if measure_s > 0 else (None, False)
     return Smoked(node.name, True, "", tuple(checks), rate, tool_bound)
 

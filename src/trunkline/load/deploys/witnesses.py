@@ -69,7 +69,9 @@ class WitnessNow(msgspec.Struct, frozen=True):
         lost: publications that a witness did not get and later ones overtook.
         late: connected witnesses that do not have what was acknowledged `LATE_S` ago.
         gaps: times that they were told of a gap, or that a recovery was refused.
+        moved: witnesses that are, or were, at another node than at first.
         away_ms: quantiles of the time without a connection at each move so far, by name (`p50`, `p99`, `max`).
+        why: of a loss, a double or a gap, the first in words; empty without.
     """
 
     count: int
@@ -81,7 +83,9 @@ class WitnessNow(msgspec.Struct, frozen=True):
     duplicated: int
     late: int
     gaps: int
+    moved: int
     away_ms: dict[str, float]
+    why: str = ""
 
 
 class WitnessCounts(msgspec.Struct, frozen=True):
@@ -117,8 +121,13 @@ class WitnessCounts(msgspec.Struct, frozen=True):
     why: str = ""
     reasons: dict[str, int] = msgspec.field(default_factory=dict)
 
+    @property
+    def moved(self) -> int:
+        """Witnesses that were at another node than at first."""
+        return sum(len(places) > 1 for places in self.places)
+
     def moved_to(self, nodes: frozenset[str]) -> int:
-        """How many of them were ever at one of these nodes, and at another one before."""
+        """How many of them came to one of these nodes from another one."""
         return sum(any(node in nodes for node in places[1:]) and places[0] not in nodes for places in self.places)
 
 
@@ -202,12 +211,15 @@ class Witnesses:
     def now(self) -> WitnessNow:
         """What they see now."""
         totals = self._sum.totals
+        holes = [hole for each in self._witnesses for hole in each.holes_now()]
+        if holes and not self._why:
+            self._why = self._first(holes)
         nodes = Counter(each.places[-1] for each in self._witnesses if each.ready and each.places)
         return WitnessNow(
             count=self._count, connected=self._connected(), nodes=dict(nodes), published=totals.acknowledged,
-            deliveries=totals.deliveries, lost=self._lost([h for each in self._witnesses for h in each.holes_now()]),
-            duplicated=totals.duplicates, late=self._late(), gaps=totals.dropped + totals.unrecovered,
-            away_ms=self._away(),
+            deliveries=totals.deliveries, lost=self._lost(holes), duplicated=totals.duplicates, late=self._late(),
+            gaps=totals.dropped + totals.unrecovered, moved=sum(len(each.places) > 1 for each in self._witnesses),
+            away_ms=self._away(), why=self._why,
         )  # fmt: skip
 
     async def finish(self, back_s: float = BACK_S) -> WitnessCounts:
@@ -231,7 +243,7 @@ class Witnesses:
         totals = self._sum.totals
         lost = self._lost(done.holes) + done.more_holes
         if done.holes:
-            self._why = _in_words(missing.findings(done.holes, self._offsets(done.holes), 0.0)[0])
+            self._why = self._first(done.holes)
         return WitnessCounts(
             count=self._count, published=totals.acknowledged, unanswered=totals.abandoned + totals.unanswered,
             refused=totals.refused, expected=totals.deliveries + lost, lost=lost, duplicated=totals.duplicates,
@@ -283,6 +295,9 @@ class Witnesses:
 
     def _lost(self, holes: Sequence[Hole]) -> int:
         return missing.count(holes, self._offsets(holes)) if holes else 0
+
+    def _first(self, holes: Sequence[Hole]) -> str:
+        return _in_words(missing.findings(holes, self._offsets(holes), 0.0)[0])
 
     def _offsets(self, holes: Sequence[Hole]) -> dict[ChannelEpoch, list[int]]:
         by_channel = {hole.channel: self._generator.offsets(hole.channel) for hole in holes}

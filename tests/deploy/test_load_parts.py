@@ -1,0 +1,64 @@
+"""The load tester as a part of a deploy, on real nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.free_ports import free_port
+from tests.support.load.switched_edge import SwitchedEdge
+from tests.support.load.two_colours import two_colours
+from trunkline import App
+from trunkline.deploy.load_parts import LoadWitnesses, feed_url, smoking
+from trunkline.deploy.machine.seen import Smoke
+from trunkline.deploy.world import NodeView
+from trunkline.server.node.node import Node
+
+
+def view(name: str, url: str) -> NodeView:
+    return NodeView(name, url, name.partition("-")[0], "", "up", True, 0, None, None, None)
+
+
+def view_of(node: Node) -> NodeView:
+    return view(node.settings.server.name, f"http://127.0.0.1:{node.port}")
+
+
+@pytest.mark.process
+async def test_smoking_measures_each_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the URL that the balancer has; not when it is to be brief. A node that fails is named."""
+    monkeypatch.setattr("trunkline.deploy.load_parts.MEASURE_S", 0.2)
+    async with two_colours(tmp_path) as (blue, green):
+        gone = view("green-2", f"http://127.0.0.1:{free_port()}")
+        seen = await smoking()(Smoke((view_of(green),), (view_of(blue),)))
+        brief = await smoking()(Smoke((view_of(green), gone), (), briefly=True))
+    assert (seen.why, list(seen.accepts_per_s)) == ("", [f"http://127.0.0.1:{green.port}"])
+    assert brief.why.startswith("green-2: handshake: connect: refused")
+    assert brief.accepts_per_s == {}
+
+
+@pytest.mark.process
+async def test_a_wrong_version_fails(tmp_path: Path) -> None:
+    """An application without the endpoint that clients use."""
+    async with two_colours(tmp_path, new=App()) as (blue, green):
+        seen = await smoking()(Smoke((view_of(green),), (view_of(blue),)))
+    assert seen.why.startswith("green-1: handshake: answered 404")
+
+
+@pytest.mark.process
+async def test_witnesses_end_in_facts(tmp_path: Path) -> None:
+    """What they see now, and what they saw in the end."""
+    async with two_colours(tmp_path) as (blue, _), SwitchedEdge(blue.port) as edge:
+        witnesses = LoadWitnesses(edge.url, 5)
+        await witnesses.start()
+        now = witnesses.now()
+        facts = await witnesses.finish()
+    assert (now.connected, now.count, now.lost, now.late) == (5, 5, 0, 0)
+    assert (facts.count, facts.lost, facts.moved, facts.why) == (5, 0, 0, "")
+    assert facts.expected >= 5 * facts.published > 0
+
+
+def test_the_url_of_a_feed() -> None:
+    """TLS stays TLS, and the path is the feed's."""
+    assert feed_url("http://10.0.0.1:3001", "/ws") == "ws://10.0.0.1:3001/ws"
+    assert feed_url("https://node.example", "/live") == "wss://node.example/live"
