@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import pytest_asyncio
+from nats.aio.msg import Msg
 
 from tests.support.server.bus_probe import States, retention_of, settings, until
 from tests.support.server.store_probe import Seen
@@ -215,6 +216,34 @@ async def test_the_next_change_shows_that_one_was_not_heard(
     await seen.until(lambda seen: seen.got == [("traffic", b"0"), ("traffic", b"1")])
 
 
+async def test_an_answer_that_cannot_be_read_ends_no_watch(
+    store: Path, start_server: Start, open_fleet_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may publish on a reply's subject can answer first: calls fail, and a watch reads again."""
+    monkeypatch.setattr(nats_store, "PAUSE_S", 0.05)
+    server = await start_server(store)
+    watching, writing = await open_fleet_store(server.url), await open_fleet_store(server.url)
+    await writing.put("traffic", b"0", 0)
+    seen, asked = Seen(), 0
+    await watching.watch("traffic", seen)
+    request = Wire.request
+
+    async def other(wire: Wire, subject: str, data: bytes, *, timeout_s: float) -> Msg:
+        nonlocal asked
+        asked += 1
+        answer = await request(wire, subject, data, timeout_s=timeout_s)
+        if asked < 4:
+            answer.data = b"surprise"
+        return answer
+
+    monkeypatch.setattr(Wire, "request", other)
+    with pytest.raises(BusUnavailable, match="cannot be read"):
+        await writing.get("traffic")
+    await writing.put("traffic", b"1", None)
+    await seen.until(lambda seen: seen.got == [("traffic", b"0"), ("traffic", b"1")])
+    assert asked >= 4
+
+
 async def test_a_bucket_that_was_removed_is_made_again(
     store: Path, start_server: Start, open_fleet_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,16 +305,19 @@ async def test_the_store_of_a_bus_is_that_of_the_fleet(
 
 
 async def test_a_write_without_an_answer_names_the_rights_it_needs(
-    tmp_path: Path, start_server: Start, open_fleet_store: Open
+    store: Path, start_server: Start, open_fleet_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NATS gives no answer to what its user may not send, so the error names the subjects that have to be allowed."""
-    server = await start_server(tmp_path)
-    fleet_store = await open_fleet_store(server.url, publish_timeout_s=0.2)
+    server = await start_server(store)
+    fleet_store = await open_fleet_store(server.url)
     await fleet_store.put("a", b"1", 0)
+    monkeypatch.setattr(fleet_store, "_timeout_s", 0.2)
     os.kill(server.pid, signal.SIGSTOP)
-    with pytest.raises(BusUnavailable, match=r"allow its user \$KV\.t\.>"):
-        await fleet_store.put("a", b"2", None)
-    os.kill(server.pid, signal.SIGCONT)
+    try:
+        with pytest.raises(BusUnavailable, match=r"allow its user \$KV\.t\.>"):
+            await fleet_store.put("a", b"2", None)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
 
 
 async def test_replicas_that_there_are_not_are_named(store: Path, start_server: Start, open_fleet_store: Open) -> None:

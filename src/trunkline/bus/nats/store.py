@@ -273,7 +273,7 @@ class NatsStore:
             self._made = False  # nobody serves the subject: the bucket is gone
         else:
             raise BusUnavailable(f"no bucket of NATS took {key}")
-        reply = msgspec.json.decode(msg.data, type=BucketReply)
+        reply = _read(msg)
         if reply.error is None:
             return reply
         if reply.error.err_code in OTHER_SEQUENCE:
@@ -306,7 +306,15 @@ class NatsStore:
         msg = await wire.request(subject, msgspec.json.encode(question), timeout_s=self._timeout_s)
         if msg.headers is not None and "Status" in msg.headers:
             raise BusUnavailable("NATS runs without JetStream, or it is not ready; the fleet's store needs it")
+        return _read(msg)
+
+
+def _read(msg: Msg) -> BucketReply:
+    try:
         return msgspec.json.decode(msg.data, type=BucketReply)
+    except msgspec.MsgspecError as error:
+        # Whoever may publish on the subject of a reply can make one up; a watch must not end by it.
+        raise BusUnavailable(f"an answer of JetStream cannot be read: {error}") from None
 
 
 class LinkedNatsStore(NatsStore):
