@@ -91,3 +91,12 @@ def test_quick_deploys_shows_what_a_plain_restart_costs(tmp_path: Path) -> None:
         assert row(rows, f"{proxy}, websockets nodes restarted: publications lost")["ours"] > 0
         assert row(rows, f"{proxy}, our nodes restarted: connections cut")["ours"] == 0
         assert row(rows, f"{proxy}, our nodes restarted: publications lost")["ours"] == 0
+
+
+def test_quick_office_refuses_nobody_who_was_asked(tmp_path: Path) -> None:
+    """`office` moves clients behind one address, and the limits hold for all others."""
+    rows = quick(tmp_path, "office")
+    assert row(rows, "asked clients refused")["ours"] == 0
+    assert row(rows, "others refused")["ours"] >= 100
+    assert row(rows, "others let in")["met"]
+    assert row(rows, "sessions that the new node did not see return")["ours"] == 0
