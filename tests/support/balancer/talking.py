@@ -140,10 +140,10 @@ class Scene:
         self._callers.append(caller)
         return caller
 
-    async def stop(self, node: Node) -> None:
+    async def stop(self, node: Node, *, drain_ms: int = 0, deadline_ms: int = 300) -> None:
         """Stop one node."""
         self._nodes.remove(node)
-        await node.stop(drain_ms=0, deadline_ms=300)
+        await node.stop(drain_ms=drain_ms, deadline_ms=deadline_ms)
 
     async def publish(self, subject: str, data: bytes) -> None:
         """Say something as a stranger."""

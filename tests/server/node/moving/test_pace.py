@@ -130,6 +130,6 @@ async def test_clients_are_asked_before_the_deadline_of_a_stop(scene: Scene) -> 
     callers = [await scene.call(old) for _ in range(20)]
     reading = [asyncio.create_task(caller.goodbye()) for caller in callers]
     await asyncio.sleep(0)
-    await old.stop(drain_ms=200, deadline_ms=3000)
+    await scene.stop(old, drain_ms=200, deadline_ms=3000)
     assert [(await each)["code"] for each in reading] == [1001] * 20
     assert old.runtime.meter.cut == 0
