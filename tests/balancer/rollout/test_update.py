@@ -70,7 +70,9 @@ async def test_each_client_moves_once(scene: Scene, relay: RelayService, togethe
     witnesses = Witnesses(f"ws://127.0.0.1:{relay.port}/ws", CLIENTS)
     await witnesses.start()
     limits = {"accept_per_s": ACCEPT_PER_S}
-    new = [await scene.node(f"new-{number}", version="2", limits=limits) for number in range(NODES)]
+    # Smaller ones, so that by their load alone the old ones would be chosen until they are gone.
+    size = {"max_connections": 2 * CLIENTS // NODES}
+    new = [await scene.node(f"new-{number}", version="2", limits=limits, **size) for number in range(NODES)]
     await until(lambda: fleet.versions == {"1": 1, "2": 2} and len(fleet.backends) == 2 * NODES, "the new nodes")
     assert {node: count for node, count in witnesses.now().nodes.items() if node.startswith("new")} == {}
     async with peak_of(new) as peaks, asyncio.timeout(patient(30)):
