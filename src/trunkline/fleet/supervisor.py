@@ -1,14 +1,15 @@
 """A fleet on this machine: one NATS, its nodes and their edge as child processes, kept running until it is stopped.
 
-Start order: ports are checked, NATS, all other parts at the same time, then addresses are shown. From NATS on the
-control socket is there, over which nodes of other colours come and go. Stop order: all nodes,
-each of which drains, then the edge, which carries the goodbyes to their clients (Traefik before the balancer that it
-asks), and NATS last, because a draining node still publishes.
+Start order: ports are checked, NATS, the traffic table, all other parts at the same time, then addresses are shown.
+From NATS on the control socket is there, over which nodes of other colours come and go. Stop order: all nodes, each of
+which drains, then the edge, which carries the goodbyes to their clients (Traefik before the balancer that it asks), and
+NATS last, because a draining node still publishes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -77,6 +78,7 @@ class Fleet:
         """
         find_binary()
         check_ports(self.plan)
+        again = self.nats.store_dir.is_dir()
         await self.nats.start()
         # Not sooner: until the lock on the store is ours, the socket and the logs may be those of another fleet.
         try:
@@ -90,6 +92,9 @@ class Fleet:
 
             for path, text in self.plan.traefik.files:
                 write_private(path, text)
+        if again:
+            # Before a balancer can follow the table.
+            await self._open()
         self.nodes.start(self.nats.url)
         self._edge_supervisors = [asyncio.create_task(part.supervise(self.nats.url)) for part in self.edge]
         self._background = [asyncio.create_task(self.nats.supervise()), asyncio.create_task(self._sample())]
@@ -124,6 +129,21 @@ class Fleet:
         self.nodes.kill()
         for part in self.edge:
             part.kill()
+
+    async def _open(self) -> None:
+        """Give new connections to the nodes that start, whatever was written for those of an earlier run."""
+        colour = self.plan.nodes[0].colour
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "trunkline.fleet.opening", colour, self.nats.url, self.plan.bus_prefix,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            said, _ = await process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+        if said:
+            self._on_event(Event("note", "", said.decode()))
 
     async def _watch(self, goal: asyncio.Task[None] | None) -> None:
         """Wait for `goal`, or for ever; the end of any task that should never end is raised."""

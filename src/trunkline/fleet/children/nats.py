@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 from trunkline.errors import StartError
 from trunkline.fleet.children.log import ChildLog
@@ -35,6 +36,11 @@ class FleetNats:
         return f"nats://{HOST}:{self._port}"
 
     @property
+    def store_dir(self) -> Path:
+        """Where it keeps what it stores."""
+        return self._plan.data_dir / "nats"
+
+    @property
     def pid(self) -> int:
         """Its process id, 0 while it is down."""
         return self._server.pid if self._server is not None and self._server.running else 0
@@ -42,7 +48,7 @@ class FleetNats:
     async def start(self) -> None:
         """Start it and wait until it is ready; raises StartError."""
         self._server = await NatsServer.start(
-            self._plan.data_dir / "nats",
+            self.store_dir,
             host=HOST,
             port=self._port or None,
             on_line=self._write,

@@ -43,6 +43,7 @@ class FleetPlan(msgspec.Struct, frozen=True):
     Attributes:
         traefik: the Traefik before the balancer, None when the balancer is the edge.
         nodes: those that it starts with.
+        bus_prefix: the first token of all subjects.
         app: the application of nodes that name no other, as module:attribute; empty for the stock app.
         rotate_bytes: size at which a node's log file is rotated.
         keep_days: days that log files of parts stay which the fleet has no more.
@@ -54,6 +55,7 @@ class FleetPlan(msgspec.Struct, frozen=True):
     traefik: TraefikPlan | None
     monitor: MonitorPlan | None
     data_dir: Path
+    bus_prefix: str
     app: str
     config_file: Path | None
     rotate_bytes: int
@@ -107,15 +109,16 @@ def make_plan(loaded: Loaded, first_port: int, monitor_port: int = 0) -> FleetPl
     if settings.up.edge == "traefik":
         metrics_port = behind + 3 if monitor_port else 0
         traefik = TraefikPlan("traefik", host, first_port, behind + 1, behind + 2, metrics_port)
-        balancer = BalancerPlan("balancer", HOST, behind, "steer", first_port + 1)
+        balancer = BalancerPlan("balancer", HOST, behind, "steer", settings.balancer.admin_host, first_port + 1)
     else:
-        balancer = BalancerPlan("edge", host, first_port, "relay", first_port + 1)
+        balancer = BalancerPlan("edge", host, first_port, "relay", settings.balancer.admin_host, first_port + 1)
     plan = FleetPlan(
         nodes=nodes,
         balancer=balancer,
         traefik=traefik,
         monitor=MonitorPlan("monitor", HOST, monitor_port) if monitor_port else None,
         data_dir=settings.up.data_dir,
+        bus_prefix=settings.bus.prefix,
         app=settings.server.app,
         config_file=loaded.file,
         rotate_bytes=settings.log.rotate_bytes,

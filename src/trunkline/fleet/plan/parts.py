@@ -66,15 +66,16 @@ class NodePlan(Place, frozen=True):
 
 
 class BalancerPlan(Place, frozen=True):
-    """The balancer: the edge itself when it relays, else what Traefik asks; the admin port is on loopback."""
+    """The balancer: the edge itself when it relays, else what Traefik asks."""
 
     mode: Literal["relay", "steer"]
+    admin_host: str
     admin_port: int
 
     @property
     def admin_url(self) -> str:
         """Where its admin port is."""
-        return f"http://{authority(HOST, self.admin_port)}"
+        return f"http://{authority(self.admin_host, self.admin_port)}"
 
     @property
     def ready_url(self) -> str:
@@ -84,7 +85,7 @@ class BalancerPlan(Place, frozen=True):
     @property
     def ports(self) -> tuple[tuple[str, int], ...]:
         """Addresses and ports that it listens on."""
-        return ((self.host, self.port), (HOST, self.admin_port))
+        return ((self.host, self.port), (self.admin_host, self.admin_port))
 
 
 class TraefikPlan(Place, frozen=True):
