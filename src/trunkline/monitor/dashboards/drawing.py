@@ -30,7 +30,7 @@ ANY: Final = ".+"
 CONTEXT: Final = frozenset(
     (
         "up", "ws_build_info", "ws_balancer_build_info", "ws_connections_active", "ws_connections_max",
-        "ws_memory_limit_bytes", "ws_draining",
+        "ws_memory_limit_bytes", "ws_draining", "ws_balancer_traffic_weight", "ws_balancer_traffic_generation",
     )
 )  # fmt: skip
 """Series that stand beside the one that an expression is about: what something is a share of, and exceptions."""
