@@ -13,7 +13,7 @@ from trunkline.deploy.machine.seen import Smoke, SmokeSeen, WitnessSeen
 from trunkline.deploy.verdict.facts import WitnessFacts
 from trunkline.deploy.world import NodeView
 from trunkline.load.deploys.smoke import SmokeTarget, smoke
-from trunkline.load.deploys.witnesses import Witnesses
+from trunkline.load.deploys.witnesses import BACK_S, Witnesses
 from trunkline.load.output.formatting import counted
 
 CONNECTS: Final = 50
@@ -40,9 +40,9 @@ class LoadWitnesses:
             gaps=now.gaps, moved=now.moved, why=now.why,
         )  # fmt: skip
 
-    async def finish(self) -> WitnessFacts:
-        """Stop publishing, wait for what is owed, and say what became of it."""
-        counts = await self._witnesses.finish()
+    async def finish(self, back_s: float = BACK_S) -> WitnessFacts:
+        """Stop publishing, wait `back_s` for those that are away, and say what became of all messages."""
+        counts = await self._witnesses.finish(back_s)
         why = counts.why
         if counts.absent:
             why = f"{counted(counts.absent, 'witness', 'witnesses')} did not come back; {why}".removesuffix("; ")

@@ -14,8 +14,10 @@ from trunkline.deploy.lease_rules import LeaseTimes
 from trunkline.deploy.machine.plan import Limits, OnSlow
 from trunkline.deploy.machine.seen import Smoke, SmokeSeen, WitnessSeen
 from trunkline.deploy.runtimes.base import Runtime, What
-from trunkline.deploy.verdict.facts import DeployFacts, Sample, StateSpan, WitnessFacts
+from trunkline.deploy.verdict.facts import Sample, StateSpan, WitnessFacts
+from trunkline.deploy.verdict.verdict import DeployVerdict
 from trunkline.deploy.world import World
+from trunkline.load.scenario.comparison import Threshold
 from trunkline.protocol.deploys import DeployState
 
 ORDER_KEY: Final = "deploy-order"
@@ -55,8 +57,8 @@ class WitnessRun(Protocol):
     def now(self) -> WitnessSeen:
         """How they are."""
 
-    async def finish(self) -> WitnessFacts:
-        """Stop publishing, wait for what is owed, and say what became of it."""
+    async def finish(self, back_s: float = ...) -> WitnessFacts:
+        """Stop publishing, wait `back_s` for those that are away, and say what became of all messages."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -91,16 +93,14 @@ class Outcome(msgspec.Struct, frozen=True):
     """How a deploy, or this process' part of it, ended.
 
     Attributes:
-        facts: what was measured.
-        passed: what the verdict says; None where there is nothing to judge.
+        verdict: what was measured, and whether it passes; it is kept in the store once the deploy is over or stuck.
         interrupted: the process stopped, and the deploy goes on from this state when it is resumed.
     """
 
     id: str
     state: DeployState
     why: str
-    facts: DeployFacts
-    passed: bool | None = None
+    verdict: DeployVerdict
     interrupted: bool = False
 
     @property
@@ -110,13 +110,17 @@ class Outcome(msgspec.Struct, frozen=True):
             return 130
         match self.state:
             case "done":
-                return 1 if self.passed is False else 0
+                return 0 if self.verdict.passed else 1
             case "rolled_back":
                 return 3
             case "refused":
                 return 6
             case _:
                 return 4
+
+
+async def _nothing_against(witnesses: int) -> str:
+    return ""
 
 
 @dataclass
@@ -127,7 +131,8 @@ class Parts:
         runtime: opens a runtime by its name; raises TrunklineError for one that there is not.
         smoke: uses nodes as a client does.
         witnesses: makes so many witnesses; None has a deploy go without.
-        judge: whether the facts pass; keeps nothing itself.
+        preflight: why so many witnesses cannot be run from here, empty when they can.
+        thresholds: what the verdict has to keep to beside the default ones.
         on_progress: called with what a view shows.
         stop: once it is set the driver gives the lease up and returns; the deploy stays as it is.
         tick_s: between observations.
@@ -138,7 +143,8 @@ class Parts:
     runtime: Callable[[str], Runtime]
     smoke: Callable[[Smoke], Awaitable[SmokeSeen]]
     witnesses: Callable[[int], WitnessRun] | None = None
-    judge: Callable[[DeployFacts], bool] = lambda _facts: True
+    preflight: Callable[[int], Awaitable[str]] = _nothing_against
+    thresholds: tuple[Threshold, ...] = ()
     on_progress: Callable[[Progress], None] = lambda _progress: None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     tick_s: float = 0.5

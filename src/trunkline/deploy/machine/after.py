@@ -176,8 +176,10 @@ def returning(deploy: Deploy, seen: Seen) -> Decided:
         return Decided(deploy, event=Event.BLOCKED, why=f"no node of {plan.from_colour or 'an old colour'} is ready")
     if not gives_all_to(traffic, plan.from_colour):
         return Decided(deploy, (give_all_to(traffic, plan.from_colour, force=not usable(new)),))
-    if unapplied(traffic, plan.without, silent_too=seen.at - deploy.since < limits.back_s):
-        return Decided(deploy)
+    early = seen.at - deploy.since < limits.back_s
+    if waiting := unapplied(traffic, plan.without, silent_too=early, harmless=deploy.held_at):
+        why = f"the traffic table is not applied by {', '.join(waiting)}"
+        return Decided(deploy) if early else Decided(deploy, event=Event.BLOCKED, why=why)
     if any(node.connections for node in new):
         decided = _waves(deploy, seen, new, old, accepts_per_s(old))
         if decided.event is None:

@@ -144,7 +144,9 @@ def accepted(nodes: Sequence[NodeView], smoked: SmokeSeen) -> tuple[float | None
 
 def switching(deploy: Deploy, seen: Seen) -> Decided:
     """Witnesses on the old colour first; then the table, until every balancer applies it."""
-    plan, late = deploy.plan, seen.at - deploy.since > deploy.plan.limits.switch_s
+    plan = deploy.plan
+    # Witnesses come one by one where addresses are limited; the table has its time from when it was written.
+    late = seen.at - max(deploy.since, deploy.asked_at) > plan.limits.switch_s
     if seen.failed:
         return Decided(deploy, event=Event.FAILS, why=seen.failed)
     if seen.fleet is None:
@@ -155,15 +157,21 @@ def switching(deploy: Deploy, seen: Seen) -> Decided:
             return _late(deploy, late, f"the traffic table is not applied by {', '.join(waiting)}")
         # By somebody else's hand it may be so without our order.
         return Decided(replace(deploy, switched=True), event=Event.HOLDS)
-    if plan.witnesses and usable(old):
+    if plan.witnesses and usable(old) and not deploy.switched:
         if seen.witnesses is None:
-            return Decided(deploy, (StartWitnesses(plan.witnesses),))
+            if deploy.asked_at < 0:
+                return Decided(asked(deploy, seen), (StartWitnesses(plan.witnesses),))
+            return Decided(deploy, event=Event.FAILS, why="the witnesses are not there")
         if seen.witnesses.connected < seen.witnesses.count:
             why = f"{seen.witnesses.connected} of {seen.witnesses.count} witnesses are connected"
             return _late(deploy, late, why)
     if not usable(new):
         return Decided(deploy, event=Event.FAILS, why=f"no node of {plan.to_colour} takes connections")
-    deploy = replace(deploy, switched=True, at_switch=clients(old))
+    if deploy.switched and seen.at - deploy.asked_at > plan.limits.switch_s and deploy.asked_at >= 0:
+        return Decided(deploy, event=Event.FAILS, why="the traffic table could not be written in time")
+    if not deploy.switched or deploy.asked_at < 0:
+        deploy = asked(deploy, seen)
+    deploy = replace(deploy, switched=True, at_switch=clients(old), held_at=seen.fleet.traffic.generation)
     return Decided(deploy, (give_all_to(seen.fleet.traffic, plan.to_colour, force=not usable(old)),))
 
 

@@ -115,6 +115,7 @@ class Deploy(msgspec.Struct, frozen=True):
         passes: gates that have held in a row.
         accepts_per_s: handshakes a second that the new colour takes, None when unknown.
         switched: whether the new colour was given traffic.
+        held_at: generation of the table that held it before.
         at_switch: clients on the old colour then.
         to_move: clients that the present move began with; below 0 before it.
         rate: at which it asks them, a second.
@@ -140,6 +141,7 @@ class Deploy(msgspec.Struct, frozen=True):
     accepts_per_s: float | None = None
     accepts_from: AcceptsFrom = "unknown"
     switched: bool = False
+    held_at: int = 0
     at_switch: int = 0
     to_move: int = -1
     rate: float = 0.0

@@ -59,12 +59,18 @@ def accepts_per_s(nodes: Sequence[NodeView]) -> float | None:
     return sum(rate for rate in rates if rate is not None) if rates and None not in rates else None
 
 
-def unapplied(traffic: TrafficState, without: Sequence[str], *, silent_too: bool = True) -> tuple[str, ...]:
-    """Balancers that do not apply the table yet; `silent_too` asks also those that are not heard any more."""
+def unapplied(
+    traffic: TrafficState, without: Sequence[str], *, silent_too: bool = True, harmless: int = 0
+) -> tuple[str, ...]:
+    """Balancers that do not apply the table yet.
+
+    `silent_too` asks also those that are not heard any more; up to the `harmless` generation an old table will do.
+    """
     return tuple(
         balancer.id
         for balancer in traffic.balancers
         if balancer.generation < traffic.generation
+        and not 0 < balancer.generation <= harmless
         and balancer.id not in without
         and (silent_too or balancer.silent_s <= SILENT_S)
     )

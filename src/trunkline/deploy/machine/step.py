@@ -46,16 +46,34 @@ def step(deploy: Deploy, seen: Seen) -> tuple[Deploy, tuple[Action, ...]]:
     if deploy.state in OVER:
         return deploy, ()
     if seen.entered:
-        # What another process ordered may not have been carried out.
-        deploy = replace(deploy, asked_at=-1.0, passes=0, unwell_at=-1.0)
+        deploy = taken_over(deploy, seen.at)
     if seen.order:
         ordered = ORDERS[seen.order]
         if (deploy.state, ordered) in TRANSITIONS:
             return entered(deploy, ordered, f"{seen.order} was asked for", seen.at), ()
+        deploy = deploy.noted(f"{seen.order} was asked for while {deploy.state}: nothing leads back from there")
     decided = DECIDE[deploy.state](deploy, seen)
     if decided.event is None:
         return decided.deploy, decided.actions
     return entered(decided.deploy, decided.event, decided.why, seen.at), ()
+
+
+def taken_over(deploy: Deploy, at: float) -> Deploy:
+    """The deploy in a process that did not begin its state: what was ordered may not have been carried out.
+
+    The time that the state has begins again; only the old colour is not kept any longer than was asked for.
+    """
+    deploy = replace(deploy.noted(f"taken over by another process while {deploy.state}"), asked_at=-1.0, unwell_at=-1.0)
+    if deploy.state in ("holding", "stuck"):
+        return deploy
+    return replace(
+        deploy,
+        since=at,
+        spans=(*deploy.spans, StateSpan(deploy.state, deploy.since, at, "taken over"))[-MOST_SPANS:],
+        passes=0,
+        unmoved=0,
+        moving_s=deploy.moving_s + (at - deploy.since if deploy.state == "moving" else 0.0),
+    )
 
 
 def entered(deploy: Deploy, event: Event, why: str, at: float) -> Deploy:

@@ -1,0 +1,238 @@
+"""What is measured while a deploy runs, from which its facts are made. Pure.
+
+Rules:
+
+- Nodes count since their start. Of each process the first and the newest counts are kept, and what happened is their
+  difference; so nothing is lost when the process that records is replaced, as long as it goes on from what was kept.
+- A second of the deploy is one sample. Above `MOST_KEPT` every other one is dropped, and from then on every other kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from trunkline.deploy.machine.plan import Deploy
+from trunkline.deploy.verdict.facts import ClientFacts, DeployFacts, RateFacts, Sample, StateSpan, WitnessFacts
+from trunkline.deploy.world import FleetView
+from trunkline.protocol.deploys import DeployState
+from trunkline.protocol.goodbyes import MoveCounts
+
+RECORD_KEY: Final = "deploy-record"
+"""Where what is kept of the running deploy is in the fleet's store."""
+
+MOST_KEPT: Final = 1_200
+MOVES: Final[frozenset[DeployState]] = frozenset({"moving", "finishing", "returning"})
+"""States in which clients are asked to move."""
+
+
+class Tracked(msgspec.Struct, frozen=True):
+    """One process of a node: its counts when it was seen first, and the newest ones."""
+
+    first: MoveCounts
+    last: MoveCounts
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """All that is recorded of one deploy.
+
+    Attributes:
+        tracked: by node and run.
+        samples: so far; `every` second is one.
+        peak_per_s: most connections opened on the new colour in one second while clients moved.
+        usual_per_s: clients that left the old colour each second before traffic was switched.
+        refused_before: handshakes refused, by label, when clients began to be moved; None before.
+        witnesses: of the processes before this one.
+    """
+
+    id: str
+    tracked: dict[str, Tracked] = {}
+    samples: tuple[Sample, ...] = ()
+    every: int = 1
+    peak_per_s: float = 0.0
+    usual_per_s: float = 0.0
+    refused_before: dict[str, int] | None = None
+    refused_moving: dict[str, int] = {}
+    witnesses: WitnessFacts | None = None
+
+
+class Recorder:
+    """Takes what is observed; `at_s` is always seconds since the deploy began."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+        self._opened: tuple[float, int] | None = None
+        self._refused: tuple[float, int] | None = None
+        self._seconds = 0
+
+    def take(
+        self, at_s: float, deploy: Deploy, fleet: FleetView, counts: Iterable[MoveCounts], witnesses: int
+    ) -> Sample | None:
+        """Take one look; returns the sample that it makes once a second. `witnesses` are those connected now."""
+        for each in counts:
+            self._track(each)
+        plan, kept = deploy.plan, self.kept
+        if deploy.state in MOVES:
+            before = kept.refused_before if kept.refused_before is not None else self._refused_now()
+            moving = Counter(self._refused_now())
+            moving.subtract(before)
+            refused_moving = {label: count for label, count in moving.items() if count > 0}
+            kept = msgspec.structs.replace(kept, refused_before=before, refused_moving=refused_moving)
+        elif not deploy.switched and at_s > 1:
+            left = self._sum(lambda each: each.closed, plan.from_colour)
+            kept = msgspec.structs.replace(kept, usual_per_s=left / at_s)
+        self.kept = kept
+        if self._opened is not None and at_s - self._opened[0] < 1.0:
+            return None
+        return self._sample(at_s, deploy, fleet, witnesses)
+
+    def _sample(self, at_s: float, deploy: Deploy, fleet: FleetView, witnesses: int) -> Sample:
+        receiver = deploy.plan.from_colour if deploy.state == "returning" else deploy.plan.to_colour
+        opened = self._sum(lambda each: each.opened, receiver)
+        refused = sum(self._refused_now().values())
+        opened_per_s = _rate(self._opened, at_s, opened)
+        refused_per_s = _rate(self._refused, at_s, refused)
+        self._opened, self._refused = (at_s, opened), (at_s, refused)
+        away = self._away()
+        colours = Counter[str]()
+        for node in fleet.nodes:
+            colours[node.colour] += node.connections
+        sample = Sample(
+            at_s=round(at_s, 2),
+            state=deploy.state,
+            clients=dict(colours),
+            opened_per_s=round(opened_per_s, 1),
+            limit_per_s=round(deploy.accepts_per_s or 0.0, 1),
+            refused_per_s=round(refused_per_s, 1),
+            witnesses=witnesses,
+            away_p50_s=away.get("p50", 0.0),
+            away_p99_s=away.get("p99", 0.0),
+            lag_ms=max((node.lag_ms for node in fleet.nodes if node.lag_ms is not None), default=0.0),
+        )
+        kept = self.kept
+        self._seconds += 1
+        if self._seconds % kept.every == 0:
+            samples, every = (*kept.samples, sample), kept.every
+            if len(samples) > MOST_KEPT:
+                samples, every = samples[::2], every * 2
+            kept = msgspec.structs.replace(kept, samples=samples, every=every)
+        if deploy.state in MOVES:
+            kept = msgspec.structs.replace(kept, peak_per_s=max(kept.peak_per_s, opened_per_s))
+        self.kept = kept
+        return sample
+
+    def _track(self, counts: MoveCounts) -> None:
+        key = f"{counts.node} {counts.run}"
+        known = self.kept.tracked.get(key)
+        first = known.first if known is not None else counts
+        self.kept = msgspec.structs.replace(self.kept, tracked={**self.kept.tracked, key: Tracked(first, counts)})
+
+    def _each(self, colour: str | None = None) -> Iterable[Tracked]:
+        return (each for each in self.kept.tracked.values() if colour is None or each.last.colour == colour)
+
+    def _sum(self, count: Callable[[MoveCounts], int], colour: str | None = None) -> int:
+        """What was counted since the deploy began."""
+        return sum(count(each.last) - count(each.first) for each in self._each(colour))
+
+    def _refused_now(self) -> dict[str, int]:
+        total = Counter[str]()
+        for each in self._each():
+            total.update(each.last.refused)
+            total.subtract(each.first.refused)
+        return dict(total)
+
+    def _away(self) -> dict[str, float]:
+        total = Counter[str]()
+        for each in self._each():
+            total.update(each.last.returned)
+            total.subtract(each.first.returned)
+        return away_quantiles(total)
+
+    def facts(self, deploy: Deploy, at_s: float, started_at: str, witnesses: WitnessFacts | None) -> DeployFacts:
+        """All that is known at `at_s`; `witnesses` are those of this process."""
+        plan, kept = deploy.plan, self.kept
+        known = bool(kept.tracked)
+        asked = self._sum(lambda each: each.asked)
+        nameless = self._sum(lambda each: each.nameless)
+        returned = sum(sum(each.last.resumed.values()) - sum(each.first.resumed.values()) for each in self._each())
+        moving_s = deploy.moving_s + (at_s - deploy.since if deploy.state in MOVES else 0.0)
+        clients = ClientFacts(
+            at_switch=deploy.at_switch,
+            asked=asked,
+            returned=returned if known else None,
+            recovered=self._sum(lambda each: each.recovered) if known else None,
+            gaps=self._sum(lambda each: each.not_recovered + each.gaps) if known else None,
+            forced=max(self._sum(lambda each: each.cut), deploy.left),
+            never_back=max(0, asked - nameless - returned) if known else None,
+            usual_departures=round(kept.usual_per_s * moving_s, 2),
+            refused=kept.refused_moving,
+            away_s=self._away(),
+        )
+        rates = RateFacts(
+            peak_per_s=round(kept.peak_per_s, 1),
+            accepts_per_s=round(deploy.accepts_per_s or 0.0, 1),
+            accepts_from=deploy.accepts_from,
+            chosen_per_s=round(deploy.rate, 1),
+        )
+        return DeployFacts(
+            id=plan.id,
+            from_colour=plan.from_colour,
+            to_colour=plan.to_colour,
+            version=plan.what.version,
+            started_at=started_at,
+            lasted_s=round(at_s, 2),
+            ended=deploy.state,
+            why=deploy.why,
+            witnesses=together(kept.witnesses, witnesses),
+            clients=clients,
+            rates=rates,
+            spans=(*deploy.spans, StateSpan(deploy.state, deploy.since, at_s, deploy.why)),
+            samples=kept.samples,
+            moving_s=round(moving_s, 2),
+            waited_s=round(deploy.waited_s, 2),
+            notes=deploy.notes,
+        )
+
+
+def together(before: WitnessFacts | None, now: WitnessFacts | None) -> WitnessFacts | None:
+    """Witnesses of two processes that drove the same deploy after each other."""
+    if before is None or now is None:
+        return now if before is None else before
+    return WitnessFacts(
+        count=max(before.count, now.count),
+        published=before.published + now.published,
+        expected=before.expected + now.expected,
+        lost=before.lost + now.lost,
+        duplicated=before.duplicated + now.duplicated,
+        gaps=before.gaps + now.gaps,
+        moved=before.moved + now.moved,
+        away_ms={name: max(before.away_ms.get(name, 0.0), now.away_ms.get(name, 0.0))
+                 for name in {**before.away_ms, **now.away_ms}},
+        why=before.why or now.why,
+    )  # fmt: skip
+
+
+def away_quantiles(returned: Mapping[str, int]) -> dict[str, float]:
+    """Quantiles of a histogram of cumulative counts by upper bound, seconds; empty without a return.
+
+    Each is the upper bound of the bucket that it falls into, so never less than it was; beyond the last bound it is
+    that bound.
+    """
+    bounds = sorted((float(bound.replace("+Inf", "inf")), count) for bound, count in returned.items())
+    total = bounds[-1][1] if bounds else 0
+    if total <= 0:
+        return {}
+    largest = max((bound for bound, _ in bounds if bound != float("inf")), default=0.0)
+
+    def at(share: float) -> float:
+        return min(largest, next(bound for bound, count in bounds if count >= share * total and count > 0))
+
+    return {"p50": at(0.50), "p99": at(0.99), "max": at(1.0)}
+
+
+def _rate(before: tuple[float, int] | None, at_s: float, count: int) -> float:
+    """Per second since the last sample; 0 for the first one, and when a process began again."""
+    return max(0.0, (count - before[1]) / max(at_s - before[0], 0.001)) if before is not None else 0.0

@@ -1,0 +1,334 @@
+"""Decisions of a deploy, over a fleet in memory whose time passes at a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.deploy.machine.simulation import fleet, plan, run
+from tests.support.deploy.pretend_fleet import PretendFleet, PretendNode
+from trunkline.deploy.machine.plan import Deploy
+from trunkline.deploy.machine.seen import Drain, Ensure, Move, PutTraffic, Remove, Seen, WitnessSeen
+from trunkline.deploy.machine.step import step
+from trunkline.deploy.runtimes.base import What
+
+
+def states(deploy: Deploy) -> list[str]:
+    """The states that it was in, in order."""
+    return [span.state for span in deploy.spans]
+
+
+def test_a_deploy_goes_through_its_states_and_moves_everybody() -> None:
+    """The new colour is held before it starts; traffic, then clients, then the old nodes."""
+    there = fleet(200)
+    done = run(there, Deploy(plan()))
+    assert done.state == "done"
+    assert states(done) == [
+        "planned", "starting", "gating", "smoking", "switching", "verifying", "moving", "finishing", "holding",
+        "retiring",
+    ]  # fmt: skip
+    assert there.clients("green") == 200
+    assert there.colour("blue") == []
+    assert there.weights == {"green": 100.0}
+    first = [type(order) for order in there.orders]
+    assert first.index(PutTraffic) < first.index(Ensure)
+    assert not any(isinstance(order, Drain) for order in there.orders)
+
+
+def test_clients_move_at_the_pace_that_was_asked_for() -> None:
+    """200 clients over ten seconds: 20 a second, no wave longer than two seconds."""
+    there = fleet(200)
+    done = run(there, Deploy(plan(over_s=10.0)))
+    moving = next(span for span in done.spans if span.state == "moving")
+    assert 9.0 <= moving.to_s - moving.from_s <= 14.0
+    waves = [order for order in there.orders if isinstance(order, Move)]
+    assert all(wave.over_ms <= 2_000 and wave.count <= 40 for wave in waves)
+
+
+def breaks_at(state: str, change: Callable[[PretendFleet], None]) -> Callable[[Deploy, PretendFleet], Seen | None]:
+    """Change the fleet at the first step in a state."""
+    done: list[bool] = []
+
+    def on_step(deploy: Deploy, there: PretendFleet) -> Seen | None:
+        if deploy.state == state and not done:
+            done.append(True)
+            change(there)
+        return None
+
+    return on_step
+
+
+def every_new(there: PretendFleet, **values: object) -> None:
+    """Change all green nodes."""
+    for node in there.colour("green"):
+        for name, value in values.items():
+            setattr(node, name, value)
+
+
+def lose(there: PretendFleet) -> None:
+    """A witness loses a message."""
+    there.witnesses = WitnessSeen(5, 5, lost=1, why="w1 lost 7")
+
+
+@pytest.mark.parametrize(
+    ("state", "change", "why"),
+    [
+        ("starting", lambda there: setattr(there, "breaks_start", "no module named app"), "no module named app"),
+        ("starting", lambda there: setattr(there.new, "state", "down"), "0 of 2 nodes"),
+        ("gating", lambda there: every_new(there, unready="its bus is disconnected"), "bus is disconnected"),
+        ("gating", lambda there: every_new(there, capacity=55), "takes 110 connections"),
+        ("smoking", lambda there: every_new(there, smokes="echo: nothing came back"), "echo"),
+        ("switching", lambda there: there.deaf.add("b2"), "not applied by b2"),
+        ("verifying", lambda there: every_new(there, lag_ms=900.0), "lags by 900 ms"),
+        ("verifying", lambda there: every_new(there, smokes="handshake: 500"), "handshake: 500"),
+        ("verifying", lambda there: every_new(there, state="down"), "no node of green"),
+        ("verifying", lose, "lost 1 messages"),
+        ("moving", lambda there: every_new(there, state="down"), "no node of green"),
+        ("moving", lose, "lost 1 messages"),
+    ],
+)
+def test_what_fails_is_rolled_back(state: str, change: Callable[[PretendFleet], None], why: str) -> None:
+    """By itself, whatever the state: everybody is on the old colour, and the new one is gone."""
+    there = fleet(100)
+    ended = run(there, Deploy(plan()), on_step=breaks_at(state, change))
+    assert ended.state == "rolled_back"
+    assert why in "; ".join(span.why for span in ended.spans)
+    if not there.deaf:
+        assert there.weights == {"blue": 100.0}
+    assert there.clients("blue") == 100
+    assert there.colour("green") == []
+
+
+def test_server_faults_of_the_new_colour_roll_back() -> None:
+    """A version that answers with 500 once it has users."""
+    there = fleet(100)
+
+    def on_step(deploy: Deploy, seen: PretendFleet) -> Seen | None:
+        if deploy.state == "verifying" and deploy.base is not None:
+            seen.nodes["green-1"].faults += 1
+        return None
+
+    ended = run(there, Deploy(plan()), on_step=on_step)
+    assert ended.state == "rolled_back"
+    assert "server faults" in "; ".join(span.why for span in ended.spans)
+
+
+@pytest.mark.parametrize("state", ["starting", "gating", "smoking", "switching", "verifying", "moving", "holding"])
+def test_a_person_rolls_it_back(state: str) -> None:
+    """From each state before the point of no return; nobody is left on the new colour."""
+    there = fleet(100)
+    given: list[bool] = []
+
+    def on_step(deploy: Deploy, _: PretendFleet) -> Seen | None:
+        if deploy.state == state and not given:
+            given.append(True)
+            return Seen(0.0, order="rollback")
+        return None
+
+    ended = run(there, Deploy(plan()), on_step=on_step)
+    assert ended.state == "rolled_back"
+    assert (there.clients("blue"), there.colour("green")) == (100, [])
+
+
+def test_an_order_at_the_point_of_no_return_is_noted() -> None:
+    """It is not carried out, and the verdict tells that it was asked for."""
+    there = fleet(10)
+    ended = run(
+        there,
+        Deploy(plan()),
+        on_step=lambda deploy, _: Seen(0.0, order="rollback") if deploy.state == "retiring" else None,
+    )
+    assert ended.state == "done"
+    assert any("rollback was asked for while retiring" in note for note in ended.notes)
+
+
+def test_stragglers_are_drained_and_then_counted() -> None:
+    """Who does not leave by asking is drained, then left to be cut, and counted."""
+    there = fleet(20)
+    there.nodes["blue-1"].stays = 3
+    ended = run(there, Deploy(plan()))
+    assert ended.state == "done"
+    assert ended.left == 3
+    assert any(isinstance(order, Drain) for order in there.orders)
+
+
+def test_a_drained_old_colour_takes_its_clients_back() -> None:
+    """A rollback ends the drain first."""
+    there = fleet(20)
+    there.nodes["blue-1"].stays = 3
+
+    def on_step(deploy: Deploy, _: PretendFleet) -> Seen | None:
+        return Seen(0.0, order="rollback") if deploy.state == "holding" else None
+
+    ended = run(there, Deploy(plan()), on_step=on_step)
+    assert ended.state == "rolled_back"
+    assert there.nodes["blue-1"].state == "up"
+    assert there.clients("blue") == 20
+
+
+def test_nobody_returns_to_a_colour_that_is_not_ready() -> None:
+    """Both colours stay as they are, and a person chooses; tried again later it goes on."""
+    there = fleet(20)
+
+    def on_step(deploy: Deploy, seen: PretendFleet) -> Seen | None:
+        if deploy.state == "holding":
+            for node in seen.colour("blue"):
+                node.state = "down"
+            return Seen(0.0, order="rollback")
+        return None
+
+    ended = run(there, Deploy(plan()), on_step=on_step)
+    assert (ended.state, ended.stuck_in) == ("stuck", "returning")
+    assert "no node of blue is ready" in ended.why
+    assert not any(isinstance(order, Remove) for order in there.orders)
+    for node in there.colour("blue"):
+        node.state = "up"
+    again = run(there, ended, entered=True)
+    assert again.state == "rolled_back"
+
+
+def test_the_colour_that_holds_more_is_not_removed() -> None:
+    """A new colour that fell short before the old one is removed: stuck."""
+    there = fleet(20)
+    ended = run(
+        there, Deploy(plan()), on_step=breaks_at("retiring", lambda f: setattr(f.nodes["green-1"], "state", "down"))
+    )
+    assert ended.state == "stuck"
+    assert "the colour that holds more is not removed" in ended.why
+    assert len(there.colour("blue")) == 2
+
+
+def test_a_dead_old_colour_does_not_stop_a_fix() -> None:
+    """Traffic goes to the new colour; nobody is moved."""
+    there = fleet(20)
+    for node in there.colour("blue"):
+        node.state = "down"
+    ended = run(there, Deploy(plan(from_nodes=0)))
+    assert ended.state == "done"
+    assert there.weights == {"green": 100.0}
+    assert not any(isinstance(order, Move) for order in there.orders)
+
+
+@pytest.mark.parametrize(("on_slow", "state"), [("rollback", "rolled_back"), ("force", "done")])
+def test_a_slow_move(on_slow: str, state: str) -> None:
+    """Waves that wait too long: rolled back, or finished by a drain; without either it waits."""
+    there = fleet(100)
+
+    def on_step(deploy: Deploy, seen: PretendFleet) -> Seen | None:
+        every_new(seen, lag_ms=900.0 if deploy.state == "moving" else 1.0)
+        return None
+
+    ended = run(there, Deploy(plan(on_slow=on_slow)), on_step=on_step)
+    assert ended.state == state
+    assert ended.waited_s > 10
+
+
+def test_waves_wait_for_lag_and_refusals_to_fall() -> None:
+    """No wave begins while a receiving node is pressed."""
+    there = fleet(100)
+    pressed: list[float] = []
+
+    def on_step(deploy: Deploy, seen: PretendFleet) -> Seen | None:
+        if deploy.state == "moving" and len(pressed) < 20:
+            pressed.append(seen.now)
+            seen.nodes["green-1"].refused += 1
+            every_new(seen, lag_ms=1.0)
+        return None
+
+    ended = run(there, Deploy(plan()), on_step=on_step)
+    assert ended.state == "done"
+    assert ended.waited_s > 0
+
+
+def test_a_runtime_that_starts_nothing() -> None:
+    """Somebody else starts and ends both colours; the rest is the same."""
+    there = fleet(50, starts=False)
+    there.ensure("green", 2, "")
+    ended = run(there, Deploy(plan()))
+    assert ended.state == "done"
+    assert (there.clients("green"), len(there.colour("blue"))) == (50, 2)
+
+
+def test_another_version_than_the_one_that_was_meant() -> None:
+    """Somebody else has started an old release under the new colour."""
+    there = fleet(50, starts=False)
+    there.ensure("green", 2, "1.0")
+    ended = run(there, Deploy(plan(what=What(version="2.0"))))
+    assert ended.state == "rolled_back"
+    assert "has version '1.0', not '2.0'" in ended.spans[1].why
+
+
+def test_a_table_that_somebody_changes_is_set_back() -> None:
+    """And the verdict says so."""
+    there = fleet(50)
+    ended = run(there, Deploy(plan()), on_step=breaks_at("moving", lambda f: setattr(f, "weights", {"blue": 100.0})))
+    assert ended.state == "done"
+    assert any("somebody changed the traffic table" in note for note in ended.notes)
+
+
+def test_an_outage_of_the_balancers_is_waited_for() -> None:
+    """While nothing can be seen nothing is decided but the end of a state's time."""
+    there = fleet(50)
+    since: list[float] = []
+
+    def on_step(deploy: Deploy, seen: PretendFleet) -> Seen | None:
+        if deploy.state == "moving":
+            since.append(seen.now)
+            seen.reachable = not 2 <= seen.now - since[0] < 12
+        return None
+
+    ended = run(there, Deploy(plan()), on_step=on_step)
+    assert ended.state == "done"
+    assert there.clients("green") == 50
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=12), st.integers(0, 120))
+def test_killed_wherever_it_is_and_taken_over_it_ends_the_same(kills: list[int], clients: int) -> None:
+    """After any number of actions, also between two of one step; what is stored is all that the next process has."""
+    there = fleet(clients)
+    ended = run(there, Deploy(plan(over_s=4.0, verify_s=2.0, keep_s=1.0)), kills=kills)
+    assert ended.state == "done"
+    assert (there.clients("green"), there.colour("blue"), there.weights) == (clients, [], {"green": 100.0})
+    assert there.most_away == 0
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.sampled_from(["smoking", "verifying", "moving"]))
+def test_killed_while_it_is_rolled_back_it_ends_the_same(kills: list[int], state: str) -> None:
+    """A new colour that fails, under a tool that dies."""
+    there = fleet(60)
+
+    def on_step(deploy: Deploy, seen: PretendFleet) -> Seen | None:
+        if deploy.state == state:
+            every_new(seen, smokes="echo: nothing came back")
+            if state == "moving":
+                lose(seen)
+        return None
+
+    ended = run(there, Deploy(plan(over_s=4.0, verify_s=8.0)), on_step=on_step, kills=kills)
+    assert ended.state == "rolled_back"
+    assert (there.clients("blue"), there.colour("green"), there.weights) == (60, [], {"blue": 100.0})
+
+
+def test_what_is_stored_is_read_back_as_it_was() -> None:
+    """All of a deploy goes through JSON."""
+    ended = run(fleet(10), Deploy(plan()))
+    assert msgspec.json.decode(msgspec.json.encode(ended), type=Deploy) == ended
+
+
+def test_nothing_happens_once_it_is_over() -> None:
+    """A machine that is over orders nothing more."""
+    there = fleet(10)
+    ended = run(there, Deploy(plan()))
+    assert step(ended, there.seen(Seen(there.now, order="rollback"), "done")) == (ended, ())
+
+
+def test_one_node_that_holds_all() -> None:
+    """Fewer and larger nodes take over from more: the guard asks for room, not for a number of nodes."""
+    there = fleet(100)
+    there.new = PretendNode("", "", capacity=15_000)
+    ended = run(there, Deploy(plan(nodes=1)))
+    assert ended.state == "done"
