@@ -82,6 +82,14 @@ def test_quick_scale_out_loses_no_publication(tmp_path: Path) -> None:
     assert row(rows, "twice or out of order")["ours"] == 0
 
 
+def test_quick_rollouts_moves_each_client_once(tmp_path: Path) -> None:
+    """`rollouts` ends six nodes at once, at a pace that the new ones can take."""
+    rows = quick(tmp_path, "rollouts")
+    assert row(rows, "did not move once")["ours"] == 0
+    assert row(rows, "publications lost")["ours"] == 0
+    assert row(rows, "peak reconnects")["met"]
+
+
 def test_quick_deploys_shows_what_a_plain_restart_costs(tmp_path: Path) -> None:
     """`deploys` counts what clients lose behind stock proxies; nodes of ours lose nothing even there."""
     needs("traefik", "haproxy")
