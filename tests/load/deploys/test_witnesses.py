@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +16,14 @@ from tests.support.load.faulty_server import Faults, FaultyServer
 from tests.support.load.switched_edge import SwitchedEdge
 from tests.support.load.two_colours import two_colours
 from tests.support.patience import patient
+from tests.support.server.live_node import settings_with
 from trunkline.errors import StartError
+from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.load.deploys import witnesses as module
 from trunkline.load.deploys.witnesses import WitnessCounts, Witnesses, WitnessNow
 from trunkline.protocol.control import MoveOrder
+from trunkline.server.app import stock
+from trunkline.server.node.node import Node
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +78,36 @@ async def test_a_node_that_dies_loses_nothing_that_was_acknowledged(tmp_path: Pa
         counts = await witnesses.finish()
     assert (counts.lost, counts.duplicated, counts.gaps) == (0, 0, 0), counts
     assert counts.reasons["closed: 1006"] == 5
+
+
+@pytest.mark.process
+async def test_witnesses_that_move_while_the_bus_is_down(tmp_path: Path) -> None:
+    """They are refused for now, ask again, and recover all that was acknowledged before."""
+    nats = await NatsServer.start(tmp_path / "nats")
+    shared = {"bus__url": nats.url, "bus__prefix": f"t{secrets.token_hex(4)}"}
+    blue, green = (Node(settings_with(server__name=name, **shared), stock.create()) for name in ("blue-1", "green-1"))
+    await blue.start()
+    await green.start()
+    async with SwitchedEdge(blue.port) as edge:
+        witnesses = Witnesses(edge.url, 5)
+        await witnesses.start()
+        edge.port = green.port
+        os.kill(nats.pid, signal.SIGKILL)
+        await nats.wait()
+        await nats.stop()
+        await blue.mover.move(MoveOrder(count=5, over_ms=100))
+        async with asyncio.timeout(patient(10)):
+            while len(green.registry.connections) < 5:
+                await asyncio.sleep(0.02)
+        before = witnesses.now().published
+        nats = await NatsServer.start(tmp_path / "nats", port=nats.port)
+        await until(witnesses, lambda now: now.nodes == {"green-1": 5} and now.published > before)
+        counts = await witnesses.finish()
+    for node in (blue, green):
+        await node.stop(drain_ms=0, deadline_ms=300)
+    await nats.stop()
+    assert (counts.lost, counts.duplicated, counts.gaps, counts.absent) == (0, 0, 0, 0), counts
+    assert counts.moved == 5
 
 
 async def watched(faults: Faults, seconds: float = 1.5, count: int = 5) -> tuple[WitnessNow, WitnessCounts]:

@@ -134,8 +134,8 @@ class WitnessCounts(msgspec.Struct, frozen=True):
 class _Witness(FeedSession):
     __slots__ = ("places", "quiet")
 
-    def __init__(self, number: int, shared: Shared) -> None:
-        super().__init__(number, shared)
+    def __init__(self, number: int, shared: Shared, moments: Moments) -> None:
+        super().__init__(number, shared, moments)
         self.places: list[str] = []
         self.quiet = True  # publishes nothing: others have no place yet, or all are about to end
 
@@ -253,7 +253,7 @@ class Witnesses:
         )  # fmt: skip
 
     def _make(self, number: int, shared: Shared, moments: Moments) -> Session:
-        witness = _Witness(number, shared)
+        witness = _Witness(number, shared, moments)
         self._witnesses.append(witness)
         return witness
 

@@ -16,7 +16,7 @@ def make_session(number: int, shared: Shared, moments: Moments) -> Session:
         case "echo":
             return EchoSession(number, shared)
         case "feed":
-            return FeedSession(number, shared)
+            return FeedSession(number, shared, moments)
         case "steps":
             return StepsSession(number, shared, moments)
         case "python":

@@ -3,6 +3,7 @@
 Rules:
 
 - A session that comes back recovers from where it was. What the server says it cannot recover is counted.
+- A subscription that is refused for now is an error, and is requested again.
 - Where the sender of a publication gets `publish_ack` with `prev` in place of the publication itself (a match), the
   ack moves the order and is no delivery.
 """
@@ -13,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from trunkline.load.client.alarm import Moments
 from trunkline.load.client.order import ChannelOrder
 from trunkline.load.client.protocols.subscriber import MAX_CODE, Subscriber
 from trunkline.load.client.session import Shared
@@ -58,6 +60,9 @@ _decode: Final = msgspec.json.Decoder(
 _decode_foreign: Final = msgspec.json.Decoder(ForeignPublication).decode
 _decode_any: Final = msgspec.json.Decoder(AnyMessage).decode
 _HEARTBEAT: Final = b'{"type":"heartbeat"}'
+_AGAIN_S: Final = 0.5
+"""Shortest pause, up to twice as long by chance, before a subscription is requested again."""
+
 _DATA_BYTES: Final = len('{"t":1234567890123456,"p":""}')
 
 
@@ -69,10 +74,12 @@ def channel_name(run: str, number: int) -> str:
 class FeedSession(Subscriber):
     """One subscriber that also publishes."""
 
-    __slots__ = ("_heads", "_ids", "_padding", "_turn", "_waiting")
+    __slots__ = ("_heads", "_ids", "_moments", "_padding", "_subscribing", "_turn", "_waiting")
 
-    def __init__(self, number: int, shared: Shared) -> None:
+    def __init__(self, number: int, shared: Shared, moments: Moments) -> None:
         super().__init__(number, shared)
+        self._moments = moments
+        self._subscribing = 0
         scenario = shared.scenario
         count, each = scenario.channel_count, min(scenario.traffic.subscribe_each, scenario.channel_count)
         names = [channel_name(shared.job.run, (number + step) % count) for step in range(each)]
@@ -82,6 +89,11 @@ class FeedSession(Subscriber):
         self._ids = 0
         self._turn = number
         self._waiting: dict[int, float] = {}
+
+    def opened(self) -> None:
+        """The 101 has come; the rest waits for the server's greeting."""
+        super().opened()
+        self._moments.join()
 
     def due(self, intended: float) -> None:
         """Publish to the next of its channels."""
@@ -128,6 +140,7 @@ class FeedSession(Subscriber):
     def ended(self, code: int, reason: str) -> None:
         """What was not acknowledged may have been published or not; it is given up."""
         super().ended(code, reason)
+        self._moments.leave()
         self.shared.tally.totals.abandoned += len(self._waiting)
         self._waiting.clear()
 
@@ -183,6 +196,10 @@ class FeedSession(Subscriber):
             case wire.ErrorMessage():
                 refused = isinstance(message.id, int) and self._waiting.pop(message.id, None) is not None
                 self._on_error(message.code, refused=refused)
+                if message.temporary and message.id == self._subscribing and not self.ready:
+                    again_s = max(_AGAIN_S, (message.retry_after_ms or 0) / 1000) * (1 + self.shared.rng.random())
+                    request = self._subscribing
+                    self._moments.call_at(self.shared.now() + again_s, lambda _: self._subscribe_again(request))
             case wire.TokenExpiring():
                 self._on_expiring()
             case wire.RefreshAck():
@@ -192,13 +209,18 @@ class FeedSession(Subscriber):
             case wire.Goodbye():
                 self._goodbye = message
 
+    def _subscribe_again(self, refused: int) -> None:
+        """Unless its connection has ended meanwhile, or has another request."""
+        if self.link is not None and not self.ready and self._subscribing == refused:
+            self._subscribe()
+
     def _subscribe(self) -> None:
         positions = {
             name: wire.Position(order.epoch, order.last)
             for name, order in self._orders.items()
             if order.epoch is not None
         }
-        self._ids = number = self._ids + 1
+        self._ids = self._subscribing = number = self._ids + 1
         request = wire.Subscribe(list(self._orders), number, positions or None)
         if self.link is not None:
             self.link.send(msgspec.json.encode(request))
