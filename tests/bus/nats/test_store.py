@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from nats.aio.msg import Msg
 
+from tests.support.patience import patient
 from tests.support.server.bus_probe import States, retention_of, settings, until
 from tests.support.server.store_probe import Seen
 from trunkline.bus.base import FleetBus, FleetStore
@@ -214,6 +215,38 @@ async def test_the_next_change_shows_that_one_was_not_heard(
     watching._changes._wired.on_message = heard  # type: ignore[attr-defined]
     await writing.put("other", b"1", None)
     await seen.until(lambda seen: seen.got == [("traffic", b"0"), ("traffic", b"1")])
+
+
+@pytest.mark.parametrize("under_way", ["MSG.GET", "INFO"])
+async def test_a_watch_that_begins_while_others_are_given_something_is_given_all_of_its_own(
+    under_way: str, store: Path, start_server: Start, open_fleet_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a reading nor a check that is under way when a watch begins makes it miss what is there."""
+    monkeypatch.setattr(nats_store, "CHECK_S", 0.1)
+    server = await start_server(store)
+    fleet_store = await open_fleet_store(server.url)
+    await fleet_store.put("a", b"1", 0)
+    await fleet_store.put("b", b"1", 0)
+    await fleet_store.watch("a", Seen())
+    request, held, go_on = Wire.request, asyncio.Event(), asyncio.Event()
+
+    async def slow(wire: Wire, subject: str, data: bytes, *, timeout_s: float) -> Msg:
+        if under_way in subject and not held.is_set():
+            held.set()
+            await go_on.wait()
+        return await request(wire, subject, data, timeout_s=timeout_s)
+
+    monkeypatch.setattr(Wire, "request", slow)
+    if under_way == "MSG.GET":
+        await fleet_store.put("a", b"2", None)
+    await held.wait()
+    seen = Seen()
+    watching = asyncio.create_task(fleet_store.watch("b", seen))
+    await asyncio.sleep(0)
+    go_on.set()
+    async with asyncio.timeout(patient(1.5)):
+        await watching
+    assert seen.got == [("b", b"1")]
 
 
 async def test_an_answer_that_cannot_be_read_ends_no_watch(

@@ -8,7 +8,6 @@ that watchers hear of a change without a consumer of their own.
 
 from __future__ import annotations
 
-from base64 import b64decode
 from typing import Final
 
 import msgspec
@@ -66,16 +65,16 @@ class BucketState(msgspec.Struct, frozen=True):
 
 
 class LastMessage(msgspec.Struct, frozen=True):
-    """The last message of a subject: its payload and its headers, each in base64."""
+    """The last message of a subject: its payload and its headers."""
 
     seq: int
-    data: str = ""
-    hdrs: str = ""
+    data: bytes = b""
+    hdrs: bytes = b""
 
     @property
     def marks(self) -> bool:
         """Whether it says that the key was removed."""
-        return f"\n{OPERATION}: ".encode() in b64decode(self.hdrs) or b"\nNats-Marker-Reason: " in b64decode(self.hdrs)
+        return f"\n{OPERATION}: ".encode() in self.hdrs or b"\nNats-Marker-Reason: " in self.hdrs
 
 
 class BucketReply(msgspec.Struct, frozen=True):
@@ -133,7 +132,7 @@ def entry_of(key: str, message: LastMessage | None) -> Entry | None:
     """What a key holds, None for nothing."""
     if message is None or message.marks:
         return None
-    return Entry(key, b64decode(message.data), message.seq)
+    return Entry(key, message.data, message.seq)
 
 
 class Heard:

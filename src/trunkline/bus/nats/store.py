@@ -106,7 +106,8 @@ class NatsStore:
             if self._following is None:
                 self._following = asyncio.create_task(self._follow())
             await self._changes.attach(wire)
-            self._follow_all()
+            self._read_all = True
+            self._wake.set()
 
     async def get(self, key: str) -> Entry | None:
         """What is there now; raises BusUnavailable."""
@@ -126,8 +127,9 @@ class NatsStore:
         check_key(key)
         check_value(key, value)
         wire = await self._connected()
-        reply = await self._write(wire, key, value, {} if expect is None else {EXPECT: str(expect)})
+        seen = expect
         for _ in range(TRIES):
+            reply = await self._write(wire, key, value, {} if seen is None else {EXPECT: str(seen)})
             if reply is not None:
                 return reply.seq
             last = await self._last(wire, key)
@@ -135,7 +137,7 @@ class NatsStore:
             if expect or entry is not None:
                 raise Changed(key, expect or 0, entry.revision if entry is not None else 0)
             # Not there: it never was, or there is the marker of what was removed.
-            reply = await self._write(wire, key, value, {EXPECT: str(last.seq if last is not None else 0)})
+            seen = last.seq if last is not None else 0
         raise BusUnavailable(f"{key} changes faster than NATS answers")
 
     async def delete(self, key: str, expect: int | None) -> None:
@@ -156,13 +158,14 @@ class NatsStore:
         check_prefix(prefix)
         watch = Watch(prefix, on_entry, self._watches.remove)
         self._watches.append(watch)
+        self._read_all = True  # at once, so that no reading under way gives it a part of what is there
         # Without a server, or with one that is lost this very moment, all of it happens on the next wire.
         with contextlib.suppress(BusUnavailable, TimeoutError):
             wire = await self._connected()
             if self._following is None:
                 self._following = asyncio.create_task(self._follow())
                 await self._changes.attach(wire)
-            self._follow_all()
+            self._wake.set()
             async with asyncio.timeout(self._timeout_s):
                 await watch.begun.wait()
         return watch
@@ -186,10 +189,6 @@ class NatsStore:
             self._read_all = True
         self._wake.set()
 
-    def _follow_all(self) -> None:
-        self._read_all = True
-        self._wake.set()
-
     async def _follow(self) -> None:
         """Give to watchers what has changed, for as long as the store is open."""
         while True:
@@ -207,24 +206,23 @@ class NatsStore:
                     self._wake.set()
 
     async def _catch_up(self) -> None:
-        wire = self._alive()
+        """Read and give what has changed to those that watch now; who comes meanwhile has everything read again."""
+        wire, watches = self._alive(), list(self._watches)
         changed, self._changed = self._changed, set()
         if not changed and not self._read_all:
             info = await self._info(wire)
-            self._read_all = not self._heard.same(info.created, info.state)
+            if not self._heard.same(info.created, info.state):
+                self._read_all = True
+                self._wake.set()
+            return
         if self._read_all:
             self._read_all = False
             info = await self._info(wire, subjects=True)
             self._heard.begin(info.created, info.state)
-            self._give(await self._entries(wire, self._meant(self._keys_of(info))), None)
-        elif changed:
-            self._give(await self._entries(wire, self._meant(changed)), changed)
-
-    def _meant(self, keys: Iterable[str]) -> list[str]:
-        return [key for key in keys if any(watch.means(key) for watch in self._watches)]
-
-    def _give(self, found: list[Entry], read: Collection[str] | None) -> None:
-        for watch in list(self._watches):
+            found, read = await self._entries(wire, _meant(watches, self._keys_of(info))), None
+        else:
+            found, read = await self._entries(wire, _meant(watches, changed)), changed
+        for watch in watches:
             watch.give(found, read)
 
     def _keys_of(self, info: BucketReply) -> list[str]:
@@ -307,6 +305,10 @@ class NatsStore:
         if msg.headers is not None and "Status" in msg.headers:
             raise BusUnavailable("NATS runs without JetStream, or it is not ready; the fleet's store needs it")
         return _read(msg)
+
+
+def _meant(watches: Iterable[Watch], keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if any(watch.means(key) for watch in watches)]
 
 
 def _read(msg: Msg) -> BucketReply:
