@@ -79,6 +79,35 @@ async def test_what_the_answer_to_a_write_means(pair: tuple[ScriptedBalancer, Sc
     await balancers.close()
 
 
+async def test_a_balancer_that_cannot_do_it_now_is_asked_last(
+    pair: tuple[ScriptedBalancer, ScriptedBalancer],
+) -> None:
+    """One that is cut off from the store alone fails one write, and not the next; a reading asks the other at once."""
+    first, second = pair
+    balancers = Balancers([first.url, second.url], "secret")
+    first.answers[PUT], second.answers[PUT] = (503, "the store cannot be reached"), (200, TABLE)
+    with pytest.raises(FleetUnreachable, match="store cannot be reached"):
+        await balancers.put_traffic(ORDER)
+    assert await balancers.put_traffic(ORDER) is not None
+    second.answers[TRAFFIC] = (503, "it is being stopped")
+    assert (await balancers.traffic()).generation == 3
+    assert len(first.heard) == len(second.heard) == 2
+    await balancers.close()
+
+
+async def test_an_answer_may_come_in_pieces(pair: tuple[ScriptedBalancer, ScriptedBalancer]) -> None:
+    """A list of many backends is longer than what a socket has at once."""
+    first, _ = pair
+    balancers = Balancers([first.url], "secret")
+    backend = {
+        "url": "ws://10.0.0.1:8080", "name": "blue-1", "group": "blue", "source": "nats", "state": "up",
+        "connections": 3, "capacity": 2000,
+    }  # fmt: skip
+    first.answers["GET", "/balancer-metrics"] = (200, json.dumps({"services": [backend] * 1000}))
+    assert len(await balancers.backends()) == 1000
+    await balancers.close()
+
+
 async def test_a_write_that_may_have_been_carried_out_is_not_sent_again(
     pair: tuple[ScriptedBalancer, ScriptedBalancer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

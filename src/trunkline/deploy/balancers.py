@@ -2,7 +2,8 @@
 
 Rules:
 
-- Any balancer answers for all. The one that answered last is asked first; when it cannot be reached, the next one is.
+- Any balancer answers for all. One that cannot be reached is asked last from then on, and so is one that cannot do it
+  now: it may be cut off from the store alone.
 - An order that was sent and not answered may have been carried out; it is not sent to another balancer.
 - Without a token of its own, an address on this machine is asked with the token that is kept there for this user. It
   is read each time, and again when it is refused, for a balancer that was started again has another one: it keeps it
@@ -36,6 +37,7 @@ KEEPS_TIMES: Final = 5
 
 LONGEST: Final = 16 << 20
 LONGEST_WHY: Final = 300
+UNABLE: Final = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -95,7 +97,7 @@ class Balancers:
         return None if status == HTTPStatus.CONFLICT else _read(body, TrafficState)
 
     async def _ask(self, method: str, path: str, data: bytes | None = None) -> tuple[int, bytes]:
-        """Status and body of the first balancer that can be reached; 200 and 409 are returned."""
+        """Status and body of the first balancer that answers; 200 and 409 are returned."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -105,21 +107,23 @@ class Balancers:
             )
         silent = []
         for address in list(self._addresses):
+            sent = True
             try:
                 status, body = await self._answer(self._session, method, address, path, data)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                why = str(error) or type(error).__name__
-                if data is not None and not isinstance(error, aiohttp.ClientConnectorError):
-                    raise FleetUnreachable(f"the balancer at {address} did not answer: {why}") from None
-                silent.append(f"{address}: {why}")
-                continue
-            if status in (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT):
-                raise FleetUnreachable(f"the balancer at {address} answered {status}: {_text(body)}")
-            if status not in (HTTPStatus.OK, HTTPStatus.CONFLICT):
-                raise FleetRefused(_refusal(address, path, status, body))
+                sent = not isinstance(error, aiohttp.ClientConnectorError)
+                why = f"did not answer: {str(error) or type(error).__name__}"
+            else:
+                if status in (HTTPStatus.OK, HTTPStatus.CONFLICT):
+                    return status, body
+                if status not in UNABLE:
+                    raise FleetRefused(_refusal(address, path, status, body))
+                why = f"answered {status}: {_text(body)}"
             self._addresses.remove(address)
-            self._addresses.insert(0, address)
-            return status, body
+            self._addresses.append(address)
+            if sent and data is not None:
+                raise FleetUnreachable(f"the balancer at {address} {why}")
+            silent.append(f"{address} {why}")
         raise FleetUnreachable(f"no balancer can be reached: {'; '.join(silent)}")
 
     async def _answer(
@@ -129,7 +133,7 @@ class Balancers:
             async with session.request(
                 method, address + path, data=data, headers=self._headers(address), allow_redirects=False
             ) as answer:
-                status, body = answer.status, await answer.content.read(LONGEST)
+                status, body = answer.status, await read_body(answer, LONGEST)
             if self._token or status != HTTPStatus.UNAUTHORIZED or attempt == KEEPS_TIMES - 1:
                 break
             await asyncio.sleep(KEEPS_S)
@@ -143,6 +147,16 @@ class Balancers:
             if place.hostname in LOOPBACK and place.port:
                 token = kept_token(place.port) or ""
         return {**headers, "Authorization": f"Bearer {token}"} if token else headers
+
+
+async def read_body(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body of an answer, of which only about `most` bytes are read."""
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > most:
+            break
+    return bytes(body)
 
 
 def _read(body: bytes, kind: type[T]) -> T:

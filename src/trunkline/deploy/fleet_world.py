@@ -18,7 +18,7 @@ import aiohttp
 import msgspec
 
 from trunkline.bus.base import FleetLink, Subscription
-from trunkline.deploy.balancers import Backend, Balancers
+from trunkline.deploy.balancers import Backend, Balancers, read_body
 from trunkline.deploy.heard import Heard
 from trunkline.deploy.world import FleetRefused, FleetUnreachable, FleetView, NodeView
 from trunkline.errors import BusError, BusUnavailable, NobodyListens
@@ -186,7 +186,7 @@ class FleetWorld:
                 trust_env=False,
             )
         async with self._pages.get(url, allow_redirects=False) as answer:
-            return answer.status, await answer.content.read(LONGEST_HEALTH)
+            return answer.status, await read_body(answer, LONGEST_HEALTH)
 
     def _view(self, backend: Backend) -> NodeView:
         name = backend.name if backend.source == "nats" else ""

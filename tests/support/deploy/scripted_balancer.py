@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 from aiohttp import web
 
 from tests.support.free_ports import free_port
 
+PIECE: Final = 1024
+
 
 class ScriptedBalancer:
-    """Answers `answers[(method, path)]`: a status and a body, or nothing at all for None."""
+    """Answers `answers[(method, path)]`: a status and an ASCII body, in pieces, or nothing at all for None."""
 
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], tuple[int, str] | None] = {}
@@ -37,7 +42,7 @@ class ScriptedBalancer:
         """Paths that were asked with it."""
         return [path for asked, path, _, _ in self.heard if asked == method]
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = (await request.read()).decode()
         self.heard.append((request.method, request.path, body, request.headers.get("Authorization")))
         answer = self.answers.get((request.method, request.path), (404, "404: Not Found"))
@@ -45,4 +50,10 @@ class ScriptedBalancer:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        return web.Response(status=answer[0], text=answer[1])
+        response = web.StreamResponse(status=answer[0])
+        response.content_length = len(answer[1])
+        await response.prepare(request)
+        for begin in range(0, len(answer[1]), PIECE):
+            await response.write(answer[1][begin : begin + PIECE].encode())
+            await asyncio.sleep(0)  # a piece of its own, as it comes over a network
+        return response
