@@ -143,10 +143,9 @@ class Lease:
         await end_tasks([self._renewing])
         if self._lost is not None:
             return
-        async with self._one_write:
-            with contextlib.suppress(TimeoutError, LeaseLost):
-                async with asyncio.timeout(within_s):
-                    await self._store_status(msgspec.structs.replace(self.status, holder=""))
+        with contextlib.suppress(TimeoutError, LeaseLost):
+            async with asyncio.timeout(within_s), self._one_write:
+                await self._store_status(msgspec.structs.replace(self.status, holder=""))
 
     async def close(self) -> None:
         """Stop renewing it and write nothing: it expires."""
