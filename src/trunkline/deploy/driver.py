@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -73,7 +74,7 @@ class Driver:
         self._runtime = runtime
         self._entered = taken_over
         self._order: PersonsOrder = ""
-        self._progress_at = 0.0
+        self._progress_at = -math.inf
         started = datetime.fromisoformat(lease.status.started_at).timestamp()
         # The clock of the deploy goes on where it was, whatever the wall clock does meanwhile.
         self._begun = time.monotonic() - max(0.0, time.time() - started, deploy.since)
@@ -126,6 +127,7 @@ class Driver:
             counts=self._watcher.counts,
             failed=found.failed or why,
             witnesses=self._watcher.witnesses_seen(),
+            away=self._watcher.recorder.away(),
             order=order,
             entered=entered,
         )

@@ -151,13 +151,19 @@ class Recorder:
             total.subtract(each.first.returned)
         return away_quantiles(total)
 
+    def away(self) -> int | None:
+        """Clients that were asked to move and have not come back yet; None where no node counts them."""
+        if not self.kept.tracked:
+            return None
+        known = self._sum(lambda each: each.asked - each.nameless)
+        return max(0, known - self._sum(lambda each: sum(each.resumed.values())))
+
     def facts(self, deploy: Deploy, at_s: float, started_at: str, witnesses: WitnessFacts | None) -> DeployFacts:
         """All that is known at `at_s`; `witnesses` are those of this process."""
         plan, kept = deploy.plan, self.kept
         known = bool(kept.tracked)
         asked = self._sum(lambda each: each.asked)
-        nameless = self._sum(lambda each: each.nameless)
-        returned = sum(sum(each.last.resumed.values()) - sum(each.first.resumed.values()) for each in self._each())
+        returned = self._sum(lambda each: sum(each.resumed.values()))
         moving_s = deploy.moving_s + (at_s - deploy.since if deploy.state in MOVES else 0.0)
         clients = ClientFacts(
             at_switch=deploy.at_switch,
@@ -166,7 +172,7 @@ class Recorder:
             recovered=self._sum(lambda each: each.recovered) if known else None,
             gaps=self._sum(lambda each: each.not_recovered + each.gaps) if known else None,
             forced=max(self._sum(lambda each: each.cut), deploy.left),
-            never_back=max(0, asked - nameless - returned) if known else None,
+            never_back=self.away(),
             usual_departures=round(kept.usual_per_s * moving_s, 2),
             refused=kept.refused_moving,
             away_s=self._away(),

@@ -156,6 +156,15 @@ def test_stragglers_are_drained_and_then_counted() -> None:
     assert any(isinstance(order, Drain) for order in there.orders)
 
 
+def test_who_is_on_the_way_is_waited_for_before_the_old_colour_goes() -> None:
+    """Clients that were asked last come back first; some that never do cost no more than their time."""
+    there = fleet(20)
+    there.away = 3
+    ended = run(there, Deploy(plan()))
+    finishing = next(span for span in ended.spans if span.state == "finishing")
+    assert finishing.to_s - finishing.from_s == pytest.approx(10.0, abs=1.0)
+
+
 def test_a_drained_old_colour_takes_its_clients_back() -> None:
     """A rollback ends the drain first."""
     there = fleet(20)

@@ -75,6 +75,7 @@ class PretendFleet:
         reachable: whether the world answers.
         orders: every action that was carried out.
         witnesses: how they are, None before they were started.
+        away: clients that were asked and are not back, None for unknown.
     """
 
     def __init__(self, *nodes: PretendNode, starts: bool = True) -> None:
@@ -92,6 +93,7 @@ class PretendFleet:
         self.orders: list[Action] = []
         self.witnesses: WitnessSeen | None = None
         self.most_away = 0
+        self.away: int | None = None
 
     def colour(self, name: str) -> list[PretendNode]:
         """Its nodes."""
@@ -241,6 +243,7 @@ class PretendFleet:
             asked=found.asked,
             failed=found.failed,
             witnesses=self.witnesses,
+            away=self.away,
             order=found.order,
             entered=found.entered,
         )

@@ -111,7 +111,9 @@ def finishing(deploy: Deploy, seen: Seen) -> Decided:
     old = seen.fleet.colour(plan.from_colour)
     left = [node for node in old if node.connections and node.state != "down"]
     if not left:
-        return Decided(deploy, event=Event.HOLDS)
+        # Who was asked last is on the way; who has gone for good is not waited for.
+        back = not seen.away or seen.at - max(deploy.since, deploy.wave_ends) >= plan.limits.away_s
+        return Decided(deploy, event=Event.HOLDS if back else None)
     over_s = clients(left) / max(deploy.rate, 1.0)
     if due(deploy, seen) or (seen.failed and seen.at - deploy.asked_at >= plan.limits.again_s):
         return Decided(asked(deploy, seen), _drains(left, over_s))
@@ -190,6 +192,8 @@ def returning(deploy: Deploy, seen: Seen) -> Decided:
             if any(node.state != "draining" for node in left):
                 return Decided(deploy, _drains(left, clients(left) / max(deploy.rate, 1.0)))
             return Decided(deploy)
+    if seen.away and seen.at - max(deploy.since, deploy.wave_ends) < limits.away_s:
+        return Decided(deploy)
     return _removing(deploy, seen, plan.to_colour)
 
 

@@ -34,6 +34,7 @@ class Limits(msgspec.Struct, frozen=True):
         switch_s: until every balancer applies the table.
         settle_s: time that is given to what was ordered to show, before it is judged.
         finish_s: for the last clients to leave once a drain has asked them.
+        away_s: for those that were asked last to come back, before the deploy goes on without them.
         back_s: until the old colour is ready again, when clients go back to it.
         again_s: between tries of what has to be repeated.
         headroom: capacity of the new colour over the clients there are.
@@ -49,6 +50,7 @@ class Limits(msgspec.Struct, frozen=True):
     switch_s: float = 15.0
     settle_s: float = 3.0
     finish_s: float = 30.0
+    away_s: float = 10.0
     back_s: float = 15.0
     again_s: float = 2.0
     headroom: float = 1.2

@@ -63,6 +63,7 @@ class Seen(msgspec.Struct, frozen=True):
         asked: clients that the last wave asked, None when not every node has answered.
         failed: why the last action could not be carried out.
         witnesses: None while there are none.
+        away: clients that were asked to move and are not back; None when that is unknown.
         order: of a person.
         entered: the first observation of this process, which was not there when the state began.
     """
@@ -77,6 +78,7 @@ class Seen(msgspec.Struct, frozen=True):
     asked: int | None = None
     failed: str = ""
     witnesses: WitnessSeen | None = None
+    away: int | None = None
     order: PersonsOrder = ""
     entered: bool = False
 
