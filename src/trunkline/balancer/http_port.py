@@ -33,7 +33,7 @@ _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 def _is_ours(record: logging.LogRecord) -> bool:
     """Whether a fault is of this program; a request that is no HTTP is its client's, who gets a 400."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError | web.RequestPayloadError)
 
 
 _aiohttp_log = logging.getLogger("trunkline.balancer.http")

@@ -45,7 +45,7 @@ class TrafficOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         expect: the generation it replaces, 0 for none; with another one there now the answer is 409.
-        force: also with a colour that has no ready backend, which is 422 without.
+        force: also with a colour that has no ready backend, which is 422 without, and over a table that cannot be read.
     """
 
     expect: Annotated[int, msgspec.Meta(ge=0)]

@@ -167,6 +167,24 @@ async def test_a_body_that_is_too_long_is_not_read(service: Service) -> None:
     assert answer.status == 413
 
 
+@pytest.mark.parametrize("token", [True, False])
+async def test_a_body_that_breaks_off_is_no_fault_of_ours(
+    service: Service, token: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor one that is not what its header says: no traceback is in the log, whoever sends it."""
+    given = kept_token(service.admin.port) if token else None
+    answer = await ask(service.admin.port, "PUT", b"{}", token=given, headers={"Content-Encoding": "gzip"})
+    assert answer.status == (400 if token else 401)
+    peer = await RawPeer.connect(service.admin.port)
+    credentials = f"Authorization: Bearer {given}\r\n" if given else ""
+    await peer.send(
+        f"PUT /api/traffic HTTP/1.1\r\nHost: localhost\r\n{credentials}Content-Length: 9\r\n\r\n{{".encode()
+    )
+    peer.close()
+    assert state(await ask(service.admin.port, token=given)).generation == 0
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_a_write_needs_the_token(service: Service) -> None:
     """Whatever network it comes from; the reader of the page may read."""
     body = b'{"expect":0,"weights":{"blue":1}}'
@@ -209,7 +227,10 @@ async def test_a_table_that_the_store_has_lost_stays_in_force(service: Service, 
     assert state(await put(service, 2, green=100)).generation == 3
     await store.put("traffic", b'{"generation":"what a later release writes"}', None)
     assert picks(service) == {GREEN}
-    assert (await put(service, 3, blue=100)).status == 503
+    answer = await put(service, 3, blue=100)
+    assert (answer.status, b"force: true" in answer.body) == (500, True)
+    assert state(await put(service, 3, force=True, blue=100)).generation == 4
+    assert picks(service) == {BLUE}
 
 
 async def test_a_start_waits_for_the_store(store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from trunkline.balancer.traffic.control import NotReady, OtherGeneration, TrafficControl
+from trunkline.balancer.traffic.control import NotReady, OtherGeneration, TrafficControl, Unreadable
 from trunkline.errors import BusError, BusUnavailable
 from trunkline.protocol.control import Problem
 from trunkline.protocol.traffic import TrafficOrder, TrafficState
@@ -67,12 +67,15 @@ class TrafficApi:
             await self._control.put(order)
         except TimeoutError:
             return _refused(408, "bad_request", f"the body did not come within {BODY_S:g} s")
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, web.RequestPayloadError, ConnectionError) as error:
+            # The last one: the client has left within the body.
             return _refused(400, "bad_request", str(error))
         except OtherGeneration as error:
             return _refused(409, "changed", str(error))
         except NotReady as error:
             return _refused(422, "not_ready", str(error))
+        except Unreadable as error:
+            return _refused(500, "internal", f"{error}; give force: true to write another one in its place")
         except BusUnavailable as error:
             text = f"the store cannot be reached, so the table may or may not be written; read it again: {error}"
             return _answer(Problem("unavailable", text, RETRY_S), 503)

@@ -24,7 +24,7 @@ import structlog
 from trunkline.balancer.deploys import DeployWatch
 from trunkline.balancer.traffic.rules import next_table, unready
 from trunkline.bus.base import Entry, FleetStore
-from trunkline.errors import BusError, BusUnavailable, Changed, TrunklineError
+from trunkline.errors import BusError, Changed, TrunklineError
 from trunkline.placement.fleet import Fleet
 from trunkline.placement.shares import by_table
 from trunkline.protocol.deploys import DEPLOY_KEY
@@ -54,6 +54,13 @@ class NotReady(TrunklineError):
 
     def __str__(self) -> str:
         return f"{self.args[0]}; start it first, or give force: true"
+
+
+class Unreadable(BusError):
+    """The stored table is no table that this release knows."""
+
+    def __str__(self) -> str:
+        return f"the stored traffic table cannot be read, perhaps it is of a newer release: {self.args[0]}"
 
 
 class TrafficControl:
@@ -106,10 +113,16 @@ class TrafficControl:
         Raises:
             OtherGeneration: `expect` is not the present one; nothing was written.
             NotReady: clients would be left without a backend; nothing was written.
+            Unreadable: what is stored is no table, and the order does not force; nothing was written.
             BusUnavailable: the store cannot be reached, so that nobody knows whether it was written.
         """
         entry = await self._store.get(TRAFFIC_KEY)
-        present = self.table if entry is None else _decoded(entry)
+        try:
+            present = self.table if entry is None else _decoded(entry)
+        except Unreadable:
+            if not order.force:
+                raise
+            present = self.table
         found = 0 if present is None else present.generation
         if order.expect != found:
             raise OtherGeneration(order.expect, found)
@@ -139,7 +152,7 @@ class TrafficControl:
             return
         try:
             table = _decoded(entry)
-        except BusError as error:
+        except Unreadable as error:
             log.error("traffic_table_unreadable", generation=self.generation, why=str(error))
             return
         self.learned.set()
@@ -168,4 +181,4 @@ def _decoded(entry: Entry) -> TrafficTable:
     try:
         return msgspec.json.decode(entry.value, type=TrafficTable)
     except msgspec.MsgspecError as error:
-        raise BusUnavailable(f"the stored traffic table cannot be read, perhaps of a newer release: {error}") from None
+        raise Unreadable(str(error)) from None
