@@ -33,6 +33,7 @@ from trunkline.balancer.sources import base
 from trunkline.balancer.sources.configured import configured
 from trunkline.balancer.sources.nats import NatsSource
 from trunkline.balancer.traffic.control import TrafficControl
+from trunkline.balancer.traffic.copy import copy_for
 from trunkline.balancer.traffic.rules import state_of
 from trunkline.balancer.traffic.store import open_for
 from trunkline.metrics import exposition
@@ -139,7 +140,7 @@ class Balancer:
                 place=self.at,
             )  # fmt: skip
         self._store = open_for(settings)
-        self.traffic = TrafficControl(self._store, self.fleet, self.deploys, self._on_traffic)
+        self.traffic = TrafficControl(self._store, self.fleet, self.deploys, self._on_traffic, copy_for(settings))
         self._versions = VersionKeeper(self._store, self.fleet, lambda: self._talk is None or self.nats_connected)
         self._lists: dict[str, Sequence[BackendSpec]] = {}
         self._conflicts: tuple[base.Conflict, ...] = ()

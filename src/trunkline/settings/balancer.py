@@ -139,7 +139,7 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     ] = 900_000
     store_dir: Annotated[
         Path | None,
-        about("Without NATS, where the traffic table is kept; by default in the user's state directory, by port."),
+        about("For the traffic table, or its copy with NATS; by default in the user's state directory, by port."),
     ] = None
     policy: Annotated[Policy, about("How a backend is chosen.")] = "least_connections"
     affinity: Annotated[AffinityKey, about("What the affinity policy keeps together.")] = "query:matchId"

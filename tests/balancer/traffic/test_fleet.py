@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from trunkline.errors import BusUnavailable
 from trunkline.placement.placing import Ask, Pick
 from trunkline.protocol.deploys import DEPLOY_KEY, DeployStatus
 from trunkline.protocol.traffic import TrafficOrder
+from trunkline.settings.balancer import BackendEntry
 from trunkline.settings.sections import Settings
 
 SOON_S = 1.0
@@ -37,15 +39,16 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 
 
 @pytest.fixture
-async def start(scene: Scene) -> AsyncIterator[Start]:
+async def start(scene: Scene, tmp_path: Path) -> AsyncIterator[Start]:
     """Starts balancers of the scene."""
     started: list[Balancer] = []
 
-    async def one(port: int | None = None) -> Balancer:
+    async def one(port: int | None = None, **changes: Any) -> Balancer:
         url = scene.bus.url if port is None else f"nats://127.0.0.1:{port}"
         settings = Settings(bus=msgspec.structs.replace(scene.bus, url=url))
         # Nothing listens there: the port tells one balancer of a machine from another.
-        balancer = msgspec.structs.replace(settings.balancer, port=9_000 + len(started))
+        alone = {"port": 9_000 + len(started), "store_dir": tmp_path / f"balancer-{len(started)}"}
+        balancer = msgspec.structs.replace(settings.balancer, **{**alone, **changes})
         made = Balancer(msgspec.structs.replace(settings, balancer=balancer))
         started.append(made)
         await made.start()
@@ -158,6 +161,24 @@ async def test_the_table_outlives_a_killed_nats(scene: Scene, start: Start) -> N
     await until(lambda: colours(late), "the nodes")
     assert colours(late) == {"green"}
     assert late.traffic.generation == 1
+
+
+async def test_a_balancer_starts_by_its_copy_while_nats_is_away(scene: Scene, start: Start, tmp_path: Path) -> None:
+    """Its backends are listed, so it places clients at once; what NATS has counts again when it is back."""
+    backends = (BackendEntry("http://127.0.0.1:9", group="blue"), BackendEntry("http://127.0.0.1:10", group="green"))
+    listed: dict[str, Any] = {"backends": backends, "health": "off", "report_timeout_ms": 50}
+    one = await start(**listed, store_dir=tmp_path / "kept")
+    await one.traffic.put(TrafficOrder(0, {"green": 100.0}))
+    await until(lambda: any((tmp_path / "kept").glob("traffic-copy.*.entry")), "the copy")
+    await one.stop()
+    await scene.kill_nats()
+    late, bare = await asyncio.gather(start(**listed, store_dir=tmp_path / "kept"), start(**listed))
+    assert (colours(late), late.traffic.generation) == ({"green"}, 1)
+    assert (colours(bare), bare.traffic.generation) == ({"blue", "green"}, 0)
+    await scene.bring_nats_back()
+    await until(lambda: bare.traffic.generation == 1 and late.traffic.learned.is_set(), "the table")
+    await bare.traffic.put(TrafficOrder(1, {"blue": 100.0}))
+    await until(lambda: colours(late) == {"blue"}, "the next table")
 
 
 async def test_rebalancing_rests_while_a_deploy_runs(scene: Scene, start: Start) -> None:

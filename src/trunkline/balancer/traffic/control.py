@@ -4,6 +4,7 @@ Rules:
 
 - What is in the store counts. While it cannot be reached the last table that was seen stays in force; it does so too
   when the store has lost it, for a colour that was held must not get clients because of a fault.
+- Until the store has answered for the first time, the copy that this machine has of the table is in force.
 - A write is made over the generation that its writer has seen, and over the revision that this balancer has read.
 - The balancer that writes applies the table before it answers; the others when their watch brings it. Each says the
   generation that it applies with its next sign of life, which it sends at once.
@@ -16,25 +17,22 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 import structlog
 
 from trunkline.balancer.deploys import DeployWatch
+from trunkline.balancer.traffic.copy import TableCopy
 from trunkline.balancer.traffic.rules import next_table, unready
 from trunkline.bus.base import Entry, FleetStore
 from trunkline.errors import BusError, Changed, TrunklineError
 from trunkline.placement.fleet import Fleet
-from trunkline.placement.shares import by_table
+from trunkline.placement.shares import by_setting, by_table
 from trunkline.protocol.deploys import DEPLOY_KEY
 from trunkline.protocol.timestamps import utc
 from trunkline.protocol.traffic import TRAFFIC_KEY, TrafficOrder, TrafficTable
 
 log = structlog.get_logger("trunkline.balancer")
-
-AGAIN_S: Final = 1.0
-"""Pause between two tries to read from a store that cannot be reached."""
 
 
 class OtherGeneration(TrunklineError):
@@ -70,18 +68,27 @@ class TrafficControl:
         store: where it is kept; closed by whoever made it.
         deploys: is given what the store says of deploys.
         on_applied: called after another table was applied to the fleet.
+        copy: of the table on this machine, None where there is none.
 
     Attributes:
         table: that is applied, None while none was ever written.
         learned: set once the store has said what there is.
     """
 
-    def __init__(self, store: FleetStore, fleet: Fleet, deploys: DeployWatch, on_applied: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: FleetStore,
+        fleet: Fleet,
+        deploys: DeployWatch,
+        on_applied: Callable[[], None],
+        copy: TableCopy | None = None,
+    ) -> None:
         self._store = store
         self._fleet = fleet
         self._deploys = deploys
         self._on_applied = on_applied
-        self._revision = 0
+        self._copy = copy
+        self._to_copy = asyncio.Event()
         self.table: TrafficTable | None = None
         self.learned = asyncio.Event()
 
@@ -92,20 +99,17 @@ class TrafficControl:
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
+        if self._copy is not None and not self.learned.is_set():
+            self._begin_by(await self._copy.read())
         async with contextlib.AsyncExitStack() as watches:
             for key, on_entry in ((TRAFFIC_KEY, self._on_table), (DEPLOY_KEY, self._on_deploy)):
                 watch = await self._store.watch(key, on_entry)
                 watches.push_async_callback(watch.close)
-            while not self.learned.is_set():
-                # A watch says what there is, and nothing where there is nothing.
-                with contextlib.suppress(BusError):
-                    entry = await self._store.get(TRAFFIC_KEY)
-                    if entry is not None and entry.revision > self._revision:
-                        self._on_table(TRAFFIC_KEY, entry)
-                    self.learned.set()
-                    break
-                await asyncio.sleep(AGAIN_S)
-            await asyncio.Event().wait()
+            while True:
+                await self._to_copy.wait()
+                self._to_copy.clear()
+                if self._copy is not None:
+                    await self._copy.keep(self.table)
 
     async def put(self, order: TrafficOrder) -> None:
         """Write a table, and apply it.
@@ -131,19 +135,28 @@ class TrafficControl:
             raise NotReady(why)
         table = next_table(order, present, utc(time.time()))
         try:
-            revision = await self._store.put(
-                TRAFFIC_KEY, msgspec.json.encode(table), 0 if entry is None else entry.revision
-            )
+            await self._store.put(TRAFFIC_KEY, msgspec.json.encode(table), 0 if entry is None else entry.revision)
         except Changed:
             raise OtherGeneration(order.expect, found + 1) from None
         if self.table is None or self.table.generation < table.generation:
-            self._apply(table, revision)
+            self._apply(table)
+
+    def _begin_by(self, copied: TrafficTable | None) -> None:
+        if copied is not None and not self.learned.is_set():
+            self.table = copied
+            self._fleet.set_shares(by_table(copied), time.monotonic())
+            log.info("traffic_by_copy", generation=copied.generation, weights=copied.weights)
 
     def _on_table(self, key: str, entry: Entry | None) -> None:
         if key != TRAFFIC_KEY:
             return
+        first = not self.learned.is_set()
+        self.learned.set()
         if entry is None:
-            if self.table is not None:
+            if self.table is not None and first:
+                log.info("traffic_copy_dropped", generation=self.generation, text="the store has no table")
+                self._apply(None)
+            elif self.table is not None:
                 log.error(
                     "traffic_table_lost",
                     generation=self.generation,
@@ -155,15 +168,17 @@ class TrafficControl:
         except Unreadable as error:
             log.error("traffic_table_unreadable", generation=self.generation, why=str(error))
             return
-        self.learned.set()
         if table != self.table:
-            self._apply(table, entry.revision)
+            self._apply(table)
 
-    def _apply(self, table: TrafficTable, revision: int) -> None:
+    def _apply(self, table: TrafficTable | None) -> None:
         self.table = table
-        self._revision = revision
-        self._fleet.set_shares(by_table(table), time.monotonic())
-        log.info("traffic_changed", generation=table.generation, weights=table.weights, changed_by=table.changed_by)
+        if table is None:
+            self._fleet.set_shares(by_setting(self._fleet.settings.groups), time.monotonic())
+        else:
+            self._fleet.set_shares(by_table(table), time.monotonic())
+            log.info("traffic_changed", generation=table.generation, weights=table.weights, changed_by=table.changed_by)
+        self._to_copy.set()
         self._on_applied()
 
     def _on_deploy(self, key: str, entry: Entry | None) -> None:
