@@ -127,7 +127,8 @@ class Recording:
         }
         whole = {
             "rule_files": [render.rules_path(group.name) for group in rules],
-            "evaluation_interval": "15s",
+            # Half as often as a real Prometheus does, in half the time; what fires once stays for the whole time after.
+            "evaluation_interval": "30s",
             "group_eval_order": [group.name for group in rules],
             "tests": [test],
         }
