@@ -6,6 +6,7 @@ import typer
 
 from trunkline.cli.balance import balance
 from trunkline.cli.config import app as config_app
+from trunkline.cli.deploy import app as deploy_app
 from trunkline.cli.drain import drain, undrain
 from trunkline.cli.load import app as load_app
 from trunkline.cli.monitor import app as monitor_app
@@ -29,6 +30,7 @@ app.command()(balance)
 app.command()(publish)
 app.command()(drain)
 app.command()(undrain)
+app.add_typer(deploy_app, name="deploy")
 app.add_typer(load_app, name="load")
 app.add_typer(config_app, name="config")
 app.add_typer(traefik_app, name="traefik")

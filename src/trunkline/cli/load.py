@@ -96,7 +96,7 @@ def run(
     config_file: ConfigFile = None,
 ) -> None:
     """Load a WebSocket server; exit 0 when every threshold held, 1 when not. Ctrl-C ends it with what was seen."""
-    _require()
+    require()
     from trunkline.load.model.plan import Target
     from trunkline.load.model.run_plan import AgentGroup
     from trunkline.load.output.live import make_live
@@ -108,7 +108,7 @@ def run(
     from trunkline.process import lifecycle
 
     for path in (html, junit, out):
-        _writable(path)
+        check_writable(path)
     size = Size(
         connections=connections, duration_s=_seconds("--duration", duration), rate=rate, rate_each=rate_each,
         message_bytes=message_bytes, channels=channels,
@@ -149,7 +149,7 @@ def run(
 @app.command()
 def scenarios() -> None:
     """Name the built-in scenarios."""
-    _require()
+    require()
     from trunkline.load.scenario.choice import describe
 
     for name, description in describe():
@@ -164,7 +164,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare two reports; exit 1 when the second run is worse."""
-    _require()
+    require()
     import msgspec
 
     from trunkline.load.output.compare import compare as compare_reports
@@ -189,7 +189,7 @@ def agent(
     config_file: ConfigFile = None,
 ) -> None:
     """Generate load on this machine for runs that are started elsewhere, until Ctrl-C."""
-    _require()
+    require()
     from trunkline.load.workers.agent import run_agent
     from trunkline.logs import configure as log_setup
     from trunkline.process import lifecycle
@@ -200,7 +200,8 @@ def agent(
     raise typer.Exit(lifecycle.run(lambda: run_agent(settings.bus.url, settings.bus.prefix, own, tuple(allow))))
 
 
-def _require() -> None:
+def require() -> None:
+    """Refuse without the packages of the load tester; raises StartError."""
     if missing := [name for name in _EXTRA if find_spec(name) is None]:
         raise StartError(f"the load tester is not installed ({missing[0]} is missing)", "pip install 'trunkline[load]'")
 
@@ -233,7 +234,7 @@ def _deliver(report: Report, html: Path | None, junit: Path | None, out: Path | 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _writable(path: Path | None) -> None:
+def check_writable(path: Path | None) -> None:
     """Refuse, before ten minutes of load, a file that cannot be written behind them."""
     if path is not None and (
         path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK)

@@ -260,7 +260,7 @@ def test_a_reader_that_has_gone_ends_nothing(terminal: bool) -> None:
     os.close(reading)
     out = os.fdopen(writing, "w")
     console = Console(
-        file=live_module._PatientStream(out), force_terminal=terminal, width=80, _environ={"TERM": "xterm"}
+        file=live_module.PatientStream(out), force_terminal=terminal, width=80, _environ={"TERM": "xterm"}
     )
     run = _Run(TerminalLive(console) if terminal else PlainLive(console))
     for at_s in range(1, 12):

@@ -51,14 +51,14 @@ _SHORT: Final = 23  # a longer phase has a line of its own, because the bar need
 
 def make_live(as_json: bool, out: TextIO | None = None) -> PlainLive | TerminalLive:
     """The view that fits the output, by default standard error; lines when a machine reads the result."""
-    stream = cast(TextIO, _PatientStream(out or sys.stderr))
+    stream = cast(TextIO, PatientStream(out or sys.stderr))
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     if console.is_terminal and not console.is_dumb_terminal and not as_json:
         return TerminalLive(console)
     return PlainLive(console)
 
 
-class _PatientStream:
+class PatientStream:
     """A stream that drops what cannot be written: Rich would end the process, whose report is still wanted."""
 
     def __init__(self, out: TextIO) -> None:
@@ -67,12 +67,12 @@ class _PatientStream:
     def __getattr__(self, name: str) -> object:
         return getattr(self._out, name)
 
-    def write(self, text: str) -> int:
+    def write(self, text: str) -> int:  # noqa: D102
         with contextlib.suppress(OSError, ValueError):
             self._out.write(text)
         return len(text)
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: D102
         with contextlib.suppress(OSError, ValueError):
             self._out.flush()
 
