@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trunkline.deploy.parts import Outcome, Parts
     from trunkline.deploy.verdict.verdict import DeployVerdict
     from trunkline.load.scenario.comparison import Threshold
+    from trunkline.settings.load import Loaded
 
 FAILED = 1
 HELD = 5
@@ -131,7 +132,7 @@ def run(
         without=tuple(without or ()),
         owner=deploy_fleet.owner(),
     )
-    found = loaded(config_file, {"bus.url": bus, "up.data_dir": data_dir})
+    found = _settings(config_file, bus, data_dir)
     deploy_fleet.runtime_of(runtime, found.settings.up.data_dir)
 
     async def main() -> int:
@@ -139,8 +140,6 @@ def run(
         place = deploy_fleet.edge_of(reached.edge, token_file, ca, insecure=insecure)
         if witnesses and not place.url:
             raise SettingsError("--edge", allowed="name where clients connect, or go without witnesses (--witnesses 0)")
-        if why := await place.why_not(witnesses):
-            return _refused(why)
         async with deploy_fleet.connected(reached) as fleet:
             if not yes and sys.stdin.isatty():
                 view = await fleet.world.look()
@@ -148,7 +147,7 @@ def run(
                 if not typer.confirm(f"Move {old:,} clients to {colour} within {over} or more?", err=True):
                     return _refused("the answer was no")
             return await _drive(
-                fleet.store, lambda parts: run_deploy(options, parts), deploy_fleet.parts_of(fleet, found, place), own,
+                lambda parts: run_deploy(options, parts), deploy_fleet.parts_of(fleet, found, place), own,
                 _Deliver(html, junit, as_json),
             )  # fmt: skip
 
@@ -234,7 +233,7 @@ def status(
     from trunkline.cli import deploy_fleet
     from trunkline.deploy.view.status import show_status
 
-    found = loaded(config_file, {"bus.url": bus, "up.data_dir": data_dir})
+    found = _settings(config_file, bus, data_dir)
 
     async def main() -> int:
         reached = await deploy_fleet.find(found, balancer or (), None, local=False)
@@ -338,14 +337,14 @@ def _take_over(
 
     own = _parsed(threshold)
     _writable(html, junit)
-    found = loaded(config_file, {"bus.url": bus, "up.data_dir": data_dir})
+    found = _settings(config_file, bus, data_dir)
 
     async def main() -> int:
         reached = await deploy_fleet.find(found, balancer or (), edge, local=False)
         place = deploy_fleet.edge_of(reached.edge, token_file, ca, insecure=insecure)
         async with deploy_fleet.connected(reached) as fleet:
             return await _drive(
-                fleet.store, lambda parts: order(parts, deploy_fleet.owner()),
+                lambda parts: order(parts, deploy_fleet.owner()),
                 deploy_fleet.parts_of(fleet, found, place), own, _Deliver(html, junit, as_json),
             )  # fmt: skip
 
@@ -353,7 +352,6 @@ def _take_over(
 
 
 async def _drive(
-    store: FleetStore,
     order: Callable[[Parts], Coroutine[Any, Any, Outcome]],
     parts: Parts,
     own: tuple[Threshold, ...],
@@ -362,10 +360,7 @@ async def _drive(
     """Carry it out under the live view; the first signal gives it up in order, the second at once."""
     import asyncio
 
-    from trunkline.deploy.verdict import kept
-    from trunkline.deploy.verdict.verdict import make_verdict
     from trunkline.deploy.view.live import make_live
-    from trunkline.errors import BusError
     from trunkline.process import lifecycle
     from trunkline.protocol.deploys import OVER
 
@@ -373,7 +368,7 @@ async def _drive(
     signals.first.add_done_callback(lambda _: parts.stop.set())
     live = make_live()
     parts.on_progress = live.progress
-    parts.judge = lambda facts: make_verdict(facts, own).passed
+    parts.thresholds = own
     driving = asyncio.ensure_future(order(parts))
     try:
         either: set[asyncio.Future[Any]] = {driving, signals.second}
@@ -385,13 +380,11 @@ async def _drive(
         await asyncio.gather(driving, return_exceptions=True)
         return INTERRUPTED
     outcome = driving.result()
-    verdict = make_verdict(outcome.facts, own)
     if outcome.state in OVER:
-        try:
-            await kept.keep(store, verdict)
-        except BusError as error:
-            print(f"trunkline: the verdict is not kept: {error}", file=sys.stderr)
-        deliver(verdict)
+        deliver(outcome.verdict)
+        failed = next((span for span in outcome.verdict.facts.spans if span.why), None)
+        if outcome.state == "rolled_back" and failed is not None:
+            print(f"trunkline: rolled back from {failed.state}: {failed.why}", file=sys.stderr)
     elif outcome.interrupted:
         print(f"trunkline: interrupted in {outcome.state}; go on with: trunkline deploy resume", file=sys.stderr)
     else:
@@ -403,12 +396,26 @@ async def _drive(
     return outcome.exit_code
 
 
+def _settings(config_file: Path | None, bus: str | None, data_dir: Path | None) -> Loaded:
+    """The settings; warnings go to standard error, for standard output carries the result alone."""
+    from msgspec.structs import replace
+
+    from trunkline.logs import configure as log_setup
+
+    found = loaded(config_file, {"bus.url": bus, "up.data_dir": data_dir})
+    log = found.settings.log
+    if found.sources["log.level"] == "default":
+        log = replace(log, level="warning")
+    log_setup.configure(log, service="trunkline-deploy", stream=sys.stderr)
+    return found
+
+
 def _with_store(
     show: Callable[[FleetStore], Coroutine[Any, Any, int]], bus: str | None, data_dir: Path | None, config: Path | None
 ) -> None:
     from trunkline.cli import deploy_fleet
 
-    found = loaded(config, {"bus.url": bus, "up.data_dir": data_dir})
+    found = _settings(config, bus, data_dir)
 
     async def main() -> int:
         reached = await deploy_fleet.find(found, (), None, local=False)

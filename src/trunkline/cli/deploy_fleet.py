@@ -125,6 +125,7 @@ def parts_of(fleet: Fleet, loaded: Loaded, edge: Edge) -> Parts:
         smoke=smoking(
             urlsplit(edge.url).path or FEED_PATH, token=edge.token, verify_tls=edge.verify_tls, ca_file=edge.ca_file
         ),
+        preflight=edge.why_not,
         witnesses=partial(LoadWitnesses, edge.url, token=edge.token, verify_tls=edge.verify_tls, ca_file=edge.ca_file)
         if edge.url
         else None,

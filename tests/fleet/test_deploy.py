@@ -1,0 +1,140 @@
+"""`trunkline up` and `trunkline deploy run` together, with clients, as a user runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.support.environment import environment
+from tests.support.fleet_process import FleetProcess
+from tests.support.patience import patient
+from trunkline.deploy.runtimes.local import LocalRuntime
+
+StartFleet = Callable[..., Awaitable[FleetProcess]]
+
+CLIENTS = 50
+QUICK = ("--over", "3s", "--verify", "2s", "--keep", "0s", "--witnesses", "10", "--yes", "--data-dir", "data")
+
+
+async def deploy(tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `trunkline deploy`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "trunkline", "deploy", *arguments,
+        cwd=tmp_path, env=environment(tmp_path),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        out, errors = await asyncio.wait_for(process.communicate(), patient(90))
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, out.decode(), errors.decode()
+
+
+class Mover:
+    """A client that comes back with its session when it is asked to move; `nodes` are those that it was at."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.nodes: list[str] = []
+        self.codes: list[int | None] = []
+        self._session = ""
+        self.running = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                query = f"?session={self._session}" if self._session else ""
+                async with connect(self._url + query) as client:
+                    await self._stay(client)
+            except OSError:
+                await asyncio.sleep(0.1)
+
+    async def _stay(self, client: ClientConnection) -> None:
+        try:
+            greeting = json.loads(await client.recv())
+            self.nodes.append(greeting["node"])
+            self._session = greeting["session"]
+            async for _ in client:
+                pass
+        except ConnectionClosed:
+            pass
+        self.codes.append(client.close_code)
+
+
+async def movers(url: str) -> list[Mover]:
+    found = [Mover(url) for _ in range(CLIENTS)]
+    async with asyncio.timeout(patient(20)):
+        while not all(mover.nodes for mover in found):
+            await asyncio.sleep(0.05)
+    return found
+
+
+async def gone(found: list[Mover]) -> None:
+    for mover in found:
+        mover.running.cancel()
+    await asyncio.gather(*(mover.running for mover in found), return_exceptions=True)
+
+
+@pytest.mark.parametrize("edge", ["relay", "traefik"])
+async def test_everybody_is_moved_and_the_new_colour_is_the_fleet(
+    start_fleet: StartFleet, tmp_path: Path, edge: str
+) -> None:
+    """Exit 0; each client is told to move once and is at the new colour; the old processes are gone."""
+    fleet = await (await start_fleet("--edge", edge)).ready()
+    fleet.children()
+    clients = await movers(fleet.addresses["edge"]["websocket"])
+    try:
+        code, out, errors = await deploy(
+            tmp_path, "run", "green", "--runtime", "local", *QUICK, "--json", "--html", "verdict.html"
+        )
+        assert code == 0, f"{out}\n{errors}"
+        verdict: dict[str, Any] = json.loads(out)
+        assert verdict["passed"]
+        assert verdict["facts"]["witnesses"]["lost"] == 0
+        assert verdict["facts"]["clients"]["forced"] == 0
+        assert [node.name for node in await LocalRuntime(tmp_path / "data").list("")] == ["green-1", "green-2"]
+        async with asyncio.timeout(patient(10)):
+            while not all(mover.nodes[-1].startswith("green-") for mover in clients):
+                await asyncio.sleep(0.05)
+        assert {tuple(mover.codes) for mover in clients} == {(1012,)}
+        assert (tmp_path / "verdict.html").stat().st_size > 10_000
+        assert "moving" in errors
+        code, out, _ = await deploy(tmp_path, "verdict", "--data-dir", "data")
+        assert (code, "passed" in out) == (0, True)
+        code, out, _ = await deploy(tmp_path, "history", "--data-dir", "data")
+        assert (code, out.count("blue -> green")) == (0, 1)
+        code, out, _ = await deploy(tmp_path, "status", "--data-dir", "data", "--json")
+        assert (code, json.loads(out)["state"]) == (0, "done")
+    finally:
+        await gone(clients)
+    assert await fleet.stop() == 0
+    assert await fleet.left() == []
+
+
+async def test_a_broken_version_is_rolled_back(start_fleet: StartFleet, tmp_path: Path) -> None:
+    """One that cannot be found is refused; one that does not import is undone: nobody notices."""
+    (tmp_path / "broken.py").write_text("raise LookupError('the moon is missing')\n")
+    fleet = await (await start_fleet("--nodes", "1")).ready()
+    clients = await movers(fleet.addresses["edge"]["websocket"])
+    try:
+        code, _, errors = await deploy(tmp_path, "run", "green", "--runtime", "local", "--app", "no_such:app", *QUICK)
+        assert code == 6, errors
+        assert "there is no module 'no_such'" in errors
+        code, out, errors = await deploy(tmp_path, "run", "green", "--runtime", "local", "--app", "broken:app", *QUICK)
+        assert code == 3, (out, errors)
+        assert "rolled back from starting: green-1 cannot start: the module 'broken' cannot be imported" in errors
+        assert [node.name for node in await LocalRuntime(tmp_path / "data").list("")] == ["node-1"]
+        assert {tuple(mover.codes) for mover in clients} == {()}
+    finally:
+        await gone(clients)
+    assert await fleet.stop() == 0
