@@ -108,7 +108,7 @@ def test_server_faults_of_the_new_colour_roll_back() -> None:
     there = fleet(100)
 
     def on_step(deploy: Deploy, seen: PretendFleet) -> Seen | None:
-        if deploy.state == "verifying" and deploy.base is not None:
+        if deploy.state == "verifying" and deploy.marks is not None:
             seen.nodes["green-1"].faults += 1
         return None
 

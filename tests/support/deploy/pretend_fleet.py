@@ -52,6 +52,7 @@ class PretendNode:
     asked: int = 0
     faults: int = 0
     refused: int = 0
+    run: str = "r1"
     resumed: dict[str, int] = field(default_factory=dict)
     leaving: list[float] = field(default_factory=list)
 
@@ -73,6 +74,7 @@ class PretendFleet:
         breaks_start: why no node can be started.
         balancers: by id, the generation that each applies; `deaf` ones do not follow.
         reachable: whether the world answers.
+        uncounted: nodes that do not answer when they are asked for their counts.
         orders: every action that was carried out.
         witnesses: how they are, None before they were started.
         away: clients that were asked and are not back, None for unknown.
@@ -90,6 +92,7 @@ class PretendFleet:
         self.deaf: set[str] = set()
         self.silent: set[str] = set()
         self.reachable = True
+        self.uncounted: set[str] = set()
         self.orders: list[Action] = []
         self.witnesses: WitnessSeen | None = None
         self.most_away = 0
@@ -162,11 +165,14 @@ class PretendFleet:
     def counts(self, node: PretendNode) -> MoveCounts:
         """What it has counted."""
         return MoveCounts(
-            node=node.name, run="r1", colour=node.colour, version=node.version, connections=node.clients,
+            node=node.name, run=node.run, colour=node.colour, version=node.version, connections=node.clients,
             opened=node.opened, closed=node.closed, asked=node.asked, cut=0, resumed=dict(node.resumed),
             returned={"0.5": sum(node.resumed.values()), "+Inf": sum(node.resumed.values())}, recovered=0,
             not_recovered=0, gaps=0, refused={"full": node.refused}, failed=node.faults, loop_lag_ms=node.lag_ms,
         )  # fmt: skip
+
+    def _answering(self) -> list[PretendNode]:
+        return [node for node in self.nodes.values() if node.state != "down" and node.name not in self.uncounted]
 
     def processes(self, colour: str) -> tuple[RuntimeNode, ...]:
         """Its nodes as the runtime knows them."""
@@ -236,7 +242,7 @@ class PretendFleet:
             )
             if self.starts
             else None,
-            counts={node.url: self.counts(node) for node in self.nodes.values() if node.state != "down"},
+            counts={node.url: self.counts(node) for node in self._answering()},
             refusals=found.refusals,
             unready=found.unready,
             smoked=found.smoked,

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from trunkline.deploy.machine.before import watched
+from trunkline.deploy.machine.before import marked, set_back, watched
 from trunkline.deploy.machine.pacing import next_wave, pace, pressed, refused
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.rules import (
@@ -44,9 +44,11 @@ def moving(deploy: Deploy, seen: Seen) -> Decided:
     deploy, why = watched(deploy, seen)
     if why:
         return Decided(deploy, event=Event.FAILS, why=why)
-    if not gives_all_to(seen.fleet.traffic, plan.to_colour):
-        deploy = deploy.noted(f"somebody changed the traffic table to {seen.fleet.traffic.weights}; it is set back")
-        return Decided(deploy, (give_all_to(seen.fleet.traffic, plan.to_colour, force=True),))
+    if changed := set_back(deploy, seen.fleet):
+        # Who was picked meanwhile still arrives; then it is watched again.
+        return replace(changed, deploy=replace(changed.deploy, wave_ends=seen.at + plan.limits.settle_s))
+    if deploy.marks is None and seen.at >= deploy.wave_ends:
+        deploy = replace(deploy, marks=marked({}, seen, plan))
     decided = _waves(deploy, seen, old, new, deploy.accepts_per_s)
     if decided.event is not None or plan.on_slow == "wait":
         return decided
@@ -108,6 +110,8 @@ def finishing(deploy: Deploy, seen: Seen) -> Decided:
     deploy, why = watched(deploy, seen)
     if why:
         return Decided(deploy, event=Event.FAILS, why=why)
+    if changed := set_back(deploy, seen.fleet):
+        return changed
     old = seen.fleet.colour(plan.from_colour)
     left = [node for node in old if node.connections and node.state != "down"]
     if not left:
@@ -131,11 +135,13 @@ def holding(deploy: Deploy, seen: Seen) -> Decided:
     """The old colour stays until its time is over."""
     if seen.at - deploy.since >= deploy.plan.keep_s:
         return Decided(deploy, event=Event.HOLDS)
-    return Decided(deploy)
+    return (seen.fleet and set_back(deploy, seen.fleet)) or Decided(deploy)
 
 
 def retiring(deploy: Deploy, seen: Seen) -> Decided:
-    """The old colour is removed, as often as it takes; unless it holds more than the new one."""
+    """The old colour is removed, as often as it takes; unless it gets connections, or holds more than the new one."""
+    if seen.fleet is not None and (changed := set_back(deploy, seen.fleet)):
+        return changed
     return _removing(deploy, seen, deploy.plan.from_colour, guarded=deploy.asked_at < 0)
 
 

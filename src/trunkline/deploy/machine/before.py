@@ -8,7 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from trunkline.deploy.machine.pacing import refused
-from trunkline.deploy.machine.plan import AcceptsFrom, Base, Deploy
+from trunkline.deploy.machine.plan import AcceptsFrom, Deploy, Mark, Plan
 from trunkline.deploy.machine.rules import (
     Decided,
     asked,
@@ -179,34 +179,63 @@ def verifying(deploy: Deploy, seen: Seen) -> Decided:
     """Nothing is wrong with the new colour for the whole time, which begins again in a process that takes over."""
     plan = deploy.plan
     if seen.fleet is None:
-        return Decided(deploy)
-    old, new = seen.fleet.colour(plan.from_colour), seen.fleet.colour(plan.to_colour)
+        return Decided(replace(deploy, hidden_at=seen.at) if deploy.hidden_at < 0 else deploy)
+    if deploy.hidden_at >= 0:
+        # What was not seen was not watched.
+        again = seen.at - deploy.hidden_at > plan.limits.settle_s
+        deploy = replace(deploy, hidden_at=-1.0, asked_at=-1.0 if again else deploy.asked_at)
     deploy, why = watched(deploy, seen)
     if why:
         return Decided(deploy, event=Event.FAILS, why=why)
-    if not gives_all_to(seen.fleet.traffic, plan.to_colour):
-        deploy = deploy.noted(f"somebody changed the traffic table to {seen.fleet.traffic.weights}; it is set back")
-        return Decided(deploy, (give_all_to(seen.fleet.traffic, plan.to_colour, force=True),))
+    if changed := set_back(deploy, seen.fleet):
+        return replace(changed, deploy=replace(changed.deploy, asked_at=-1.0))
     if due(deploy, seen):
         # Connections that were picked before the switch are still on their way.
-        return Decided(replace(asked(deploy, seen), base=None))
-    if deploy.base is None and seen.at - deploy.asked_at >= min(plan.limits.settle_s, plan.verify_s / 2):
-        return Decided(replace(deploy, base=counted(seen, old, new)))
+        return Decided(replace(asked(deploy, seen), marks=None))
+    if deploy.marks is None and seen.at - deploy.asked_at >= min(plan.limits.settle_s, plan.verify_s / 2):
+        return Decided(replace(deploy, marks=marked({}, seen, plan)))
     if seen.at - deploy.asked_at >= plan.verify_s:
         return Decided(deploy, event=Event.HOLDS)
     if seen.at - deploy.smoked_at >= SMOKE_EVERY_S:
-        return Decided(replace(deploy, smoked_at=seen.at), (Smoke(usable(new), (), briefly=True),))
+        nodes = usable(seen.fleet.colour(plan.to_colour))
+        return Decided(replace(deploy, smoked_at=seen.at), (Smoke(nodes, (), briefly=True),))
     return Decided(deploy)
 
 
-def counted(seen: Seen, old: Sequence[NodeView], new: Sequence[NodeView]) -> Base:
-    """The counts now."""
-    return Base(
-        opened_old=sum(each.opened for each in _counts(seen, old)),
-        opened_new=sum(each.opened for each in _counts(seen, new)),
-        faults=sum(each.failed + each.refused.get("internal", 0) for each in _counts(seen, new)),
-        refused=refused(_counts(seen, new)),
-    )
+def set_back(deploy: Deploy, fleet: FleetView) -> Decided | None:
+    """Give traffic to the new colour again where somebody took it away; None where nobody did."""
+    plan = deploy.plan
+    if gives_all_to(fleet.traffic, plan.to_colour):
+        return None
+    note = f"somebody changed the traffic table to {fleet.traffic.weights}; it is set back"
+    # Where connections have landed meanwhile is no fault of the new colour.
+    deploy = replace(deploy.noted(note), marks=None)
+    return Decided(deploy, (give_all_to(fleet.traffic, plan.to_colour, force=True),))
+
+
+def marked(known: dict[str, Mark], seen: Seen, plan: Plan) -> dict[str, Mark]:
+    """The counts from which on nodes are watched: of those that have none yet, what they say now."""
+    found = dict(known)
+    for node in seen.fleet.nodes if seen.fleet is not None else ():
+        if node.colour in (plan.from_colour, plan.to_colour) and node.url in seen.counts:
+            found.setdefault(node.url, _mark(seen.counts[node.url]))
+    return found
+
+
+def _mark(counts: MoveCounts) -> Mark:
+    return Mark(counts.run, counts.opened, counts.failed + counts.refused.get("internal", 0), refused((counts,)))
+
+
+def _since(marks: dict[str, Mark], seen: Seen, nodes: Sequence[NodeView]) -> Mark:
+    """What happened on these nodes since they are watched. One that has started again counts from 0."""
+    opened = faults = refusals = 0
+    for node in nodes:
+        if node.url in marks and node.url in seen.counts:
+            then, now = marks[node.url], _mark(seen.counts[node.url])
+            then = then if then.run == now.run else Mark(now.run)
+            opened, faults = opened + now.opened - then.opened, faults + now.faults - then.faults
+            refusals += now.refused - then.refused
+    return Mark("", opened, faults, refusals)
 
 
 def watched(deploy: Deploy, seen: Seen) -> tuple[Deploy, str]:
@@ -219,23 +248,31 @@ def watched(deploy: Deploy, seen: Seen) -> tuple[Deploy, str]:
         return deploy, seen.smoked.why
     if fleet is None:
         return deploy, ""
-    old, new = fleet.colour(plan.from_colour), fleet.colour(plan.to_colour)
-    if deploy.base is not None:
-        now = counted(seen, old, new)
-        bound = STRAY + max(0, now.opened_new - deploy.base.opened_new) // 100
-        if now.faults - deploy.base.faults > bound:
-            return deploy, f"{plan.to_colour} had {now.faults - deploy.base.faults} server faults"
-        if now.opened_old - deploy.base.opened_old > bound:
-            stray = now.opened_old - deploy.base.opened_old
-            return deploy, f"{stray} new connections landed on {plan.from_colour}, which gets none any more"
-        if deploy.state == "verifying" and now.refused - deploy.base.refused > bound:
-            return deploy, f"{plan.to_colour} refused {now.refused - deploy.base.refused} handshakes"
+    new = fleet.colour(plan.to_colour)
+    if deploy.marks is not None:
+        deploy = replace(deploy, marks=marked(deploy.marks, seen, plan))
+        if why := _faulty(deploy, deploy.marks or {}, seen, fleet):
+            return deploy, why
     unwell = _unwell(deploy, seen, new)
     if not unwell:
         return replace(deploy, unwell_at=-1.0), ""
     if deploy.unwell_at < 0:
         return replace(deploy, unwell_at=seen.at), ""
     return deploy, unwell if seen.at - deploy.unwell_at >= plan.limits.settle_s else ""
+
+
+def _faulty(deploy: Deploy, marks: dict[str, Mark], seen: Seen, fleet: FleetView) -> str:
+    """What the nodes have counted that should not be."""
+    plan = deploy.plan
+    new, old = (_since(marks, seen, fleet.colour(colour)) for colour in (plan.to_colour, plan.from_colour))
+    bound = STRAY + new.opened // 100
+    if new.faults > bound:
+        return f"{plan.to_colour} had {new.faults} server faults"
+    if old.opened > bound and gives_all_to(fleet.traffic, plan.to_colour):
+        return f"{old.opened} new connections landed on {plan.from_colour}, which gets none any more"
+    if deploy.state == "verifying" and new.refused > bound:
+        return f"{plan.to_colour} refused {new.refused} handshakes"
+    return ""
 
 
 def _unwell(deploy: Deploy, seen: Seen, new: Sequence[NodeView]) -> str:
@@ -255,10 +292,6 @@ def _unwell(deploy: Deploy, seen: Seen, new: Sequence[NodeView]) -> str:
     if seen.witnesses is not None and seen.witnesses.late:
         return f"{seen.witnesses.late} witnesses wait for messages that were acknowledged some seconds ago"
     return ""
-
-
-def _counts(seen: Seen, nodes: Sequence[NodeView]) -> list[MoveCounts]:
-    return [seen.counts[node.url] for node in nodes if node.url in seen.counts]
 
 
 def _hold(deploy: Deploy, fleet: FleetView) -> PutTraffic:

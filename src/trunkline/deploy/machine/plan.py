@@ -59,18 +59,13 @@ class Limits(msgspec.Struct, frozen=True):
     slow: float = 2.0
 
 
-class Base(msgspec.Struct, frozen=True):
-    """Counts that later ones are compared with.
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """Counts of one process of a node: connections opened, server faults, handshakes refused for want of room."""
 
-    Attributes:
-        opened_old: connections opened on the old colour.
-        opened_new: on the new one; of it `faults` are server faults, and `refused` handshakes for want of room.
-    """
-
-    opened_old: int
-    opened_new: int
-    faults: int
-    refused: int
+    run: str
+    opened: int = 0
+    faults: int = 0
+    refused: int = 0
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -125,8 +120,9 @@ class Deploy(msgspec.Struct, frozen=True):
         unmoved: waves in a row that found nobody to ask.
         waited_s: time for which waves waited.
         refused: handshakes that the receiving colour had refused, as seen last; None before.
-        base: counts when the new colour began to be watched.
-        unwell_at: since when it has been unwell; below 0 while it is well.
+        marks: counts by URL when each node began to be watched; None while none is.
+        unwell_at: since when the new colour has been unwell; below 0 while it is well.
+        hidden_at: since when the fleet cannot be seen; below 0 while it can.
         smoked_at: when it was used as a client does last.
         left: clients on the old colour at the deadline, who were then left to be cut.
         stuck_in: the state that could not go on.
@@ -152,8 +148,9 @@ class Deploy(msgspec.Struct, frozen=True):
     waited_s: float = 0.0
     moving_s: float = 0.0
     refused: int | None = None
-    base: Base | None = None
+    marks: dict[str, Mark] | None = None
     unwell_at: float = -1.0
+    hidden_at: float = -1.0
     smoked_at: float = 0.0
     left: int = 0
     stuck_in: DeployState | None = None
