@@ -171,6 +171,77 @@ async def test_who_never_comes_back_has_lost_the_rest() -> None:
     assert any("answered 503" in reason for reason in counts.reasons)
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_history_that_is_lost_loses_what_was_not_delivered(known: bool) -> None:
+    """A channel that starts again, with or without notice: what was acknowledged before and never came is lost."""
+    faults = Faults()
+    async with FaultyServer(faults) as server:
+        witnesses = Witnesses(server.url(), 5)
+        await witnesses.start()
+        faults.drop = 1
+        before = witnesses.now().published
+        await until(witnesses, lambda now: now.published >= before + 5)
+        faults.drop = 0
+        for channel in server.channels.values():
+            channel.epoch, channel.last = secrets.token_hex(4), 0
+            channel.kept.clear()
+        if known:
+            for witness in witnesses._witnesses:
+                assert witness.link is not None
+                witness.link.abort()  # as its network would
+                witness.link.ended_by_us = False  # type: ignore[attr-defined]
+        before = witnesses.now().published
+        await until(witnesses, lambda now: now.published >= before + 5)
+        counts = await witnesses.finish()
+    assert counts.lost >= 25, counts
+    assert counts.gaps == 5
+    assert "never came to witness" in counts.why
+
+
+async def test_a_whole_channel_that_starts_again_while_its_witnesses_are_away() -> None:
+    """Who never came to the new epoch is owed all of it, beside the rest of the old one."""
+    faults = Faults()
+    async with FaultyServer(faults) as server:
+        witnesses = Witnesses(server.url(), 10)
+        await witnesses.start()
+        faults.refuse = 503
+        gone = witnesses._witnesses[0]
+        assert gone.link is not None
+        gone.link.abort()
+        gone.link.ended_by_us = False  # type: ignore[attr-defined]
+        for channel in server.channels.values():
+            channel.epoch, channel.last = secrets.token_hex(4), 0
+            channel.kept.clear()
+        before = witnesses.now().published
+        await until(witnesses, lambda now: now.published >= before + 20)
+        counts = await witnesses.finish(back_s=0.5)
+    assert counts.absent == 1
+    assert counts.lost >= 8, counts
+
+
+async def test_an_offset_that_two_publications_have() -> None:
+    """A history that lost its end gives the same offsets again: what was there before is lost to all of its readers."""
+    async with FaultyServer() as server:
+        witnesses = Witnesses(server.url(), 5)
+        await witnesses.start()
+        for channel in server.channels.values():
+            channel.last -= 1
+            channel.kept.pop()
+        before = witnesses.now().published
+        await until(witnesses, lambda now: now.published >= before + 5)
+        counts = await witnesses.finish()
+    assert counts.lost == 5, counts
+    assert "was acknowledged for two publications" in counts.why
+
+
+async def test_a_reorder_is_seen() -> None:
+    """It is counted, loses nothing, and a hole that was open for a moment is in no words of the end."""
+    _, counts = await watched(Faults(reorder=4))
+    assert (counts.lost, counts.reordered > 0) == (0, True)
+    assert "never came" not in counts.why
+    assert "came behind later ones" in counts.why
+
+
 async def test_late_deliveries_show_while_nothing_overtakes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes publications and delivers none is seen long before the end."""
     monkeypatch.setattr(module, "LATE_S", 0.5)

@@ -159,6 +159,15 @@ class ChannelOrder:
             for hole in holes
         ]
 
+    def seen(self) -> dict[str, int]:
+        """How far each epoch that it was in was seen, of those that it remembers."""
+        found: dict[str, int] = {}
+        for past in self._past or ():
+            found[past.epoch] = max(past.last, found.get(past.epoch, 0))
+        if self.epoch is not None:
+            found[self.epoch] = max(self.last, found.get(self.epoch, 0))
+        return found
+
     @property
     def forgotten(self) -> int:
         """Holes that `finish` does not return any more, because there were too many."""

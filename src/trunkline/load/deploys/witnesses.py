@@ -5,6 +5,9 @@ Rules:
 - They are clients of a load test: what one of them is owed shows by the chain of `prev` in each of its channels, and
   at the end by where each channel ended.
 - A witness that is away at the end is owed everything up to the end, and what it did not get is lost.
+- A channel that starts again voids no debt: what was acknowledged in the epoch before and did not come is lost, whether
+  that was announced or not; where nobody announced it, that is a gap besides.
+- Two acknowledgements with one offset are of two publications, of which only one can be had.
 - A publication without an acknowledgement is nobody's loss: its publisher does not know whether there is one.
 """
 
@@ -14,7 +17,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import ceil
 from typing import Final
 
@@ -24,13 +27,14 @@ from trunkline.errors import StartError
 from trunkline.load.client.alarm import Moments
 from trunkline.load.client.dial import shown_url
 from trunkline.load.client.generator import Generator
+from trunkline.load.client.order import ChannelOrder
 from trunkline.load.client.protocols.feed import FeedSession
 from trunkline.load.client.session import Session, Shared
 from trunkline.load.judge import missing
 from trunkline.load.model.histogram import quantiles
 from trunkline.load.model.messages import Begin, ChannelEpoch, Hole, Job, Position, Sent, Settle
 from trunkline.load.model.plan import Scenario, Stage, Target, Traffic
-from trunkline.load.model.tally import Beat, Finding, Sum
+from trunkline.load.model.tally import RESTARTED, Beat, Finding, Sum
 from trunkline.protocol import wire
 
 EACH_PER_S: Final = 1.0
@@ -45,7 +49,7 @@ START_S: Final = 60.0
 BACK_S: Final = 30.0
 """How long `finish` waits for witnesses that are away."""
 
-QUIET_S: Final = 4.0
+QUIET_S: Final = 10.0
 """After so long without a message to any of them, what did not come will not come."""
 
 LATE_S: Final = 5.0
@@ -68,7 +72,7 @@ class WitnessNow(msgspec.Struct, frozen=True):
         deliveries: publications that came to a witness, each once.
         lost: publications that a witness did not get and later ones overtook.
         late: connected witnesses that do not have what was acknowledged `LATE_S` ago.
-        gaps: times that they were told of a gap, or that a recovery was refused.
+        gaps: times that they were told of a gap, that a recovery was refused, or that a channel started again.
         moved: witnesses that are, or were, at another node than at first.
         away_ms: quantiles of the time without a connection at each move so far, by name (`p50`, `p99`, `max`).
         why: of a loss, a double or a gap, the first in words; empty without.
@@ -98,7 +102,7 @@ class WitnessCounts(msgspec.Struct, frozen=True):
         expected: deliveries that were owed to them; `lost` of these never came.
         duplicated: deliveries that came twice.
         reordered: deliveries that came behind later ones.
-        gaps: times that they were told of a gap, or that a recovery was refused.
+        gaps: times that they were told of a gap, that a recovery was refused, or that a channel started again.
         absent: witnesses that had no connection at the end.
         away_ms: quantiles of the time without a connection at each move, by name (`p50`, `p99`, `max`).
         places: of each witness the nodes that it was at, in order.
@@ -145,9 +149,26 @@ class _Witness(FeedSession):
             super().due(intended)
 
     def finish(self, ends: dict[str, Position]) -> list[Hole]:
-        """The holes that are left, up to the end also where it is away."""
+        """The holes that are left, up to the end of each epoch also where it is away."""
         super().finish(ends)
-        return self._holes(ends, self._orders)
+        return self._holes({}, ()) + [hole for name, order in self._orders.items() for hole in self._owed(name, order)]
+
+    def _owed(self, channel: str, order: ChannelOrder) -> list[Hole]:
+        """What was acknowledged behind what it saw of each epoch: all of one that it never came to."""
+        seen = order.seen()
+        if not seen:
+            return []
+        owed: list[Hole] = []
+        for epoch, published in self.shared.published.get(channel, {}).items():
+            after, upto = seen.get(epoch, min(published.offsets) - 1), max(published.offsets)
+            if upto > after:
+                owed.append(Hole(channel, epoch, after, upto, self.number))
+        return owed
+
+    @property
+    def channels(self) -> Collection[str]:
+        """Those that it subscribes."""
+        return self._orders.keys()
 
     def holes_now(self) -> list[Hole]:
         """The holes before what it has."""
@@ -170,6 +191,8 @@ class Witnesses:
         self._count = count
         self._sum = Sum()
         self._why = ""
+        self._why_lost = ""
+        self._restarts = 0  # channels that started again for a witness, without notice
         self._witnesses: list[_Witness] = []
         self._acknowledged: deque[tuple[float, dict[str, Position]]] = deque()
         self._running: asyncio.Task[Sent] | None = None
@@ -212,14 +235,14 @@ class Witnesses:
         """What they see now."""
         totals = self._sum.totals
         holes = [hole for each in self._witnesses for hole in each.holes_now()]
-        if holes and not self._why:
-            self._why = self._first(holes)
+        if holes and not self._why_lost:
+            self._why_lost = self._first(holes)
         nodes = Counter(each.places[-1] for each in self._witnesses if each.ready and each.places)
         return WitnessNow(
             count=self._count, connected=self._connected(), nodes=dict(nodes), published=totals.acknowledged,
             deliveries=totals.deliveries, lost=self._lost(holes), duplicated=totals.duplicates, late=self._late(),
-            gaps=totals.dropped + totals.unrecovered, moved=sum(len(each.places) > 1 for each in self._witnesses),
-            away_ms=self._away(), why=self._why,
+            gaps=self._gaps(), moved=sum(len(each.places) > 1 for each in self._witnesses), away_ms=self._away(),
+            why=self._why or self._why_lost,
         )  # fmt: skip
 
     async def finish(self, back_s: float = BACK_S) -> WitnessCounts:
@@ -241,15 +264,15 @@ class Witnesses:
         self._generator.stop()
         done = await self._generator.settle(Settle((await self._running).ends))
         totals = self._sum.totals
-        lost = self._lost(done.holes) + done.more_holes
-        if done.holes:
-            self._why = self._first(done.holes)
+        overwritten, why = self._overwritten()
+        lost = self._lost(done.holes) + done.more_holes + overwritten
+        # A hole that was seen on the way may be closed by now.
+        why = self._first(done.holes) if done.holes else why or self._why
         return WitnessCounts(
             count=self._count, published=totals.acknowledged, unanswered=totals.abandoned + totals.unanswered,
             refused=totals.refused, expected=totals.deliveries + lost, lost=lost, duplicated=totals.duplicates,
-            reordered=totals.reordered, gaps=totals.dropped + totals.unrecovered, absent=absent, away_ms=self._away(),
-            places=tuple(tuple(each.places) for each in self._witnesses), why=self._why,
-            reasons=dict(self._sum.reasons),
+            reordered=totals.reordered, gaps=self._gaps(), absent=absent, away_ms=self._away(),
+            places=tuple(tuple(each.places) for each in self._witnesses), why=why, reasons=dict(self._sum.reasons),
         )  # fmt: skip
 
     def _make(self, number: int, shared: Shared, moments: Moments) -> Session:
@@ -259,6 +282,7 @@ class Witnesses:
 
     def _on_beat(self, beat: Beat) -> None:
         self._sum.add(beat)
+        self._restarts += beat.reasons.get(RESTARTED, 0)
         if not self._why:
             named = [_in_words(finding) for finding in beat.findings if finding.kind in _KINDS]
             told = [reason for reason in beat.reasons if reason.startswith(_TOLD)]
@@ -293,6 +317,23 @@ class Witnesses:
         last = {name: max(epochs.items(), key=lambda each: each[1].at) for name, epochs in of_channels}
         return {name: Position(epoch, published.offsets[-1], published.at) for name, (epoch, published) in last.items()}
 
+    def _gaps(self) -> int:
+        totals = self._sum.totals
+        return totals.dropped + totals.unrecovered + self._restarts
+
+    def _overwritten(self) -> tuple[int, str]:
+        """Deliveries of publications whose offset another one has, and the first in words."""
+        count, why = 0, ""
+        for channel, epochs in self._witnesses[0].shared.published.items() if self._witnesses else ():
+            for published in epochs.values():
+                twice = [offset for offset, times in Counter(published.offsets).items() if times > 1]
+                if not twice:
+                    continue
+                why = why or f"offset {min(twice)} of {channel} was acknowledged for two publications"
+                readers = sum(channel in witness.channels for witness in self._witnesses)
+                count += readers * (len(published.offsets) - len(set(published.offsets)))
+        return count, why
+
     def _lost(self, holes: Sequence[Hole]) -> int:
         return missing.count(holes, self._offsets(holes)) if holes else 0
 
@@ -309,7 +350,7 @@ class Witnesses:
 
 
 _KINDS: Final = frozenset({"lost", "duplicate", "reordered"})
-_TOLD: Final = ("gap:", "feed: not recovered", "feed: a channel started again")
+_TOLD: Final = ("gap:", "feed: not recovered", RESTARTED)
 
 
 def _in_words(finding: Finding) -> str:

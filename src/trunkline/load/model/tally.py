@@ -130,6 +130,8 @@ MAX_FINDINGS = 1000  # findings that one worker sends in all; it counts the rest
 MAX_REASONS = 200  # different reasons that one worker counts apart; the rest is counted as `other`
 MAX_REASON = 200  # how much of a reason is kept: parts of it may be the server's text
 LATE_S = 0.010
+RESTARTED = "a channel started again (its epoch changed) without notice"
+"""Reason of what is found of the kind `epoch`."""
 
 
 class Tally:
@@ -185,7 +187,7 @@ class Tally:
             elif finding.kind == "crossed":
                 self.totals.crossed += 1
             elif finding.kind == "epoch":
-                self.error("a channel started again (its epoch changed) without notice")
+                self.error(RESTARTED)
             if self._found < MAX_FINDINGS:
                 self._found += 1
                 self._findings.append(finding)
