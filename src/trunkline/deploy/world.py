@@ -56,8 +56,8 @@ class FleetView(msgspec.Struct, frozen=True):
     traffic: TrafficState
 
     def colour(self, name: str) -> tuple[NodeView, ...]:
-        """The backends of one colour."""
-        return tuple(node for node in self.nodes if node.colour == name)
+        """The backends of one colour; none of an empty name, though backends without a colour have it."""
+        return tuple(node for node in self.nodes if name and node.colour == name)
 
 
 class World(Protocol):

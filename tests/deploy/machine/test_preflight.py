@@ -66,3 +66,22 @@ def test_a_dead_old_colour_is_still_the_old_one() -> None:
     assert colours_with_traffic(scene.view(), "green") == ("blue",)
     scene.ensure("red", 1, "")
     assert colours_with_traffic(scene.view(), "green") == ("red",)
+
+
+def test_the_only_colour_there_is_is_not_held_by_a_deploy_to_it() -> None:
+    """Without a table it has all clients; holding it would refuse everybody."""
+    scene = fleet(10, starts=False)
+    planned = plan(from_colour="", from_nodes=0, to_colour="blue")
+    assert "blue is the colour that gets new connections" in "; ".join(refusals(planned, scene.view(), starts=False))
+    scene.put_traffic(0, {"blue": 0.0}, True)
+    assert refusals(planned, scene.view(), starts=False) == ()
+
+
+def test_a_canary_becomes_the_colour_of_everybody() -> None:
+    """Nodes that take a share already, started by somebody else; to a third colour it is unclear."""
+    scene = fleet(10, starts=False)
+    scene.ensure("green", 2, "")
+    scene.put_traffic(0, {"blue": 90.0, "green": 10.0}, True)
+    assert colours_with_traffic(scene.view(), "green") == ("blue",)
+    assert refusals(plan(), scene.view(), starts=False) == ()
+    assert "blue and green" in "; ".join(refusals(plan(to_colour="red"), scene.view(), starts=False))

@@ -341,3 +341,29 @@ def test_one_node_that_holds_all() -> None:
     there.new = PretendNode("", "", capacity=15_000)
     ended = run(there, Deploy(plan(nodes=1)))
     assert ended.state == "done"
+
+
+def test_a_canary_that_is_there_is_promoted() -> None:
+    """It is held until the switch, which the verdict tells; its clients stay where they are."""
+    there = fleet(90, starts=False)
+    there.ensure("green", 2, "")
+    there.nodes["green-1"].clients = 10
+    there.put_traffic(0, {"blue": 90.0, "green": 10.0}, False)
+    ended = run(there, Deploy(plan()))
+    assert (ended.state, there.clients("green"), there.weights) == ("done", 100, {"green": 100.0})
+    assert any("the traffic table was {'blue': 90.0, 'green': 10.0}" in note for note in ended.notes)
+
+
+def test_a_first_deploy_has_no_old_colour() -> None:
+    """Nodes without a colour are none of it; nobody is moved, and nothing is removed."""
+    there = PretendFleet(PretendNode("other", "", 5, state="down"))
+    ended = run(there, Deploy(plan(from_colour="", from_nodes=0)))
+    assert (ended.state, there.weights, len(there.colour("green"))) == ("done", {"green": 100.0}, 2)
+    assert not any(isinstance(order, Move | Drain | Remove) for order in there.orders)
+
+
+def test_a_look_for_what_speaks_against_it_that_fails_ends_it() -> None:
+    """Nothing was touched yet."""
+    there = fleet(10)
+    deploy, actions = step(Deploy(plan()), there.seen(Seen(1.0, failed="the registry does not answer"), "planned"))
+    assert (deploy.state, deploy.why, actions) == ("refused", "the registry does not answer", ())

@@ -46,6 +46,8 @@ SMOKE_EVERY_S: Final = 5.0
 
 def planned(deploy: Deploy, seen: Seen) -> Decided:
     """Whether anything speaks against it."""
+    if seen.failed and seen.refusals is None:
+        return Decided(deploy, event=Event.FAILS, why=seen.failed)
     if seen.refusals is None:
         return Decided(deploy, (Preflight(),))
     if seen.refusals:
@@ -68,6 +70,8 @@ def starting(deploy: Deploy, seen: Seen) -> Decided:
         return _late(deploy, late, "the fleet cannot be reached")
     traffic, nodes = seen.fleet.traffic, usable(seen.fleet.colour(plan.to_colour))
     if traffic.generation == 0 or traffic.weights.get(plan.to_colour, 0) > 0:
+        if traffic.weights.get(plan.to_colour, 0) > 0:
+            deploy = deploy.noted(f"the traffic table was {traffic.weights}; {plan.to_colour} is held until the switch")
         return Decided(deploy, (_hold(deploy, seen.fleet),))
     if waiting := unapplied(traffic, plan.without):
         return _late(deploy, late, f"the traffic table is not applied by {', '.join(waiting)}")

@@ -78,7 +78,7 @@ def refusals(plan: Plan, fleet: FleetView, *, starts: bool, others: Sequence[str
     present = colours_with_traffic(fleet, to)
     if len(present) > 1:
         found.append(f"{' and '.join(present)} get new connections: give them to one colour first (PUT /api/traffic)")
-    elif not present and weights.get(to, 0) > 0:
+    elif not present and (weights.get(to, 0) > 0 or (not fleet.traffic.generation and usable(new))):
         found.append(f"{to} is the colour that gets new connections: deploy to another one")
     if nameless := [node for node in usable(fleet.nodes) if not node.colour]:
         found.append(f"{_first(nameless)} has no colour, and would get no connections any more: set server.colour")
