@@ -367,3 +367,68 @@ def test_a_look_for_what_speaks_against_it_that_fails_ends_it() -> None:
     there = fleet(10)
     deploy, actions = step(Deploy(plan()), there.seen(Seen(1.0, failed="the registry does not answer"), "planned"))
     assert (deploy.state, deploy.why, actions) == ("refused", "the registry does not answer", ())
+
+
+def test_a_larger_new_colour_that_fails_is_removed_though_it_has_more_room() -> None:
+    """The old colour has its clients, nearly fills up with them, and has all its nodes: nothing is lost."""
+    there = fleet(180)
+    for node in there.colour("blue"):
+        node.capacity = 100
+    there.new.smokes = "echo: nothing came back"
+    ended = run(there, Deploy(plan(nodes=4)))
+    assert (ended.state, there.colour("green"), there.clients("blue")) == ("rolled_back", [], 180)
+
+
+def test_a_new_colour_that_lost_a_node_is_given_clients_more_slowly() -> None:
+    """The share that may be used is one of what is left of it, and no wave is larger than its room."""
+    there = fleet(200)
+    there.new.accepts_per_s = 20.0
+    there.new.capacity = 150
+
+    def on_step(deploy: Deploy, seen: PretendFleet) -> Seen | None:
+        if deploy.state == "moving" and deploy.to_move >= 0:
+            seen.nodes["green-1"].state = "down"
+        return None
+
+    ended = run(there, Deploy(plan(on_slow="force")), on_step=on_step)
+    waves = [order for order in there.orders if isinstance(order, Move)]
+    assert waves
+    assert max(wave.count for wave in waves[2:]) <= 10
+    assert there.nodes["green-2"].clients >= 150
+    assert ended.waited_s > 0
+
+
+def test_nodes_that_carry_no_order_out_are_not_asked_for_ever() -> None:
+    """Their clients are stragglers: they are waited for, and then counted."""
+    there = fleet(20)
+    there.unheard.add("blue-1")
+    ended = run(there, Deploy(plan()))
+    assert ended.state == "done"
+    assert ended.left == 10
+    assert any("blue-1 does not answer" in note for note in ended.notes)
+
+
+def test_clients_of_foreign_backends_are_not_waited_for_by_their_number() -> None:
+    """Nobody can ask them: after the time for stragglers they count as forced."""
+    there = fleet(4_000, starts=False)
+    for node in there.colour("blue"):
+        node.foreign = True
+    there.ensure("green", 2, "")
+    ended = run(there, Deploy(plan(witnesses=0)))
+    assert (ended.state, ended.left) == ("done", 4_000)
+    finishing = next(span for span in ended.spans if span.state == "finishing")
+    assert finishing.to_s - finishing.from_s < 40
+
+
+def test_a_table_that_cannot_be_given_back_is_for_a_person() -> None:
+    """A balancer that refuses the write will not take it by being asked again."""
+    there = fleet(20)
+
+    def on_step(deploy: Deploy, seen: PretendFleet) -> Seen | None:
+        if deploy.state == "verifying":
+            seen.refuses_table = "401: name its token"
+            return Seen(0.0, order="rollback")
+        return None
+
+    ended = run(there, Deploy(plan()), on_step=on_step)
+    assert (ended.state, ended.stuck_in, ended.why) == ("stuck", "returning", "401: name its token")

@@ -53,6 +53,7 @@ class PretendNode:
     faults: int = 0
     refused: int = 0
     run: str = "r1"
+    foreign: bool = False
     resumed: dict[str, int] = field(default_factory=dict)
     leaving: list[float] = field(default_factory=list)
 
@@ -75,6 +76,8 @@ class PretendFleet:
         balancers: by id, the generation that each applies; `deaf` ones do not follow.
         reachable: whether the world answers.
         uncounted: nodes that do not answer when they are asked for their counts.
+        unheard: nodes that do not answer to orders.
+        refuses_table: why no balancer takes another table.
         orders: every action that was carried out.
         witnesses: how they are, None before they were started.
         away: clients that were asked and are not back, None for unknown.
@@ -93,6 +96,8 @@ class PretendFleet:
         self.silent: set[str] = set()
         self.reachable = True
         self.uncounted: set[str] = set()
+        self.unheard: set[str] = set()
+        self.refuses_table = ""
         self.orders: list[Action] = []
         self.witnesses: WitnessSeen | None = None
         self.most_away = 0
@@ -146,7 +151,7 @@ class PretendFleet:
         return FleetView(
             tuple(
                 NodeView(
-                    name=node.name,
+                    name="" if node.foreign else node.name,
                     url=node.url,
                     colour=node.colour,
                     version=node.version,
@@ -180,6 +185,8 @@ class PretendFleet:
 
     def put_traffic(self, expect: int, weights: dict[str, float], force: bool) -> bool:
         """Write the table; raises FleetRefused as a balancer does."""
+        if self.refuses_table:
+            raise FleetRefused(self.refuses_table)
         if expect != self.generation:
             return False
         ready = {node.colour for node in self.nodes.values() if node.usable}
@@ -229,6 +236,8 @@ class PretendFleet:
     def _node(self, name: str) -> PretendNode:
         if name not in self.nodes or self.nodes[name].state == "down":
             raise FleetUnreachable(f"{name} is gone")
+        if name in self.unheard:
+            raise FleetUnreachable(f"{name} does not answer")
         return self.nodes[name]
 
     def seen(self, found: Seen, state: str) -> Seen:

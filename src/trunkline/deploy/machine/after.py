@@ -14,6 +14,7 @@ from trunkline.deploy.machine.rules import (
     Decided,
     accepts_per_s,
     asked,
+    capacity,
     clients,
     due,
     give_all_to,
@@ -49,7 +50,10 @@ def moving(deploy: Deploy, seen: Seen) -> Decided:
         return replace(changed, deploy=replace(changed.deploy, wave_ends=seen.at + plan.limits.settle_s))
     if deploy.marks is None and seen.at >= deploy.wave_ends:
         deploy = replace(deploy, marks=marked({}, seen, plan))
-    decided = _waves(deploy, seen, old, new, deploy.accepts_per_s)
+    # Of what was measured, the share of the nodes that are there now.
+    there = min(1.0, len(usable(new)) / max(1, plan.nodes))
+    accepts = None if deploy.accepts_per_s is None else deploy.accepts_per_s * there
+    decided = _waves(deploy, seen, old, new, accepts)
     if decided.event is not None or plan.on_slow == "wait":
         return decided
     meant_s = max(plan.over_s, deploy.to_move / max(deploy.rate, 1.0)) + plan.limits.settle_s
@@ -76,18 +80,25 @@ def _waves(
         if not seen.asked:
             # Who was asked already has a slot or a closing handshake to end; only then it is a straggler.
             deploy = replace(deploy, wave_ends=seen.at + limits.settle_s)
+        deploy = replace(deploy, unheard_at=-1.0)
     if seen.failed:
-        deploy = deploy.noted(seen.failed)
+        unheard = seen.at if deploy.unheard_at < 0 and seen.asked is None else deploy.unheard_at
+        deploy = replace(deploy, unheard_at=unheard).noted(seen.failed)
     if seen.at < deploy.wave_ends:
         return Decided(deploy)
-    if deploy.unmoved >= UNMOVED:
+    # Nodes that take no orders will not by waiting: who is there is a straggler as well.
+    unheard_s = seen.at - deploy.unheard_at if deploy.unheard_at >= 0 else 0.0
+    if deploy.unmoved >= UNMOVED or unheard_s >= limits.unheard_s:
         return Decided(deploy, event=Event.HOLDS)
     now = refused(seen.counts[node.url] for node in target if node.url in seen.counts)
     why = pressed(target, refused=now, refused_before=deploy.refused, lag_ms=limits.lag_ms)
     deploy = replace(deploy, refused=now)
-    if why:
+    room = capacity(target)
+    free = None if room is None else room - clients(target)
+    if why or (free is not None and free <= 0):
         return Decided(_waits(deploy, seen))
-    wave = next_wave(movable, deploy.rate)
+    most = pace(clients(movable), over_s=0, rate=deploy.rate, accepts_per_s=accepts, share=limits.share)
+    wave = next_wave(movable, most.per_s, free)
     deploy = replace(deploy, wave_ends=seen.at + wave.over_ms / 1000, asked_at=seen.at)
     return Decided(deploy, tuple(Move(part.node, part.count, wave.over_ms) for part in wave.parts))
 
@@ -118,12 +129,15 @@ def finishing(deploy: Deploy, seen: Seen) -> Decided:
         # Who was asked last is on the way; who has gone for good is not waited for.
         back = not seen.away or seen.at - max(deploy.since, deploy.wave_ends) >= plan.limits.away_s
         return Decided(deploy, event=Event.HOLDS if back else None)
-    over_s = clients(left) / max(deploy.rate, 1.0)
-    if due(deploy, seen) or (seen.failed and seen.at - deploy.asked_at >= plan.limits.again_s):
-        return Decided(asked(deploy, seen), _drains(left, over_s))
-    if seen.at - deploy.since > plan.limits.finish_s + deploy.at_switch / max(deploy.rate, 1.0):
+    # A foreign backend takes no orders: nobody there is asked.
+    over_s = clients([node for node in left if node.name]) / max(deploy.rate, 1.0)
+    if due(deploy, seen):
+        return Decided(replace(asked(deploy, seen), wave_ends=seen.at + over_s), _drains(left, over_s))
+    if seen.at - deploy.wave_ends > plan.limits.finish_s:
         why = f"{clients(left)} clients have not left {names(left)}"
         return Decided(replace(deploy, left=clients(left)).noted(why), event=Event.FORCED, why=why)
+    if seen.failed and seen.at - deploy.asked_at >= plan.limits.again_s:
+        return Decided(asked(deploy, seen), _drains(left, over_s))
     return Decided(deploy)
 
 
@@ -183,6 +197,8 @@ def returning(deploy: Deploy, seen: Seen) -> Decided:
             return Decided(deploy)
         return Decided(deploy, event=Event.BLOCKED, why=f"no node of {plan.from_colour or 'an old colour'} is ready")
     if not gives_all_to(traffic, plan.from_colour):
+        if seen.failed and seen.at - deploy.since >= limits.back_s:
+            return Decided(deploy, event=Event.BLOCKED, why=seen.failed)
         return Decided(deploy, (give_all_to(traffic, plan.from_colour, force=not usable(new)),))
     early = seen.at - deploy.since < limits.back_s
     if waiting := unapplied(traffic, plan.without, silent_too=early, harmless=deploy.held_at):

@@ -5,7 +5,8 @@ Rules:
 - The rate is the lowest of what the caller allows, of a share of the handshakes that the receiving colour takes, and of
   what spreads the clients over the time that was asked for; never below 1 a second.
 - A wave has at most `WAVE_S` of clients, so that whoever dies leaves no longer one under way.
-- A wave waits while the receiving nodes lag, or have refused more handshakes than before; then it goes on.
+- A wave waits while the receiving nodes lag, or have refused more handshakes than before; then it goes on. It is no
+  larger than the room that they have.
 """
 
 from __future__ import annotations
@@ -74,10 +75,13 @@ class Wave(msgspec.Struct, frozen=True):
         return sum(part.count for part in self.parts)
 
 
-def next_wave(nodes: Sequence[NodeView], per_s: float) -> Wave:
-    """The next wave: of each node by its share of the clients that are left, in all at most `WAVE_S` of them."""
+def next_wave(nodes: Sequence[NodeView], per_s: float, free: int | None = None) -> Wave:
+    """The next wave: of each node by its share of the clients that are left, in all at most `WAVE_S` of them.
+
+    The receivers have room for `free` more, None when that is unknown.
+    """
     left = sum(node.connections for node in nodes)
-    count = min(left, max(1, int(per_s * WAVE_S)))
+    count = min(left, max(1, int(per_s * WAVE_S)), left if free is None else free)
     over_ms = min(int(WAVE_S * 1000), math.ceil(count / per_s * 1000)) if count else 0
     parts, given, seen = [], 0, 0
     for node in nodes:

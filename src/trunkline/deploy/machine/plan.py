@@ -33,6 +33,7 @@ class Limits(msgspec.Struct, frozen=True):
         smoke_s: for smoking all of them.
         switch_s: until every balancer applies the table.
         settle_s: time that is given to what was ordered to show, before it is judged.
+        unheard_s: after which nodes that carry no order out are given no more of them.
         finish_s: for the last clients to leave once a drain has asked them.
         away_s: for those that were asked last to come back, before the deploy goes on without them.
         back_s: until the old colour is ready again, when clients go back to it.
@@ -49,6 +50,7 @@ class Limits(msgspec.Struct, frozen=True):
     smoke_s: float = 60.0
     switch_s: float = 15.0
     settle_s: float = 3.0
+    unheard_s: float = 30.0
     finish_s: float = 30.0
     away_s: float = 10.0
     back_s: float = 15.0
@@ -116,8 +118,9 @@ class Deploy(msgspec.Struct, frozen=True):
         at_switch: clients on the old colour then.
         to_move: clients that the present move began with; below 0 before it.
         rate: at which it asks them, a second.
-        wave_ends: when the wave under way is over.
+        wave_ends: when the wave or the drain under way is over.
         unmoved: waves in a row that found nobody to ask.
+        unheard_at: since when no node carries a wave out; below 0 while one does.
         waited_s: time for which waves waited.
         refused: handshakes that the receiving colour had refused, as seen last; None before.
         marks: counts by URL when each node began to be watched; None while none is.
@@ -145,6 +148,7 @@ class Deploy(msgspec.Struct, frozen=True):
     rate: float = 0.0
     wave_ends: float = 0.0
     unmoved: int = 0
+    unheard_at: float = -1.0
     waited_s: float = 0.0
     moving_s: float = 0.0
     refused: int | None = None

@@ -96,7 +96,7 @@ def may_remove(deploy: Deploy, fleet: FleetView, colour: str) -> str:
     """Why a colour must not be removed, empty when it may be.
 
     The one that is left has to have at least its ready capacity; or else all the nodes that it is meant to have, and
-    room for all clients.
+    all clients or room for them.
     """
     plan = deploy.plan
     other = plan.from_colour if colour == plan.to_colour else plan.to_colour
@@ -114,7 +114,8 @@ def may_remove(deploy: Deploy, fleet: FleetView, colour: str) -> str:
         return ""
     meant = plan.nodes if other == plan.to_colour else plan.from_nodes
     everybody = clients(nodes) + clients(others)
-    if 0 < meant <= left and (room_left is None or room_left >= everybody * plan.limits.headroom):
+    enough = room_left is None or not clients(nodes) or room_left >= everybody * plan.limits.headroom
+    if 0 < meant <= left and enough:
         return ""
     return (
         f"{colour} has {ready} ready nodes and {clients(nodes)} clients, {other} has {left} ready nodes: "

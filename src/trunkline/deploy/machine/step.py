@@ -63,7 +63,12 @@ def taken_over(deploy: Deploy, at: float) -> Deploy:
 
     The time that the state has begins again; only the old colour is not kept any longer than was asked for.
     """
-    deploy = replace(deploy.noted(f"taken over by another process while {deploy.state}"), asked_at=-1.0, unwell_at=-1.0)
+    deploy = replace(
+        deploy.noted(f"taken over by another process while {deploy.state}"),
+        asked_at=-1.0,
+        unwell_at=-1.0,
+        unheard_at=-1.0,
+    )
     if deploy.state in ("holding", "stuck"):
         return deploy
     return replace(
@@ -94,6 +99,7 @@ def entered(deploy: Deploy, event: Event, why: str, at: float) -> Deploy:
         asked_at=-1.0,
         passes=0,
         unwell_at=-1.0,
+        unheard_at=-1.0,
         to_move=deploy.to_move if forward else -1,
         refused=None,
         moving_s=deploy.moving_s + (at - deploy.since if deploy.state == "moving" else 0.0),
