@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from tests.support import ROOT
+from tests.support.deploy.killed import DiesAt
 from tests.support.deploy.real_fleet import TOKEN, RealFleet, real_fleet
-from tests.support.deploy.tool import ToolOrder
-from tests.support.patience import patient
+from tests.support.deploy.tool import NEVER, ToolOrder, use_tool
 from trunkline.deploy.run import deploy_of, read_status
 from trunkline.load.deploys.witnesses import Witnesses
 
 FORWARD = ("planned", "starting", "gating", "smoking", "switching", "verifying", "moving", "finishing", "holding")
 
 
-async def drive(fleet: RealFleet, command: str, dies_in: str, after_s: float) -> str:
+async def drive(
+    fleet: RealFleet, command: str, dies_at: DiesAt = NEVER, *, dies_in: str = "", after_s: float = 0.0
+) -> str:
     """Run a tool to its end: the state that it printed, empty when it was killed."""
     options = fleet.options(verify_s=2.0, keep_s=1.0, witnesses=5)
     admin = f"http://127.0.0.1:{fleet.balancer.up['admin_port']}"
     bus = fleet.scene.bus
-    order = ToolOrder(command, bus.url, bus.prefix, admin, TOKEN, fleet.edge, options, dies_in, after_s)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.deploy.tool", msgspec.json.encode(order).decode(),
-        cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+    return await use_tool(
+        ToolOrder(
+            command, bus.url, bus.prefix, admin, TOKEN, fleet.edge, options, dies_at=dies_at, dies_in=dies_in,
+            after_s=after_s,
+        )
     )  # fmt: skip
-    try:
-        async with asyncio.timeout(patient(60)):
-            printed, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode in (0, -signal.SIGKILL), printed.decode()
-    return printed.decode().split()[-1] if process.returncode == 0 else ""
 
 
 @pytest.mark.process
@@ -52,12 +41,12 @@ async def test_killed_in_every_state_a_deploy_is_done(tmp_path: Path) -> None:
         await clients.start()
         ended, command = "", "run"
         for state in FORWARD:
-            ended = ended or await drive(fleet, command, state, 0.0)
+            ended = ended or await drive(fleet, command, DiesAt(state=state))
             command = "resume"
         status = await read_status(parts.store)
         assert status is not None
         notes = deploy_of(status).notes
-        ended = ended or await drive(fleet, command, "", 0.0)
+        ended = ended or await drive(fleet, command)
         assert (fleet.clients("blue"), fleet.clients("green")) == (0, 40)
         theirs = await clients.finish()
     assert ended == "done"
@@ -71,9 +60,9 @@ async def test_killed_on_the_way_forth_and_back_it_is_rolled_back(tmp_path: Path
     async with real_fleet(tmp_path) as fleet:
         clients = Witnesses(fleet.edge, 40)
         await clients.start()
-        assert await drive(fleet, "run", "moving", 1.0) == ""
-        assert await drive(fleet, "rollback", "returning", 0.5) == ""
-        assert await drive(fleet, "resume", "", 0.0) == "rolled_back"
+        assert await drive(fleet, "run", dies_in="moving", after_s=1.0) == ""
+        assert await drive(fleet, "rollback", dies_in="returning", after_s=0.5) == ""
+        assert await drive(fleet, "resume") == "rolled_back"
         assert (fleet.clients("blue"), fleet.clients("green")) == (40, 0)
         theirs = await clients.finish()
     assert (theirs.lost, theirs.duplicated, theirs.gaps) == (0, 0, 0), theirs

@@ -1,4 +1,4 @@
-"""A tool that drives a deploy of a `RealFleet` in a process of its own, and dies by SIGKILL in a state.
+"""A tool that drives a deploy in a process of its own, and dies by SIGKILL where it is to.
 
 `python -m tests.support.deploy.tool ORDER`, with the order as JSON; prints the state that the deploy ended in.
 """
@@ -9,19 +9,28 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 
 import msgspec
 
+from tests.support import ROOT
+from tests.support.deploy.killed import DiesAt, DyingRuntime, DyingStore
+from tests.support.patience import patient
+from trunkline.bus.base import FleetStore
+from trunkline.deploy.lease import NothingToResume
 from trunkline.deploy.lease_rules import LeaseTimes
 from trunkline.deploy.load_parts import LoadWitnesses, smoking
 from trunkline.deploy.parts import DeployOptions, Outcome, Parts, Progress
 from trunkline.deploy.reach import fleet_of
 from trunkline.deploy.run import resume_deploy, roll_back, run_deploy
+from trunkline.deploy.runtimes.base import Runtime
+from trunkline.deploy.runtimes.local import LocalRuntime
 from trunkline.deploy.runtimes.none import NoRuntime
 from trunkline.errors import BusUnavailable
 from trunkline.settings.sections import BusSettings, Settings
 
 TIMES = LeaseTimes(renew_s=0.3, holds_s=1.2, expired_s=1.5)
+NEVER = DiesAt(write=0)
 
 
 class ToolOrder(msgspec.Struct, frozen=True):
@@ -29,8 +38,11 @@ class ToolOrder(msgspec.Struct, frozen=True):
 
     Attributes:
         command: `run`, `resume` or `rollback`.
-        dies_in: the state in which it kills itself, empty for none; after its intent was stored and shown, and
-            `after_s` seconds of carrying it out.
+        admin: address of the balancer's admin port.
+        token: of that port; empty for the one that is kept on this machine.
+        data_dir: of the `trunkline up` that starts and stops nodes; empty when somebody else does.
+        dies_at: where it kills itself.
+        dies_in: the state in which it kills itself `after_s` seconds after it was stored; empty for none.
     """
 
     command: str
@@ -40,8 +52,27 @@ class ToolOrder(msgspec.Struct, frozen=True):
     token: str
     edge: str
     options: DeployOptions
+    data_dir: str = ""
+    dies_at: DiesAt = NEVER
     dies_in: str = ""
     after_s: float = 0.0
+
+
+async def use_tool(order: ToolOrder, environ: dict[str, str] | None = None) -> str:
+    """Run it to its end: the state that it printed, empty when it was killed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.support.deploy.tool", msgspec.json.encode(order).decode(),
+        cwd=ROOT, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(patient(60)):
+            printed, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode in (0, -signal.SIGKILL), printed.decode() + errors.decode()
+    return printed.decode().split()[-1] if process.returncode == 0 else ""
 
 
 async def drive(order: ToolOrder) -> Outcome:
@@ -49,23 +80,18 @@ async def drive(order: ToolOrder) -> Outcome:
 
     def on_progress(progress: Progress) -> None:
         if progress.state == order.dies_in:
-            if order.after_s:
-                asyncio.get_running_loop().call_later(order.after_s, os.kill, os.getpid(), signal.SIGKILL)
-            else:
-                os.kill(os.getpid(), signal.SIGKILL)
+            asyncio.get_running_loop().call_later(order.after_s, os.kill, os.getpid(), signal.SIGKILL)
+
+    def runtime(_name: str) -> Runtime:
+        return DyingRuntime(LocalRuntime(Path(order.data_dir)) if order.data_dir else NoRuntime(), order.dies_at)
 
     settings = Settings(bus=BusSettings(url=order.nats, prefix=order.prefix))
     async with fleet_of(settings, (order.admin,), token=order.token, owner="a tool") as fleet:
         parts = Parts(
-            store=fleet.store, world=fleet.world, runtime=lambda _name: NoRuntime(), smoke=smoking(),
+            store=DyingStore(fleet.store, order.dies_at), world=fleet.world, runtime=runtime, smoke=smoking(),
             witnesses=lambda count: LoadWitnesses(order.edge, count), on_progress=on_progress, tick_s=0.25, times=TIMES,
         )  # fmt: skip
-        while True:
-            try:
-                await fleet.store.get("traffic")
-                break
-            except BusUnavailable:
-                await asyncio.sleep(0.02)
+        await _reached(fleet.store)
         match order.command:
             case "run":
                 return await run_deploy(order.options, parts)
@@ -75,6 +101,20 @@ async def drive(order: ToolOrder) -> Outcome:
                 return await roll_back(parts, "another tool")
 
 
+async def _reached(store: FleetStore) -> None:
+    while True:
+        try:
+            await store.get("traffic")
+            return
+        except BusUnavailable:
+            await asyncio.sleep(0.02)
+
+
 if __name__ == "__main__":
-    outcome = asyncio.run(drive(msgspec.json.decode(sys.argv[1], type=ToolOrder)))
-    print(outcome.state, flush=True)
+    try:
+        state = asyncio.run(drive(msgspec.json.decode(sys.argv[1], type=ToolOrder))).state
+    except NothingToResume as error:
+        if error.status is None:
+            raise
+        state = error.status.state
+    print(state, flush=True)
