@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.balancer.balance_process import Command
@@ -19,6 +20,8 @@ from trunkline.bus.nats.bus import NatsBus
 from trunkline.deploy.balancers import Balancers
 from trunkline.deploy.fleet_world import FleetWorld
 from trunkline.deploy.world import FleetRefused, FleetUnreachable, NodeView
+from trunkline.protocol.control import Problem
+from trunkline.protocol.subjects import move_subject
 from trunkline.server.node.node import Node
 
 TOKEN = "a-token-of-the-test"
@@ -229,3 +232,25 @@ async def test_real_balancers_take_the_table_and_are_named(scene: Scene, tmp_pat
         await bus.close()
         for balancer in balancers:
             await balancer.stop()
+
+
+async def test_a_node_that_knows_no_reasons_is_ordered_without_one(scene: Scene, deploy: Deploy) -> None:
+    """It is of an older release, which refuses orders with fields that it does not know."""
+    orders: list[bytes] = []
+    world = await deploy.start()
+    link = deploy.bus.fleet_link
+
+    def on_order(data: bytes, reply: str) -> None:
+        orders.append(data)
+        refused = msgspec.json.encode(Problem("bad_request", "Object contains unknown field `reason`"))
+        answers.append(asyncio.ensure_future(link.send(reply, refused if b"reason" in data else b'{"moving":3}')))
+
+    answers: list[asyncio.Future[None]] = []
+    listening = await link.listen(move_subject(link.prefix, "blue-1"), on_order)
+    deploy.shows({"url": "http://127.0.0.1:1", "name": "blue-1", "source": "nats"})
+    assert await world.move((await world.look()).nodes[0], 3, 500) == 3
+    assert [msgspec.json.decode(order) for order in orders] == [
+        {"count": 3, "over_ms": 500, "reason": "deploy"}, {"count": 3, "over_ms": 500},
+    ]  # fmt: skip
+    await asyncio.gather(*answers)
+    await listening.close()

@@ -179,7 +179,9 @@ class Driver:
                     case StartWitnesses(count):
                         await self._watcher.start_witnesses(count)
                     case Move(node, count, over_ms):
-                        asked += await self._parts.world.move(node, count, over_ms)
+                        moving = await self._parts.world.move(node, count, over_ms)
+                        self._watcher.recorder.ordered(node, moving)
+                        asked += moving
                         found = msgspec.structs.replace(found, asked=asked)
                     case Drain(node, over_ms):
                         await self._parts.world.drain(node, over_ms)

@@ -145,8 +145,13 @@ class FleetWorld:
 
     async def move(self, node: NodeView, count: int, over_ms: int) -> int:
         """Ask at most `count` clients to move; raises FleetUnreachable, FleetRefused."""
-        order = MoveOrder(count, over_ms, reason=REASON)
-        return (await self._ordered(move_subject(self._link.prefix, node.name), order, Moved)).moving
+        subject, order = move_subject(self._link.prefix, node.name), MoveOrder(count, over_ms)
+        try:
+            moved = await self._ordered(subject, msgspec.structs.replace(order, reason=REASON), Moved)
+        except FleetRefused:
+            # An older release takes no order with a reason; whoever refused for another cause does so again.
+            moved = await self._ordered(subject, order, Moved)
+        return moved.moving
 
     async def drain(self, node: NodeView, over_ms: int) -> int:
         """Have the node ask all that are left; raises FleetUnreachable, FleetRefused."""

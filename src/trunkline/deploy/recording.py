@@ -4,6 +4,8 @@ Rules:
 
 - Nodes count since their start. Of each process the first and the newest counts are kept, and what happened is their
   difference; so nothing is lost when the process that records is replaced, as long as it goes on from what was kept.
+- Foreign nodes and those of an older release do not count. What only a node knows is unknown as soon as one of those
+  that had to count it had clients and does not.
 - A second of the deploy is one sample. Above `MOST_KEPT` every other one is dropped, and from then on every other kept.
 """
 
@@ -17,7 +19,7 @@ import msgspec
 
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.verdict.facts import ClientFacts, DeployFacts, RateFacts, Sample, StateSpan, WitnessFacts
-from trunkline.deploy.world import FleetView
+from trunkline.deploy.world import FleetView, NodeView
 from trunkline.protocol.deploys import DeployState
 from trunkline.protocol.goodbyes import MoveCounts
 
@@ -27,6 +29,9 @@ RECORD_KEY: Final = "deploy-record"
 MOST_KEPT: Final = 1_200
 MOVES: Final[frozenset[DeployState]] = frozenset({"moving", "finishing", "returning"})
 """States in which clients are asked to move."""
+
+BACK: Final[frozenset[DeployState]] = frozenset({"returning", "rolled_back", "stuck"})
+"""States in which the old colour may have got clients back."""
 
 
 class Tracked(msgspec.Struct, frozen=True):
@@ -41,6 +46,8 @@ class Kept(msgspec.Struct, frozen=True):
 
     Attributes:
         tracked: by node and run.
+        colours: of the nodes that had clients, by name; by URL those without one.
+        moving: clients that a node said it would ask when it was ordered to, by name.
         samples: so far; `every` second is one.
         peak_per_s: most connections opened on the new colour in one second while clients moved.
         usual_per_s: clients that left the old colour each second before traffic was switched.
@@ -50,6 +57,8 @@ class Kept(msgspec.Struct, frozen=True):
 
     id: str
     tracked: dict[str, Tracked] = {}
+    colours: dict[str, str] = {}
+    moving: dict[str, int] = {}
     samples: tuple[Sample, ...] = ()
     every: int = 1
     peak_per_s: float = 0.0
@@ -75,6 +84,12 @@ class Recorder:
         for each in counts:
             self._track(each)
         plan, kept = deploy.plan, self.kept
+        theirs = {
+            node.name or node.url: node.colour
+            for node in fleet.nodes
+            if node.connections and node.colour in (plan.from_colour, plan.to_colour)
+        }
+        kept = msgspec.structs.replace(kept, colours={**kept.colours, **theirs})
         if deploy.state in MOVES:
             before = kept.refused_before if kept.refused_before is not None else self._refused_now()
             moving = Counter(self._refused_now())
@@ -88,6 +103,12 @@ class Recorder:
         if self._opened is not None and at_s - self._opened[0] < 1.0:
             return None
         return self._sample(at_s, deploy, fleet, witnesses)
+
+    def ordered(self, node: NodeView, moving: int) -> None:
+        """A node has been ordered to move clients, and asks so many."""
+        so_far = self.kept.moving
+        total = so_far.get(node.name, 0) + moving
+        self.kept = msgspec.structs.replace(self.kept, moving={**so_far, node.name: total})
 
     def _sample(self, at_s: float, deploy: Deploy, fleet: FleetView, witnesses: int) -> Sample:
         receiver = deploy.plan.from_colour if deploy.state == "returning" else deploy.plan.to_colour
@@ -152,33 +173,41 @@ class Recorder:
         return away_quantiles(total)
 
     def away(self) -> int | None:
-        """Clients that were asked to move and have not come back yet; None where no node counts them."""
-        if not self.kept.tracked:
+        """Clients that were asked to move and have not come back yet; None where a node does not count them."""
+        if not self.kept.tracked or self._uncounted():
             return None
         known = self._sum(lambda each: each.asked - each.nameless)
         return max(0, known - self._sum(lambda each: sum(each.resumed.values())))
 
+    def _uncounted(self) -> dict[str, str]:
+        """Colours of the nodes that had clients and do not count, by name."""
+        counted = {each.last.node for each in self._each()}
+        return {name: colour for name, colour in self.kept.colours.items() if name not in counted}
+
     def facts(self, deploy: Deploy, at_s: float, started_at: str, witnesses: WitnessFacts | None) -> DeployFacts:
         """All that is known at `at_s`; `witnesses` are those of this process."""
         plan, kept = deploy.plan, self.kept
-        known = bool(kept.tracked)
-        asked = self._sum(lambda each: each.asked)
+        uncounted = self._uncounted()
+        receiving = {plan.to_colour} if deploy.state not in BACK else {plan.to_colour, plan.from_colour}
+        known = bool(kept.tracked) and not uncounted
+        received = bool(kept.tracked) and not receiving.intersection(uncounted.values())
+        asked = self._sum(lambda each: each.asked) + sum(kept.moving.get(name, 0) for name in uncounted)
         returned = self._sum(lambda each: sum(each.resumed.values()))
         moving_s = deploy.moving_s + (at_s - deploy.since if deploy.state in MOVES else 0.0)
         clients = ClientFacts(
             at_switch=deploy.at_switch,
             asked=asked,
             returned=returned if known else None,
-            recovered=self._sum(lambda each: each.recovered) if known else None,
+            recovered=self._sum(lambda each: each.recovered) if received else None,
             gaps=self._sum(lambda each: each.not_recovered + each.gaps) if known else None,
             forced=max(self._sum(lambda each: each.cut), deploy.left),
             never_back=self.away(),
             usual_departures=round(kept.usual_per_s * moving_s, 2),
-            refused=kept.refused_moving,
+            refused=kept.refused_moving if received else None,
             away_s=self._away(),
         )
         rates = RateFacts(
-            peak_per_s=round(kept.peak_per_s, 1),
+            peak_per_s=round(kept.peak_per_s, 1) if received else None,
             accepts_per_s=round(deploy.accepts_per_s or 0.0, 1),
             accepts_from=deploy.accepts_from,
             chosen_per_s=round(deploy.rate, 1),

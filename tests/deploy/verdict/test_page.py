@@ -31,6 +31,8 @@ def test_what_is_unknown_is_no_number() -> None:
     shown = page(make_verdict(facts)).decode()
     assert "whether a message was lost is unknown" in shown
     assert shown.count("<td class=\"n\">unknown</td>") == 6  # fmt: skip
+    older = replace(facts, clients=replace(clients, refused=None), rates=replace(FACTS.rates, peak_per_s=None))
+    assert page(make_verdict(older)).decode().count("<td class=\"n\">unknown</td>") == 7  # fmt: skip
 
 
 def test_texts_do_nothing() -> None:

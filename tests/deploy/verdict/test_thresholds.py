@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from tests.support.deploy.example_facts import example_facts
 from trunkline.deploy.verdict.facts import ClientFacts, DeployFacts, RateFacts, WitnessFacts
-from trunkline.deploy.verdict.thresholds import DEFAULTS, METRICS, judge, parse
+from trunkline.deploy.verdict.thresholds import DEFAULTS, METRICS, judge, parse, peak_percent
 from trunkline.errors import SettingsError
 
 FACTS = example_facts()
@@ -76,13 +76,16 @@ def test_what_was_not_measured() -> None:
     unknown = replace(
         FACTS,
         witnesses=None,
-        clients=replace(FACTS.clients, returned=None, recovered=None, gaps=None, never_back=None, away_s={}),
+        clients=replace(
+            FACTS.clients, returned=None, recovered=None, gaps=None, never_back=None, refused=None, away_s={}
+        ),
         rates=replace(FACTS.rates, accepts_per_s=0.0, accepts_from="unknown"),
     )
     judged = judge(unknown)
     assert all(each.passed for each in judged)
     assert [each.threshold for each in judged if each.shown != "nothing measured"] == ["forced==0"]
-    assert failed(unknown, "gaps==0", "peak<50%") == ["gaps==0", "peak<50%"]
+    assert failed(unknown, "gaps==0", "refused==0", "peak<50%") == ["gaps==0", "refused==0", "peak<50%"]
+    assert peak_percent(rates(peak_per_s=None)) is None
 
 
 def test_an_own_threshold_replaces_the_default() -> None:

@@ -38,6 +38,9 @@ def test_what_is_unknown_is_said_to_be() -> None:
         "no witnesses; 4,812 clients asked to move, whether they came back is unknown; channels recovered unknown; "
         "unknown told of a gap; 0 forced; peak 388/s, of a limit that is unknown"
     )
+    older = replace(facts, clients=replace(clients, refused=None), rates=replace(FACTS.rates, peak_per_s=None))
+    assert words(older).endswith("0 forced; peak of reconnects unknown")
+    assert "refused: unknown" in " ".join(text(make_verdict(older)).split())
 
 
 @pytest.mark.parametrize("state", get_args(DeployState))

@@ -55,7 +55,7 @@ class ClientFacts(msgspec.Struct, frozen=True):
         forced: connections cut at the deadline.
         never_back: asked and not back.
         usual_departures: how many would have left in the same time at the rate before the deploy.
-        refused: handshakes refused while clients moved, by label.
+        refused: handshakes refused while clients moved, by label; None where nodes do not report it.
         away_s: quantiles of goodbye to return, seconds, by name (`p50`, `p99`, `max`).
     """
 
@@ -67,7 +67,7 @@ class ClientFacts(msgspec.Struct, frozen=True):
     forced: int
     never_back: int | None
     usual_departures: float
-    refused: dict[str, int]
+    refused: dict[str, int] | None
     away_s: dict[str, float]
 
 
@@ -75,13 +75,14 @@ class RateFacts(msgspec.Struct, frozen=True):
     """Reconnects beside what the new colour accepts.
 
     Attributes:
-        peak_per_s: most connections opened on the new colour in one second while clients moved.
+        peak_per_s: most connections opened on the new colour in one second while clients moved; None where its nodes do
+            not report it.
         accepts_per_s: handshakes a second that it takes; the lower of measured and reported.
         accepts_from: which of the two that was.
         chosen_per_s: pace at which clients were asked.
     """
 
-    peak_per_s: float
+    peak_per_s: float | None
     accepts_per_s: float
     accepts_from: Literal["measured", "reported", "unknown"]
     chosen_per_s: float

@@ -90,7 +90,8 @@ def _tiles(facts: DeployFacts) -> str:
         about = "" if p50 is None else unbroken(f"p50 {milliseconds(1000 * p50)}")
         tiles.append(tile("away p99", unbroken(milliseconds(1000 * p99)), about))
     limit = UNKNOWN if rates.accepts_from == "unknown" else f"{per_second(rates.accepts_per_s)} {rates.accepts_from}"
-    tiles.append(tile("peak of reconnects", per_second(rates.peak_per_s), unbroken(f"of {limit}")))
+    peak = UNKNOWN if rates.peak_per_s is None else per_second(rates.peak_per_s)
+    tiles.append(tile("peak of reconnects", peak, unbroken(f"of {limit}")))
     tiles.append(tile("waited", unbroken(seconds(facts.waited_s)), f"of {unbroken(seconds(facts.moving_s))} moving"))
     return f'<section aria-label="Key numbers"><ul class="tiles">{"".join(tiles)}</ul></section>'
 
@@ -141,7 +142,8 @@ def _clients(facts: DeployFacts) -> str:
         *((f"away {text(name)}", unbroken(milliseconds(1000 * s))) for name, s in clients.away_s.items()),
         ("asked at", per_second(rates.chosen_per_s)),
         ("peak of the accept limit", UNKNOWN if peak is None else unbroken(f"{significant(peak)} %")),
-        *((f"refused: {text(label)}", count(number)) for label, number in clients.refused.items()),
+        *((f"refused: {text(label)}", count(number)) for label, number in (clients.refused or {}).items()),
+        *((("refused", UNKNOWN),) if clients.refused is None else ()),
     ]
     return table(("as the nodes count them", "#"), rows, "")
 

@@ -95,7 +95,10 @@ def _clients(facts: ClientFacts) -> str:
         f"{known(facts.recovered)} channels recovered, {known(facts.gaps)} gaps, {count(facts.forced)} forced"
     )
     away = ", ".join(f"{name} {milliseconds(1000 * s)}" for name, s in facts.away_s.items())
-    refused = ", ".join(f"{label} {count(number)}" for label, number in facts.refused.items() if number)
+    if facts.refused is None:
+        refused = UNKNOWN
+    else:
+        refused = ", ".join(f"{label} {count(number)}" for label, number in facts.refused.items() if number)
     return said + (f"; away {away}" if away else "") + (f"; refused: {refused}" if refused else "; none refused")
 
 

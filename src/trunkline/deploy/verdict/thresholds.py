@@ -46,7 +46,7 @@ def never_back_percent(clients: ClientFacts) -> float | None:
 def peak_percent(facts: DeployFacts) -> float | None:
     """The most reconnects in a second, in % of what the new colour accepts; None when that is not known."""
     rates = facts.rates
-    if rates.accepts_from == "unknown" or rates.accepts_per_s <= 0:
+    if rates.peak_per_s is None or rates.accepts_from == "unknown" or rates.accepts_per_s <= 0:
         return None
     return round(100 * rates.peak_per_s / rates.accepts_per_s, 9)
 
@@ -73,7 +73,7 @@ _COUNTS: Final[dict[str, Measure]] = {
     "witness_gaps": _witnessed("gaps"),
     "gaps": lambda facts: facts.clients.gaps,
     "forced": lambda facts: facts.clients.forced,
-    "refused": lambda facts: sum(facts.clients.refused.values()),
+    "refused": lambda facts: None if facts.clients.refused is None else sum(facts.clients.refused.values()),
 }
 _SHARES: Final[dict[str, Measure]] = {
     "never_back": lambda facts: never_back_percent(facts.clients),

@@ -106,6 +106,8 @@ def client_words(clients: ClientFacts) -> tuple[str, ...]:
 
 def rate_words(rates: RateFacts) -> str:
     """Reconnects beside what was accepted."""
+    if rates.peak_per_s is None:
+        return f"peak of reconnects {UNKNOWN}"
     if not rates.peak_per_s:
         return ""
     if rates.accepts_from == "unknown":
