@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from tests.support.free_ports import free_port
+from tests.support.load.faulty_server import Faults, FaultyServer
 from tests.support.load.switched_edge import SwitchedEdge
 from tests.support.load.two_colours import two_colours
+from tests.support.patience import patient
 from trunkline import App
 from trunkline.deploy.load_parts import LoadWitnesses, feed_url, smoking
 from trunkline.deploy.machine.seen import Smoke
@@ -56,6 +59,23 @@ async def test_witnesses_end_in_facts(tmp_path: Path) -> None:
     assert (now.connected, now.count, now.lost, now.late) == (5, 5, 0, 0)
     assert (facts.count, facts.lost, facts.moved, facts.why) == (5, 0, 0, "")
     assert facts.expected >= 5 * facts.published > 0
+    assert (facts.reordered, facts.absent, facts.refused, facts.unanswered) == (0, 0, 0, 0)
+
+
+async def test_what_is_no_loss_reaches_the_verdict() -> None:
+    """A reorder, and a witness that did not come back."""
+    faults = Faults(reorder=4)
+    async with FaultyServer(faults) as server:
+        witnesses = LoadWitnesses(server.url(), 5)
+        await witnesses.start()
+        async with asyncio.timeout(patient(10)):
+            while len(server.done("reorder")) < 5:
+                await asyncio.sleep(0.02)
+        faults.refuse = 503
+        server.cut()
+        facts = await witnesses.finish(back_s=0.5)
+    assert (facts.reordered > 0, facts.absent) == (True, 5)
+    assert facts.why.startswith("5 witnesses did not come back")
 
 
 def test_the_url_of_a_feed() -> None:

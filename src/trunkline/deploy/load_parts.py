@@ -49,6 +49,7 @@ class LoadWitnesses:
         return WitnessFacts(
             count=counts.count, published=counts.published, expected=counts.expected, lost=counts.lost,
             duplicated=counts.duplicated, gaps=counts.gaps, moved=counts.moved, away_ms=counts.away_ms, why=why,
+            reordered=counts.reordered, absent=counts.absent, refused=counts.refused, unanswered=counts.unanswered,
         )  # fmt: skip
 
 

@@ -74,6 +74,7 @@ class Recorder:
     def __init__(self, kept: Kept) -> None:
         self.kept = kept
         self._opened: tuple[float, int] | None = None
+        self._receiver = ""
         self._refused: tuple[float, int] | None = None
         self._seconds = 0
 
@@ -114,7 +115,9 @@ class Recorder:
         receiver = deploy.plan.from_colour if deploy.state == "returning" else deploy.plan.to_colour
         opened = self._sum(lambda each: each.opened, receiver)
         refused = sum(self._refused_now().values())
-        opened_per_s = _rate(self._opened, at_s, opened)
+        # Clients go back: what the one colour opened is no measure for the other.
+        opened_per_s = _rate(self._opened, at_s, opened) if receiver == self._receiver else 0.0
+        self._receiver = receiver
         refused_per_s = _rate(self._refused, at_s, refused)
         self._opened, self._refused = (at_s, opened), (at_s, refused)
         away = self._away()
@@ -233,11 +236,11 @@ class Recorder:
 
 
 def together(before: WitnessFacts | None, now: WitnessFacts | None) -> WitnessFacts | None:
-    """Witnesses of two processes that drove the same deploy after each other."""
+    """Witnesses of two processes that drove the same deploy after each other, which are different sessions."""
     if before is None or now is None:
         return now if before is None else before
     return WitnessFacts(
-        count=max(before.count, now.count),
+        count=before.count + now.count,
         published=before.published + now.published,
         expected=before.expected + now.expected,
         lost=before.lost + now.lost,
@@ -247,6 +250,10 @@ def together(before: WitnessFacts | None, now: WitnessFacts | None) -> WitnessFa
         away_ms={name: max(before.away_ms.get(name, 0.0), now.away_ms.get(name, 0.0))
                  for name in {**before.away_ms, **now.away_ms}},
         why=before.why or now.why,
+        reordered=before.reordered + now.reordered,
+        absent=before.absent + now.absent,
+        refused=before.refused + now.refused,
+        unanswered=before.unanswered + now.unanswered,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from tests.deploy.machine.simulation import fleet, plan, run
 from tests.support.deploy.pretend_fleet import PretendFleet, PretendNode
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.seen import Drain, Ensure, Move, PutTraffic, Remove, Seen, WitnessSeen
-from trunkline.deploy.machine.step import step
+from trunkline.deploy.machine.step import step, taken_over
 from trunkline.deploy.runtimes.base import What
 
 
@@ -432,3 +432,13 @@ def test_a_table_that_cannot_be_given_back_is_for_a_person() -> None:
 
     ended = run(there, Deploy(plan()), on_step=on_step)
     assert (ended.state, ended.stuck_in, ended.why) == ("stuck", "returning", "401: name its token")
+
+
+def test_who_takes_over_says_that_the_witnesses_are_gone() -> None:
+    """After the switch nobody accounts for messages any more; before it new ones are started."""
+    deploy = msgspec.structs.replace(Deploy(plan(witnesses=50)), state="moving", switched=True)
+    assert any("the witnesses ended with the process before" in note for note in taken_over(deploy, 9.0).notes)
+    before = msgspec.structs.replace(deploy, state="smoking", switched=False)
+    nobody = msgspec.structs.replace(deploy, plan=plan(witnesses=0))
+    for each in (before, nobody):
+        assert not any("witnesses" in note for note in taken_over(each, 9.0).notes)

@@ -38,6 +38,8 @@ async def test_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (3, 1, 4, 2, 5):
         await keep(store, verdict(number))
     assert [each.facts.id for each in await history(store)] == ["d-5", "d-4", "d-3"]
+    await keep(store, verdict(5))
+    assert len(await history(store)) == 3
 
 
 async def test_a_long_deploy_fits() -> None:
@@ -53,6 +55,30 @@ async def test_a_long_deploy_fits() -> None:
     assert back is not None
     assert replace(back.facts, samples=()) == replace(long.facts, samples=())
     assert len(back.facts.samples) > 500
+
+
+async def test_long_texts_fit() -> None:
+    """Notes and reasons of others lose their ends when nothing else is left to drop."""
+    store = MemoryStore()
+    facts = example_facts()
+    note = "x" * 10_000
+    spans = tuple(replace(span, why=note) for span in facts.spans)
+    await keep(store, make_verdict(replace(facts, notes=(note,) * 100, why=note, spans=spans)))
+    entry = await store.get(VERDICTS + facts.id)
+    assert entry is not None
+    assert len(entry.value) <= LONGEST_BYTES
+    back = await read(store)
+    assert back is not None
+    assert len(back.facts.notes) == 100
+
+
+async def test_a_clock_that_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest verdict is not taken for the oldest."""
+    monkeypatch.setattr(kept, "KEPT", 2)
+    store = MemoryStore()
+    for number in (3, 4, 1):
+        await keep(store, verdict(number))
+    assert await read(store, "d-1") == verdict(1)
 
 
 async def test_an_unreadable_one() -> None:

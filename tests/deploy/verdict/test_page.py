@@ -30,9 +30,12 @@ def test_what_is_unknown_is_no_number() -> None:
     facts = replace(FACTS, witnesses=None, clients=clients, rates=replace(FACTS.rates, accepts_from="unknown"))
     shown = page(make_verdict(facts)).decode()
     assert "whether a message was lost is unknown" in shown
-    assert shown.count("<td class=\"n\">unknown</td>") == 6  # fmt: skip
+    assert shown.count("<td class=\"n\">unknown</td>") == 7  # fmt: skip
     older = replace(facts, clients=replace(clients, refused=None), rates=replace(FACTS.rates, peak_per_s=None))
-    assert page(make_verdict(older)).decode().count("<td class=\"n\">unknown</td>") == 7  # fmt: skip
+    shown = page(make_verdict(older)).decode()
+    assert shown.count("<td class=\"n\">unknown</td>") == 8  # fmt: skip
+    assert "<span>peak of reconnects</span> <strong>unknown</strong>" in shown
+    assert [plot.title for plot in plots(older).over_time] == ["Clients on each colour", "Time away"]
 
 
 def test_texts_do_nothing() -> None:

@@ -25,8 +25,8 @@ LOST = replace(FACTS, witnesses=replace(FACTS.witnesses, lost=2, why="offset 41 
 def test_what_a_good_deploy_says() -> None:
     """Witnesses and everybody else stand apart, with the rate beside what was accepted and where that is from."""
     assert words(FACTS) == (
-        "lost 0 of 11,800 to 50 witnesses; 4,809 of 4,812 moved clients came back; channels recovered 9,618; 0 told of "
-        "a gap; 0 forced; away p50 210 ms, p99 1.40 s; peak 388/s of 1,540/s measured"
+        "lost 0 of 11,800 to 50 witnesses; 4,809 of 4,812 moved clients came back; 9,618 channels recovered; 0 told of "
+        "a gap; 0 forced; away p50 0.210 s, p99 1.40 s; peak 388/s of 1,540/s measured"
     )
 
 
@@ -35,12 +35,30 @@ def test_what_is_unknown_is_said_to_be() -> None:
     clients = replace(FACTS.clients, returned=None, recovered=None, gaps=None, never_back=None, away_s={})
     facts = replace(FACTS, clients=clients, witnesses=None, rates=replace(FACTS.rates, accepts_from="unknown"))
     assert words(facts) == (
-        "no witnesses; 4,812 clients asked to move, whether they came back is unknown; channels recovered unknown; "
+        "no witnesses; 4,812 clients asked to move, whether they came back is unknown; recovery is unknown; "
         "unknown told of a gap; 0 forced; peak 388/s, of a limit that is unknown"
     )
     older = replace(facts, clients=replace(clients, refused=None), rates=replace(FACTS.rates, peak_per_s=None))
     assert words(older).endswith("0 forced; peak of reconnects unknown")
     assert "refused: unknown" in " ".join(text(make_verdict(older)).split())
+
+
+def test_each_fault_that_witnesses_saw_is_in_the_words() -> None:
+    """Also those that are no loss."""
+    assert FACTS.witnesses is not None
+    facts = replace(FACTS, witnesses=replace(FACTS.witnesses, duplicated=2, gaps=1, reordered=3, absent=1))
+    assert words(facts).startswith(
+        "lost 0 of 11,800 to 50 witnesses; 2 came twice to them; told of a gap 1 time; 3 came to them behind later "
+        "ones; 1 witness did not come back; "
+    )
+
+
+def test_in_the_text_what_is_unknown_is_no_zero() -> None:
+    """Of foreign backends neither refusals nor usual departures are known."""
+    clients = replace(FACTS.clients, returned=None, recovered=None, gaps=None, never_back=None, away_s={}, refused=None)
+    shown = " ".join(text(make_verdict(replace(FACTS, clients=clients))).split())
+    assert "(unknown would have left anyway)" in shown
+    assert "refused: unknown" in shown
 
 
 @pytest.mark.parametrize("state", get_args(DeployState))
@@ -90,10 +108,18 @@ def test_junit() -> None:
     unknown = replace(LOST, clients=replace(LOST.clients, gaps=None), ended="stuck", why="green is not ready")
     suite = ET.fromstring(junit(make_verdict(unknown))).find("testsuite")
     assert suite is not None
-    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("9", "2", "1")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("11", "2", "1")
     failures = [each.get("message") for each in suite.iter("failure")]
     assert failures == ["stuck: green is not ready", "lost==0: 2"]
     assert suite.get("name") == "trunkline deploy green"
+
+
+def test_junit_holds_what_others_wrote() -> None:
+    """Control characters of notes and reasons, which XML has no place for, are escaped."""
+    facts = replace(FACTS, ended="stuck", why="a\x00b", version="\x1b[31m]]>", notes=("c\x08d", "<e>&"), id="\ud800")
+    root = ET.fromstring(junit(make_verdict(facts)))
+    failure = next(root.iter("failure"))
+    assert (failure.get("message"), failure.text) == ("stuck: a\\x00b", "c\\x08d\n<e>&")
 
 
 def test_thinned_samples_keep_their_peaks() -> None:

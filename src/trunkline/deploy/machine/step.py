@@ -69,6 +69,10 @@ def taken_over(deploy: Deploy, at: float) -> Deploy:
         unwell_at=-1.0,
         unheard_at=-1.0,
     )
+    if deploy.switched and deploy.plan.witnesses:
+        deploy = deploy.noted(
+            "the witnesses ended with the process before: what was published afterwards is accounted for by nobody"
+        )
     if deploy.state in ("holding", "stuck"):
         return deploy
     return replace(

@@ -26,10 +26,14 @@ class WitnessFacts(msgspec.Struct, frozen=True):
         published: publications of theirs that were acknowledged.
         expected: deliveries that were owed to them; `lost` of these never came.
         duplicated: deliveries that came twice.
-        gaps: times that they were told of a gap, or that a recovery was refused.
+        gaps: times that they were told of a gap, that a recovery was refused, or that a channel started again.
         moved: of them those that changed to the new colour.
         away_ms: quantiles of the time without a connection at each move, by name (`p50`, `p99`, `max`).
         why: of a loss or a gap, the first in words; empty without.
+        reordered: deliveries that came behind later ones.
+        absent: witnesses that had no connection at the end.
+        refused: publications that a node answered with an error; nobody is owed them.
+        unanswered: publications that were neither acknowledged nor refused; whether they exist is unknown.
     """
 
     count: int
@@ -41,10 +45,14 @@ class WitnessFacts(msgspec.Struct, frozen=True):
     moved: int
     away_ms: dict[str, float]
     why: str = ""
+    reordered: int = 0
+    absent: int = 0
+    refused: int = 0
+    unanswered: int = 0
 
 
 class ClientFacts(msgspec.Struct, frozen=True):
-    """Everybody else, as the nodes counted them.
+    """Everybody else, as the nodes counted them; nodes cannot tell witnesses from others.
 
     Attributes:
         at_switch: clients on the old colour when traffic was switched.

@@ -1,7 +1,8 @@
 """Verdicts in the fleet's store, beside the deploys that they are of: the newest `KEPT`.
 
-Rules: a verdict that is longer than the store takes loses seconds of its samples, and nothing else. One that cannot be
-read, because a newer release wrote it, is passed over in a list and named when it is asked for.
+Rules: a verdict that is longer than the store takes loses seconds of its samples, and then the ends of its longest
+texts. One that cannot be read, because a newer release wrote it, is passed over in a list and named when it is asked
+for.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ KEPT: Final = 30
 LONGEST_BYTES: Final = 256 * 1024
 """How long a verdict may be in the store."""
 
+_TEXT: Final = 500
+"""Characters that are left of each note and reason of one that is longer without them."""
+
 
 class UnreadableVerdict(TrunklineError):
     """What is stored as a verdict cannot be read."""
@@ -33,8 +37,10 @@ async def keep(store: FleetStore, verdict: DeployVerdict) -> None:
     """Store a verdict under its deploy's id, over an earlier one of the same; raises BusUnavailable."""
     await store.put(VERDICTS + verdict.facts.id, _fitted(verdict), None)
     for old in (await history(store))[KEPT:]:
-        with contextlib.suppress(Changed):
-            await store.delete(VERDICTS + old.facts.id, None)
+        # By a clock that was set back it may seem older than all others.
+        if old.facts.id != verdict.facts.id:
+            with contextlib.suppress(Changed):
+                await store.delete(VERDICTS + old.facts.id, None)
 
 
 async def read(store: FleetStore, id: str = "") -> DeployVerdict | None:
@@ -74,5 +80,15 @@ def _fitted(verdict: DeployVerdict) -> bytes:
     while len(text) > LONGEST_BYTES and most > 1:
         most = max(1, most // 2)
         facts = replace(verdict.facts, samples=thinned(verdict.facts.samples, most))
+        text = msgspec.json.encode(replace(verdict, facts=facts))
+    if len(text) > LONGEST_BYTES:
+        facts = verdict.facts
+        facts = replace(
+            facts,
+            samples=thinned(facts.samples, 1),
+            why=facts.why[:_TEXT],
+            notes=tuple(note[:_TEXT] for note in facts.notes),
+            spans=tuple(replace(span, why=span.why[:_TEXT]) for span in facts.spans),
+        )
         text = msgspec.json.encode(replace(verdict, facts=facts))
     return text

@@ -48,7 +48,7 @@ def _head(verdict: DeployVerdict) -> str:
     look = "passed" if verdict.passed else "failed"
     return (
         f'<header class="top"><p class="verdict {look}"><strong>{text(verdict.result.capitalize())}.</strong>{why}</p>'
-        f'<h1>Deploy of {text(facts.to_colour)}</h1><p class="about">{text(verdict.words)}</p>'
+        f'<h1><span>Deploy of {text(facts.to_colour)}</span></h1><p class="about">{text(verdict.words)}</p>'
         f'<dl class="facts">{items}</dl></header>'
     )
 
@@ -116,7 +116,11 @@ def _witnesses(facts: DeployFacts) -> str:
         ("deliveries owed", count(witnesses.expected)),
         ("lost", count(witnesses.lost)),
         ("came twice", count(witnesses.duplicated)),
+        ("came behind later ones", count(witnesses.reordered)),
         ("gaps told, and recoveries refused", count(witnesses.gaps)),
+        ("did not come back", count(witnesses.absent)),
+        ("publications refused", count(witnesses.refused)),
+        ("publications not answered", count(witnesses.unanswered)),
         *((f"away {text(name)}", unbroken(milliseconds(ms))) for name, ms in witnesses.away_ms.items()),
     ]
     about = f'<p class="hint">First: {free(witnesses.why)}</p>' if witnesses.why else ""
@@ -134,7 +138,10 @@ def _clients(facts: DeployFacts) -> str:
         ("asked to move", count(clients.asked)),
         ("came back within 60 s", known(clients.returned)),
         ("never back", known(clients.never_back)),
-        ("would have left anyway", significant(clients.usual_departures)),
+        (
+            "would have left anyway",
+            significant(clients.usual_departures) if clients.never_back is not None else UNKNOWN,
+        ),
         ("never back beyond those", UNKNOWN if share is None else unbroken(f"{significant(share)} %")),
         ("channels recovered in full", known(clients.recovered)),
         ("told of a gap", known(clients.gaps)),
@@ -145,7 +152,7 @@ def _clients(facts: DeployFacts) -> str:
         *((f"refused: {text(label)}", count(number)) for label, number in (clients.refused or {}).items()),
         *((("refused", UNKNOWN),) if clients.refused is None else ()),
     ]
-    return table(("as the nodes count them", "#"), rows, "")
+    return table(("as the nodes count them, witnesses among them", "#"), rows, "")
 
 
 def _states(facts: DeployFacts) -> str:

@@ -41,13 +41,16 @@ def _over_time(facts: DeployFacts, samples: Sequence[Sample]) -> list[Plot]:
     ]
     drawn = [
         Plot("Clients on each colour", "count", clients),
-        Plot("Reconnects", "per_s", opened, "connections opened, beside the limit"),
     ]
+    # Where no node counts, the zeros of samples are unknown.
+    if facts.rates.peak_per_s is not None:
+        drawn.append(Plot("Reconnects", "per_s", opened, "connections opened, beside the limit"))
     if any(value is not None for each in away for value in each.values):
         drawn.append(Plot("Time away", "ms", away, "from goodbye to return, of the returns so far", "linear"))
     if facts.witnesses is not None:
         drawn.append(Plot("Witnesses", "count", [line("connected", "blue", lambda s: s.witnesses)]))
-    drawn.append(Plot("Event-loop lag", "ms", [line("greatest of all nodes", "blue", lambda s: s.lag_ms)]))
+    if facts.rates.peak_per_s is not None:
+        drawn.append(Plot("Event-loop lag", "ms", [line("greatest of all nodes", "blue", lambda s: s.lag_ms)]))
     return drawn
 
 

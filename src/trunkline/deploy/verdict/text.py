@@ -78,7 +78,10 @@ def _witnesses(facts: WitnessFacts | None) -> str:
         return f"none: whether a message was lost is {UNKNOWN}"
     said = (
         f"{count(facts.count)}, of which {count(facts.moved)} moved; lost {count(facts.lost)} of "
-        f"{count(facts.expected)} deliveries, {count(facts.duplicated)} came twice, {counted(facts.gaps, 'gap')}"
+        f"{count(facts.expected)} deliveries, {count(facts.duplicated)} came twice, {count(facts.reordered)} behind "
+        f"later ones, {counted(facts.gaps, 'gap')}, {count(facts.absent)} did not come back; of their publications "
+        f"{count(facts.published)} were acknowledged, {count(facts.refused)} refused, {count(facts.unanswered)} not "
+        "answered"
     )
     away = ", ".join(f"{name} {milliseconds(ms)}" for name, ms in facts.away_ms.items())
     return said + (f"; away {away}" if away else "") + (f". First: {facts.why}" if facts.why else "")
@@ -90,8 +93,8 @@ def _clients(facts: ClientFacts) -> str:
 
     said = (
         f"{count(facts.at_switch)} at the switch, {count(facts.asked)} asked to move, {known(facts.returned)} came "
-        f"back within 60 s, {known(facts.never_back)} did not ({significant(facts.usual_departures)} would have left "
-        "anyway); "
+        f"back within 60 s, {known(facts.never_back)} did not "
+        f"({significant(facts.usual_departures) if facts.never_back is not None else UNKNOWN} would have left anyway); "
         f"{known(facts.recovered)} channels recovered, {known(facts.gaps)} gaps, {count(facts.forced)} forced"
     )
     away = ", ".join(f"{name} {milliseconds(1000 * s)}" for name, s in facts.away_s.items())

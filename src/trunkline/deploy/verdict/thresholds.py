@@ -1,6 +1,7 @@
 """What must hold for a deploy to pass, as `away_p99<=10s`; written and judged as thresholds of a load run are. Pure.
 
-    witnesses   lost duplicated witness_gaps (counts), witness_away_p50, _p99, _max (us, ms or s)
+    witnesses   lost duplicated reordered witness_gaps absent witness_refused unanswered (counts),
+                witness_away_p50, _p99, _max (us, ms or s)
     clients     gaps forced refused (counts), never_back (% of those asked, above the usual rate of departures),
                 away_p50, _p99, _max (us, ms or s)
     rate        peak (% of what the new colour accepts)
@@ -70,7 +71,11 @@ def _away(quantile: str) -> Measure:
 _COUNTS: Final[dict[str, Measure]] = {
     "lost": _witnessed("lost"),
     "duplicated": _witnessed("duplicated"),
+    "reordered": _witnessed("reordered"),
     "witness_gaps": _witnessed("gaps"),
+    "absent": _witnessed("absent"),
+    "witness_refused": _witnessed("refused"),
+    "unanswered": _witnessed("unanswered"),
     "gaps": lambda facts: facts.clients.gaps,
     "forced": lambda facts: facts.clients.forced,
     "refused": lambda facts: None if facts.clients.refused is None else sum(facts.clients.refused.values()),
@@ -133,5 +138,8 @@ def _example(metric: str) -> str:
     return f"{metric}<=1%" if metric in _SHARES else f"{metric}==0"
 
 
-_DEFAULTS: Final = "lost==0 duplicated==0 witness_gaps==0 gaps==0 forced==0 never_back<=1% away_p99<=10s peak<=80%"
+_DEFAULTS: Final = (
+    "lost==0 duplicated==0 reordered==0 witness_gaps==0 absent==0 gaps==0 forced==0 never_back<=1% away_p99<=10s "
+    "peak<=80%"
+)
 DEFAULTS: Final = tuple(replace(parse(text), default=True) for text in _DEFAULTS.split())

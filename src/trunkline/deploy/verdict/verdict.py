@@ -14,7 +14,7 @@ import msgspec
 from trunkline.deploy.verdict.facts import ClientFacts, DeployFacts, RateFacts, WitnessFacts
 from trunkline.deploy.verdict.thresholds import judge
 from trunkline.load.model.report import Judged
-from trunkline.load.output.formatting import count, counted, milliseconds, significant
+from trunkline.load.output.formatting import count, counted, significant
 from trunkline.load.scenario.comparison import Threshold
 from trunkline.version import __version__
 
@@ -83,6 +83,10 @@ def witness_words(witnesses: WitnessFacts | None) -> tuple[str, ...]:
         said.append(f"{count(witnesses.duplicated)} came twice to them")
     if witnesses.gaps:
         said.append(f"told of a gap {counted(witnesses.gaps, 'time')}")
+    if witnesses.reordered:
+        said.append(f"{count(witnesses.reordered)} came to them behind later ones")
+    if witnesses.absent:
+        said.append(f"{counted(witnesses.absent, 'witness', 'witnesses')} did not come back")
     return tuple(said)
 
 
@@ -95,12 +99,15 @@ def client_words(clients: ClientFacts) -> tuple[str, ...]:
         said = [f"{asked}, whether they came back is {UNKNOWN}"]
     else:
         said = [f"{count(clients.returned)} of {count(clients.asked)} moved clients came back"]
-    said.append(f"channels recovered {UNKNOWN if clients.recovered is None else count(clients.recovered)}")
+    if clients.recovered is None:
+        said.append(f"recovery is {UNKNOWN}")
+    else:
+        said.append(f"{counted(clients.recovered, 'channel')} recovered")
     said.append(f"{UNKNOWN if clients.gaps is None else count(clients.gaps)} told of a gap")
     said.append(f"{count(clients.forced)} forced")
     if clients.away_s:
         quantiles = ((name, clients.away_s.get(name)) for name in ("p50", "p99"))
-        said.append("away " + ", ".join(f"{name} {milliseconds(1000 * s)}" for name, s in quantiles if s is not None))
+        said.append("away " + ", ".join(f"{name} {significant(s)} s" for name, s in quantiles if s is not None))
     return tuple(said)
 
 

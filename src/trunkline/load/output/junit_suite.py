@@ -56,4 +56,4 @@ def because(case: ET.Element, what: Literal["failure", "error", "skipped"], mess
     element = ET.SubElement(case, what, message=plain(message))
     if what != "skipped":
         element.set("type", what)
-    element.text = lines or None
+    element.text = "\n".join(plain(line) for line in lines.splitlines()) or None
