@@ -79,7 +79,7 @@ class Meter:
     """The live counts of one node. Gauges are read at the scrape, from a `Gauges`.
 
     Attributes:
-        asked_nameless: of those asked to move, clients that know no session.
+        asked_nameless: of those asked to move, clients that know no session, or of which no other node could be told.
         not_recovered: channels of which a client heard that they cannot be recovered.
         gaps: `gap` messages sent.
         faults: faults of the application and of the server that were caught and logged.

@@ -56,7 +56,8 @@ class MoveCounts(msgspec.Struct, frozen=True):
         connections: open now.
         opened: WebSockets opened.
         closed: connections that ended, for whatever reason.
-        asked: clients that it asked to move; `nameless` of these know no session, so that their return cannot be seen.
+        asked: clients that it asked to move; the return of `nameless` ones cannot be seen, for they know no session, or
+            were asked while the bus was away.
         cut: connections that it cut at the deadline of a drain or of its end, without a closing handshake.
         resumed: sessions that came back here after a goodbye, by the colour of the node that said it.
         returned: histogram of the seconds between goodbye and return (`ws_reconnect_seconds`): counts by upper bound

@@ -96,6 +96,18 @@ async def test_announced_before_the_goodbye(scene: Scene, how: str) -> None:
     assert (counts.asked, counts.nameless, counts.cut) == (3, 1, 0)
 
 
+async def test_who_is_asked_while_the_bus_is_away_may_be_back_unseen(scene: Scene) -> None:
+    """No other node could be told, so none will say that the client came back."""
+    node = await scene.node("n1")
+    callers = [await scene.call(node) for _ in range(2)]
+    await scene.kill_nats()
+    await until(lambda: not node.bus.connected, "the end of the connection")
+    node.draining.begin(0)
+    for caller in callers:
+        assert await caller.goodbye()
+    assert (node.counts().asked, node.counts().nameless) == (2, 2)
+
+
 async def test_who_is_cut_is_counted(scene: Scene) -> None:
     """At the deadline of a stop those that did not answer are cut, and counted."""
     node = await scene.node("n1")

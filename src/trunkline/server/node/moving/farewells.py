@@ -49,18 +49,18 @@ class Farewells:
         ahead_s = self._news.ahead_s
         progress = progress or Progress(loop.time(), 0.0, len(slots))
         announced = 0
-        waiting: deque[tuple[float, drain.Slot]] = deque()
+        waiting: deque[tuple[float, drain.Slot, bool]] = deque()
         while announced < len(slots) or waiting:
             now = loop.time()
             coming = drain.due(slots, announced, progress.elapsed_s(now))
             announced += len(coming)
-            waiting.extend((now + ahead_s, slot) for slot in coming)
             leaving = (connections[slot.client] for slot in coming)
-            await self._news.announce([each.identity.session for each in leaving if _knows_its_session(each)])
+            told = await self._news.announce([each.identity.session for each in leaving if _knows_its_session(each)])
+            waiting.extend((now + ahead_s, slot, told) for slot in coming)
             while waiting and waiting[0][0] <= now:
-                _, slot = waiting.popleft()
+                _, slot, told = waiting.popleft()
                 on_said(connections[slot.client])
-                self._say_one(connections[slot.client], code, reason, slot.reconnect_after_ms)
+                self._say_one(connections[slot.client], code, reason, slot.reconnect_after_ms, told=told)
             waits_s = [waiting[0][0] - now] if waiting else []
             if announced < len(slots):
                 # Its speed may change meanwhile.
@@ -68,11 +68,11 @@ class Farewells:
             if waits_s:
                 await asyncio.sleep(max(min(waits_s), GRAIN_S))
 
-    def _say_one(self, connection: Connection, code: int, reason: str, reconnect_after_ms: int) -> None:
+    def _say_one(self, connection: Connection, code: int, reason: str, reconnect_after_ms: int, *, told: bool) -> None:
         if connection.state != OPEN:
             return
         self._meter.asked_to_move += 1
-        self._meter.asked_nameless += not _knows_its_session(connection)
+        self._meter.asked_nameless += not (told and _knows_its_session(connection))
         log.debug("client_asked_to_move", node=self._node, connection=connection.identity.id)
         connection.end(code, reason, reconnect_after_ms)
 

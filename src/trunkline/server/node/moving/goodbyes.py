@@ -68,13 +68,15 @@ class SessionNews:
         if self._listening is not None:
             await self._listening.close()
 
-    async def announce(self, sessions: Sequence[str]) -> None:
-        """These are asked to move in `ahead_s` seconds."""
+    async def announce(self, sessions: Sequence[str]) -> bool:
+        """These are asked to move in `ahead_s` seconds; returns whether the others could be told."""
+        told = True
         for begin in range(0, len(sessions), SESSIONS_AT_ONCE):
             asked = tuple(sessions[begin : begin + SESSIONS_AT_ONCE])
             said = Goodbyes(self._node, self._colour, asked, in_ms=int(self.ahead_s * 1000))
             self.asked.hear(said, time.monotonic())
-            await self._send(said)
+            told = await self._send(said) and told
+        return told
 
     def opened(self, session: str) -> None:
         """A client has opened a connection with a session that it brought along."""
@@ -95,13 +97,16 @@ class SessionNews:
         for begin in range(0, len(back), SESSIONS_AT_ONCE):
             await self._send(Goodbyes(self._node, self._colour, back=tuple(back[begin : begin + SESSIONS_AT_ONCE])))
 
-    async def _send(self, said: Goodbyes) -> None:
+    async def _send(self, said: Goodbyes) -> bool:
+        """Whether it was sent, or nobody else is there."""
         if self._link is None:
-            return
+            return True
         try:
             await self._link.send(goodbyes_subject(self._link.prefix), msgspec.json.encode(said))
         except BusError as error:
             log.debug("goodbyes_not_announced", node=self._node, sessions=len(said.asked), why=str(error))
+            return False
+        return True
 
     def _on_note(self, data: bytes, reply: str) -> None:
         try:
