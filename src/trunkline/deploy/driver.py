@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -53,6 +54,9 @@ from trunkline.protocol.deploys import OVER
 
 log = get_logger("trunkline.deploy")
 
+AWAY_S: Final = 1.0
+"""A store that takes so long was away."""
+
 
 class Driver:
     """One process that drives a deploy.
@@ -74,6 +78,7 @@ class Driver:
         self._runtime = runtime
         self._entered = taken_over
         self._order: PersonsOrder = ""
+        self._unstored_s = 0.0
         self._progress_at = -math.inf
         started = datetime.fromisoformat(lease.status.started_at).timestamp()
         # The clock of the deploy goes on where it was, whatever the wall clock does meanwhile.
@@ -118,6 +123,7 @@ class Driver:
         processes, why = await self._processes()
         entered, self._entered = self._entered, False
         order, self._order = self._order, ""
+        unstored_s, self._unstored_s = self._unstored_s, 0.0
         return msgspec.structs.replace(
             found,
             at=self.at(),
@@ -128,6 +134,7 @@ class Driver:
             failed=found.failed or why,
             witnesses=self._watcher.witnesses_seen(),
             away=self._watcher.recorder.away(),
+            unstored_s=unstored_s,
             order=order,
             entered=entered,
         )
@@ -151,7 +158,10 @@ class Driver:
             return
         if status.state != deploy.state:
             log.info("deploy", id=deploy.plan.id, state=deploy.state, colour=deploy.plan.to_colour, why=deploy.why)
+        began = time.monotonic()
         await self._lease.write(state=deploy.state, record=record)
+        took_s = time.monotonic() - began
+        self._unstored_s = took_s if took_s >= AWAY_S else 0.0
         self._watcher.deploy = deploy
         if status.state != deploy.state:
             await self._watcher.keep()

@@ -129,6 +129,7 @@ class Deploy(msgspec.Struct, frozen=True):
         smoked_at: when it was used as a client does last.
         left: clients on the old colour at the deadline, who were then left to be cut.
         stuck_in: the state that could not go on.
+        missing: parts of the fleet that are gone, in words.
         notes: what a reader should know, in order.
     """
 
@@ -158,6 +159,7 @@ class Deploy(msgspec.Struct, frozen=True):
     smoked_at: float = 0.0
     left: int = 0
     stuck_in: DeployState | None = None
+    missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def noted(self, note: str) -> Deploy:

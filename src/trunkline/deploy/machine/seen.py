@@ -64,6 +64,7 @@ class Seen(msgspec.Struct, frozen=True):
         failed: why the last action could not be carried out.
         witnesses: None while there are none.
         away: clients that were asked to move and are not back; None when that is unknown.
+        unstored_s: for how long the last step could not be stored, 0 when that took no time to speak of.
         order: of a person.
         entered: the first observation of this process, which was not there when the state began.
     """
@@ -79,6 +80,7 @@ class Seen(msgspec.Struct, frozen=True):
     failed: str = ""
     witnesses: WitnessSeen | None = None
     away: int | None = None
+    unstored_s: float = 0.0
     order: PersonsOrder = ""
     entered: bool = False
 

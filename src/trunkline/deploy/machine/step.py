@@ -15,6 +15,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from trunkline.deploy.machine import after, before
+from trunkline.deploy.machine.noticing import noticed, outage
 from trunkline.deploy.machine.plan import MOST_SPANS, Deploy
 from trunkline.deploy.machine.rules import Decided
 from trunkline.deploy.machine.seen import Action, Seen
@@ -47,6 +48,7 @@ def step(deploy: Deploy, seen: Seen) -> tuple[Deploy, tuple[Action, ...]]:
         return deploy, ()
     if seen.entered:
         deploy = taken_over(deploy, seen.at)
+    deploy = noticed(outage(deploy, seen), seen)
     if seen.order:
         ordered = ORDERS[seen.order]
         if (deploy.state, ordered) in TRANSITIONS:
