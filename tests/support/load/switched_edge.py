@@ -36,7 +36,7 @@ class SwitchedEdge:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # uvloop complains of a cancelled one
             there, back = await asyncio.open_connection("127.0.0.1", self.port)
             await asyncio.gather(_pass(reader, back), _pass(there, writer))
         writer.close()
