@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,7 +79,7 @@ def test_memory_is_bounded() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.integers(0, 2 * SESSIONS_AT_ONCE), st.sampled_from(["blue", "green"]), st.integers(-50_000, 50_000)
+            st.integers(0, 2 * SESSIONS_AT_ONCE), st.sampled_from(["blue", "green"]), st.integers(-50_000, 10_000)
         ),
         max_size=5,
     )
@@ -90,10 +91,12 @@ def test_a_process_that_begins_learns_all(said: list[tuple[int, str, int]]) -> N
         for begin in range(0, count, SESSIONS_AT_ONCE):
             named = tuple(f"{number:020}" for number in range(begin, min(count, begin + SESSIONS_AT_ONCE)))
             known.hear(Goodbyes("n", colour, named, in_ms=in_ms), 0.0)
+    known.hear(Goodbyes("n", "blue", (ONE,), in_ms=-400_000), 0.0)
     for message in known.all(10.0):
         assert len(message.asked) <= SESSIONS_AT_ONCE
         learned.hear(message, 10.0)
-    assert len(learned) == len(known)
+        assert msgspec.json.decode(msgspec.json.encode(message), type=Goodbyes) == message
+    assert not learned.let(ONE, 20.0)
     for number in (0, SESSIONS_AT_ONCE - 1, SESSIONS_AT_ONCE):
         session = f"{number:020}"
         assert learned.let(session, 20.0) == known.let(session, 20.0)

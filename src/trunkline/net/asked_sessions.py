@@ -93,8 +93,10 @@ class AskedSessions:
         return Returned(asked.colour, max(now - asked.said_at, 0.0))
 
     def all(self, now: float) -> Iterator[Goodbyes]:
-        """Everything that is remembered, for a process that begins."""
+        """All that still count as asked, for a process that begins."""
         for (colour, said_at), group in groupby(self._sessions.items(), lambda each: (each[1].colour, each[1].said_at)):
+            if now - said_at > ASKED_S:
+                continue
             asked = tuple(session for session, _ in group)
             for begin in range(0, len(asked), SESSIONS_AT_ONCE):
                 yield Goodbyes("", colour, asked[begin : begin + SESSIONS_AT_ONCE], in_ms=int((said_at - now) * 1000))

@@ -25,6 +25,8 @@ SESSIONS_AT_ONCE: Final = 4_096
 SESSIONS_KEPT: Final = 200_000
 """Most sessions that a process remembers as asked; the oldest are forgotten first."""
 
+SAID_MS: Final = (-600_000, 10_000)
+"""How far from now the goodbye of a message may be, so that no session counts as asked for longer."""
 
 Sessions = Annotated[tuple[Session, ...], msgspec.Meta(max_length=SESSIONS_AT_ONCE)]
 
@@ -41,7 +43,7 @@ class Goodbyes(msgspec.Struct, frozen=True, omit_defaults=True):
     colour: Colour
     asked: Sessions = ()
     back: Sessions = ()
-    in_ms: int = 0
+    in_ms: Annotated[int, msgspec.Meta(ge=SAID_MS[0], le=SAID_MS[1])] = 0
 
 
 class CountsAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -134,8 +134,8 @@ async def test_goodbyes_go_on_without_nats(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "broken",
     [b"", b"[]", b'{"node":"n","colour":"b","asked":["short"]}', b'{"node":"n","colour":"b","asked":[1]}',
-     b'{"node":"n","colour":"' + b"c" * 65 + b'"}'],
-    ids=["empty", "list", "short", "number", "colour"],
+     b'{"node":"n","colour":"' + b"c" * 65 + b'"}', b'{"node":"n","colour":"b","in_ms":60000}'],
+    ids=["empty", "list", "short", "number", "colour", "later"],
 )  # fmt: skip
 async def test_what_is_no_announcement_is_ignored(scene: Scene, broken: bytes) -> None:
     """The next one is heard."""
