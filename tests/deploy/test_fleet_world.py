@@ -234,8 +234,8 @@ async def test_real_balancers_take_the_table_and_are_named(scene: Scene, tmp_pat
             await balancer.stop()
 
 
-async def test_a_node_that_knows_no_reasons_is_ordered_without_one(scene: Scene, deploy: Deploy) -> None:
-    """It is of an older release, which refuses orders with fields that it does not know."""
+async def test_a_node_of_an_older_release_gets_the_orders_that_it_knows(scene: Scene, deploy: Deploy) -> None:
+    """It refuses a move with a reason, and hears of no drain."""
     orders: list[bytes] = []
     world = await deploy.start()
     link = deploy.bus.fleet_link
@@ -248,9 +248,12 @@ async def test_a_node_that_knows_no_reasons_is_ordered_without_one(scene: Scene,
     answers: list[asyncio.Future[None]] = []
     listening = await link.listen(move_subject(link.prefix, "blue-1"), on_order)
     deploy.shows({"url": "http://127.0.0.1:1", "name": "blue-1", "source": "nats"})
-    assert await world.move((await world.look()).nodes[0], 3, 500) == 3
+    node = (await world.look()).nodes[0]
+    assert await world.move(node, 3, 500) == 3
+    assert await world.drain(node, 900_000) == 3
     assert [msgspec.json.decode(order) for order in orders] == [
         {"count": 3, "over_ms": 500, "reason": "deploy"}, {"count": 3, "over_ms": 500},
+        {"count": 100_000, "over_ms": 600_000, "reason": "deploy"}, {"count": 100_000, "over_ms": 600_000},
     ]  # fmt: skip
     await asyncio.gather(*answers)
     await listening.close()

@@ -24,6 +24,8 @@ from trunkline.deploy.world import FleetRefused, FleetUnreachable, FleetView, No
 from trunkline.errors import BusError, BusUnavailable, NobodyListens
 from trunkline.logs.logger import get_logger
 from trunkline.protocol.control import (
+    LONGEST_MOVE_MS,
+    MOST_MOVED,
     DrainOrder,
     DrainState,
     Health,
@@ -156,7 +158,11 @@ class FleetWorld:
     async def drain(self, node: NodeView, over_ms: int) -> int:
         """Have the node ask all that are left; raises FleetUnreachable, FleetRefused."""
         subject = drain_subject(self._link.prefix, node.name)
-        return (await self._ordered(subject, DrainOrder(over_ms), DrainState)).connections
+        try:
+            return (await self._ask(subject, DrainOrder(over_ms), DrainState)).connections
+        except NobodyListens:
+            # An older release knows no drains over the bus. A move of all does the same to a node that gets nobody new.
+            return await self.move(node, MOST_MOVED, min(over_ms, LONGEST_MOVE_MS))
 
     async def undrain(self, node: NodeView) -> None:
         """Have the node take connections again; raises FleetUnreachable, FleetRefused."""

@@ -90,6 +90,10 @@ class PickNotices(msgspec.Struct, frozen=True, omit_defaults=True):
     leaving: bool = False
 
 
+MOST_MOVED: Final = 100_000
+LONGEST_MOVE_MS: Final = 600_000
+
+
 class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Ask at most `count` clients of a node to reconnect, idle ones first (`POST /api/move`, and over NATS).
 
@@ -102,8 +106,8 @@ class MoveOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         reason: the reason that clients get with their goodbye.
     """
 
-    count: Annotated[int, msgspec.Meta(ge=0, le=100_000)]
-    over_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 1000
+    count: Annotated[int, msgspec.Meta(ge=0, le=MOST_MOVED)]
+    over_ms: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_MOVE_MS)] = 1000
     affinity: str | None = None
     values: tuple[str, ...] = ()
     rested_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] = 0
