@@ -2,22 +2,26 @@
 
 Rules:
 
-- Nodes count since their start. Of each process the first and the newest counts are kept, and what happened is their
-  difference; so nothing is lost when the process that records is replaced, as long as it goes on from what was kept.
+- Nodes count since their start. Of each process the newest counts are kept, and what was added since is added up by
+  colour; so nothing is lost when the process that records is replaced, as long as it goes on from what was kept.
+- A node that was seen before and has started again counts from 0: all that it counts belongs to the deploy.
 - Foreign nodes and those of an older release do not count. What only a node knows is unknown as soon as one of those
   that had to count it had clients and does not.
+- What is kept is one value of the store: of many nodes it has fewer samples, of a node that starts again and again its
+  newest processes.
 - A second of the deploy is one sample. Above `MOST_KEPT` every other one is dropped, and from then on every other kept.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from trunkline.deploy.machine.plan import Deploy
+from trunkline.deploy.tally import NOTHING, Tally, less, more, tally
 from trunkline.deploy.verdict.facts import ClientFacts, DeployFacts, RateFacts, Sample, StateSpan, WitnessFacts
 from trunkline.deploy.world import FleetView, NodeView
 from trunkline.protocol.deploys import DeployState
@@ -33,36 +37,40 @@ MOVES: Final[frozenset[DeployState]] = frozenset({"moving", "finishing", "return
 BACK: Final[frozenset[DeployState]] = frozenset({"returning", "rolled_back", "stuck"})
 """States in which the old colour may have got clients back."""
 
+CALM: Final[frozenset[DeployState]] = frozenset({"planned", "starting", "gating", "switching", "verifying"})
+"""States in which clients leave the old colour for reasons of their own. (Smoking connects to it, and leaves.)"""
 
-class Tracked(msgspec.Struct, frozen=True):
-    """One process of a node: its counts when it was seen first, and the newest ones."""
+RUNS: Final = 4
+"""Processes of one node that are remembered."""
 
-    first: MoveCounts
-    last: MoveCounts
+LONGEST_BYTES: Final = 448 * 1024
+"""How long what is kept may be; less than a value of the store."""
 
 
 class Kept(msgspec.Struct, frozen=True):
     """All that is recorded of one deploy.
 
     Attributes:
-        tracked: by node and run.
+        tracked: newest counts by node and run; `totals` is what was added in the deploy, by colour.
         colours: of the nodes that had clients, by name; by URL those without one.
         moving: clients that a node said it would ask when it was ordered to, by name.
         samples: so far; `every` second is one.
         peak_per_s: most connections opened on the new colour in one second while clients moved.
-        usual_per_s: clients that left the old colour each second before traffic was switched.
+        calm_s: seconds in which nobody was asked to move; meanwhile `departed` clients left the old colour.
         refused_before: handshakes refused, by label, when clients began to be moved; None before.
         witnesses: of the processes before this one.
     """
 
     id: str
-    tracked: dict[str, Tracked] = {}
+    tracked: dict[str, Tally] = {}
+    totals: dict[str, Tally] = {}
     colours: dict[str, str] = {}
     moving: dict[str, int] = {}
     samples: tuple[Sample, ...] = ()
     every: int = 1
     peak_per_s: float = 0.0
-    usual_per_s: float = 0.0
+    calm_s: float = 0.0
+    departed: int = 0
     refused_before: dict[str, int] | None = None
     refused_moving: dict[str, int] = {}
     witnesses: WitnessFacts | None = None
@@ -73,17 +81,18 @@ class Recorder:
 
     def __init__(self, kept: Kept) -> None:
         self.kept = kept
-        self._opened: tuple[float, int] | None = None
-        self._receiver = ""
+        self._sampled_at = -1.0
+        self._opened: dict[str, tuple[float, int]] = {}
         self._refused: tuple[float, int] | None = None
+        self._calm: tuple[float, int] | None = None
         self._seconds = 0
 
     def take(
         self, at_s: float, deploy: Deploy, fleet: FleetView, counts: Iterable[MoveCounts], witnesses: int
     ) -> Sample | None:
         """Take one look; returns the sample that it makes once a second. `witnesses` are those connected now."""
-        for each in counts:
-            self._track(each)
+        answered = tuple(counts)
+        self._track(answered)
         plan, kept = deploy.plan, self.kept
         theirs = {
             node.name or node.url: node.colour
@@ -92,18 +101,21 @@ class Recorder:
         }
         kept = msgspec.structs.replace(kept, colours={**kept.colours, **theirs})
         if deploy.state in MOVES:
-            before = kept.refused_before if kept.refused_before is not None else self._refused_now()
-            moving = Counter(self._refused_now())
-            moving.subtract(before)
+            now = self._total().refused
+            before = kept.refused_before if kept.refused_before is not None else now
+            moving = {label: count - before.get(label, 0) for label, count in now.items()}
             refused_moving = {label: count for label, count in moving.items() if count > 0}
             kept = msgspec.structs.replace(kept, refused_before=before, refused_moving=refused_moving)
-        elif not deploy.switched and at_s > 1:
-            left = self._sum(lambda each: each.closed, plan.from_colour)
-            kept = msgspec.structs.replace(kept, usual_per_s=left / at_s)
-        self.kept = kept
-        if self._opened is not None and at_s - self._opened[0] < 1.0:
+        calm = (at_s, self._total(plan.from_colour).closed) if deploy.state in CALM else None
+        if calm is not None and self._calm is not None:
+            calm_s, departed = kept.calm_s + calm[0] - self._calm[0], kept.departed + calm[1] - self._calm[1]
+            kept = msgspec.structs.replace(kept, calm_s=round(calm_s, 3), departed=departed)
+        self.kept, self._calm = kept, calm
+        if self._sampled_at >= 0 and at_s - self._sampled_at < 1.0:
             return None
-        return self._sample(at_s, deploy, fleet, witnesses)
+        self._sampled_at = at_s
+        receiver = plan.from_colour if deploy.state == "returning" else plan.to_colour
+        return self._sample(at_s, deploy, fleet, [each for each in answered if each.colour == receiver], witnesses)
 
     def ordered(self, node: NodeView, moving: int) -> None:
         """A node has been ordered to move clients, and asks so many."""
@@ -111,16 +123,23 @@ class Recorder:
         total = so_far.get(node.name, 0) + moving
         self.kept = msgspec.structs.replace(self.kept, moving={**so_far, node.name: total})
 
-    def _sample(self, at_s: float, deploy: Deploy, fleet: FleetView, witnesses: int) -> Sample:
-        receiver = deploy.plan.from_colour if deploy.state == "returning" else deploy.plan.to_colour
-        opened = self._sum(lambda each: each.opened, receiver)
-        refused = sum(self._refused_now().values())
-        # Clients go back: what the one colour opened is no measure for the other.
-        opened_per_s = _rate(self._opened, at_s, opened) if receiver == self._receiver else 0.0
-        self._receiver = receiver
+    def _opened_per_s(self, at_s: float, receivers: Iterable[MoveCounts]) -> float:
+        """Connections opened a second, of each node since it answered last: what it had not said is no burst."""
+        total = 0.0
+        for each in receivers:
+            key = f"{each.node} {each.run}"
+            total += _rate(self._opened.get(key), at_s, each.opened)
+            self._opened[key] = (at_s, each.opened)
+        return total
+
+    def _sample(
+        self, at_s: float, deploy: Deploy, fleet: FleetView, receivers: Iterable[MoveCounts], witnesses: int
+    ) -> Sample:
+        opened_per_s = self._opened_per_s(at_s, receivers)
+        refused = sum(self._total().refused.values())
         refused_per_s = _rate(self._refused, at_s, refused)
-        self._opened, self._refused = (at_s, opened), (at_s, refused)
-        away = self._away()
+        self._refused = (at_s, refused)
+        away = away_quantiles(self._total().returned)
         colours = Counter[str]()
         for node in fleet.nodes:
             colours[node.colour] += node.connections
@@ -148,66 +167,69 @@ class Recorder:
         self.kept = kept
         return sample
 
-    def _track(self, counts: MoveCounts) -> None:
-        key = f"{counts.node} {counts.run}"
-        known = self.kept.tracked.get(key)
-        first = known.first if known is not None else counts
-        self.kept = msgspec.structs.replace(self.kept, tracked={**self.kept.tracked, key: Tracked(first, counts)})
+    def _track(self, answered: Iterable[MoveCounts]) -> None:
+        """Add what processes have counted since each was seen last."""
+        tracked, totals = dict(self.kept.tracked), dict(self.kept.totals)
+        for counts in answered:
+            key, now = f"{counts.node} {counts.run}", tally(counts)
+            before = tracked.get(key)
+            if before is None:
+                runs = [each for each in tracked if each.partition(" ")[0] == counts.node]
+                before = NOTHING if runs else now
+                if len(runs) >= RUNS:
+                    del tracked[runs[0]]
+            tracked[key] = now
+            if now != before:
+                totals[counts.colour] = more(totals.get(counts.colour, NOTHING), less(now, before))
+        self.kept = msgspec.structs.replace(self.kept, tracked=tracked, totals=totals)
 
-    def _each(self, colour: str | None = None) -> Iterable[Tracked]:
-        return (each for each in self.kept.tracked.values() if colour is None or each.last.colour == colour)
-
-    def _sum(self, count: Callable[[MoveCounts], int], colour: str | None = None) -> int:
+    def _total(self, colour: str | None = None) -> Tally:
         """What was counted since the deploy began."""
-        return sum(count(each.last) - count(each.first) for each in self._each(colour))
+        total = NOTHING
+        for name, each in self.kept.totals.items():
+            if colour is None or name == colour:
+                total = more(total, each)
+        return total
 
-    def _refused_now(self) -> dict[str, int]:
-        total = Counter[str]()
-        for each in self._each():
-            total.update(each.last.refused)
-            total.subtract(each.first.refused)
-        return dict(total)
-
-    def _away(self) -> dict[str, float]:
-        total = Counter[str]()
-        for each in self._each():
-            total.update(each.last.returned)
-            total.subtract(each.first.returned)
-        return away_quantiles(total)
+    def encoded(self) -> bytes:
+        """All that is kept, as it is stored."""
+        data, kept = msgspec.json.encode(self.kept), self.kept
+        while len(data) > LONGEST_BYTES and kept.samples:
+            kept = msgspec.structs.replace(kept, samples=kept.samples[1::2], every=kept.every * 2)
+            data = msgspec.json.encode(kept)
+        return data
 
     def away(self) -> int | None:
         """Clients that were asked to move and have not come back yet; None where a node does not count them."""
         if not self.kept.tracked or self._uncounted():
             return None
-        known = self._sum(lambda each: each.asked - each.nameless)
-        return max(0, known - self._sum(lambda each: sum(each.resumed.values())))
+        total = self._total()
+        return max(0, total.asked - total.nameless - total.resumed)
 
     def _uncounted(self) -> dict[str, str]:
         """Colours of the nodes that had clients and do not count, by name."""
-        counted = {each.last.node for each in self._each()}
+        counted = {key.partition(" ")[0] for key in self.kept.tracked}
         return {name: colour for name, colour in self.kept.colours.items() if name not in counted}
 
     def facts(self, deploy: Deploy, at_s: float, started_at: str, witnesses: WitnessFacts | None) -> DeployFacts:
         """All that is known at `at_s`; `witnesses` are those of this process."""
         plan, kept = deploy.plan, self.kept
-        uncounted = self._uncounted()
+        total, uncounted = self._total(), self._uncounted()
         receiving = {plan.to_colour} if deploy.state not in BACK else {plan.to_colour, plan.from_colour}
         known = bool(kept.tracked) and not uncounted
         received = bool(kept.tracked) and not receiving.intersection(uncounted.values())
-        asked = self._sum(lambda each: each.asked) + sum(kept.moving.get(name, 0) for name in uncounted)
-        returned = self._sum(lambda each: sum(each.resumed.values()))
-        moving_s = deploy.moving_s + (at_s - deploy.since if deploy.state in MOVES else 0.0)
+        moving_s = deploy.moving_s + (at_s - deploy.since if deploy.state == "moving" else 0.0)
         clients = ClientFacts(
             at_switch=deploy.at_switch,
-            asked=asked,
-            returned=returned if known else None,
-            recovered=self._sum(lambda each: each.recovered) if received else None,
-            gaps=self._sum(lambda each: each.not_recovered + each.gaps) if known else None,
-            forced=max(self._sum(lambda each: each.cut), deploy.left),
+            asked=total.asked + sum(kept.moving.get(name, 0) for name in uncounted),
+            returned=total.resumed if known else None,
+            recovered=total.recovered if received else None,
+            gaps=total.gaps if known else None,
+            forced=max(total.cut, deploy.left),
             never_back=self.away(),
-            usual_departures=round(kept.usual_per_s * moving_s, 2),
+            usual_departures=round(kept.departed / kept.calm_s * moving_s, 2) if kept.calm_s else 0.0,
             refused=kept.refused_moving if received else None,
-            away_s=self._away(),
+            away_s=away_quantiles(total.returned),
         )
         rates = RateFacts(
             peak_per_s=round(kept.peak_per_s, 1) if received else None,

@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.rules import clients
 from trunkline.deploy.machine.seen import WitnessSeen
@@ -102,7 +100,7 @@ class Watcher:
         """Store what was recorded, for a process that takes over."""
         self._kept_at = time.monotonic()
         try:
-            await self._parts.store.put(RECORD_KEY, msgspec.json.encode(self.recorder.kept), None)
+            await self._parts.store.put(RECORD_KEY, self.recorder.encoded(), None)
         except BusError as error:
             log.warning("record_not_kept", why=str(error))
 
