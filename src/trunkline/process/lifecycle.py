@@ -28,6 +28,9 @@ from trunkline.process.open_files import raise_limit
 T = TypeVar("T")
 
 LEFT_S: Final = 10.0
+START_LEFT_S: Final = 5.0
+"""Time that a start under way has to end once it is to stop: it may wait for something that is away."""
+
 _PR_SET_PDEATHSIG: Final = 1
 _CHUNK: Final = 65_536
 _LAST_OUTPUT_S: Final = 1.0
@@ -58,12 +61,14 @@ class Signals:
 async def started(signals: Signals, start: Coroutine[Any, Any, None], *, heeds_first: bool = False) -> bool:
     """Run `start`, which the second signal cancels; returns whether it has ended by itself, and raises what it raised.
 
-    The first signal lets it go on, for `serve_until_stopped` comes next, and stops at once; with `heeds_first` it
-    cancels the start as well, which would end another process.
+    The first signal lets it go on for `START_LEFT_S`, for `serve_until_stopped` comes next, and stops at once; with
+    `heeds_first` it cancels the start, which would end another process.
     """
     starting = asyncio.ensure_future(start)
-    ending = signals.first if heeds_first else signals.second
-    await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({starting, signals.first}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done() and not heeds_first:
+        either: set[asyncio.Future[None]] = {starting, signals.second}
+        await asyncio.wait(either, timeout=START_LEFT_S, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         starting.result()
         return True
