@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.support.environment import environment
+from tests.support.deploy.command import deploy
 from tests.support.fleet_process import FleetProcess
 from tests.support.patience import patient
 from trunkline.deploy.runtimes.local import LocalRuntime
@@ -22,22 +21,6 @@ StartFleet = Callable[..., Awaitable[FleetProcess]]
 
 CLIENTS = 50
 QUICK = ("--over", "3s", "--verify", "2s", "--keep", "0s", "--witnesses", "10", "--yes", "--data-dir", "data")
-
-
-async def deploy(tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `trunkline deploy`."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "trunkline", "deploy", *arguments,
-        cwd=tmp_path, env=environment(tmp_path),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        out, errors = await asyncio.wait_for(process.communicate(), patient(90))
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode or 0, out.decode(), errors.decode()
 
 
 class Mover:
@@ -133,6 +116,8 @@ async def test_a_broken_version_is_rolled_back(start_fleet: StartFleet, tmp_path
         code, out, errors = await deploy(tmp_path, "run", "green", "--runtime", "local", "--app", "broken:app", *QUICK)
         assert code == 3, (out, errors)
         assert "rolled back from starting: green-1 cannot start: the module 'broken' cannot be imported" in errors
+        assert "green-1 wrote last:" in out
+        assert "LookupError: the moon is missing" in out.partition("green-1 wrote last:")[2]
         assert [node.name for node in await LocalRuntime(tmp_path / "data").list("")] == ["node-1"]
         assert {tuple(mover.codes) for mover in clients} == {()}
     finally:

@@ -360,6 +360,7 @@ async def _drive(
     """Carry it out under the live view; the first signal gives it up in order, the second at once."""
     import asyncio
 
+    from trunkline.deploy.verdict.facts import turned_back
     from trunkline.deploy.view.live import make_live
     from trunkline.process import lifecycle
     from trunkline.protocol.deploys import OVER
@@ -382,9 +383,9 @@ async def _drive(
     outcome = driving.result()
     if outcome.state in OVER:
         deliver(outcome.verdict)
-        failed = next((span for span in outcome.verdict.facts.spans if span.why), None)
-        if outcome.state == "rolled_back" and failed is not None:
-            print(f"trunkline: rolled back from {failed.state}: {failed.why}", file=sys.stderr)
+        turned = turned_back(outcome.verdict.facts.spans)
+        if outcome.state == "rolled_back" and turned is not None:
+            print(f"trunkline: rolled back from {turned.state}: {turned.why}", file=sys.stderr)
     elif outcome.interrupted:
         print(f"trunkline: interrupted in {outcome.state}; go on with: trunkline deploy resume", file=sys.stderr)
     else:

@@ -42,7 +42,7 @@ from trunkline.deploy.machine.step import step
 from trunkline.deploy.parts import Outcome, Parts
 from trunkline.deploy.recording import Kept, Recorder
 from trunkline.deploy.runtimes.base import Runtime, RuntimeNode
-from trunkline.deploy.verdict.facts import DeployFacts
+from trunkline.deploy.verdict.facts import MOST_LINES, DeployFacts
 from trunkline.deploy.verdict.kept import keep
 from trunkline.deploy.verdict.verdict import DeployVerdict, make_verdict
 from trunkline.deploy.watching import Watcher
@@ -56,6 +56,14 @@ log = get_logger("trunkline.deploy")
 
 AWAY_S: Final = 1.0
 """A store that takes so long was away."""
+
+LINES_S: Final = 5.0
+"""Time in which the runtime has to show what nodes wrote last: their removal does not wait for more."""
+
+LINES_OF: Final = 3
+"""Nodes whose last lines are kept, those that ended by themselves first."""
+
+LINE_CHARS: Final = 500
 
 
 class Driver:
@@ -198,6 +206,8 @@ class Driver:
                     case Undrain(node):
                         await self._parts.world.undrain(node)
                     case Remove(colour):
+                        if colour == self._deploy.plan.to_colour:
+                            await self._keep_last_lines(colour)
                         await self._runtime.remove(colour)
             except TrunklineError as error:
                 log.warning("action_failed", id=self._deploy.plan.id, action=type(action).__name__, why=str(error))
@@ -205,6 +215,20 @@ class Driver:
                 if not (isinstance(action, PutTraffic) and isinstance(error, FleetUnreachable)):
                     found = msgspec.structs.replace(found, failed=str(error))
         return found
+
+    async def _keep_last_lines(self, colour: str) -> None:
+        """Record what nodes that are removed for a fault wrote last."""
+        recorder = self._watcher.recorder
+        if recorder.kept.last_lines:
+            return
+        lines: dict[str, tuple[str, ...]] = {}
+        with contextlib.suppress(TrunklineError, TimeoutError):
+            async with asyncio.timeout(LINES_S):
+                nodes = await self._runtime.list(colour)
+                for node in sorted(nodes, key=lambda node: -node.failures)[:LINES_OF]:
+                    if last := await self._runtime.logs(node.name, MOST_LINES):
+                        lines[node.name] = tuple(line[:LINE_CHARS] for line in last)
+        recorder.kept = msgspec.structs.replace(recorder.kept, last_lines=lines)
 
     async def _unready(self, node: NodeView) -> str:
         why = await self._parts.world.ready(node)
@@ -238,7 +262,7 @@ class Driver:
         await self._store()
         self._show(changed=True)
         await self._lease.give_up()
-        return Outcome(verdict.facts.id, self._deploy.state, self._deploy.why, verdict)
+        return Outcome(verdict.facts.id, self._deploy.state, verdict.facts.why, verdict)
 
     async def _keep(self, verdict: DeployVerdict) -> None:
         while True:

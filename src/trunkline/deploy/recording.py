@@ -22,7 +22,15 @@ import msgspec
 
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.tally import NOTHING, Tally, less, more, tally
-from trunkline.deploy.verdict.facts import ClientFacts, DeployFacts, RateFacts, Sample, StateSpan, WitnessFacts
+from trunkline.deploy.verdict.facts import (
+    ClientFacts,
+    DeployFacts,
+    RateFacts,
+    Sample,
+    StateSpan,
+    WitnessFacts,
+    turned_back,
+)
 from trunkline.deploy.world import FleetView, NodeView
 from trunkline.protocol.deploys import DeployState
 from trunkline.protocol.goodbyes import MoveCounts
@@ -59,6 +67,7 @@ class Kept(msgspec.Struct, frozen=True):
         calm_s: seconds in which nobody was asked to move; meanwhile `departed` clients left the old colour.
         refused_before: handshakes refused, by label, when clients began to be moved; None before.
         witnesses: of the processes before this one.
+        last_lines: what nodes of the new colour wrote before they were removed, by name.
     """
 
     id: str
@@ -74,6 +83,7 @@ class Kept(msgspec.Struct, frozen=True):
     refused_before: dict[str, int] | None = None
     refused_moving: dict[str, int] = {}
     witnesses: WitnessFacts | None = None
+    last_lines: dict[str, tuple[str, ...]] = {}
 
 
 class Recorder:
@@ -237,6 +247,8 @@ class Recorder:
             accepts_from=deploy.accepts_from,
             chosen_per_s=round(deploy.rate, 1),
         )
+        spans = (*deploy.spans, StateSpan(deploy.state, deploy.since, at_s, deploy.why))
+        turned = turned_back(spans)
         return DeployFacts(
             id=plan.id,
             from_colour=plan.from_colour,
@@ -245,15 +257,16 @@ class Recorder:
             started_at=started_at,
             lasted_s=round(at_s, 2),
             ended=deploy.state,
-            why=deploy.why,
+            why=deploy.why or (turned.why if turned is not None else ""),
             witnesses=together(kept.witnesses, witnesses),
             clients=clients,
             rates=rates,
-            spans=(*deploy.spans, StateSpan(deploy.state, deploy.since, at_s, deploy.why)),
+            spans=spans,
             samples=kept.samples,
             moving_s=round(moving_s, 2),
             waited_s=round(deploy.waited_s, 2),
             notes=deploy.notes,
+            last_lines=kept.last_lines,
         )
 
 

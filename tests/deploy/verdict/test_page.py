@@ -44,7 +44,7 @@ def test_texts_do_nothing() -> None:
         FACTS, why=HOSTILE, notes=(HOSTILE,), version=HOSTILE, from_colour=HOSTILE, ended="rolled_back",
         witnesses=replace(FACTS.witnesses, why=HOSTILE),
         clients=replace(FACTS.clients, refused={HOSTILE: 1}, away_s={HOSTILE: 1.0}),
-        spans=(replace(FACTS.spans[0], why=HOSTILE),),
+        spans=(replace(FACTS.spans[0], why=HOSTILE),), last_lines={HOSTILE: (HOSTILE,)},
         samples=(replace(FACTS.samples[0], clients={HOSTILE: 1}),),
     )  # fmt: skip
     shown = page(make_verdict(facts)).decode()

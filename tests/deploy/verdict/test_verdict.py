@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support.deploy.example_facts import example_facts
-from trunkline.deploy.verdict.facts import Sample
+from trunkline.deploy.verdict.facts import Sample, StateSpan, turned_back
 from trunkline.deploy.verdict.junit import junit
 from trunkline.deploy.verdict.samples import thinned
 from trunkline.deploy.verdict.text import WIDTH, history_text, text
@@ -92,6 +92,19 @@ def test_the_text() -> None:
     assert max(map(len, lines)) <= WIDTH
     assert "never came to witness 3" in " ".join(shown.split())
     assert "FAIL lost==0" in text(make_verdict(LOST), "ascii")
+
+
+def test_what_went_back_says_why() -> None:
+    """The first state that was left for it counts, whatever came between; and what its nodes wrote last is shown."""
+    states = (("starting", "taken over"), ("verifying", "500s"), ("returning", "cut off"), ("stuck", "again"))
+    spans = tuple(StateSpan(state, 0, 1, why) for state, why in states)
+    spans = (*spans, StateSpan("returning", 1, 2), StateSpan("rolled_back", 2, 2))
+    assert turned_back(spans) == spans[1]
+    assert turned_back(FACTS.spans) is None
+    facts = replace(FACTS, ended="rolled_back", last_lines={"green-1": ("Traceback", "x" * 200 + "\x1b[31m")})
+    shown = text(make_verdict(facts)).splitlines()
+    assert shown[-3:-1] == ["green-1 wrote last:", "  Traceback"]
+    assert "\x1b" not in shown[-1]
 
 
 def test_the_history() -> None:

@@ -9,6 +9,8 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, Literal
 
 import msgspec
@@ -16,6 +18,8 @@ import msgspec
 from trunkline.protocol.deploys import DeployState
 
 MOST_SAMPLES: Final = 3_600
+MOST_LINES: Final = 20
+"""Of what a node wrote last."""
 
 
 class WitnessFacts(msgspec.Struct, frozen=True):
@@ -139,6 +143,7 @@ class DeployFacts(msgspec.Struct, frozen=True):
         waited_s: time of the move in which a wave waited for lag or refusals to fall.
         notes: what happened that a reader should know, in order: nodes that died, a balancer that fell silent, a
             resumed deploy.
+        last_lines: what nodes of the new colour wrote last before they were removed, by name; empty when it stayed.
     """
 
     id: str
@@ -157,3 +162,13 @@ class DeployFacts(msgspec.Struct, frozen=True):
     moving_s: float = 0.0
     waited_s: float = 0.0
     notes: tuple[str, ...] = ()
+    last_lines: dict[str, tuple[str, ...]] = {}
+
+
+def turned_back(spans: Sequence[StateSpan]) -> StateSpan | None:
+    """The state from which a deploy went back, and why; None when it did not."""
+    back = ("undoing", "returning")
+    for left, entered in pairwise(spans):
+        if entered.state in back and left.state not in (*back, "stuck"):
+            return left
+    return None

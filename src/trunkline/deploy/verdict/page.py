@@ -26,7 +26,7 @@ def _body(verdict: DeployVerdict, drawn: Plots) -> str:
     facts = verdict.facts
     parts = (
         _head(verdict), "<main>", _notes(facts), _thresholds(verdict), _tiles(facts), over_time(drawn), _pair(facts),
-        _states(facts), "</main>",
+        _states(facts), _last_lines(facts), "</main>",
     )  # fmt: skip
     return "\n".join(part for part in parts if part)
 
@@ -58,6 +58,13 @@ def _notes(facts: DeployFacts) -> str:
         return ""
     listed = "".join(f"<li>{text(note)}</li>" for note in facts.notes)
     return f'<section class="warnings"><h2>What happened</h2><ul>{listed}</ul></section>'
+
+
+def _last_lines(facts: DeployFacts) -> str:
+    shown = "".join(
+        f"<h3>{text(node)}</h3><pre>{text(chr(10).join(last))}</pre>" for node, last in facts.last_lines.items()
+    )
+    return section("What the new nodes wrote last", shown) if shown else ""
 
 
 def _thresholds(verdict: DeployVerdict) -> str:

@@ -1,7 +1,7 @@
 """The verdict and the history as plain text, for a terminal and for a ticket. Pure.
 
-Rules: no line is longer than `WIDTH` unless one word is; what failed comes first; witnesses and everybody else have
-paragraphs of their own; what was not measured is said to be unknown.
+Rules: no line is longer than `WIDTH` unless one word is, or a node wrote it; what failed comes first; witnesses and
+everybody else have paragraphs of their own; what was not measured is said to be unknown.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def text(verdict: DeployVerdict, encoding: str = "utf-8") -> str:
     lines += _part("clients", _clients(facts.clients))
     lines += _part("reconnects", _reconnects(facts))
     lines += _part("states", ", ".join(f"{span.state} {seconds(span.to_s - span.from_s)}" for span in facts.spans))
+    for node, last in facts.last_lines.items():
+        lines += [f"{node} wrote last:", *(f"  {line}" for line in last)]
     return "".join(f"{fit(plain(line), encoding)}\n" for line in lines)
 
 
