@@ -78,6 +78,19 @@ async def test_what_is_no_loss_reaches_the_verdict() -> None:
     assert facts.why.startswith("5 witnesses did not come back")
 
 
+@pytest.mark.process
+async def test_a_newer_token_is_used(tmp_path: Path) -> None:
+    """Of witnesses of a long deploy the first one expires."""
+    tokens = ["newer"]
+    async with two_colours(tmp_path) as (blue, _), SwitchedEdge(blue.port) as edge:
+        witnesses = LoadWitnesses(edge.url, 1, renewed=lambda: tokens.pop() if tokens else None)
+        await witnesses.start()
+        witnesses.now()
+        witnesses.now()
+        assert witnesses._witnesses._witnesses[0].shared.token == "newer"
+        await witnesses.finish(0.0)
+
+
 def test_the_url_of_a_feed() -> None:
     """TLS stays TLS, and the path is the feed's."""
     assert feed_url("http://10.0.0.1:3001", "/ws") == "ws://10.0.0.1:3001/ws"

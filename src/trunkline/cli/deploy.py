@@ -170,6 +170,7 @@ def resume(
     config_file: ConfigFile = None,
 ) -> None:
     """Go on with a deploy whose process was interrupted or killed."""
+    _require()
     from trunkline.deploy.run import resume_deploy
 
     _take_over(resume_deploy, balancer, bus, edge, data_dir, token_file, ca, insecure, threshold, html, junit, as_json,
@@ -192,6 +193,7 @@ def rollback(
     config_file: ConfigFile = None,
 ) -> None:
     """Give traffic and clients back to the old colour, until the moment at which it is removed."""
+    _require()
     from trunkline.deploy.run import roll_back
 
     _take_over(roll_back, balancer, bus, edge, data_dir, token_file, ca, insecure, threshold, html, junit, as_json,
@@ -214,6 +216,7 @@ def abort(
     config_file: ConfigFile = None,
 ) -> None:
     """End a deploy: undone before traffic was switched, left as it is afterwards."""
+    _require()
     from trunkline.deploy.run import abort_deploy
 
     _take_over(abort_deploy, balancer, bus, edge, data_dir, token_file, ca, insecure, threshold, html, junit, as_json,
@@ -230,6 +233,7 @@ def status(
     config_file: ConfigFile = None,
 ) -> None:
     """Show the present or last deploy: its state, who drives it, and since when."""
+    _require()
     from trunkline.cli import deploy_fleet
     from trunkline.deploy.view.status import show_status
 
@@ -332,7 +336,6 @@ def _take_over(
     config_file: Path | None,
 ) -> None:
     """Resume, roll back or abort."""
-    _require()
     from trunkline.cli import deploy_fleet
 
     own = _parsed(threshold)
@@ -389,6 +392,7 @@ async def _drive(
     elif outcome.interrupted:
         print(f"trunkline: interrupted in {outcome.state}; go on with: trunkline deploy resume", file=sys.stderr)
     else:
+        deliver(outcome.verdict)
         print(
             f"trunkline: the deploy is {outcome.state}: {outcome.why}. Both colours run; "
             "trunkline deploy resume tries again, rollback and abort end it",

@@ -6,7 +6,8 @@ import contextlib
 import getpass
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -77,12 +78,14 @@ class Edge(NamedTuple):
     Attributes:
         url: ws:// or wss:// address of the feed, empty when nobody says so. Nodes are asked at its path.
         token: bearer token, empty for none.
+        renewed: a newer one, once there is one.
         verify_tls: whether certificates have to be valid.
         ca_file: certificates to trust instead of the system's.
     """
 
     url: str
     token: str
+    renewed: Callable[[], str | None]
     verify_tls: bool
     ca_file: str
 
@@ -112,8 +115,13 @@ def edge_of(url: str, token_file: Path | None, ca: Path | None, *, insecure: boo
     """Where the deploy's own clients connect; raises SettingsError for no WebSocket address."""
     if url and urlsplit(url).scheme not in ("ws", "wss"):
         raise SettingsError("--edge", value=url, allowed="an address such as wss://live.example.org/ws")
-    token = TokenFile(token_file).token if token_file is not None else ""
-    return Edge(url, token, not insecure, str(ca) if ca is not None else "")
+    file = TokenFile(token_file) if token_file is not None else None
+    token = file.token if file is not None else ""
+
+    def renewed() -> str | None:
+        return file.renewed(time.monotonic()) if file is not None else None
+
+    return Edge(url, token, renewed, not insecure, str(ca) if ca is not None else "")
 
 
 def parts_of(fleet: Fleet, loaded: Loaded, edge: Edge) -> Parts:
@@ -126,7 +134,14 @@ def parts_of(fleet: Fleet, loaded: Loaded, edge: Edge) -> Parts:
             urlsplit(edge.url).path or FEED_PATH, token=edge.token, verify_tls=edge.verify_tls, ca_file=edge.ca_file
         ),
         preflight=edge.why_not,
-        witnesses=partial(LoadWitnesses, edge.url, token=edge.token, verify_tls=edge.verify_tls, ca_file=edge.ca_file)
+        witnesses=partial(
+            LoadWitnesses,
+            edge.url,
+            token=edge.token,
+            renewed=edge.renewed,
+            verify_tls=edge.verify_tls,
+            ca_file=edge.ca_file,
+        )
         if edge.url
         else None,
     )

@@ -23,9 +23,16 @@ MEASURE_ALL_S: Final = 20.0
 
 
 class LoadWitnesses:
-    """Witnesses of the load tester, through the edge at `url` (ws:// or wss://, with the path of the feed)."""
+    """Witnesses of the load tester, through the edge at `url` (ws:// or wss://, with the path of the feed).
 
-    def __init__(self, url: str, count: int, *, token: str = "", verify_tls: bool = True, ca_file: str = "") -> None:
+    `renewed` returns a token that replaces `token` once there is one; it is asked at each look.
+    """
+
+    def __init__(
+        self, url: str, count: int, *, token: str = "", renewed: Callable[[], str | None] = lambda: None,
+        verify_tls: bool = True, ca_file: str = "",
+    ) -> None:  # fmt: skip
+        self._renewed = renewed
         self._witnesses = Witnesses(url, count, token=token, verify_tls=verify_tls, ca_file=ca_file)
 
     async def start(self) -> None:
@@ -34,6 +41,8 @@ class LoadWitnesses:
 
     def now(self) -> WitnessSeen:
         """How they are."""
+        if token := self._renewed():
+            self._witnesses.take_token(token)
         now = self._witnesses.now()
         return WitnessSeen(
             connected=now.connected, count=now.count, lost=now.lost, duplicated=now.duplicated, late=now.late,
