@@ -7,7 +7,7 @@ import msgspec
 from tests.deploy.machine.simulation import fleet, plan
 from tests.support.deploy.pretend_fleet import PretendFleet, PretendNode
 from trunkline.deploy.machine.plan import Deploy
-from trunkline.deploy.machine.seen import Seen
+from trunkline.deploy.machine.seen import Action, Move, Seen
 from trunkline.deploy.machine.step import step
 
 
@@ -74,15 +74,34 @@ def test_faults_while_the_bus_is_away_are_not_held_against_the_new_colour() -> N
         assert len(deploy.notes) == len(during) + len(after)
 
 
-def test_what_is_wrong_during_an_outage_has_its_whole_time_to_pass() -> None:
-    """A new colour that no balancer can use, from before the outage to a moment after it, is not given up."""
+def test_nodes_that_were_without_the_bus_are_not_dead() -> None:
+    """All are shown as down until they are checked again: nobody is left behind, and the new colour not given up."""
     there = fleet(100)
     deploy = moving(there)
-    for name in ("green-1", "green-2"):
-        there.nodes[name].state = "down"
+    for node in there.nodes.values():
+        node.state = "down"
     deploy = next_step(deploy, there)
     there.now += 10.0
     deploy = next_step(deploy, there, unstored_s=10.0)
-    for name in ("green-1", "green-2"):
-        there.nodes[name].state = "up"
-    assert next_step(deploy, there).state == "moving"
+    for _ in range(10):
+        deploy = next_step(deploy, there)
+    assert deploy.state == "moving"
+    for node in there.nodes.values():
+        node.state = "up"
+    orders: list[Action] = []
+    for _ in range(10):
+        there.pass_time(0.5)
+        deploy, actions = step(deploy, there.seen(Seen(there.now), deploy.state))
+        orders += actions
+    assert {order.node.name for order in orders if isinstance(order, Move)} == {"blue-1", "blue-2"}
+
+
+def test_nodes_that_stay_down_after_an_outage_are_dead() -> None:
+    """The time that they have is bounded."""
+    there = fleet(100)
+    deploy = next_step(moving(there), there, unstored_s=10.0)
+    for name in ("blue-1", "blue-2"):
+        there.nodes[name].state = "down"
+    for _ in range(40):
+        deploy = next_step(deploy, there)
+    assert "moving" in {span.state for span in deploy.spans}

@@ -22,6 +22,7 @@ from trunkline.deploy.machine.rules import (
     gone,
     may_remove,
     names,
+    recovering,
     unapplied,
     usable,
 )
@@ -69,6 +70,8 @@ def _waves(
     """The next wave, if it is time for one; holds when nobody is left who can be asked."""
     plan, limits = deploy.plan, deploy.plan.limits
     movable = tuple(node for node in source if node.name and node.connections and node.state != "down")
+    if not movable and recovering(deploy, seen) and any(node.connections for node in source):
+        return Decided(_waits(deploy, seen))
     if not movable:
         return Decided(deploy, event=Event.HOLDS)
     if deploy.to_move < 0:
@@ -107,7 +110,7 @@ def _waits(deploy: Deploy, seen: Seen) -> Deploy:
     """The next wave is put off by what has to be observed at least once more."""
     if deploy.to_move < 0:
         return deploy
-    ends = max(deploy.wave_ends, seen.at) + PAUSE_S
+    ends = max(deploy.wave_ends, seen.at + PAUSE_S)
     return replace(deploy, wave_ends=ends, waited_s=deploy.waited_s + ends - max(deploy.wave_ends, seen.at))
 
 
@@ -124,6 +127,8 @@ def finishing(deploy: Deploy, seen: Seen) -> Decided:
     if changed := set_back(deploy, seen.fleet):
         return changed
     old = seen.fleet.colour(plan.from_colour)
+    if recovering(deploy, seen) and any(node.connections and node.state == "down" for node in old):
+        return Decided(deploy)
     left = [node for node in old if node.connections and node.state != "down"]
     if not left:
         # Who was asked last is on the way; who has gone for good is not waited for.

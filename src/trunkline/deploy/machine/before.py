@@ -18,6 +18,7 @@ from trunkline.deploy.machine.rules import (
     give_all_to,
     gives_all_to,
     names,
+    recovering,
     unapplied,
     usable,
 )
@@ -260,6 +261,9 @@ def watched(deploy: Deploy, seen: Seen) -> tuple[Deploy, str]:
     unwell = _unwell(deploy, seen, new)
     if not unwell:
         return replace(deploy, unwell_at=-1.0), ""
+    if recovering(deploy, seen):
+        # It has its time to pass; until then nothing is verified.
+        return replace(deploy, asked_at=-1.0 if deploy.state == "verifying" else deploy.asked_at), ""
     if deploy.unwell_at < 0:
         return replace(deploy, unwell_at=seen.at), ""
     return deploy, unwell if seen.at - deploy.unwell_at >= plan.limits.settle_s else ""

@@ -57,6 +57,7 @@ def outage(deploy: Deploy, seen: Seen) -> Deploy:
         return deploy
     return replace(
         deploy.noted(f"{why}, {seen.at:.0f} s after the beginning"),
+        outage_at=seen.at,
         marks={} if deploy.marks is not None else None,  # each node is watched again from its next answer
         unwell_at=-1.0,
         unheard_at=-1.0,

@@ -36,7 +36,7 @@ class Limits(msgspec.Struct, frozen=True):
         unheard_s: after which nodes that carry no order out are given no more of them.
         finish_s: for the last clients to leave once a drain has asked them.
         away_s: for those that were asked last to come back, before the deploy goes on without them.
-        back_s: until the old colour is ready again, when clients go back to it.
+        back_s: until the old colour is ready again, when clients go back to it; and nodes after an outage of the bus.
         again_s: between tries of what has to be repeated.
         headroom: capacity of the new colour over the clients there are.
         share: of the accept limit that a move may use.
@@ -129,6 +129,7 @@ class Deploy(msgspec.Struct, frozen=True):
         smoked_at: when it was used as a client does last.
         left: clients on the old colour at the deadline, who were then left to be cut.
         stuck_in: the state that could not go on.
+        outage_at: when bus or store were away last; below 0 for never.
         missing: parts of the fleet that are gone, in words.
         notes: what a reader should know, in order.
     """
@@ -159,6 +160,7 @@ class Deploy(msgspec.Struct, frozen=True):
     smoked_at: float = 0.0
     left: int = 0
     stuck_in: DeployState | None = None
+    outage_at: float = -1.0
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

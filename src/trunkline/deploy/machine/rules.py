@@ -144,6 +144,11 @@ def asked(deploy: Deploy, seen: Seen) -> Deploy:
     return msgspec.structs.replace(deploy, asked_at=seen.at)
 
 
+def recovering(deploy: Deploy, seen: Seen) -> bool:
+    """Whether the bus was away a moment ago, so that nodes which are shown as down may only have been without it."""
+    return deploy.outage_at >= 0 and seen.at - deploy.outage_at < deploy.plan.limits.back_s
+
+
 def names(nodes: Sequence[NodeView]) -> str:
     """Nodes in words."""
     return ", ".join(node.name or node.url for node in nodes)
