@@ -14,6 +14,7 @@ from tests.support.server.bus_probe import until
 from trunkline.deploy import balancers as module
 from trunkline.deploy.balancers import Balancers
 from trunkline.deploy.world import FleetRefused, FleetUnreachable
+from trunkline.errors import SettingsError
 from trunkline.net.admin_token import AdminToken
 from trunkline.protocol.traffic import TrafficOrder
 
@@ -93,6 +94,17 @@ async def test_a_balancer_that_cannot_do_it_now_is_asked_last(
     assert (await balancers.traffic()).generation == 3
     assert len(first.heard) == len(second.heard) == 2
     await balancers.close()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["10.0.0.5:8081", "ws://10.0.0.5:8081", "http://", "http://[::1", "http://h:99999", "http://u:secret@h:1"],
+)
+def test_an_address_that_is_none_is_named_at_once(address: str) -> None:
+    """With what is allowed, and without a password."""
+    with pytest.raises(SettingsError, match=r"http://10\.0\.0\.5:8081") as caught:
+        Balancers([address])
+    assert "secret" not in str(caught.value)
 
 
 async def test_an_answer_may_come_in_pieces(pair: tuple[ScriptedBalancer, ScriptedBalancer]) -> None:

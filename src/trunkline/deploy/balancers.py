@@ -23,6 +23,7 @@ import aiohttp
 import msgspec
 
 from trunkline.deploy.world import FleetRefused, FleetUnreachable
+from trunkline.errors import SettingsError
 from trunkline.net.admin_token import kept_token
 from trunkline.protocol.control import Problem
 from trunkline.protocol.traffic import TrafficOrder, TrafficState
@@ -67,10 +68,13 @@ class Balancers:
         addresses: of the admin ports, e.g. http://127.0.0.1:8081.
         token: bearer token of all of them, empty for those that are kept on this machine.
         overview: path of their own counts (`balancer.balancer_metric_path`).
+
+    Raises:
+        SettingsError: an address is none.
     """
 
     def __init__(self, addresses: Sequence[str], token: str = "", overview: str = "/balancer-metrics") -> None:
-        self._addresses = [address.rstrip("/") for address in addresses]
+        self._addresses = [_address(each) for each in addresses]
         self._token = token
         self._overview = overview
         self._session: aiohttp.ClientSession | None = None
@@ -147,6 +151,19 @@ class Balancers:
             if place.hostname in LOOPBACK and place.port:
                 token = kept_token(place.port) or ""
         return {**headers, "Authorization": f"Bearer {token}"} if token else headers
+
+
+def _address(text: str) -> str:
+    """The address of an admin port; raises SettingsError, which does not show what may be a password."""
+    try:
+        parts = urlsplit(text)
+        found = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, or brackets that do not close
+        found = False
+    if not found or "@" in text:
+        shown = text if "@" not in text else None
+        raise SettingsError("--balancer", value=shown, allowed="the address of an admin port: http://10.0.0.5:8081")
+    return text.rstrip("/")
 
 
 async def read_body(answer: aiohttp.ClientResponse, most: int) -> bytes:
