@@ -16,6 +16,7 @@ from trunkline import App
 from trunkline.deploy.load_parts import LoadWitnesses, feed_url, smoking
 from trunkline.deploy.machine.seen import Smoke
 from trunkline.deploy.world import NodeView
+from trunkline.load.deploys.smoke import Smoked
 from trunkline.server.node.node import Node
 
 
@@ -89,6 +90,20 @@ async def test_a_newer_token_is_used(tmp_path: Path) -> None:
         witnesses.now()
         assert witnesses._witnesses._witnesses[0].shared.token == "newer"
         await witnesses.finish(0.0)
+
+
+async def test_brief_smoking_is_no_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While users are there a node is tried so seldom that the limit of this address does not count as its refusal."""
+    connects: list[int] = []
+
+    async def smoked(*_: object, connects: int, seen: list[int] = connects, **__: object) -> Smoked:
+        seen.append(connects)
+        return Smoked("green-1", True, "", ())
+
+    monkeypatch.setattr("trunkline.deploy.load_parts.smoke", smoked)
+    for briefly in (False, True):
+        await smoking()(Smoke((view("green-1", "http://127.0.0.1:1"),), (), briefly=briefly))
+    assert connects == [50, 3]
 
 
 def test_the_url_of_a_feed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,8 +15,8 @@ from trunkline.bus.store.memory import MemoryStore
 from trunkline.deploy.lease import LeaseHeld, LeaseTimes, NothingToResume
 from trunkline.deploy.machine.plan import Limits
 from trunkline.deploy.machine.seen import Smoke, SmokeSeen
-from trunkline.deploy.parts import DeployOptions, Outcome, Parts, Progress
-from trunkline.deploy.run import abort_deploy, read_status, resume_deploy, roll_back, run_deploy
+from trunkline.deploy.parts import ORDER_KEY, DeployOptions, Outcome, Parts, Progress
+from trunkline.deploy.run import Order, abort_deploy, deploy_of, read_status, resume_deploy, roll_back, run_deploy
 from trunkline.deploy.verdict.kept import read
 from trunkline.deploy.world import FleetUnreachable
 from trunkline.errors import TrunklineError
@@ -162,6 +163,33 @@ async def test_a_person_ends_it(
         assert (scene.fleet.clients("green"), len(scene.fleet.nodes)) == (60, 4)
 
 
+async def test_an_order_outlives_the_process_that_was_to_hear_it(scene: Scene) -> None:
+    """It dies before it hears: whoever gave the order carries it out once the lease has expired."""
+    first = asyncio.create_task(run_deploy(scene.options(keep_s=60.0), scene.parts()))
+    await scene.reaches("holding")
+    scene.store = DeafStore(scene.store)
+    ordered = asyncio.create_task(roll_back(scene.parts(), "a person"))
+    await asyncio.wait_for(scene.store.ordered.wait(), patient(10))
+    await _dies(first)
+    outcome = await ordered
+    assert outcome.state == "rolled_back"
+    assert scene.fleet.clients("blue") == 60
+
+
+async def test_an_order_is_heard_once(scene: Scene) -> None:
+    """One that led nowhere is none for a process that takes over later."""
+    parts = scene.parts()
+    parts.on_progress = lambda progress: parts.stop.set() if progress.state == "holding" else None
+    await run_deploy(scene.options(keep_s=60.0), parts)
+    status = await read_status(scene.store)
+    assert status is not None
+    heard = msgspec.structs.replace(deploy_of(status), heard="n1", since=-60.0)
+    record = msgspec.Raw(msgspec.json.encode(heard))
+    await scene.store.put(DEPLOY_KEY, msgspec.json.encode(msgspec.structs.replace(status, record=record)), None)
+    await scene.store.put(ORDER_KEY, msgspec.json.encode(Order(status.id, "rollback", "a person", "n1")), None)
+    assert (await resume_deploy(scene.parts(), "the next one")).state == "done"
+
+
 async def test_without_a_deploy_there_is_nothing_to_resume(scene: Scene) -> None:
     """It is said so, and a deploy that is over counts as none."""
     with pytest.raises(NothingToResume):
@@ -192,6 +220,23 @@ async def test_a_runtime_that_there_is_not(scene: Scene) -> None:
     status = await read_status(scene.store)
     assert status is not None
     assert status.holder == ""
+
+
+class DeafStore:
+    """A store that keeps orders from whoever watches for them."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.ordered = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def put(self, key: str, value: bytes, expected: int | None) -> int:
+        if key == ORDER_KEY:
+            self.ordered.set()
+            return 1
+        return await self._store.put(key, value, expected)
 
 
 async def _dies(process: asyncio.Task[Outcome]) -> None:

@@ -86,6 +86,7 @@ class Driver:
         self._runtime = runtime
         self._entered = taken_over
         self._order: PersonsOrder = ""
+        self._order_number = ""
         self._unstored_s = 0.0
         self._progress_at = -math.inf
         started = datetime.fromisoformat(lease.status.started_at).timestamp()
@@ -97,9 +98,9 @@ class Driver:
         """Seconds since the deploy began."""
         return time.monotonic() - self._begun
 
-    def order(self, order: PersonsOrder) -> None:
-        """A person wants it rolled back, or ended; heard at the next step."""
-        self._order = order
+    def order(self, order: PersonsOrder, number: str = "") -> None:
+        """A person wants it rolled back, or ended; heard at the next step. `number` tells orders from each other."""
+        self._order, self._order_number = order, number
 
     async def drive(self) -> Outcome:
         """Until it is over or stuck, or `Parts.stop` is set; raises LeaseLost."""
@@ -144,6 +145,7 @@ class Driver:
             away=self._watcher.recorder.away(),
             unstored_s=unstored_s,
             order=order,
+            order_number=self._order_number,
             entered=entered,
         )
 

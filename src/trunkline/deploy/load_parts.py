@@ -17,6 +17,9 @@ from trunkline.load.deploys.witnesses import BACK_S, Witnesses
 from trunkline.load.output.formatting import counted
 
 CONNECTS: Final = 50
+BRIEF_CONNECTS: Final = 3
+"""Again and again while users are there: so few that they are not refused by the limit of this address."""
+
 MEASURE_S: Final = 2.0
 MEASURE_ALL_S: Final = 20.0
 """Most time that is spent on measuring all nodes together."""
@@ -80,9 +83,10 @@ def smoking(
     async def smoke_all(order: Smoke) -> SmokeSeen:
         others = [target(node) for node in sorted(order.others, key=lambda node: not node.usable) if node.name]
         measure_s = 0.0 if order.briefly else min(MEASURE_S, MEASURE_ALL_S / max(1, len(order.nodes)))
+        connects = BRIEF_CONNECTS if order.briefly else CONNECTS
         accepts: dict[str, float] = {}
         for node in order.nodes:
-            smoked = await smoke(target(node), others, token=token, connects=CONNECTS, measure_s=measure_s)
+            smoked = await smoke(target(node), others, token=token, connects=connects, measure_s=measure_s)
             if not smoked.passed:
                 return SmokeSeen(f"{node.name or node.url}: {smoked.why}", accepts)
             if smoked.accepts_per_s is not None:

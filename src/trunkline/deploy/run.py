@@ -7,6 +7,7 @@ order to roll back or abort is left for the process that drives it; where none d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from typing import Final
@@ -17,6 +18,7 @@ from trunkline.bus.base import Entry, FleetStore
 from trunkline.deploy import lease as leases
 from trunkline.deploy.driver import Driver
 from trunkline.deploy.lease import Lease, LeaseHeld, NothingToResume, StatusUnreadable
+from trunkline.deploy.lease_rules import Observed
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.preflight import plan
 from trunkline.deploy.machine.seen import PersonsOrder
@@ -31,11 +33,12 @@ POLL_S: Final = 0.5
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A person's order to the process that drives the deploy `id`."""
+    """A person's order to the process that drives the deploy `id`; `number` is drawn, so that it is heard once."""
 
     id: str
     order: PersonsOrder
     by: str = ""
+    number: str = ""
 
 
 async def run_deploy(options: DeployOptions, parts: Parts) -> Outcome:
@@ -111,7 +114,10 @@ async def abort_deploy(parts: Parts, owner: str) -> Outcome:
 
 async def read_status(store: FleetStore) -> DeployStatus | None:
     """The present or last deploy, None when there was none. Raises StatusUnreadable, BusUnavailable."""
-    entry = await store.get(DEPLOY_KEY)
+    return _status_in(await store.get(DEPLOY_KEY))
+
+
+def _status_in(entry: Entry | None) -> DeployStatus | None:
     if entry is None:
         return None
     try:
@@ -134,10 +140,12 @@ async def _ordered(parts: Parts, owner: str, order: PersonsOrder) -> Outcome:
         return await _take_over(parts, owner, order)
     except LeaseHeld as held:
         id = held.status.id
-    await parts.store.put(ORDER_KEY, msgspec.json.encode(Order(id, order, owner)), None)
+    await parts.store.put(ORDER_KEY, msgspec.json.encode(Order(id, order, owner, secrets.token_hex(4))), None)
+    observed = Observed()
     while True:
-        status = await read_status(parts.store)
-        if status is None or status.id != id:
+        entry = await parts.store.get(DEPLOY_KEY)
+        status = _status_in(entry)
+        if entry is None or status is None or status.id != id:
             raise NothingToResume(status)
         if status.state in OVER or status.state == "stuck" or parts.stop.is_set():
             deploy = deploy_of(status)
@@ -145,6 +153,12 @@ async def _ordered(parts: Parts, owner: str, order: PersonsOrder) -> Outcome:
             over = status.state in OVER or status.state == "stuck"
             verdict = await read(parts.store, id) if over else None
             return Outcome(id, status.state, deploy.why, verdict or make_verdict(facts), interrupted=not over)
+        now = time.monotonic()
+        observed.saw(entry.revision, now)
+        if not status.holder or observed.age_s(now) >= parts.times.expired_s:
+            # Whoever drove it has ended before it heard the order.
+            with contextlib.suppress(LeaseHeld):
+                return await _take_over(parts, owner, order)
         await asyncio.sleep(POLL_S)
 
 
@@ -173,8 +187,13 @@ async def _drive(
 
     def on_entry(_key: str, entry: Entry | None) -> None:
         ordered = _order_in(entry)
-        if ordered is not None and ordered.id == deploy.plan.id:
-            driver.order(ordered.order)
+        # The last one stays in the store: a process that takes over finds it, and has it heard no second time.
+        if (
+            ordered is not None
+            and ordered.id == deploy.plan.id
+            and (not ordered.number or ordered.number != deploy.heard)
+        ):
+            driver.order(ordered.order, ordered.number)
 
     watch = await parts.store.watch(ORDER_KEY, on_entry)
     try:

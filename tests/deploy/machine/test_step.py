@@ -442,3 +442,28 @@ def test_who_takes_over_says_that_the_witnesses_are_gone() -> None:
     nobody = msgspec.structs.replace(deploy, plan=plan(witnesses=0))
     for each in (before, nobody):
         assert not any("witnesses" in note for note in taken_over(each, 9.0).notes)
+
+
+def test_who_does_not_go_back_is_counted() -> None:
+    """Clients that stay on the new colour until it is removed are cut there, and cannot be counted afterwards."""
+    there = fleet(20)
+
+    def on_step(deploy: Deploy, seen: PretendFleet) -> Seen | None:
+        if deploy.state == "holding":
+            seen.nodes["green-1"].stays = 4
+            return Seen(0.0, order="rollback")
+        return None
+
+    ended = run(there, Deploy(plan()), on_step=on_step)
+    assert (ended.state, ended.left) == ("rolled_back", 4)
+
+
+def test_causes_and_notes_stay_short() -> None:
+    """A cause that names each node of a large fleet does not fill the store, whose value every balancer reads."""
+    there = fleet(10)
+    why = "; ".join(f"green-{number}: its bus is disconnected" for number in range(1_000))
+    ended = run(there, Deploy(plan()), on_step=breaks_at("gating", lambda f: every_new(f, unready=why)))
+    assert ended.state == "rolled_back"
+    assert len(msgspec.json.encode(Deploy(plan()).noted(why))) < 2_000
+    assert len(msgspec.json.encode(ended)) < 10_000
+    assert any("green-1: its bus is disconnected" in span.why for span in ended.spans)

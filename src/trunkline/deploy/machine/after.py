@@ -219,6 +219,9 @@ def returning(deploy: Deploy, seen: Seen) -> Decided:
             if any(node.state != "draining" for node in left):
                 return Decided(deploy, _drains(left, clients(left) / max(deploy.rate, 1.0)))
             return Decided(deploy)
+        if left and deploy.left < clients(left):
+            why = f"{clients(left)} clients have not left {names(left)}"
+            deploy = replace(deploy, left=clients(left)).noted(why)
     if seen.away and seen.at - max(deploy.since, deploy.wave_ends) < limits.away_s:
         return Decided(deploy)
     return _removing(deploy, seen, plan.to_colour)

@@ -21,6 +21,8 @@ AcceptsFrom = Literal["measured", "reported", "unknown"]
 
 MOST_SPANS: Final = 64
 MOST_NOTES: Final = 100
+LONGEST_WHY: Final = 400
+"""Characters of a note and of a cause: all of them are stored with the deploy, and every balancer reads it."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -127,9 +129,10 @@ class Deploy(msgspec.Struct, frozen=True):
         unwell_at: since when the new colour has been unwell; below 0 while it is well.
         hidden_at: since when the fleet cannot be seen; below 0 while it can.
         smoked_at: when it was used as a client does last.
-        left: clients on the old colour at the deadline, who were then left to be cut.
+        left: clients on the colour that is given up at the deadline, who were then left to be cut.
         stuck_in: the state that could not go on.
         outage_at: when bus or store were away last; below 0 for never.
+        heard: number of a person's last order.
         missing: parts of the fleet that are gone, in words.
         notes: what a reader should know, in order.
     """
@@ -161,11 +164,18 @@ class Deploy(msgspec.Struct, frozen=True):
     left: int = 0
     stuck_in: DeployState | None = None
     outage_at: float = -1.0
+    heard: str = ""
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def noted(self, note: str) -> Deploy:
-        """With a note, unless it is the last one already."""
+        """With a note, unless it is one of the last already."""
+        note = shortened(note)
         if not note or note in self.notes[-3:]:
             return self
         return msgspec.structs.replace(self, notes=(*self.notes, note)[-MOST_NOTES:])
+
+
+def shortened(text: str) -> str:
+    """A cause that may name every node of a fleet, no longer than `LONGEST_WHY`."""
+    return text if len(text) <= LONGEST_WHY else text[: LONGEST_WHY - 1] + "…"

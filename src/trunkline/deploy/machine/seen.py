@@ -65,7 +65,7 @@ class Seen(msgspec.Struct, frozen=True):
         witnesses: None while there are none.
         away: clients that were asked to move and are not back; None when that is unknown.
         unstored_s: for how long the last step could not be stored, 0 when that took no time to speak of.
-        order: of a person.
+        order: of a person; `order_number` tells it from others.
         entered: the first observation of this process, which was not there when the state began.
     """
 
@@ -82,6 +82,7 @@ class Seen(msgspec.Struct, frozen=True):
     away: int | None = None
     unstored_s: float = 0.0
     order: PersonsOrder = ""
+    order_number: str = ""
     entered: bool = False
 
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from trunkline.deploy.machine import after, before
 from trunkline.deploy.machine.noticing import noticed, outage
-from trunkline.deploy.machine.plan import MOST_SPANS, Deploy
+from trunkline.deploy.machine.plan import MOST_SPANS, Deploy, shortened
 from trunkline.deploy.machine.rules import Decided
 from trunkline.deploy.machine.seen import Action, Seen
 from trunkline.deploy.machine.table import TRANSITIONS, Event
@@ -50,7 +50,7 @@ def step(deploy: Deploy, seen: Seen) -> tuple[Deploy, tuple[Action, ...]]:
         deploy = taken_over(deploy, seen.at)
     deploy = noticed(outage(deploy, seen), seen)
     if seen.order:
-        ordered = ORDERS[seen.order]
+        deploy, ordered = replace(deploy, heard=seen.order_number), ORDERS[seen.order]
         if (deploy.state, ordered) in TRANSITIONS:
             return entered(deploy, ordered, f"{seen.order} was asked for", seen.at), ()
         deploy = deploy.noted(f"{seen.order} was asked for while {deploy.state}: nothing leads back from there")
@@ -90,6 +90,7 @@ def taken_over(deploy: Deploy, at: float) -> Deploy:
 def entered(deploy: Deploy, event: Event, why: str, at: float) -> Deploy:
     """The deploy in the state that an event leads to, with nothing ordered in it yet."""
     state: DeployState
+    why = shortened(why)
     if event is Event.AGAIN and deploy.stuck_in is not None:
         state = deploy.stuck_in
     else:
