@@ -14,9 +14,10 @@ from tests.support.patience import patient
 from trunkline.bus.store.memory import MemoryStore
 from trunkline.deploy.lease import LeaseHeld, LeaseTimes, NothingToResume
 from trunkline.deploy.machine.plan import Limits
-from trunkline.deploy.machine.seen import Smoke, SmokeSeen
+from trunkline.deploy.machine.seen import Smoke, SmokeSeen, WitnessSeen
 from trunkline.deploy.parts import ORDER_KEY, DeployOptions, Outcome, Parts, Progress
 from trunkline.deploy.run import Order, abort_deploy, deploy_of, read_status, resume_deploy, roll_back, run_deploy
+from trunkline.deploy.verdict.facts import WitnessFacts
 from trunkline.deploy.verdict.kept import read
 from trunkline.deploy.world import FleetUnreachable
 from trunkline.errors import TrunklineError
@@ -141,6 +142,23 @@ async def test_a_process_that_dies_is_followed_when_its_lease_has_expired(scene:
     assert scene.fleet.clients("green") == 60
 
 
+@pytest.mark.parametrize("dies", [True, False])
+async def test_a_verdict_says_that_nothing_is_known_of_witnesses(scene: Scene, dies: bool) -> None:
+    """Those of a process that dies cannot be asked any more; one that stops in order leaves what they saw."""
+    parts = scene.parts()
+    parts.witnesses = PretendWitnesses
+    first = asyncio.create_task(run_deploy(scene.options(over_s=5.0), parts))
+    await scene.reaches("moving")
+    if dies:
+        await _dies(first)
+    else:
+        parts.stop.set()
+        await first
+    facts = (await resume_deploy(scene.parts(), "the next one")).verdict.facts
+    assert (facts.witnesses is None) is dies
+    assert any("what the witnesses had seen" in note for note in facts.notes) is dies
+
+
 @pytest.mark.parametrize(
     ("command", "state"), [(roll_back, "rolled_back"), (abort_deploy, "refused")], ids=["rollback", "abort"]
 )
@@ -220,6 +238,22 @@ async def test_a_runtime_that_there_is_not(scene: Scene) -> None:
     status = await read_status(scene.store)
     assert status is not None
     assert status.holder == ""
+
+
+class PretendWitnesses:
+    """Witnesses that are well."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    async def start(self) -> None:
+        """They are there at once."""
+
+    def now(self) -> WitnessSeen:
+        return WitnessSeen(self._count, self._count)
+
+    async def finish(self, back_s: float = 0.0) -> WitnessFacts:
+        return WitnessFacts(self._count, 10, 50, 0, 0, 0, self._count, {})
 
 
 class DeafStore:

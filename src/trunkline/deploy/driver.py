@@ -82,6 +82,9 @@ class Driver:
     ) -> None:
         self._parts = parts
         self._lease = lease
+        if taken_over and deploy.switched and deploy.plan.witnesses and kept.witnesses is None:
+            # Only a process that stops in order says what its witnesses saw.
+            deploy = deploy.noted("what the witnesses had seen ended with the process that ran them")
         self._deploy = deploy
         self._runtime = runtime
         self._entered = taken_over
