@@ -105,3 +105,15 @@ def test_nodes_that_stay_down_after_an_outage_are_dead() -> None:
     for _ in range(40):
         deploy = next_step(deploy, there)
     assert "moving" in {span.state for span in deploy.spans}
+
+
+def test_nodes_that_do_not_count_are_no_outage() -> None:
+    """Once nodes that count are removed, only those of an older release are left: the bus is not away."""
+    there = fleet(100)
+    deploy = moving(there)
+    assert deploy.marks is not None
+    blue = {node.url: deploy.marks[node.url] for node in there.view().colour("blue")}
+    deploy = msgspec.structs.replace(deploy, marks=blue)
+    removing = next_step(msgspec.structs.replace(deploy, state="retiring"), there, counts={})
+    assert removing.notes == ()
+    assert any("no node answered" in note for note in next_step(deploy, there, counts={}).notes)

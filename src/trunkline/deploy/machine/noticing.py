@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.rules import silent
 from trunkline.deploy.machine.seen import Seen
-from trunkline.deploy.world import FleetView
+from trunkline.deploy.world import FleetView, NodeView
 from trunkline.protocol.deploys import DeployState
 
 NOTICED: Final[Mapping[DeployState, tuple[str, ...]]] = {
@@ -51,7 +51,7 @@ def outage(deploy: Deploy, seen: Seen) -> Deploy:
     """The deploy as it goes on after a time in which it could not be stored, or no node answered over the bus."""
     if seen.unstored_s:
         why = f"the fleet's store was away for {seen.unstored_s:.0f} s"
-    elif deploy.marks and not seen.counts:
+    elif not seen.counts and _answered_before(deploy, seen):
         why = "no node answered over the bus"
     else:
         return deploy
@@ -65,14 +65,26 @@ def outage(deploy: Deploy, seen: Seen) -> Deploy:
     )
 
 
-def _parts(deploy: Deploy, fleet: FleetView) -> Iterator[tuple[str, bool]]:
-    """Each part that counts, in words, and whether it is there."""
+def _answered_before(deploy: Deploy, seen: Seen) -> bool:
+    """Whether a node that should be there has once been watched: foreign ones and those of older releases never are."""
+    if seen.fleet is None or deploy.state not in NOTICED:
+        return False
+    return any(node.url in (deploy.marks or {}) for node in _nodes(deploy, seen.fleet))
+
+
+def _nodes(deploy: Deploy, fleet: FleetView) -> Iterator[NodeView]:
+    """Those of the colours that are noticed in this state."""
     plan = deploy.plan
     colours = {"from": plan.from_colour, "to": plan.to_colour}
     for colour in NOTICED[deploy.state]:
-        for node in fleet.colour(colours[colour]) if colours[colour] else ():
-            yield f"node {node.name or node.url}", node.state != "down"
-    gone = silent(fleet.traffic, plan.without)
+        yield from fleet.colour(colours[colour]) if colours[colour] else ()
+
+
+def _parts(deploy: Deploy, fleet: FleetView) -> Iterator[tuple[str, bool]]:
+    """Each part that counts, in words, and whether it is there."""
+    for node in _nodes(deploy, fleet):
+        yield f"node {node.name or node.url}", node.state != "down"
+    gone = silent(fleet.traffic, deploy.plan.without)
     for balancer in fleet.traffic.balancers:
         place = f" ({balancer.place})" if balancer.place else ""
         yield f"balancer {balancer.id}{place}", balancer.id not in gone
