@@ -94,6 +94,8 @@ async def test_everybody_is_moved_and_the_new_colour_is_the_fleet(
         assert "moving" in errors
         code, out, _ = await deploy(tmp_path, "verdict", "--data-dir", "data")
         assert (code, "passed" in out) == (0, True)
+        code, out, _ = await deploy(tmp_path, "verdict", "--data-dir", "data", "--threshold", "lasted<1s")
+        assert (code, "lasted<1s" in out) == (1, True)
         code, out, _ = await deploy(tmp_path, "history", "--data-dir", "data")
         assert (code, out.count("blue -> green")) == (0, 1)
         code, out, _ = await deploy(tmp_path, "status", "--data-dir", "data", "--json")

@@ -268,6 +268,7 @@ def history(bus: Bus = None, data_dir: DataDir = None, as_json: AsJson = False, 
 @app.command()
 def verdict(
     id: Id = "",
+    threshold: Thresholds = None,
     html: Html = None,
     junit: Junit = None,
     bus: Bus = None,
@@ -275,10 +276,15 @@ def verdict(
     as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
-    """Show the verdict of a deploy; exit 0 when it passed, else 1."""
+    """Show the verdict of a deploy; exit 0 when it passed, else 1.
+
+    With own thresholds it is judged by these; what is kept does not change.
+    """
     _require()
     from trunkline.deploy.verdict import kept
+    from trunkline.deploy.verdict.verdict import make_verdict
 
+    own = _parsed(threshold)
     _writable(html, junit)
 
     async def show(store: FleetStore) -> int:
@@ -289,6 +295,8 @@ def verdict(
                 if id
                 else SettingsError("ID", allowed="no verdict is kept in this fleet")
             )
+        if own:
+            found = make_verdict(found.facts, own)
         _Deliver(html, junit, as_json)(found)
         return 0 if found.passed else FAILED
 
