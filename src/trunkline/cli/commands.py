@@ -6,7 +6,7 @@ import typer
 
 from trunkline.cli.balance import balance
 from trunkline.cli.config import app as config_app
-from trunkline.cli.deploy import app as deploy_app
+from trunkline.cli.deploy.commands import app as deploy_app
 from trunkline.cli.drain import drain, undrain
 from trunkline.cli.load import app as load_app
 from trunkline.cli.monitor import app as monitor_app

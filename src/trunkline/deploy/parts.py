@@ -134,6 +134,7 @@ class Parts:
         preflight: why so many witnesses cannot be run from here, empty when they can.
         thresholds: what the verdict has to keep to beside the default ones.
         on_progress: called with what a view shows.
+        on_wait: called with what is waited for before this process drives, or instead of it.
         stop: once it is set the driver gives the lease up and returns; the deploy stays as it is.
         tick_s: between observations.
     """
@@ -146,6 +147,7 @@ class Parts:
     preflight: Callable[[int], Awaitable[str]] = _nothing_against
     thresholds: tuple[Threshold, ...] = ()
     on_progress: Callable[[Progress], None] = lambda _progress: None
+    on_wait: Callable[[str], None] = lambda _text: None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     tick_s: float = 0.5
     times: LeaseTimes = LeaseTimes()  # noqa: RUF009 - a constant

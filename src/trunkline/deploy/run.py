@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
 from typing import Final
@@ -26,6 +27,7 @@ from trunkline.deploy.parts import ORDER_KEY, DeployOptions, Outcome, Parts
 from trunkline.deploy.recording import RECORD_KEY, Kept, Recorder
 from trunkline.deploy.verdict.kept import read
 from trunkline.deploy.verdict.verdict import make_verdict
+from trunkline.errors import TrunklineError
 from trunkline.protocol.deploys import DEPLOY_KEY, OVER, DeployStatus
 from trunkline.protocol.timestamps import utc
 
@@ -39,6 +41,18 @@ class Order(msgspec.Struct, frozen=True):
     order: PersonsOrder
     by: str = ""
     number: str = ""
+
+
+class NotTaken(TrunklineError):
+    """This process was stopped while it waited for the lease.
+
+    Attributes:
+        status: what is stored.
+    """
+
+    def __init__(self, status: DeployStatus) -> None:
+        super().__init__(f"interrupted before the deploy was taken over; it is {status.state}")
+        self.status = status
 
 
 async def run_deploy(options: DeployOptions, parts: Parts) -> Outcome:
@@ -97,6 +111,7 @@ async def resume_deploy(parts: Parts, owner: str) -> Outcome:
     Raises:
         LeaseHeld: another process drives it (exit code 5).
         NothingToResume: there is none.
+        NotTaken: `Parts.stop` was set before it was taken over.
         StatusUnreadable, BusUnavailable, LeaseLost: as `run_deploy`.
     """
     return await _take_over(parts, owner, "")
@@ -140,6 +155,7 @@ async def _ordered(parts: Parts, owner: str, order: PersonsOrder) -> Outcome:
         return await _take_over(parts, owner, order)
     except LeaseHeld as held:
         id = held.status.id
+        parts.on_wait(f"{order} is left to {held.status.owner}, which drives the deploy; waiting for its end")
     await parts.store.put(ORDER_KEY, msgspec.json.encode(Order(id, order, owner, secrets.token_hex(4))), None)
     observed = Observed()
     while True:
@@ -163,7 +179,19 @@ async def _ordered(parts: Parts, owner: str, order: PersonsOrder) -> Outcome:
 
 
 async def _take_over(parts: Parts, owner: str, order: PersonsOrder) -> Outcome:
-    lease = await leases.resume(parts.store, owner, times=parts.times)
+    said = False
+
+    def on_wait(status: DeployStatus, left_s: float) -> None:
+        nonlocal said
+        if parts.stop.is_set():
+            raise NotTaken(status)
+        if not said:
+            parts.on_wait(
+                f"{status.owner} may still drive it; if it does not, it is taken over in {math.ceil(left_s)} s"
+            )
+        said = True
+
+    lease = await leases.resume(parts.store, owner, on_wait=on_wait, times=parts.times)
     try:
         deploy, kept = deploy_of(lease.status), await _kept(parts.store, lease.status.id)
     except BaseException:

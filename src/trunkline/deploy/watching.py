@@ -56,6 +56,7 @@ class Watcher:
         self._sample: Sample | None = None
         self._witnesses: WitnessRun | None = None
         self._witness_facts: WitnessFacts | None = None
+        self._complaints: set[str] = set()
         self.recorder = recorder
         self.deploy = deploy
         self.counts: dict[str, MoveCounts] = {}
@@ -67,8 +68,9 @@ class Watcher:
             try:
                 fleet = await self._parts.world.look()
             except (FleetUnreachable, FleetRefused) as error:
-                log.warning("fleet_not_seen", why=str(error))
+                self._complain("fleet_not_seen", error)
                 return None
+            self._complaints.discard("fleet_not_seen")
             plan = self.deploy.plan
             asked = [node for node in fleet.nodes if node.colour in (plan.from_colour, plan.to_colour) and node.name]
             found = await asyncio.gather(*(self._counts(node) for node in asked if node.state != "down"))
@@ -102,7 +104,15 @@ class Watcher:
         try:
             await self._parts.store.put(RECORD_KEY, self.recorder.encoded(), None)
         except BusError as error:
-            log.warning("record_not_kept", why=str(error))
+            self._complain("record_not_kept", error)
+        else:
+            self._complaints.discard("record_not_kept")
+
+    def _complain(self, event: str, error: Exception) -> None:
+        """Log it once, until it is well again: it is tried every second."""
+        if event not in self._complaints:
+            self._complaints.add(event)
+            log.warning(event, why=str(error))
 
     async def start_witnesses(self, count: int) -> None:
         """Have them connected; nothing when they are there, or are not wanted. Raises TrunklineError."""

@@ -95,6 +95,7 @@ class _Desk:
             balancer=plan.balancer.admin_url,
             edge=plan.edge.websocket_url,
             edge_kind="relay" if plan.traefik is None else "traefik",
+            alertmanager=plan.monitor.alertmanager if plan.monitor is not None else "",
         )
 
     async def _why_not(self, app: str, python: str) -> str:

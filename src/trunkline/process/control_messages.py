@@ -113,12 +113,14 @@ class Places(msgspec.Struct, frozen=True, tag_field="kind", tag="places_are"):
         balancer: the balancer's admin port.
         edge: where clients connect.
         edge_kind: what stands there, `relay` or `traefik`.
+        alertmanager: host and port of the Alertmanager beside it, empty for none.
     """
 
     bus: str
     balancer: str
     edge: str
     edge_kind: str
+    alertmanager: str = ""
 
 
 class Finding(msgspec.Struct, frozen=True, tag_field="kind", tag="finding"):

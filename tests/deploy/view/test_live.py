@@ -11,6 +11,7 @@ from trunkline.deploy.machine.seen import WitnessSeen
 from trunkline.deploy.parts import Progress
 from trunkline.deploy.verdict.facts import Sample, StateSpan
 from trunkline.deploy.view import words
+from trunkline.deploy.view.alerts import Alert
 from trunkline.deploy.view.live import PlainLive, TerminalLive, make_live
 from trunkline.deploy.view.status import shown, status_line
 from trunkline.protocol.deploys import DeployStatus
@@ -107,3 +108,24 @@ def test_a_status_names_who_drives_it() -> None:
         )
     over = shown(replace(STATUS, state="done", holder=""), None)
     assert not over.expired
+
+
+def test_alerts_are_shown_while_they_fire() -> None:
+    """A line when they change, elsewhere a row; log lines stay above what is renewed."""
+    out = io.StringIO()
+    lines = make_live(out)
+    firing = (Alert("TrunklineNodeDown", "critical", 1),)
+    for found in ((), firing, firing, ()):
+        lines.alerts(found)
+    assert out.getvalue().splitlines() == ["ALERTS TrunklineNodeDown (critical)", "ALERTS none any more"]
+    assert lines.log_lines is None
+
+    out = io.StringIO()
+    live = TerminalLive(Console(file=out, width=160, force_terminal=True, color_system=None))
+    live.alerts(firing)
+    live.progress(MOVING)
+    assert live.log_lines is not None
+    live.log_lines.write("\x1b[33mwarning\x1b[0m nats unreachable\n")
+    live.close()
+    assert "TrunklineNodeDown (critical)" in out.getvalue()
+    assert "warning nats unreachable" in out.getvalue()

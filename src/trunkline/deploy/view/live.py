@@ -6,6 +6,7 @@ ends a deploy; text of nodes is never read as markup.
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Final, TextIO, cast
 
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from trunkline.deploy.parts import Progress
 from trunkline.deploy.view import words
+from trunkline.deploy.view.alerts import Alert
 from trunkline.load.output.formatting import clock, fit, plain
 from trunkline.load.output.live import PatientStream
 
@@ -36,14 +38,36 @@ def make_live(out: TextIO | None = None, *, lines: bool = False) -> PlainLive | 
     return PlainLive(console)
 
 
+class LogLines(io.StringIO):
+    """A stream whose lines are printed above what is renewed: written to the terminal they would break it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def isatty(self) -> bool:  # noqa: D102
+        return True
+
+    def write(self, text: str) -> int:  # noqa: D102
+        self._console.print(Text.from_ansi(text.rstrip("\n")), soft_wrap=True)
+        return len(text)
+
+
 class PlainLive:
-    """Lines: each state, each note, and while clients move how many are left."""
+    """Lines: each state, each note, alerts as they come and go, and while clients move how many are left.
+
+    Attributes:
+        log_lines: where log lines have to go, None where they may go anywhere.
+    """
+
+    log_lines: TextIO | None = None
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._state = ""
         self._notes = 0
         self._shown_at = 0.0
+        self._alerts: tuple[Alert, ...] = ()
 
     def progress(self, progress: Progress) -> None:
         """It has gone on."""
@@ -63,6 +87,12 @@ class PlainLive:
                 parts.append(f"witnesses {witnesses}")
             self._print("  ".join([f"{at} {progress.state}", *filter(None, parts)]))
 
+    def alerts(self, firing: tuple[Alert, ...]) -> None:
+        """These fire now."""
+        if firing != self._alerts:
+            self._alerts = firing
+            self._print(f"ALERTS {words.alerts_line(firing) or 'none any more'}")
+
     def note(self, text: str) -> None:
         """A line of the command's own."""
         self._print(text)
@@ -75,11 +105,17 @@ class PlainLive:
 
 
 class TerminalLive:
-    """States, a bar of clients left, both colours, witnesses and notes, renewed in place; notes stay above it too."""
+    """States, a bar of clients left, both colours, witnesses and alerts, renewed in place; notes stay above it.
+
+    Attributes:
+        log_lines: where log lines have to go.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._notes = 0
+        self._alerts: tuple[Alert, ...] = ()
+        self.log_lines: TextIO | None = LogLines(console)
         self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stderr=False)
         self._live.start()
 
@@ -89,6 +125,10 @@ class TerminalLive:
             self._console.print(self._text(f"NOTE {text}", "yellow"))
         self._notes = len(progress.notes)
         self._live.update(Group(*self._rows(progress)), refresh=True)
+
+    def alerts(self, firing: tuple[Alert, ...]) -> None:
+        """These fire now; shown with the next progress."""
+        self._alerts = firing
 
     def note(self, text: str) -> None:
         """A line of the command's own, above the rest."""
@@ -112,6 +152,8 @@ class TerminalLive:
             rows.append(self._row("clients", colours))
         if witnesses := words.witness_line(progress):
             rows.append(self._row("witnesses", witnesses, "bold red" if words.harmed(progress) else ""))
+        if self._alerts:
+            rows.append(self._row("alerts", words.alerts_line(self._alerts), "bold red"))
         return rows
 
     def _row(self, label: str, text: str, style: str = "") -> Text:

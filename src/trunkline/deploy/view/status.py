@@ -11,6 +11,7 @@ import msgspec
 from trunkline.bus.base import FleetStore
 from trunkline.deploy.lease_rules import Observed
 from trunkline.deploy.run import read_status
+from trunkline.errors import BusUnavailable
 from trunkline.load.output.formatting import plain, seconds
 from trunkline.protocol.deploys import DEPLOY_KEY, EXPIRED_S, OVER, DeployStatus
 
@@ -60,16 +61,26 @@ def status_line(status: ShownStatus) -> str:
 
 
 async def show_status(store: FleetStore, out: TextIO, *, watch: bool, as_json: bool) -> None:
-    """Write the state; with `watch` each change of it until the deploy is over. Raises as `read_status` does."""
+    """Write the state; with `watch` each change of it until the deploy is over.
+
+    Raises as `read_status` does; with `watch` a store that is away later is waited for.
+    """
     observed = Observed()
     before = ""
     while True:
-        status = await read_status(store)
+        try:
+            status = await read_status(store)
+            entry = await store.get(DEPLOY_KEY) if watch else None
+        except BusUnavailable:
+            if not before:
+                raise
+            await asyncio.sleep(LOOK_EVERY_S)
+            continue
         if status is None:
             out.write("null\n" if as_json else "no deploy was ever begun in this fleet\n")
             return
         age_s = None
-        if watch and (entry := await store.get(DEPLOY_KEY)) is not None:
+        if watch and entry is not None:
             observed.saw(entry.revision, time.monotonic())
             age_s = round(observed.age_s(time.monotonic()), 1)
         found = shown(status, age_s)

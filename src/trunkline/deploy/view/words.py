@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
 from trunkline.deploy.parts import Progress
@@ -90,3 +91,8 @@ def harmed(progress: Progress) -> bool:
     """Whether a witness lost something, got it twice or was told of a gap."""
     seen = progress.witnesses
     return seen is not None and bool(seen.lost or seen.duplicated or seen.gaps)
+
+
+def alerts_line(firing: Iterable[object]) -> str:
+    """The alerts that fire, empty for none."""
+    return ", ".join(str(alert) for alert in firing)

@@ -126,6 +126,11 @@ class MonitorPlan(Place, frozen=True):
         return f"{self.page_url}/-/ready"
 
     @property
+    def alertmanager(self) -> str:
+        """Host and port of Alertmanager."""
+        return authority(HOST, self.port + ALERTMANAGER_STEP)
+
+    @property
     def ports(self) -> tuple[tuple[str, int], ...]:
         """Addresses and ports that the three listen on."""
         return tuple((HOST, self.port + step) for step in (0, ALERTMANAGER_STEP, NODE_EXPORTER_STEP))

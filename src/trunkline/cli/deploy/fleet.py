@@ -39,11 +39,13 @@ class Reached(NamedTuple):
         loaded: the settings, with the bus that is meant.
         balancers: admin addresses, empty for that of the settings.
         edge: where clients connect, empty when nobody says so.
+        alertmanagers: host and port of those whose alerts are shown.
     """
 
     loaded: Loaded
     balancers: tuple[str, ...]
     edge: str
+    alertmanagers: tuple[str, ...]
 
 
 async def find(loaded: Loaded, balancers: Sequence[str], edge: str | None, *, local: bool) -> Reached:
@@ -58,6 +60,7 @@ async def find(loaded: Loaded, balancers: Sequence[str], edge: str | None, *, lo
     Raises RuntimeFailed when it has to be and does not run.
     """
     settings = loaded.settings
+    alertmanagers = settings.monitor.alertmanagers
     named = bool(balancers) or loaded.sources["bus.url"] != "default"
     if local or (not named and (settings.up.data_dir / CONTROL_SOCKET).exists()):
         try:
@@ -68,8 +71,12 @@ async def find(loaded: Loaded, balancers: Sequence[str], edge: str | None, *, lo
         else:
             settings = replace(settings, bus=replace(settings.bus, url=places.bus))
             found = tuple(balancers) or (places.balancer,)
-            return Reached(loaded._replace(settings=settings), found, edge or places.edge)
-    return Reached(loaded, tuple(balancers), edge or _relay(settings.balancer))
+            if places.alertmanager:
+                alertmanagers = (places.alertmanager,)
+            elif loaded.sources["monitor.alertmanagers"] == "default":
+                alertmanagers = ()  # at the usual address there is nobody's, or that of another fleet
+            return Reached(loaded._replace(settings=settings), found, edge or places.edge, alertmanagers)
+    return Reached(loaded, tuple(balancers), edge or _relay(settings.balancer), alertmanagers)
 
 
 class Edge(NamedTuple):
