@@ -13,6 +13,7 @@ from pathlib import Path
 from bench import (
     accept,
     autobahn_perf,
+    blue_green,
     burst,
     deploys,
     echo,
@@ -70,6 +71,10 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Options], Result]]] = {
     "office": ("5,000 clients behind one address move at once, and as many knock that nobody asked.", office.run),
     "scale_out": ("2 nodes become 4 under 4,000 clients that follow a channel through our relay.", scale_out.run),
     "rollouts": ("Six nodes are replaced by six of a new release under clients that follow a channel.", rollouts.run),
+    "blue_green": (
+        "`trunkline deploy run` under clients that follow a channel: relay, Traefik, two workers.",
+        blue_green.run,
+    ),
     "deploys": ("All nodes are replaced under clients that follow a channel.", deploys.run),
     "floods": ("The longest wait of another client, in CPU time of the server, while one floods it.", floods.run),
     "scrape": ("/metrics of a node, asked for again and again: 100 and 10,000 subscribers.", scrape.run),

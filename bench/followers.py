@@ -26,6 +26,7 @@ from bench.swarm import PATIENCE_S, READ_BYTES, frame, frames
 _NUMBER = re.compile(rb'"n":(\d+)')
 _OFFSET = re.compile(rb'"offset":(\d+),"prev":(\d+),"data"')
 _POSITION = re.compile(rb'"epoch":"([^"]+)","offset":(\d+),"recovered":(true|false)')
+_SESSION = re.compile(rb'"session":"([^"]+)"')
 _GOODBYE = re.compile(rb'"code":(\d+),.*"reconnect_after_ms":(\d+)')
 _WAVE = 200
 _BACKOFF_S = 0.5
@@ -36,8 +37,8 @@ class _Follower:
     """One client."""
 
     __slots__ = (
-        "away_since", "epoch", "failures", "held", "moves", "next", "number", "offset", "received", "sock", "state",
-        "wait_s",
+        "away_since", "epoch", "failures", "held", "moves", "next", "number", "offset", "received", "session", "sock",
+        "state", "wait_s",
     )  # fmt: skip
 
     def __init__(self, number: int) -> None:
@@ -46,6 +47,7 @@ class _Follower:
         self.state = "away"
         self.held = b""
         self.epoch = b""
+        self.session = ""
         self.offset = 0
         self.next: int | None = None
         self.received = 0
@@ -178,9 +180,10 @@ class Followers:
             return
         host, port = self._server.address
         key = base64.b64encode(os.urandom(16)).decode()
+        query = f"?session={follower.session}" if follower.session else ""
         self._write(
             fd,
-            f"GET {self._path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET {self._path}{query} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode(),
         )
         follower.state = "shaking hands"
@@ -255,6 +258,9 @@ class Followers:
                 self.gaps += bool(follower.epoch)
                 follower.epoch, follower.offset = position[1], int(position[2])
             self._is_subscribed(follower)
+        elif b'"type":"connection_established"' in message:
+            session = _SESSION.search(message)
+            follower.session = session[1].decode() if session else ""
         elif b'"type":"goodbye"' in message:
             goodbye = _GOODBYE.search(message)
             if goodbye is None or goodbye[1] not in (b"1001", b"1012"):

@@ -90,6 +90,14 @@ def test_quick_rollouts_moves_each_client_once(tmp_path: Path) -> None:
     assert row(rows, "peak reconnects")["met"]
 
 
+def test_quick_blue_green_loses_nothing(tmp_path: Path) -> None:
+    """`blue_green` has the tool itself move all clients; the old nodes are gone afterwards."""
+    rows = quick(tmp_path, "blue_green")
+    for what in ("lost", "twice", "told of a gap", "connections cut", "did not move once", "never back", "nodes left"):
+        assert row(rows, what)["ours"] == 0
+    assert row(rows, "peak reconnects")["met"]
+
+
 def test_quick_deploys_shows_what_a_plain_restart_costs(tmp_path: Path) -> None:
     """`deploys` counts what clients lose behind stock proxies; nodes of ours lose nothing even there."""
     needs("traefik", "haproxy")
