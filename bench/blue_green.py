@@ -32,10 +32,10 @@ from bench.proxies import RELAY, STEERED, TRAEFIK, installed
 from bench.rows import Options, Result, Row
 from bench.servers import Contender, Server, ours
 from bench.swarm import Publisher, frame
-from trunkline.deploy.reach import fleet_of
 from trunkline.deploy.runtimes.base import RuntimeFailed
 from trunkline.deploy.runtimes.local import LocalRuntime
-from trunkline.deploy.world import FleetUnreachable
+from trunkline.deploy.world.base import FleetUnreachable
+from trunkline.deploy.world.reach import fleet_of
 from trunkline.process.control_messages import Places
 from trunkline.settings.sections import Settings
 

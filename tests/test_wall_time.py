@@ -28,9 +28,9 @@ ALLOWED = {
     "balancer/traffic/control.py TrafficControl.put": SHOWN,
     "bus/memory.py MemoryBus.__init__": "dates the first publication; monotonic time from there on",
     "bus/nats/bus.py NatsBus.__init__": "stands in until NATS says its own time; monotonic time from there on",
-    "deploy/driver.py Driver.__init__": "goes on where it was or later; a step only ends the "
+    "deploy/drive/driver.py Driver.__init__": "goes on where it was or later; a step only ends the "
     "keeping of its empty old colour early",
-    "deploy/lease.py Lease.write": SHOWN,
+    "deploy/lease/lease.py Lease.write": SHOWN,
     "deploy/run.py run_deploy": SHOWN,
     "fleet/children/part.py FleetPart._run_once": SHOWN,
     "fleet/opening.py open_to": SHOWN,

@@ -15,7 +15,7 @@ from tests.support.patience import patient
 from trunkline import App
 from trunkline.deploy.load_parts import LoadWitnesses, feed_url, smoking
 from trunkline.deploy.machine.seen import Smoke
-from trunkline.deploy.world import NodeView
+from trunkline.deploy.world.base import NodeView
 from trunkline.load.deploys.smoke import Smoked
 from trunkline.server.node.node import Node
 

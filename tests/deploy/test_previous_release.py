@@ -16,10 +16,10 @@ from tests.support.previous_release import previous_python
 from trunkline.deploy.load_parts import LoadWitnesses, smoking
 from trunkline.deploy.machine.plan import Limits
 from trunkline.deploy.parts import DeployOptions, Outcome, Parts
-from trunkline.deploy.reach import fleet_of
 from trunkline.deploy.run import run_deploy
 from trunkline.deploy.runtimes.base import What
 from trunkline.deploy.runtimes.local import LocalRuntime
+from trunkline.deploy.world.reach import fleet_of
 from trunkline.settings.sections import BusSettings, Settings
 
 WITNESSES = 40

@@ -12,14 +12,14 @@ import pytest
 from tests.support.deploy.pretend_fleet import PretendFleet, PretendNode, PretendRuntime, PretendWorld
 from tests.support.patience import patient
 from trunkline.bus.store.memory import MemoryStore
-from trunkline.deploy.lease import LeaseHeld, LeaseTimes, NothingToResume
+from trunkline.deploy.lease.lease import LeaseHeld, LeaseTimes, NothingToResume
 from trunkline.deploy.machine.plan import Limits
 from trunkline.deploy.machine.seen import Smoke, SmokeSeen, WitnessSeen
 from trunkline.deploy.parts import ORDER_KEY, DeployOptions, Outcome, Parts, Progress
 from trunkline.deploy.run import Order, abort_deploy, deploy_of, read_status, resume_deploy, roll_back, run_deploy
 from trunkline.deploy.verdict.facts import WitnessFacts
 from trunkline.deploy.verdict.kept import read
-from trunkline.deploy.world import FleetUnreachable
+from trunkline.deploy.world.base import FleetUnreachable
 from trunkline.errors import TrunklineError
 from trunkline.protocol.deploys import DEPLOY_KEY, DeployState
 

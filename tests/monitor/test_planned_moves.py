@@ -16,11 +16,11 @@ from tests.support.monitor.watchers import DEADLINE_S, needs
 from trunkline.deploy.load_parts import smoking
 from trunkline.deploy.machine.seen import Smoke, SmokeSeen
 from trunkline.deploy.parts import DeployOptions, Parts
-from trunkline.deploy.reach import fleet_of
 from trunkline.deploy.run import run_deploy
 from trunkline.deploy.runtimes.base import What
 from trunkline.deploy.runtimes.local import LocalRuntime
-from trunkline.deploy.world import World
+from trunkline.deploy.world.base import World
+from trunkline.deploy.world.reach import fleet_of
 from trunkline.load.deploys.witnesses import Witnesses
 from trunkline.settings.sections import Settings
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from trunkline.deploy.machine.seen import Smoke, SmokeSeen, WitnessSeen
 from trunkline.deploy.verdict.facts import WitnessFacts
-from trunkline.deploy.world import NodeView
+from trunkline.deploy.world.base import NodeView
 from trunkline.load.deploys.smoke import SmokeTarget, smoke
 from trunkline.load.deploys.witnesses import BACK_S, Witnesses
 from trunkline.load.output.formatting import counted

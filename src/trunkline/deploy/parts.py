@@ -10,13 +10,13 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from trunkline.bus.base import FleetStore
-from trunkline.deploy.lease_rules import LeaseTimes
+from trunkline.deploy.lease.rules import LeaseTimes
 from trunkline.deploy.machine.plan import Limits, OnSlow
 from trunkline.deploy.machine.seen import Smoke, SmokeSeen, WitnessSeen
 from trunkline.deploy.runtimes.base import Runtime, What
 from trunkline.deploy.verdict.facts import Sample, StateSpan, WitnessFacts
 from trunkline.deploy.verdict.verdict import DeployVerdict
-from trunkline.deploy.world import World
+from trunkline.deploy.world.base import World
 from trunkline.load.scenario.comparison import Threshold
 from trunkline.protocol.deploys import DeployState
 

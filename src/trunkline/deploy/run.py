@@ -16,15 +16,15 @@ from typing import Final
 import msgspec
 
 from trunkline.bus.base import Entry, FleetStore
-from trunkline.deploy import lease as leases
-from trunkline.deploy.driver import Driver
-from trunkline.deploy.lease import Lease, LeaseHeld, NothingToResume, StatusUnreadable
-from trunkline.deploy.lease_rules import Observed
+from trunkline.deploy.drive.driver import Driver
+from trunkline.deploy.drive.recording import RECORD_KEY, Kept, Recorder
+from trunkline.deploy.lease import lease as leases
+from trunkline.deploy.lease.lease import Lease, LeaseHeld, NothingToResume, StatusUnreadable
+from trunkline.deploy.lease.rules import Observed
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.preflight import plan
 from trunkline.deploy.machine.seen import PersonsOrder
 from trunkline.deploy.parts import ORDER_KEY, DeployOptions, Outcome, Parts
-from trunkline.deploy.recording import RECORD_KEY, Kept, Recorder
 from trunkline.deploy.verdict.kept import read
 from trunkline.deploy.verdict.verdict import make_verdict
 from trunkline.errors import TrunklineError

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from tests.support.deploy.example_facts import example_facts
 from trunkline.cli.deploy.outcome import HELD, INTERRUPTED, REFUSED, Deliver, code_of, tell
-from trunkline.deploy.lease import LeaseHeld, LeaseLost
+from trunkline.deploy.lease.lease import LeaseHeld, LeaseLost
 from trunkline.deploy.parts import Outcome
 from trunkline.deploy.run import NotTaken
 from trunkline.deploy.verdict.verdict import make_verdict

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.deploy.machine.pacing import WAVE_S, next_wave, pace, pressed
-from trunkline.deploy.world import NodeView
+from trunkline.deploy.world.base import NodeView
 
 
 def node(connections: int, *, lag_ms: float = 1.0, usable: bool = True) -> NodeView:

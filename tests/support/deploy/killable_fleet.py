@@ -18,8 +18,8 @@ from tests.support.patience import patient
 from trunkline.deploy.load_parts import LoadWitnesses, smoking
 from trunkline.deploy.machine.plan import Limits
 from trunkline.deploy.parts import DeployOptions, Parts, Progress
-from trunkline.deploy.reach import fleet_of
 from trunkline.deploy.runtimes.none import NoRuntime
+from trunkline.deploy.world.reach import fleet_of
 from trunkline.errors import BusUnavailable
 from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.settings.sections import BusSettings, Settings

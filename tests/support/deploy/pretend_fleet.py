@@ -26,7 +26,7 @@ from trunkline.deploy.machine.seen import (
     WitnessSeen,
 )
 from trunkline.deploy.runtimes.base import RuntimeFailed, RuntimeNode, What
-from trunkline.deploy.world import FleetRefused, FleetUnreachable, FleetView, NodeView
+from trunkline.deploy.world.base import FleetRefused, FleetUnreachable, FleetView, NodeView
 from trunkline.errors import TrunklineError
 from trunkline.protocol.goodbyes import MoveCounts
 from trunkline.protocol.traffic import BalancerTraffic, TrafficState

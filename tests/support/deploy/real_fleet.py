@@ -16,8 +16,8 @@ from trunkline.bus.base import FleetStore
 from trunkline.deploy.load_parts import LoadWitnesses, smoking
 from trunkline.deploy.machine.plan import Limits
 from trunkline.deploy.parts import DeployOptions, Parts
-from trunkline.deploy.reach import fleet_of
 from trunkline.deploy.runtimes.none import NoRuntime
+from trunkline.deploy.world.reach import fleet_of
 from trunkline.errors import BusUnavailable
 from trunkline.server.node.node import Node
 from trunkline.settings.sections import Settings

@@ -17,15 +17,15 @@ from tests.support import ROOT
 from tests.support.deploy.killed import DiesAt, DyingRuntime, DyingStore
 from tests.support.patience import patient
 from trunkline.bus.base import FleetStore
-from trunkline.deploy.lease import NothingToResume
-from trunkline.deploy.lease_rules import LeaseTimes
+from trunkline.deploy.lease.lease import NothingToResume
+from trunkline.deploy.lease.rules import LeaseTimes
 from trunkline.deploy.load_parts import LoadWitnesses, smoking
 from trunkline.deploy.parts import DeployOptions, Outcome, Parts, Progress
-from trunkline.deploy.reach import fleet_of
 from trunkline.deploy.run import resume_deploy, roll_back, run_deploy
 from trunkline.deploy.runtimes.base import Runtime
 from trunkline.deploy.runtimes.local import LocalRuntime
 from trunkline.deploy.runtimes.none import NoRuntime
+from trunkline.deploy.world.reach import fleet_of
 from trunkline.errors import BusUnavailable
 from trunkline.settings.sections import BusSettings, Settings
 

@@ -14,10 +14,10 @@ from tests.support.patience import patient
 from trunkline.deploy.load_parts import LoadWitnesses, smoking
 from trunkline.deploy.machine.plan import Limits
 from trunkline.deploy.parts import DeployOptions, Outcome, Parts, Progress
-from trunkline.deploy.reach import fleet_of
 from trunkline.deploy.run import run_deploy
 from trunkline.deploy.runtimes.base import What
 from trunkline.deploy.runtimes.local import LocalRuntime
+from trunkline.deploy.world.reach import fleet_of
 from trunkline.errors import BusUnavailable
 from trunkline.settings.sections import BusSettings, Settings
 

@@ -47,7 +47,7 @@ def ask(target: Target, colour: str, over: str) -> None:
     The fleet is looked at before and let go: a question keeps a loop, and whatever lives on it, waiting without end.
     """
     from trunkline.cli.deploy import fleet
-    from trunkline.deploy.lease import LeaseHeld
+    from trunkline.deploy.lease.lease import LeaseHeld
     from trunkline.deploy.run import read_status
     from trunkline.protocol.deploys import OVER
 

@@ -17,10 +17,10 @@ from msgspec.structs import replace
 
 from trunkline.deploy.load_parts import LoadWitnesses, smoking
 from trunkline.deploy.parts import Parts
-from trunkline.deploy.reach import LOCAL, Fleet, fleet_of
 from trunkline.deploy.runtimes.base import Runtime, RuntimeFailed
 from trunkline.deploy.runtimes.local import LocalRuntime
 from trunkline.deploy.runtimes.none import NoRuntime
+from trunkline.deploy.world.reach import LOCAL, Fleet, fleet_of
 from trunkline.errors import SettingsError
 from trunkline.load.deploys.preflight import preflight
 from trunkline.load.token_file import TokenFile

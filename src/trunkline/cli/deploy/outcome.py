@@ -81,7 +81,7 @@ def run(main: Callable[[], Coroutine[Any, Any, int]]) -> None:
 
 def code_of(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run it, and return its code; raises SettingsError and StartError, which exit with 2."""
-    from trunkline.deploy.lease import LeaseHeld, LeaseLost
+    from trunkline.deploy.lease.lease import LeaseHeld, LeaseLost
     from trunkline.deploy.run import NotTaken
     from trunkline.errors import StartError
     from trunkline.process import lifecycle

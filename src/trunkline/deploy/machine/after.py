@@ -28,7 +28,7 @@ from trunkline.deploy.machine.rules import (
 )
 from trunkline.deploy.machine.seen import Action, Drain, Move, Remove, Seen, Undrain
 from trunkline.deploy.machine.table import Event
-from trunkline.deploy.world import NodeView
+from trunkline.deploy.world.base import NodeView
 
 PAUSE_S: Final = 1.0
 """Pause of waves before they look again whether what they wait for is over."""

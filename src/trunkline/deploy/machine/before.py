@@ -33,7 +33,7 @@ from trunkline.deploy.machine.seen import (
     StartWitnesses,
 )
 from trunkline.deploy.machine.table import Event
-from trunkline.deploy.world import FleetView, NodeView
+from trunkline.deploy.world.base import FleetView, NodeView
 from trunkline.protocol.goodbyes import MoveCounts
 
 CRASHES: Final = 3

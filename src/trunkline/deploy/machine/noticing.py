@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.rules import silent
 from trunkline.deploy.machine.seen import Seen
-from trunkline.deploy.world import FleetView, NodeView
+from trunkline.deploy.world.base import FleetView, NodeView
 from trunkline.protocol.deploys import DeployState
 
 NOTICED: Final[Mapping[DeployState, tuple[str, ...]]] = {

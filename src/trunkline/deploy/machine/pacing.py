@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from trunkline.deploy.world import NodeView
+from trunkline.deploy.world.base import NodeView
 from trunkline.protocol.goodbyes import MoveCounts
 
 WAVE_S: Final = 2.0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from trunkline.deploy.machine.plan import Limits, OnSlow, Plan
 from trunkline.deploy.machine.rules import accepts_per_s, capacity, clients, silent, usable
 from trunkline.deploy.runtimes.base import What
-from trunkline.deploy.world import FleetView, NodeView
+from trunkline.deploy.world.base import FleetView, NodeView
 
 
 def colours_with_traffic(fleet: FleetView, but: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import msgspec
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.seen import Action, PutTraffic, Seen
 from trunkline.deploy.machine.table import Event
-from trunkline.deploy.world import FleetView, NodeView
+from trunkline.deploy.world.base import FleetView, NodeView
 from trunkline.protocol.traffic import TrafficState
 
 SILENT_S: Final = 6.0

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from trunkline.deploy.runtimes.base import RuntimeNode
-from trunkline.deploy.world import FleetView, NodeView
+from trunkline.deploy.world.base import FleetView, NodeView
 from trunkline.protocol.goodbyes import MoveCounts
 
 PersonsOrder = Literal["", "rollback", "abort"]

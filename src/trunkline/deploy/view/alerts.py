@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import aiohttp
 import msgspec
 
-from trunkline.deploy.balancers import read_body
+from trunkline.deploy.world.balancers import read_body
 
 EVERY_S: Final = 5.0
 ASK_S: Final = 2.0

@@ -9,7 +9,7 @@ from typing import Final, TextIO
 import msgspec
 
 from trunkline.bus.base import FleetStore
-from trunkline.deploy.lease_rules import Observed
+from trunkline.deploy.lease.rules import Observed
 from trunkline.deploy.run import read_status
 from trunkline.errors import BusUnavailable
 from trunkline.load.output.formatting import plain, seconds

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from tests.support.deploy.pretend_fleet import PretendFleet, PretendNode
 from trunkline.bus.store.keys import VALUE_BYTES
+from trunkline.deploy.drive.recording import MOST_KEPT, RUNS, Kept, Recorder, together
 from trunkline.deploy.machine.plan import Deploy, Plan
-from trunkline.deploy.recording import MOST_KEPT, RUNS, Kept, Recorder, together
 from trunkline.deploy.verdict.facts import DeployFacts, WitnessFacts
-from trunkline.deploy.world import FleetView
+from trunkline.deploy.world.base import FleetView
 from trunkline.protocol.deploys import DeployState
 from trunkline.protocol.goodbyes import MoveCounts
 from trunkline.protocol.traffic import TrafficState

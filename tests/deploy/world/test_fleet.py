@@ -17,9 +17,9 @@ from tests.support.deploy.scripted_balancer import ScriptedBalancer
 from tests.support.free_ports import free_port
 from trunkline.bus.base import Retention
 from trunkline.bus.nats.bus import NatsBus
-from trunkline.deploy.balancers import Balancers
-from trunkline.deploy.fleet_world import FleetWorld
-from trunkline.deploy.world import FleetRefused, FleetUnreachable, NodeView
+from trunkline.deploy.world.balancers import Balancers
+from trunkline.deploy.world.base import FleetRefused, FleetUnreachable, NodeView
+from trunkline.deploy.world.fleet import FleetWorld
 from trunkline.protocol.control import Problem
 from trunkline.protocol.subjects import move_subject
 from trunkline.server.node.node import Node

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.deploy.lease_rules import HOLDS_S, Answer, Held, LeaseTimes, Observed, Take, may_take
+from trunkline.deploy.lease.rules import HOLDS_S, Answer, Held, LeaseTimes, Observed, Take, may_take
 from trunkline.protocol.deploys import EXPIRED_S, OVER, DeployState, DeployStatus
 
 MOVING = DeployStatus("d1", "moving", "blue", "green", "ann@host", "h1", 3, "2026-01-01T00:00:00Z", "…")

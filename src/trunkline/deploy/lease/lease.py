@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 
 from trunkline.bus.base import Entry, FleetStore
-from trunkline.deploy.lease_rules import Held, LeaseTimes, Observed, may_take
+from trunkline.deploy.lease.rules import Held, LeaseTimes, Observed, may_take
 from trunkline.errors import BusUnavailable, Changed, TrunklineError
 from trunkline.logs.logger import get_logger
 from trunkline.process.bounds import end_tasks

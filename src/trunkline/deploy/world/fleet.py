@@ -18,9 +18,9 @@ import aiohttp
 import msgspec
 
 from trunkline.bus.base import FleetLink, Subscription
-from trunkline.deploy.balancers import Backend, Balancers, read_body
-from trunkline.deploy.heard import Heard
-from trunkline.deploy.world import FleetRefused, FleetUnreachable, FleetView, NodeView
+from trunkline.deploy.world.balancers import Backend, Balancers, read_body
+from trunkline.deploy.world.base import FleetRefused, FleetUnreachable, FleetView, NodeView
+from trunkline.deploy.world.heard import Heard
 from trunkline.errors import BusError, BusUnavailable, NobodyListens
 from trunkline.logs.logger import get_logger
 from trunkline.protocol.control import (

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.balancer.talking import Scene
 from tests.support.deploy.scripted_balancer import ScriptedBalancer
-from trunkline.deploy.reach import admin_address, fleet_of
-from trunkline.deploy.world import FleetRefused
+from trunkline.deploy.world.base import FleetRefused
+from trunkline.deploy.world.reach import admin_address, fleet_of
 from trunkline.errors import BusUnavailable, SettingsError, StartError
 from trunkline.settings.balancer import BalancerSettings
 from trunkline.settings.secret import Secret

@@ -20,8 +20,8 @@ from typing import Final
 
 import msgspec
 
+from trunkline.deploy.drive.tally import NOTHING, Tally, less, more, tally
 from trunkline.deploy.machine.plan import Deploy
-from trunkline.deploy.tally import NOTHING, Tally, less, more, tally
 from trunkline.deploy.verdict.facts import (
     ClientFacts,
     DeployFacts,
@@ -31,7 +31,7 @@ from trunkline.deploy.verdict.facts import (
     WitnessFacts,
     turned_back,
 )
-from trunkline.deploy.world import FleetView, NodeView
+from trunkline.deploy.world.base import FleetView, NodeView
 from trunkline.protocol.deploys import DeployState
 from trunkline.protocol.goodbyes import MoveCounts
 

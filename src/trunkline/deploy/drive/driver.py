@@ -20,7 +20,9 @@ from typing import Final
 
 import msgspec
 
-from trunkline.deploy.lease import Lease
+from trunkline.deploy.drive.recording import Kept, Recorder
+from trunkline.deploy.drive.watching import Watcher
+from trunkline.deploy.lease.lease import Lease
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.preflight import refusals
 from trunkline.deploy.machine.seen import (
@@ -40,13 +42,11 @@ from trunkline.deploy.machine.seen import (
 )
 from trunkline.deploy.machine.step import step
 from trunkline.deploy.parts import Outcome, Parts
-from trunkline.deploy.recording import Kept, Recorder
 from trunkline.deploy.runtimes.base import Runtime, RuntimeNode
 from trunkline.deploy.verdict.facts import MOST_LINES, DeployFacts
 from trunkline.deploy.verdict.kept import keep
 from trunkline.deploy.verdict.verdict import DeployVerdict, make_verdict
-from trunkline.deploy.watching import Watcher
-from trunkline.deploy.world import FleetUnreachable, NodeView
+from trunkline.deploy.world.base import FleetUnreachable, NodeView
 from trunkline.errors import BusUnavailable, TrunklineError
 from trunkline.logs.logger import get_logger
 from trunkline.process.bounds import end_tasks

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from trunkline.deploy.world import FleetRefused, FleetUnreachable
+from trunkline.deploy.world.base import FleetRefused, FleetUnreachable
 from trunkline.errors import SettingsError
 from trunkline.net.admin_token import kept_token
 from trunkline.protocol.control import Problem

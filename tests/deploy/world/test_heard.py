@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trunkline.deploy.heard import HEARD_S, Heard
+from trunkline.deploy.world.heard import HEARD_S, Heard
 from trunkline.protocol.control import LoadReport, NodeReport
 
 

@@ -11,9 +11,9 @@ import pytest
 from tests.support.deploy.scripted_balancer import ScriptedBalancer
 from tests.support.free_ports import free_port
 from tests.support.server.bus_probe import until
-from trunkline.deploy import balancers as module
-from trunkline.deploy.balancers import Balancers
-from trunkline.deploy.world import FleetRefused, FleetUnreachable
+from trunkline.deploy.world import balancers as module
+from trunkline.deploy.world.balancers import Balancers
+from trunkline.deploy.world.base import FleetRefused, FleetUnreachable
 from trunkline.errors import SettingsError
 from trunkline.net.admin_token import AdminToken
 from trunkline.protocol.traffic import TrafficOrder

@@ -19,9 +19,9 @@ from tests.support.server.bus_probe import settings, until
 from trunkline.bus.base import FleetStore
 from trunkline.bus.nats.store import LinkedNatsStore
 from trunkline.bus.store.memory import MemoryStore
-from trunkline.deploy import lease as lease_module
-from trunkline.deploy.lease import Lease, LeaseHeld, LeaseLost, NothingToResume, StatusUnreadable, begin, resume
-from trunkline.deploy.lease_rules import LeaseTimes
+from trunkline.deploy.lease import lease as lease_module
+from trunkline.deploy.lease.lease import Lease, LeaseHeld, LeaseLost, NothingToResume, StatusUnreadable, begin, resume
+from trunkline.deploy.lease.rules import LeaseTimes
 from trunkline.errors import BusUnavailable
 from trunkline.fleet.children.nats_server import NatsServer
 from trunkline.protocol.deploys import DEPLOY_KEY, DeployStatus
@@ -30,8 +30,8 @@ HOLDER = """
 import asyncio, sys
 import msgspec
 from trunkline.bus.nats.store import LinkedNatsStore
-from trunkline.deploy.lease import begin
-from trunkline.deploy.lease_rules import LeaseTimes
+from trunkline.deploy.lease.lease import begin
+from trunkline.deploy.lease.rules import LeaseTimes
 from trunkline.protocol.deploys import DeployStatus
 from trunkline.settings.sections import BusSettings
 

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from trunkline.deploy.drive.recording import RECORD_KEY, Recorder
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.rules import clients
 from trunkline.deploy.machine.seen import WitnessSeen
 from trunkline.deploy.parts import Parts, Progress, WitnessRun
-from trunkline.deploy.recording import RECORD_KEY, Recorder
 from trunkline.deploy.verdict.facts import Sample, WitnessFacts
-from trunkline.deploy.world import FleetRefused, FleetUnreachable, FleetView, NodeView
+from trunkline.deploy.world.base import FleetRefused, FleetUnreachable, FleetView, NodeView
 from trunkline.errors import BusError
 from trunkline.logs.logger import get_logger
 from trunkline.protocol.goodbyes import MoveCounts

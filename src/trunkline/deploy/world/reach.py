@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 
 from trunkline.bus.base import FleetBus, FleetStore, Retention
 from trunkline.bus.open import open_bus
-from trunkline.deploy.balancers import Balancers
-from trunkline.deploy.fleet_world import FleetWorld
-from trunkline.deploy.world import FleetRefused
+from trunkline.deploy.world.balancers import Balancers
+from trunkline.deploy.world.base import FleetRefused
+from trunkline.deploy.world.fleet import FleetWorld
 from trunkline.errors import SettingsError
 from trunkline.process.whole_files import read_stripped
 from trunkline.settings.balancer import BalancerSettings

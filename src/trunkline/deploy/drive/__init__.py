@@ -1,0 +1,1 @@
+"""Driving a deploy: observe, store, carry out, record."""

@@ -1,0 +1,1 @@
+"""The fleet as a deploy sees it, and the orders it takes."""
