@@ -28,7 +28,7 @@ StartFleet = Callable[..., Awaitable[FleetProcess]]
 CLIENTS = 20
 WHEN: Final[tuple[When, ...]] = ("stored", "observed")
 FULL = "KILL_AT_EVERY_WRITE"
-"""Environment variable that has the whole sweep run, which takes some twenty minutes."""
+"""Environment variable that has the sweeps run, which take half an hour."""
 
 
 class Fleet:
@@ -107,19 +107,31 @@ async def test_killed_around_the_removal_of_the_new_colour(fleet: Fleet) -> None
     await unharmed(fleet)
 
 
+SWEEPS: Final = {
+    "a deploy, then resumed": (NEVER, "run", "resume"),
+    "a deploy, then rolled back": (NEVER, "run", "rollback"),
+    "while it is undone": (DiesAt(state="smoking"), "rollback", "resume"),
+    "while clients return": (DiesAt(state="finishing"), "rollback", "resume"),
+}
+"""Where the first tool dies, if it is not the one that is swept; which one is; what the next one does."""
+
+
 @pytest.mark.skipif(FULL not in os.environ, reason=f"set {FULL}=1 to run it")
 @pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("command", ["resume", "rollback"])
-async def test_killed_at_every_write_of_a_deploy(fleet: Fleet, command: str) -> None:
-    """One deploy for each write, killed once it is stored and once it is observed; the next tool ends it."""
+@pytest.mark.parametrize("sweep", SWEEPS)
+async def test_killed_at_every_write(fleet: Fleet, sweep: str) -> None:
+    """One deploy for each write, killed once it is stored, and another one once it was carried out."""
+    first, swept, then = SWEEPS[sweep]
     at, other = "blue", "green"
     for write in itertools.count(1):
         killed = False
         for when in WHEN:
-            state = await fleet.use("run", DiesAt(write, when=when), to=other)
+            if first is not NEVER:
+                assert await fleet.use("run", first, to=other) == ""
+            state = await fleet.use(swept, DiesAt(write, when=when), to=other)
             killed = killed or not state
-            state = state or await fleet.use(command)
-            print(f"{command} after write {write}, {when}: {state}", flush=True)
+            state = state or await fleet.use(then)
+            print(f"{sweep}: write {write}, {when}: {state}", flush=True)
             assert state in OVER
             if state == "done":
                 at, other = other, at
