@@ -68,9 +68,9 @@ class Plan(NamedTuple):
         return f"{edge}, {self.clients:,} clients"
 
     @property
-    def over_s(self) -> int:
-        """The shortest time that the nodes' own word on what they accept allows."""
-        return max(2, math.ceil(self.clients / (0.5 * NODES * ACCEPTS_PER_S)))
+    def over_s(self) -> float:
+        """The shortest time that the nodes' own word on what they accept allows, to a tenth of a second."""
+        return max(2.0, math.ceil((self.clients + self.witnesses) / (0.5 * NODES * ACCEPTS_PER_S) * 10) / 10)
 
 
 def run(options: Options) -> Result:
@@ -162,7 +162,7 @@ async def _ready(folder: Path) -> Places:
 def _tool(plan: Plan, folder: Path) -> Iterator[subprocess.Popen[str]]:
     command = [
         sys.executable, "-m", "trunkline", "deploy", "run", "green", "--runtime", "local", "--yes", "--json",
-        "--over", f"{plan.over_s}s", "--verify", f"{plan.verify_s:g}s", "--keep", "1s",
+        "--over", f"{plan.over_s:g}s", "--verify", f"{plan.verify_s:g}s", "--keep", "1s",
         "--witnesses", str(plan.witnesses), "--data-dir", str(folder / "data"),
     ]  # fmt: skip
     with (folder / "verdict.json").open("w+") as out, (folder / "said").open("w+") as said:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.deploy.machine.pacing import WAVE_S, next_wave, pace, pressed
+from trunkline.deploy.machine.pacing import SLACK_S, WAVE_S, next_wave, pace, pause_s, pressed
 from trunkline.deploy.world.base import NodeView
 
 
@@ -31,6 +31,13 @@ def test_the_lowest_bound_is_the_pace(
     """What the caller allows, half of what is accepted, and the time to take; never below one a second."""
     found = pace(clients, over_s=over_s, rate=rate, accepts_per_s=accepts, share=0.5)
     assert (found.per_s, found.because) == (per_s, because)
+
+
+def test_the_next_look_is_made_when_a_wave_ends() -> None:
+    """A look that came up to a tick later would put off every wave by as much."""
+    assert pause_s(0.5, at=10.0, wave_ends=12.0) == 0.5
+    assert pause_s(0.5, at=11.75, wave_ends=12.0) == pytest.approx(0.25 + SLACK_S)
+    assert pause_s(0.5, at=12.5, wave_ends=12.0) == 0.5
 
 
 @given(st.lists(st.integers(0, 3_000), min_size=1, max_size=8), st.floats(1.0, 2_000.0))

@@ -23,6 +23,7 @@ import msgspec
 from trunkline.deploy.drive.recording import Kept, Recorder
 from trunkline.deploy.drive.watching import Watcher
 from trunkline.deploy.lease.lease import Lease
+from trunkline.deploy.machine.pacing import pause_s
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.preflight import refusals
 from trunkline.deploy.machine.seen import (
@@ -249,8 +250,9 @@ class Driver:
         return refusals(plan, fleet, starts=self._runtime.starts, others=others)
 
     async def _pause(self) -> None:
+        wait_s = pause_s(self._parts.tick_s, at=self.at(), wave_ends=self._deploy.wave_ends)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._parts.tick_s):
+            async with asyncio.timeout(wait_s):
                 await self._parts.stop.wait()
 
     def _show(self, *, changed: bool) -> None:

@@ -22,6 +22,8 @@ from trunkline.protocol.goodbyes import MoveCounts
 
 WAVE_S: Final = 2.0
 LEAST_PER_S: Final = 1.0
+SLACK_S: Final = 0.01
+"""A look that is made for the end of a wave comes this much after it, not a moment before."""
 
 PRESSED: Final = ("address_rate", "full", "lag", "accept_rate")
 """Labels of handshakes that were refused with 429 or 503 for want of room or by a rate."""
@@ -92,6 +94,12 @@ def next_wave(nodes: Sequence[NodeView], per_s: float, free: int | None = None) 
             parts.append(WavePart(node, share - given))
         given = max(given, share)
     return Wave(tuple(parts), over_ms)
+
+
+def pause_s(tick_s: float, *, at: float, wave_ends: float) -> float:
+    """How long to wait before the next look: a tick, less when a wave ends before, so that waves follow each other."""
+    left_s = wave_ends - at
+    return min(tick_s, left_s + SLACK_S) if left_s > 0 else tick_s
 
 
 def refused(counts: Iterable[MoveCounts]) -> int:
