@@ -74,7 +74,7 @@ async def find(loaded: Loaded, balancers: Sequence[str], edge: str | None, *, lo
             if places.alertmanager:
                 alertmanagers = (places.alertmanager,)
             elif loaded.sources["monitor.alertmanagers"] == "default":
-                alertmanagers = ()  # at the usual address there is nobody's, or that of another fleet
+                alertmanagers = ()  # the default address has none, or that of another fleet
             return Reached(loaded._replace(settings=settings), found, edge or places.edge, alertmanagers)
     return Reached(loaded, tuple(balancers), edge or _relay(settings.balancer), alertmanagers)
 

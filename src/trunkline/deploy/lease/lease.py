@@ -199,7 +199,12 @@ class Lease:
         self._held.revision = entry.revision
 
 
-async def begin(store: FleetStore, status: DeployStatus, *, times: LeaseTimes = LeaseTimes()) -> Lease:  # noqa: B008
+async def begin(
+    store: FleetStore,
+    status: DeployStatus,
+    *,
+    times: LeaseTimes = LeaseTimes(),  # noqa: B008 - a constant
+) -> Lease:
     """Begin a deploy; its holder is drawn here.
 
     Raises:
