@@ -158,6 +158,17 @@ def test_what_only_nodes_know_is_unknown_where_one_of_them_does_not_count(
     assert (facts.rates.peak_per_s is None) == (known["recovered"] is None)
 
 
+def test_who_came_back_is_unknown_after_an_outage_of_the_bus() -> None:
+    """What nodes tell each other over it may be lost without notice, in flight or before all of them are back."""
+    recorder = Recorder(Kept("d1"))
+    recorder.take(0.0, deploy("moving"), FLEET, [counts(asked=0)], 0)
+    recorder.take(1.0, deploy("moving"), FLEET, [counts(asked=60, resumed={"blue": 44})], 0)
+    seen = recorder.facts(deploy("done"), 2.0, "", None).clients
+    assert (seen.returned, seen.never_back) == (44, 16)
+    unseen = recorder.facts(deploy("done", outage_at=1.0), 2.0, "", None).clients
+    assert (unseen.returned, unseen.never_back) == (None, None)
+
+
 def test_witnesses_of_two_processes_are_other_sessions() -> None:
     """Of all that were there not more can have moved than there were."""
     both = together(

@@ -227,16 +227,18 @@ class Recorder:
         total, uncounted = self._total(), self._uncounted()
         receiving = {plan.to_colour} if deploy.state not in BACK else {plan.to_colour, plan.from_colour}
         known = bool(kept.tracked) and not uncounted
+        # Nodes tell each other over the bus whom they ask: who was asked around an outage comes back unnoticed.
+        noticed = known and deploy.outage_at < 0
         received = bool(kept.tracked) and not receiving.intersection(uncounted.values())
         moving_s = deploy.moving_s + (at_s - deploy.since if deploy.state == "moving" else 0.0)
         clients = ClientFacts(
             at_switch=deploy.at_switch,
             asked=total.asked + sum(kept.moving.get(name, 0) for name in uncounted),
-            returned=total.resumed if known else None,
+            returned=total.resumed if noticed else None,
             recovered=total.recovered if received else None,
             gaps=total.gaps if known else None,
             forced=max(total.cut, deploy.left),
-            never_back=self.away(),
+            never_back=self.away() if noticed else None,
             usual_departures=round(kept.departed / kept.calm_s * moving_s, 2) if kept.calm_s else 0.0,
             refused=kept.refused_moving if received else None,
             away_s=away_quantiles(total.returned),
