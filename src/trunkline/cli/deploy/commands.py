@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -31,10 +30,6 @@ from trunkline.cli.deploy.reading import history, status, verdict
 from trunkline.cli.load import require
 from trunkline.cli.settings import ConfigFile
 from trunkline.errors import SettingsError
-
-if TYPE_CHECKING:
-    from trunkline.load.scenario.comparison import Threshold
-    from trunkline.settings.load import Loaded
 
 app = typer.Typer(no_args_is_help=True, help="Move clients to new nodes, and prove that nobody lost anything.")
 
@@ -120,99 +115,40 @@ def run(
     driving.drive(target, lambda parts: run_deploy(options, parts), own, deliver, witnesses=witnesses)
 
 
-@app.command()
-def resume(
-    balancer: Balancers = None,
-    bus: Bus = None,
-    edge: EdgeUrl = None,
-    data_dir: DataDir = None,
-    token_file: TokenOf = None,
-    ca: Ca = None,
-    insecure: Insecure = False,
-    threshold: Thresholds = None,
-    html: Html = None,
-    junit: Junit = None,
-    as_json: AsJson = False,
-    config_file: ConfigFile = None,
-) -> None:
-    """Go on with a deploy whose process was interrupted or killed."""
-    require()
-    from trunkline.deploy.run import resume_deploy
+def _add(name: Literal["resume", "rollback", "abort"], about: str) -> None:
+    """Add a command that takes over the deploy there is."""
 
-    _take_over(
-        resume_deploy, settings_of(config_file, bus, data_dir), balancer, edge, token_file, ca, insecure,
-        thresholds_of(threshold), Deliver(html, junit, as_json),
-    )  # fmt: skip
+    def command(
+        balancer: Balancers = None,
+        bus: Bus = None,
+        edge: EdgeUrl = None,
+        data_dir: DataDir = None,
+        token_file: TokenOf = None,
+        ca: Ca = None,
+        insecure: Insecure = False,
+        threshold: Thresholds = None,
+        html: Html = None,
+        junit: Junit = None,
+        as_json: AsJson = False,
+        config_file: ConfigFile = None,
+    ) -> None:
+        require()
+        from trunkline.cli.deploy.fleet import owner
+        from trunkline.deploy.run import abort_deploy, resume_deploy, roll_back
 
+        order = {"resume": resume_deploy, "rollback": roll_back, "abort": abort_deploy}[name]
+        found = settings_of(config_file, bus, data_dir)
+        target = driving.Target(found, tuple(balancer or ()), edge, token_file, ca, insecure, local=False)
+        driving.drive(
+            target, lambda parts: order(parts, owner()), thresholds_of(threshold), Deliver(html, junit, as_json)
+        )
 
-@app.command()
-def rollback(
-    balancer: Balancers = None,
-    bus: Bus = None,
-    edge: EdgeUrl = None,
-    data_dir: DataDir = None,
-    token_file: TokenOf = None,
-    ca: Ca = None,
-    insecure: Insecure = False,
-    threshold: Thresholds = None,
-    html: Html = None,
-    junit: Junit = None,
-    as_json: AsJson = False,
-    config_file: ConfigFile = None,
-) -> None:
-    """Give traffic and clients back to the old colour, until the moment at which it is removed."""
-    require()
-    from trunkline.deploy.run import roll_back
-
-    _take_over(
-        roll_back, settings_of(config_file, bus, data_dir), balancer, edge, token_file, ca, insecure,
-        thresholds_of(threshold), Deliver(html, junit, as_json),
-    )  # fmt: skip
+    app.command(name, help=about)(command)
 
 
-@app.command()
-def abort(
-    balancer: Balancers = None,
-    bus: Bus = None,
-    edge: EdgeUrl = None,
-    data_dir: DataDir = None,
-    token_file: TokenOf = None,
-    ca: Ca = None,
-    insecure: Insecure = False,
-    threshold: Thresholds = None,
-    html: Html = None,
-    junit: Junit = None,
-    as_json: AsJson = False,
-    config_file: ConfigFile = None,
-) -> None:
-    """End a deploy: undone before traffic was switched, left as it is afterwards."""
-    require()
-    from trunkline.deploy.run import abort_deploy
-
-    _take_over(
-        abort_deploy, settings_of(config_file, bus, data_dir), balancer, edge, token_file, ca, insecure,
-        thresholds_of(threshold), Deliver(html, junit, as_json),
-    )  # fmt: skip
-
-
+_add("resume", "Go on with a deploy whose process was interrupted or killed.")
+_add("rollback", "Give traffic and clients back to the old colour, until the moment at which it is removed.")
+_add("abort", "End a deploy: undone before traffic was switched, left as it is afterwards.")
 app.command()(status)
 app.command()(history)
 app.command()(verdict)
-
-
-def _take_over(
-    order: driving.Order,
-    found: Loaded,
-    balancer: list[str] | None,
-    edge: str | None,
-    token_file: Path | None,
-    ca: Path | None,
-    insecure: bool,
-    own: tuple[Threshold, ...],
-    deliver: Deliver,
-) -> None:
-    """Resume, roll back or abort."""
-    from trunkline.cli.deploy.fleet import owner
-
-    target = driving.Target(found, tuple(balancer or ()), edge, token_file, ca, insecure, local=False)
-    driving.drive(target, lambda parts: order(parts, owner()), own, deliver)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from trunkline.deploy.verdict.verdict import DeployVerdict
     from trunkline.load.scenario.comparison import Threshold
     from trunkline.settings.load import Loaded
-
-Order: TypeAlias = "Callable[[Parts, str], Coroutine[Any, Any, Outcome]]"
-"""Resume, roll back or abort, with who asks for it."""
 
 
 class Target(NamedTuple):
