@@ -26,6 +26,7 @@ from trunkline.placement.backend import BackendSpec
 from trunkline.placement.placing import Ask, Pick
 from trunkline.protocol.control import LoadReport
 from trunkline.protocol.deploys import DeployStatus
+from trunkline.protocol.traffic import TrafficTable
 from trunkline.settings.sections import Settings
 
 
@@ -71,6 +72,14 @@ async def balancer(source: Scripted) -> AsyncIterator[Balancer]:
         await made.ready.wait()
     yield made
     await made.stop()
+
+
+async def test_the_first_report_of_a_group_that_gets_connections_makes_it_ready(balancer: Balancer) -> None:
+    """A backend that worked before it was known to be of the group that the traffic table names."""
+    balancer.traffic._apply(TrafficTable(1, {"blue": 100.0}, "2026-01-01T00:00:00Z"))
+    assert not balancer.ready.is_set()
+    balancer._on_report("http://127.0.0.1:9", LoadReport(agentsConnections=0, colour="blue"), time.monotonic())
+    assert balancer.ready.is_set()
 
 
 async def test_a_source_that_fails_begins_again(source: Scripted) -> None:

@@ -38,6 +38,7 @@ async def test_the_page_of_a_verdict(browser: Browser, tmp_path: Path):
     await tab.keyboard.press("End")
     await expect(tab.locator("#over-time .tip b").first).to_have_text("02:21, retiring")
     await tab.set_viewport_size({"width": 390, "height": 844})
-    assert await tab.evaluate("document.documentElement.scrollWidth") <= 390
+    # The plots are drawn once more after the change of size.
+    await tab.wait_for_function("document.documentElement.scrollWidth <= 390")
     await context.close()
     assert complaints == []

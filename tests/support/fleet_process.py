@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -95,12 +96,17 @@ class FleetProcess:
         """SIGTERM and wait."""
         self.children()
         if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGTERM)
         return await self.ended()
 
     def children(self) -> list[psutil.Process]:
         """All processes below it now; they are remembered for `left`."""
-        found = psutil.Process(self.process.pid).children(recursive=True) if self.process.returncode is None else []
+        found: list[psutil.Process] = []
+        # It may have ended already without the loop having seen it.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if self.process.returncode is None:
+                found = psutil.Process(self.process.pid).children(recursive=True)
         self.family |= {child.pid: child for child in found}
         return found
 

@@ -314,10 +314,12 @@ class Balancer:
         row = self.fleet.backends.get(url)
         if row is None:
             return
-        was_draining = row.draining
+        was_draining, took = row.draining, row.takes
         self.fleet.take_report(url, report, asked_at=asked_at, now=time.monotonic())
         if row.draining != was_draining:
             log.info("backend_draining" if row.draining else "backend_drained_no_more", backend=url)
+        if row.takes != took:
+            # Draining, or the first report names a group that the table gives something.
             self._fleet_changed()
 
     def _on_report_failed(self, url: str, why: str) -> None:
