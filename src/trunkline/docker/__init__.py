@@ -1,0 +1,1 @@
+"""The Docker daemon: where it is, and how it is reached."""
