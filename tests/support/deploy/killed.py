@@ -99,8 +99,8 @@ class DyingRuntime:
     def starts(self) -> bool:
         return self._runtime.starts
 
-    async def check(self, what: What) -> str:
-        return await self._runtime.check(what)
+    async def check(self, colour: str, what: What) -> str:
+        return await self._runtime.check(colour, what)
 
     async def list(self, colour: str) -> tuple[RuntimeNode, ...]:
         return await self._runtime.list(colour)

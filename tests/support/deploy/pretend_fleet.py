@@ -361,7 +361,7 @@ class PretendRuntime:
     def starts(self) -> bool:
         return self.fleet.starts
 
-    async def check(self, what: What) -> str:
+    async def check(self, colour: str, what: What) -> str:
         return self.why
 
     async def list(self, colour: str) -> tuple[RuntimeNode, ...]:

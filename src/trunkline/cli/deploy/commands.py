@@ -108,7 +108,7 @@ def run(
     )
     own, deliver = thresholds_of(threshold), Deliver(html, junit, as_json)
     found = settings_of(config_file, bus, data_dir)
-    fleet.runtime_of(runtime, found.settings.up.data_dir)
+    fleet.runtime_of(runtime, found.settings)
     target = driving.Target(found, tuple(balancer or ()), edge, token_file, ca, insecure, local=runtime == "local")
     if not yes and sys.stdin.isatty():
         driving.ask(target, colour, over)

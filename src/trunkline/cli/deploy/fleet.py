@@ -27,6 +27,7 @@ from trunkline.load.token_file import TokenFile
 from trunkline.process.control_messages import CONTROL_SOCKET
 from trunkline.settings.balancer import BalancerSettings
 from trunkline.settings.load import Loaded
+from trunkline.settings.sections import Settings
 
 RUNTIMES = ("none", "local")
 FEED_PATH = "/ws"
@@ -108,13 +109,13 @@ async def connected(reached: Reached, *, world: bool = True) -> AsyncIterator[Fl
         yield fleet
 
 
-def runtime_of(name: str, data_dir: Path) -> Runtime:
+def runtime_of(name: str, settings: Settings) -> Runtime:
     """The runtime called so; raises SettingsError for one that there is not."""
     match name:
         case "none":
             return NoRuntime()
         case "local":
-            return LocalRuntime(data_dir)
+            return LocalRuntime(settings.up.data_dir)
     raise SettingsError("--runtime", value=name, allowed=f"there are {', '.join(RUNTIMES)}")
 
 
@@ -136,7 +137,7 @@ def parts_of(fleet: Fleet, loaded: Loaded, edge: Edge) -> Parts:
     return Parts(
         store=fleet.store,
         world=fleet.world,
-        runtime=lambda name: runtime_of(name, loaded.settings.up.data_dir),
+        runtime=lambda name: runtime_of(name, loaded.settings),
         smoke=smoking(
             urlsplit(edge.url).path or FEED_PATH, token=edge.token, verify_tls=edge.verify_tls, ca_file=edge.ca_file
         ),

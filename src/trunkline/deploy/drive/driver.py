@@ -245,7 +245,7 @@ class Driver:
         fleet = await self._watcher.look()
         if fleet is None:
             return None
-        others = [await self._runtime.check(plan.what)]
+        others = [await self._runtime.check(plan.to_colour, plan.what)]
         others.append(await self._parts.preflight(plan.witnesses))
         return refusals(plan, fleet, starts=self._runtime.starts, others=others)
 

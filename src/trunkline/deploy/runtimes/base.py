@@ -61,8 +61,8 @@ class Runtime(Protocol):
     def starts(self) -> bool:
         """Whether it starts and stops nodes at all; with `none` somebody else does."""
 
-    async def check(self, what: What) -> str:
-        """Why `what` cannot be started here, found without starting anything; empty when nothing speaks against it."""
+    async def check(self, colour: str, what: What) -> str:
+        """Why `what` cannot run as `colour`, found without starting anything; empty when nothing speaks against it."""
 
     async def list(self, colour: str) -> tuple[RuntimeNode, ...]:
         """The nodes of a colour that it knows; raises RuntimeFailed."""

@@ -50,7 +50,7 @@ class LocalRuntime:
         """Where bus, balancer and edge of the fleet are; raises RuntimeFailed."""
         return await self._ask(FindPlaces(), Places, ANSWER_S)
 
-    async def check(self, what: What) -> str:
+    async def check(self, colour: str, what: What) -> str:
         """Why `up` could not start it: no such module, no such interpreter, or no `up` at all."""
         if what.image:
             return "--image: nodes of `trunkline up` are processes; name an application with --app"

@@ -15,7 +15,7 @@ class NoRuntime:
         """No."""
         return False
 
-    async def check(self, what: What) -> str:
+    async def check(self, colour: str, what: What) -> str:
         """What is to be run is not this runtime's business, so it may not be named."""
         named = [
             f"--{name}" for name, value in (("app", what.app), ("image", what.image), ("python", what.python)) if value
