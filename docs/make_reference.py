@@ -36,8 +36,11 @@ def render() -> str:
         for series in declared:
             labels = ", ".join(f"`{label}`" for label in series.labels)
             lines.append(f"| `{series.name}` | {series.kind} | {labels} | {series.unit} | {series.help} |")
-    lines += ["", "## Aliases\n", '`metrics.aliases = ["websocket"]` adds:', "", "| alias | same as |", "|---|---|"]
-    lines += [f"| `{alias}` | `{name}` |" for alias, name in ALIASES["websocket"].items()]
+    lines += ["", "## Aliases\n", "Added by `metrics.aliases`, for existing dashboards.", ""]
+    lines += ["| `metrics.aliases` | alias | same as |", "|---|---|---|"]
+    lines += [
+        f"| `{family}` | `{alias}` | `{name}` |" for family, each in ALIASES.items() for alias, name in each.items()
+    ]
     lines += ["", "## Recorded series\n", "| series | |", "|---|---|"]
     rules = groups(MonitorSettings())
     lines += [f"| `{rule.name}` | {cell(rule.help)} |" for group in rules for rule in group.recordings]

@@ -76,8 +76,10 @@ async def test_a_nodes_names_are_clean(tmp_path: Path) -> None:
 
 async def test_aliases_are_the_only_exception(tmp_path: Path) -> None:
     """With the aliases, the linter says what is excepted here and nothing more."""
-    text = await serve_and_scrape(tmp_path, TRUNKLINE_METRICS_ALIASES="websocket")
-    assert names(text) == {series.name for series in SERIES} | set(ALIASES["websocket"])
+    text = await serve_and_scrape(tmp_path, TRUNKLINE_METRICS_ALIASES="websocket,go")
+    assert names(text) == {series.name for series in SERIES} | {
+        alias for family in ALIASES.values() for alias in family
+    }
     assert complaints(text) == set(EXCEPTED.items())
 
 

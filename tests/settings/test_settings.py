@@ -122,6 +122,7 @@ def test_unknown_key(tmp_path: Path, text: str, key: str, nearest: str, line: in
         ('[log]\nlevel = "loud"\n', "log.level", "one of critical, debug, error, info, warning"),
         ('[server]\ndrain_ms = "soon"\n', "server.drain_ms", "30s"),
         ('[limits]\nexempt = ["10.0.0.0/33"]\n', "limits.exempt", "10.0.0.0/8"),
+        ('[server]\nadvertise_network = "10.0.0.1/8"\n', "server.advertise_network", "10.0.0.0/8"),
         ('[server]\norigins = ["example.org"]\n', "server.origins", "https://app.example.org"),
         ('[bus]\nurl = "kafka://x"\n', "bus.url", "nats://"),
         ('[bus]\nprefix = "Upper.Case"\n', "bus.prefix", "1 to 32 of a-z"),

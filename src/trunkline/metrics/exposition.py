@@ -179,6 +179,8 @@ def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Ite
             "websocket_connection_duration_seconds", "As ws_connection_duration_seconds.", meter.connection_duration
         )
         yield _plain("websocket_errors_total", "counter", "All error messages sent.", errors)
+    if "go" in aliases:
+        yield _plain("ws_goroutines_active", "gauge", "As ws_tasks_active.", gauges.tasks_active)
 
 
 def exposition(declared: Sequence[Series], values: Mapping[str, Value]) -> Iterator[Family]:

@@ -177,7 +177,8 @@ ALIASES: Final[dict[str, dict[str, str]]] = {
         "websocket_message_latency_seconds": "ws_message_latency_seconds",
         "websocket_connection_duration_seconds": "ws_connection_duration_seconds",
         "websocket_errors_total": "ws_errors_total",
-    }
+    },
+    "go": {"ws_goroutines_active": "ws_tasks_active"},
 }
 """Other names for the same numbers, for dashboards that exist already.
 

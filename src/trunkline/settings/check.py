@@ -21,8 +21,9 @@ from trunkline.settings.secret import mask_url
 from trunkline.settings.sections import AuthSettings, Settings
 from trunkline.settings.spelling import nearest
 
-_NETWORK_LISTS = (
-    "server.trusted_proxies", "server.metrics_networks", "limits.exempt", "balancer.proxy_protocol",
+_NETWORKS = (
+    "server.advertise_network", "server.trusted_proxies", "server.metrics_networks", "limits.exempt",
+    "balancer.proxy_protocol",
     "balancer.trusted_proxies", "balancer.metrics_networks", "balancer.exempt", "traefik.trusted_proxies",
     "traefik.networks",
 )  # fmt: skip
@@ -33,8 +34,9 @@ _CLAIM = re.compile(r"[A-Za-z0-9_.:/-]+=.+")
 
 def each(settings: Settings) -> Iterator[SettingsError]:
     """What cannot be used of single settings."""
-    for key in _NETWORK_LISTS:
-        for text in operator.attrgetter(key)(settings):
+    for key in _NETWORKS:
+        found = operator.attrgetter(key)(settings) or ()
+        for text in (found,) if isinstance(found, str) else found:
             try:
                 ipaddress.ip_network(text)
             except ValueError as error:

@@ -65,8 +65,11 @@ class ServerSettings(msgspec.Struct, frozen=True):
         BackendUrl | None,
         about(
             "Where balancers reach the data port; by default http:// with server.pod_ip, else server.host, else the "
-            "address that faces NATS."
+            "address in server.advertise_network, else the one that faces NATS."
         ),
+    ] = None
+    advertise_network: Annotated[
+        Network | None, about("Network whose address of this machine balancers get, where the machine is in several.")
     ] = None
     app: Annotated[str, about("The application as module:attribute; empty runs the stock app.")] = ""
     max_connections: Annotated[
@@ -212,7 +215,7 @@ class LogSettings(msgspec.Struct, frozen=True):
 class MetricsSettings(msgspec.Struct, frozen=True):
     """[metrics]: what /metrics shows."""
 
-    aliases: Annotated[tuple[Literal["websocket"], ...], about("Name families for existing dashboards.")] = ()
+    aliases: Annotated[tuple[Literal["websocket", "go"], ...], about("Name families for existing dashboards.")] = ()
 
 
 class UpSettings(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
+import structlog
 
 from tests.support.balancer.talking import PATIENCE_S, Scene, until
 from tests.support.patience import patient
@@ -34,8 +35,24 @@ async def test_address_facing_nats(scene: Scene) -> None:
     ):
         node = await scene.node(name, **settings)
         assert (await ear.hears(node, lambda _: True)).url == f"{host}:{node.port}"
+    node = await scene.node("network", host="0.0.0.0", advertise_network="::1/128")
+    assert (await ear.hears(node, lambda _: True)).url == f"http://[::1]:{node.port}"
     node = await scene.node("told", advertise="WSS://Node.Example.org")
     assert (await ear.hears(node, lambda _: True)).url == "https://node.example.org:443"
+
+
+async def test_no_address_in_the_network(scene: Scene) -> None:
+    """A node without an address in server.advertise_network says so once, and is not announced."""
+    ear = await scene.ear()
+    with structlog.testing.capture_logs() as lines:
+        node = await scene.node("elsewhere", host="0.0.0.0", advertise_network="203.0.113.0/24")
+        other = await scene.node("here", host="0.0.0.0", advertise_network="127.0.0.0/8")
+        assert (await ear.hears(other, lambda _: True)).url == f"http://127.0.0.1:{other.port}"
+        await ear.talk.hello()
+        await until(lambda: len(ear.of(other)) >= 2)
+    assert not ear.of(node)
+    (said,) = [line for line in lines if line["event"] == "address_unknown"]
+    assert "server.advertise_network (203.0.113.0/24)" in said["text"]
 
 
 async def test_hello(scene: Scene) -> None:

@@ -255,7 +255,7 @@ async def test_load_report_and_instance_name_the_release(start_node: StartNode) 
 
 async def test_metrics_hold_every_declared_series(start_node: StartNode, open_peer: OpenPeer) -> None:
     """What is scraped parses, and every series of the declaration is there with its kind and labels."""
-    node = await start_node(metrics__aliases=("websocket",))
+    node = await start_node(metrics__aliases=("websocket", "go"))
     peer = await open_peer(node)
     await peer.ask({"type": "heartbeat"}, "pong")
     answer = await http(node.port, "/metrics")
@@ -272,7 +272,7 @@ async def test_metrics_hold_every_declared_series(start_node: StartNode, open_pe
     assert values["ws_connections"] == 1
     assert values["ws_connections_active"] == 1
     assert values["ws_nats_connected"] == 1
-    for name in ALIASES["websocket"]:
+    for name in (alias for family in ALIASES.values() for alias in family):
         assert any(sample.name.startswith(name) for family in families.values() for sample in family.samples), name
     assert families["websocket_connections_total"].type == "gauge"
     plain = await start_node()

@@ -74,6 +74,17 @@ def test_entry_points_for_clients_have_the_address_asked_for(host: str, address:
     assert points["ping"]["address"] == "127.0.0.1:8083"
 
 
+def test_metrics_leave_loopback_when_asked_to() -> None:
+    """Prometheus may be on another machine, or in another container."""
+    for options, address in (
+        ({}, "127.0.0.1:8082"),
+        ({"metrics_host": ""}, ":8082"),
+        ({"metrics_host": "::1"}, "[::1]:8082"),
+    ):
+        points = static_of(settings_of(metrics_port=8082, **options))["entryPoints"]
+        assert points["metrics"]["address"] == address
+
+
 def test_pick_stands_inside_retry_and_before_the_rewriting() -> None:
     """Each attempt asks anew, and the balancer sees the path of its own routes."""
     routing = dynamic(settings_of(steer=True), [ServerView("http://10.0.0.1:3001")])

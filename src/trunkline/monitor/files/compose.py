@@ -26,8 +26,7 @@ _IMAGES: Final = {
     names.ALERTMANAGER: "prom/alertmanager:v0.28.1",
     names.GRAFANA: "grafana/grafana:12.1.0",
     names.NODE_EXPORTER: "prom/node-exporter:v1.9.1",
-    # Newer ones have left the common place of images; whoever wants one names it.
-    names.CADVISOR: "${CADVISOR_IMAGE:-google/cadvisor:v0.33.0}",
+    names.CADVISOR: "ghcr.io/google/cadvisor:v0.60.3",
     names.POSTGRES_EXPORTER: "prometheuscommunity/postgres-exporter:v0.17.1",
 }
 _POSTGRES_SECRETS: Final = ("postgres_user", "postgres_password")

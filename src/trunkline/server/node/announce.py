@@ -18,9 +18,11 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import msgspec
+import psutil
 
 from trunkline.errors import BusError, BusUnavailable
 from trunkline.logs.logger import get_logger
+from trunkline.net.addresses import networks, within
 from trunkline.process.bounds import end_tasks
 from trunkline.protocol.control import NodeReport
 from trunkline.protocol.subjects import hello_subject, report_subject
@@ -153,17 +155,35 @@ class Announcer:
         server = self._settings
         if server.advertise is not None:
             return server.advertise
-        host = server.pod_ip or (server.host if server.host not in ANY_HOST else await _address_facing(self._link))
+        host = server.pod_ip or (server.host if server.host not in ANY_HOST else None)
+        if host is None and server.advertise_network is not None:
+            host = _address_in(server.advertise_network)
+        elif host is None:
+            host = await _address_facing(self._link)
         if host is None:
-            if not self._complained and self._link.server is not None:
-                self._complained = True
-                log.warning(
-                    "address_unknown",
-                    node=self._state.name,
-                    text="this node is not announced to balancers: set server.advertise to the URL that reaches it",
-                )
+            self._complain()
             return None
         return f"http://{f'[{host}]' if ':' in host else host}:{self._state.port}"
+
+    def _complain(self) -> None:
+        """Warn once that nobody can know this node; while NATS is away that is no fault of the settings."""
+        network = self._settings.advertise_network
+        if self._complained or (network is None and self._link.server is None):
+            return
+        self._complained = True
+        why = f"it has no address in server.advertise_network ({network})" if network else "its address is unknown"
+        log.warning(
+            "address_unknown",
+            node=self._state.name,
+            text=f"this node is not announced to balancers: {why}; set server.advertise to the URL that reaches it",
+        )
+
+
+def _address_in(network: str) -> str | None:
+    """The first address of this machine in a network."""
+    wanted = networks((network,))
+    found = (address.address for each in psutil.net_if_addrs().values() for address in each)
+    return next((address for address in found if within(address, wanted)), None)
 
 
 async def _address_facing(link: FleetLink) -> str | None:

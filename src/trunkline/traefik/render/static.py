@@ -83,16 +83,15 @@ def _entry_points(traefik: TraefikSettings) -> _Tree:
         # Traefik requests picks from itself here, so the forwarding headers are its own.
         found[FAIL_OPEN] = {**_on_loopback(traefik.fail_open_port), "forwardedHeaders": {"trustedIPs": _LOOPBACK}}
     if traefik.metrics_port:
-        found["metrics"] = _on_loopback(traefik.metrics_port)
+        found["metrics"] = {"address": _address(traefik.metrics_host, traefik.metrics_port), "http": _http()}
     if traefik.ping_port:
         found[PING] = _on_loopback(traefik.ping_port)
     return found
 
 
 def _for_clients(traefik: TraefikSettings, port: int, **http: object) -> _Tree:
-    host = f"[{traefik.host}]" if ":" in traefik.host else traefik.host
     return _present(
-        address=f"{host}:{port}",
+        address=_address(traefik.host, port),
         http=_http(**http),
         transport={"lifeCycle": {"graceTimeOut": go_duration(traefik.grace_timeout_ms)}},
         forwardedHeaders={"trustedIPs": list(traefik.trusted_proxies)} if traefik.trusted_proxies else None,
@@ -100,7 +99,11 @@ def _for_clients(traefik: TraefikSettings, port: int, **http: object) -> _Tree:
 
 
 def _on_loopback(port: int) -> _Tree:
-    return {"address": f"127.0.0.1:{port}", "http": _http()}
+    return {"address": _address("127.0.0.1", port), "http": _http()}
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _http(**options: object) -> _Tree:
