@@ -18,7 +18,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import msgspec
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from trunkline.errors import BusError, BusUnavailable
 from trunkline.logs.logger import get_logger
