@@ -10,8 +10,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.support.balancer.docker_daemon import PORT, CannotRun, DockerDaemon
 from tests.support.balancer.told_lists import running
+from tests.support.docker.labelled import PORT, LabelledContainers
+from tests.support.docker.namespace import CannotRun
 from trunkline.errors import SettingsError
 from trunkline.placement.backend import BackendSpec
 
@@ -24,9 +25,9 @@ Logged = Callable[[str], Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
-def shared_daemon() -> Iterator[DockerDaemon]:
+def shared_daemon() -> Iterator[LabelledContainers]:
     try:
-        daemon = DockerDaemon()
+        daemon = LabelledContainers()
         daemon.start()
     except CannotRun as why:
         pytest.skip(str(why))
@@ -40,13 +41,13 @@ def shared_daemon() -> Iterator[DockerDaemon]:
 
 
 @pytest.fixture
-async def daemon(shared_daemon: DockerDaemon) -> AsyncIterator[DockerDaemon]:
+async def daemon(shared_daemon: LabelledContainers) -> AsyncIterator[LabelledContainers]:
     """The daemon with no container on it."""
     yield shared_daemon
     await shared_daemon.clear()
 
 
-async def test_labelled_containers_are_backends_that_answer(daemon: DockerDaemon) -> None:
+async def test_labelled_containers_are_backends_that_answer(daemon: LabelledContainers) -> None:
     """Those that run when the balancer starts and those that start later are told, at addresses that answer."""
     labels = {
         **OURS,
@@ -63,7 +64,12 @@ async def test_labelled_containers_are_backends_that_answer(daemon: DockerDaemon
         url = f"http://{await daemon.address('first', 'front')}:{PORT}"
         await lists.until_urls(url)
         assert lists.last == (BackendSpec(url, 2.0, "green", "match", 50, "/health", source="docker", name="first"),)
-        async with aiohttp.ClientSession() as http, http.get(f"{url}/health") as answer:
+        address = await daemon.address("first", "front")
+        async with (
+            daemon.namespace.forwarded(PORT, address) as port,
+            aiohttp.ClientSession() as http,
+            http.get(f"http://127.0.0.1:{port}/health") as answer,
+        ):
             assert await answer.text() == "ok"
         service = "traefik.http.services.ws.loadbalancer"
         traefik = {"traefik.enable": "true", f"{service}.server.port": str(PORT), f"{service}.server.weight": "3"}
@@ -75,7 +81,7 @@ async def test_labelled_containers_are_backends_that_answer(daemon: DockerDaemon
         await lists.until(lambda specs: [spec.name for spec in specs] == ["second"])
 
 
-async def test_a_container_told_to_stop_drains_before_it_is_gone(daemon: DockerDaemon) -> None:
+async def test_a_container_told_to_stop_drains_before_it_is_gone(daemon: LabelledContainers) -> None:
     """`docker stop` gives it time to end; in that time it gets no more connections, and then it is removed."""
     await daemon.run("one", OURS)
     async with running(DockerSource(daemon.endpoint)) as lists:
@@ -90,7 +96,7 @@ async def test_a_container_told_to_stop_drains_before_it_is_gone(daemon: DockerD
         await lists.until(lambda specs: len(specs) == 1 and not specs[0].draining)
 
 
-async def test_a_signal_that_ends_nothing_drains_nothing(daemon: DockerDaemon) -> None:
+async def test_a_signal_that_ends_nothing_drains_nothing(daemon: LabelledContainers) -> None:
     """SIGHUP asks for a reload, unless it is the container's own stop signal."""
     await daemon.run("reloads", OURS)
     await daemon.run("ends", OURS, StopSignal="SIGHUP")
@@ -101,7 +107,7 @@ async def test_a_signal_that_ends_nothing_drains_nothing(daemon: DockerDaemon) -
         await lists.until(lambda specs: [spec.draining for spec in specs] == [True, False])
 
 
-async def test_a_paused_container_drains(daemon: DockerDaemon) -> None:
+async def test_a_paused_container_drains(daemon: LabelledContainers) -> None:
     """Its connections go on when it does, so it stays in the list."""
     await daemon.run("one", OURS)
     async with running(DockerSource(daemon.endpoint)) as lists:
@@ -112,7 +118,7 @@ async def test_a_paused_container_drains(daemon: DockerDaemon) -> None:
         await lists.until(lambda specs: [spec.draining for spec in specs] == [False])
 
 
-async def test_a_containers_own_health_check_counts(daemon: DockerDaemon) -> None:
+async def test_a_containers_own_health_check_counts(daemon: LabelledContainers) -> None:
     """It joins when its check passes first, drains while it fails, and is back when it passes again."""
     check = {"Test": ["CMD", "/bin/busybox", "test", "-f", "/ok"], "Interval": 200_000_000, "Retries": 1}
     check["StartPeriod"] = 60_000_000_000
@@ -127,7 +133,7 @@ async def test_a_containers_own_health_check_counts(daemon: DockerDaemon) -> Non
         await lists.until(lambda specs: [spec.draining for spec in specs] == [False])
 
 
-async def test_the_network_may_come_and_go(daemon: DockerDaemon, logged: Logged) -> None:
+async def test_the_network_may_come_and_go(daemon: LabelledContainers, logged: Logged) -> None:
     """A container outside the balancer's network is left out with a reason, and taken when it is connected."""
     await daemon.run("one", OURS)
     async with running(DockerSource(daemon.endpoint, "back")) as lists:
@@ -140,14 +146,14 @@ async def test_the_network_may_come_and_go(daemon: DockerDaemon, logged: Logged)
         await lists.until_urls()
 
 
-async def test_the_hosts_network(daemon: DockerDaemon) -> None:
+async def test_the_hosts_network(daemon: LabelledContainers) -> None:
     """A container in its machine's network is reached at the daemon's machine."""
     await daemon.run("one", {**OURS, "trunkline.port": "18999"}, HostConfig={"NetworkMode": "host"})
     async with running(DockerSource(daemon.endpoint, "front")) as lists:
         await lists.until_urls("http://127.0.0.1:18999")
 
 
-async def test_a_wrong_label_is_one_log_line(daemon: DockerDaemon, logged: Logged, lines: list[Any]) -> None:
+async def test_a_wrong_label_is_one_log_line(daemon: LabelledContainers, logged: Logged, lines: list[Any]) -> None:
     """The container is left out and named once; the others are told."""
     await daemon.run("bad", {**OURS, "trunkline.weight": "heavy"})
     await daemon.run("good", OURS)
@@ -162,7 +168,7 @@ async def test_a_wrong_label_is_one_log_line(daemon: DockerDaemon, logged: Logge
         assert [line["event"] for line in lines].count("docker_container_left_out") == 1
 
 
-async def test_a_daemon_that_is_restarted(daemon: DockerDaemon, logged: Logged, lines: list[Any]) -> None:
+async def test_a_daemon_that_is_restarted(daemon: LabelledContainers, logged: Logged, lines: list[Any]) -> None:
     """While it is away its backends stay; what came up with it, and what did not, is told once it is back."""
     await daemon.run("stays", OURS, HostConfig={"RestartPolicy": {"Name": "always"}})
     await daemon.run("ends", OURS)
