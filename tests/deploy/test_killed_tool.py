@@ -16,10 +16,16 @@ FORWARD = ("planned", "starting", "gating", "smoking", "switching", "verifying",
 
 
 async def drive(
-    fleet: RealFleet, command: str, dies_at: DiesAt = NEVER, *, dies_in: str = "", after_s: float = 0.0
+    fleet: RealFleet,
+    command: str,
+    dies_at: DiesAt = NEVER,
+    *,
+    dies_in: str = "",
+    after_s: float = 0.0,
+    over_s: float = 1.0,
 ) -> str:
     """Run a tool to its end: the state that it printed, empty when it was killed."""
-    options = fleet.options(verify_s=2.0, keep_s=1.0, witnesses=5)
+    options = fleet.options(over_s=over_s, verify_s=0.5, keep_s=0.2, witnesses=5)
     admin = f"http://127.0.0.1:{fleet.balancer.up['admin_port']}"
     bus = fleet.scene.bus
     return await use_tool(
@@ -60,7 +66,7 @@ async def test_killed_on_the_way_forth_and_back_it_is_rolled_back(tmp_path: Path
     async with real_fleet(tmp_path) as fleet:
         clients = Witnesses(fleet.edge, 40)
         await clients.start()
-        assert await drive(fleet, "run", dies_in="moving", after_s=1.0) == ""
+        assert await drive(fleet, "run", dies_in="moving", after_s=1.0, over_s=3.0) == ""
         assert await drive(fleet, "rollback", dies_in="returning", after_s=0.5) == ""
         assert await drive(fleet, "resume") == "rolled_back"
         assert (fleet.clients("blue"), fleet.clients("green")) == (40, 0)

@@ -53,7 +53,6 @@ async def fleet(shared: tuple[UpFleet, Witnesses]) -> AsyncIterator[UpFleet]:
 @pytest.mark.parametrize(
     ("app", "state", "why", "last"),
     [
-        ("unimportable:app", "starting", "the module 'unimportable' cannot be imported", "the moon is missing"),
         ("versions:waits", "starting", "0 of 1 nodes of green are announced", "waiting for the database"),
         ("versions:doubles", "smoking", "returned another text than it was sent", ""),
     ],
@@ -64,7 +63,7 @@ async def test_what_shows_before_the_switch_is_undone(
     """Exit 3, with the reason and what its node wrote last; no user is moved."""
     moved = shared[1].now().moved
     waits = app.endswith("waits")
-    outcome = await fleet.deploy(app, limits=msgspec.structs.replace(LIMITS, start_s=3.0) if waits else LIMITS)
+    outcome = await fleet.deploy(app, limits=msgspec.structs.replace(LIMITS, start_s=1.5) if waits else LIMITS)
     assert (outcome.state, outcome.exit_code) == ("rolled_back", 3), outcome
     assert why in outcome.why
     facts = outcome.verdict.facts
@@ -95,6 +94,24 @@ async def test_what_breaks_after_the_switch_is_taken_back(fleet: UpFleet, app: s
     assert facts.witnesses is not None
     assert (facts.witnesses.lost, facts.witnesses.duplicated, facts.witnesses.gaps) == (0, 0, 0)
     assert facts.clients.forced == 0
+
+
+async def test_the_command_says_what_its_module_wrote(fleet: UpFleet) -> None:
+    """One that does not import is undone, exit 3; one that cannot be found is refused, exit 6: nobody is moved."""
+
+    async def run(app: str) -> tuple[int, str, str]:
+        return await deploy(
+            fleet.folder, "run", "green", "--runtime", "local", "--app", app, "--yes", "--data-dir", "data",
+            TRUNKLINE_ADMIN_TOKEN=TOKEN,
+        )  # fmt: skip
+
+    code, _, errors = await run("no_such:app")
+    assert code == 6, errors
+    assert "there is no module 'no_such'" in errors
+    code, out, errors = await run("unimportable:app")
+    assert code == 3, (out, errors)
+    assert "rolled back from starting: green-1 cannot start: the module 'unimportable' cannot be imported" in errors
+    assert "LookupError: the moon is missing" in out.partition("green-1 wrote last:")[2]
 
 
 async def test_an_application_that_is_not_there_is_refused(fleet: UpFleet) -> None:
