@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the code: settings, close codes, series, alerts. Run it after one changed."""
+"""Writes docs/reference.md from the code: settings, close codes, admin routes, series, alerts. Run after changes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trunkline.metrics.series import ALIASES, BALANCER_SERIES, SERIES
 from trunkline.monitor.rules.load import groups
+from trunkline.net.admin.routes import BALANCER_ROUTES, NODE_ROUTES
 from trunkline.protocol import close_codes
 from trunkline.settings.load import describe
 from trunkline.settings.monitor import MonitorSettings
@@ -31,6 +32,10 @@ def render() -> str:
         lines.append(f"| `{row.key}` | {default} | {cell(row.allowed)} | {names} | {cell(row.help)} |")
     lines += ["", "## Close codes\n", "| code | reason | reconnect |", "|---|---|---|"]
     lines += [f"| {row.code} | {row.reason} | {row.reconnect.replace('_', ' ')} |" for row in close_codes.TABLE]
+    lines += ["", "## Admin ports\n", "What a token needs for a route (`admin.tokens`).", ""]
+    lines += ["| port of | route | scope | |", "|---|---|---|---|"]
+    for part, routes in (("a node", NODE_ROUTES), ("a balancer", BALANCER_ROUTES)):
+        lines += [f"| {part} | `{each.method} {each.path}` | {each.scope} | {each.does} |" for each in routes]
     for title, declared in (("Series of a node", SERIES), ("Series of a balancer", BALANCER_SERIES)):
         lines += ["", f"## {title}\n", "| series | kind | labels | unit | |", "|---|---|---|---|---|"]
         for series in declared:

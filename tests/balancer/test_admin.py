@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.server.raw_peer import Answer, RawPeer, http
 from trunkline.balancer.service import RelayService
-from trunkline.net.admin_token import kept_token
+from trunkline.net.admin.kept import kept_token
 from trunkline.settings.balancer import BalancerSettings, RouteEntry
 from trunkline.settings.sections import Settings
 from trunkline.traefik.steer.service import SteeringService

@@ -21,7 +21,8 @@ from tests.support.free_ports import free_port
 from tests.support.patience import patient
 from trunkline.balancer.hand_over import Offer, take_over
 from trunkline.errors import StartError
-from trunkline.net.admin_token import AdminToken, kept_token
+from trunkline.net.admin.kept import kept_token
+from trunkline.net.admin.tokens import AdminTokens
 from trunkline.settings.balancer import BalancerSettings
 
 Start = Callable[..., Awaitable[Command]]
@@ -237,7 +238,7 @@ async def test_a_new_one_that_is_not_up_in_time(place: Place, monkeypatch: pytes
     monkeypatch.setattr("trunkline.balancer.hand_over.READY_S", 0.01)
     ended: list[bool] = []
     offer = Offer(lambda: ended.append(True))
-    token = AdminToken(place.admin)
+    token = AdminTokens(place.admin, ())
     token.keep()
     with socket.create_server(("127.0.0.1", place.port)) as clients:
         offer.start(BalancerSettings(host="127.0.0.1", port=place.port), place.port, [clients], [])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,17 @@ def test_an_unknown_flag_is_refused() -> None:
         ({"TRUNKLINE_AUTH_ALGORITHMS": "ES256", "TRUNKLINE_AUTH_JWKS_URL": "http://keys.example/"}, "auth.jwks_url"),
         ({"TRUNKLINE_ADMIN_TOKEN": "short"}, "admin.token"),
         ({"TRUNKLINE_ADMIN_TOKEN": SECRET, "TRUNKLINE_ADMIN_TOKEN_FILE": "x"}, "admin.token_file"),
+        ({"TRUNKLINE_ADMIN_TOKENS": '[{"name":"a","scopes":[],"file":"x"}]'}, "admin.tokens[0].scopes"),
+        ({"TRUNKLINE_ADMIN_TOKENS": '[{"name":"a","scopes":["read"]}]'}, "admin.tokens[0]"),
+        ({"TRUNKLINE_ADMIN_TOKENS": '[{"name":"a","scopes":["read"],"token":"short"}]'}, "admin.tokens[0].token"),
+        (
+            {"TRUNKLINE_ADMIN_TOKENS": f'[{{"name":"a","scopes":["read"],"file":"x","token":"{SECRET}"}}]'},
+            "admin.tokens[0]",
+        ),
+        (
+            {"TRUNKLINE_ADMIN_TOKENS": str([{"name": "a", "scopes": ["read"], "file": "x"}] * 2).replace("'", '"')},
+            "admin.tokens[1].name",
+        ),
         ({"PORT": "65535"}, "admin.port"),
         ({"TRUNKLINE_BALANCER_PORT": "65535"}, "balancer.admin_port"),
         ({"TRUNKLINE_BALANCER_PORT": "8000", "TRUNKLINE_BALANCER_ADMIN_PORT": "8000"}, "balancer.admin_port"),
@@ -281,12 +293,32 @@ def test_all_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert [error.key for error in caught.value.errors] == ["admin.port", "balancer.eject_ms"]
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        f'token = "{SECRET}"', f'name = "a"\nscopes = ["red"]\ntoken = "{SECRET}"',
+        f'name = "a"\nscopes = ["read"]\ntokn = "{SECRET}"', f'name = 1\nscopes = ["read"]\ntoken = "{SECRET}"',
+        f'name = "a"\nscopes = ["read"]\ntoken = ["{SECRET}"]',
+    ],
+)  # fmt: skip
+def test_errors_do_not_quote_tables_with_secrets(tmp_path: Path, table: str) -> None:
+    """Wherever the table does not fit, in a file and in the environment."""
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, f"[[admin.tokens]]\n{table}\n"), {}, {})
+    assert SECRET not in f"{caught.value} {caught.value.value}"
+    text = json.dumps(tomllib.loads(f"[[x]]\n{table}")["x"])
+    with pytest.raises(SettingsError) as caught:
+        load(None, {"TRUNKLINE_ADMIN_TOKENS": text}, {})
+    assert SECRET not in f"{caught.value} {caught.value.value}"
+
+
 def test_secrets_do_not_print() -> None:
     """Neither the settings' repr nor the rows nor a formatted text hold a secret or the password of a URL."""
     environ = {
         "TRUNKLINE_AUTH_ALGORITHMS": "HS256",
         "TRUNKLINE_AUTH_SECRET": SECRET,
         "TRUNKLINE_BUS_URL": "nats://user:hunter2@bus:4222,nats://token@bus2:4222",
+        "TRUNKLINE_ADMIN_TOKENS": f'[{{"name":"ci","scopes":["read"],"token":"x{SECRET}"}}]',
     }
     loaded = load(None, environ, {})
     assert loaded.settings.auth.secret == Secret(SECRET)

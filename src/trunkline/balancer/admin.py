@@ -22,12 +22,14 @@ from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.traffic.api import TrafficApi
 from trunkline.errors import StartError
 from trunkline.net.addresses import FORWARDING_HEADERS, networks, within
-from trunkline.net.admin_token import NOT_KEPT_HINT, AdminToken
+from trunkline.net.admin.holders import Holder, refusal
+from trunkline.net.admin.routes import BALANCER_METRICS, PAGE, Route
+from trunkline.net.admin.tokens import NOT_KEPT_HINT, AdminTokens, read_tokens
 from trunkline.net.listening import listening_sockets
 from trunkline.process import open_files
 from trunkline.process.open_files import Shares
 from trunkline.process.private_sockets import PrivateSocket, forget_dead
-from trunkline.settings.sections import AdminSettings
+from trunkline.settings.admin import AdminSettings
 
 log = structlog.get_logger("trunkline.balancer")
 
@@ -43,8 +45,8 @@ class BalancerAdmin:
         self._hosts = hosts_of(balancer.settings)
         most = Shares(open_files.limit()).admin
         self._http = HttpPort("admin", most, balancer.meter.pending_dropped, self._hosts)
-        self._traffic = TrafficApi(balancer.traffic, balancer.traffic_state, self._has_token, self._why_no_read)
-        self._token: AdminToken | None = None
+        self._traffic = TrafficApi(balancer.traffic, balancer.traffic_state, self._holder, self._why_no_read)
+        self._tokens: AdminTokens | None = None
         self._private: PrivateSocket | None = None
         self.sockets: list[socket.socket] = []
         self.port = 0
@@ -70,7 +72,7 @@ class BalancerAdmin:
                 "another address of this machine with balancer.admin_host.",
             ) from None
         self.port = self.sockets[0].getsockname()[1]
-        self._token = AdminToken(self.port, self._settings.token, self._settings.token_file)
+        self._tokens = AdminTokens(self.port, read_tokens(self._settings))
 
     async def start(self) -> None:
         """Serve the port."""
@@ -79,16 +81,25 @@ class BalancerAdmin:
 
     def keep_token(self) -> None:
         """Put the token where the commands on this machine find it, once no other balancer has the port."""
-        if self._token is None:
+        if self._tokens is None:
             return
-        self._token.keep()
-        if self._token.unkept:
-            log.warning("admin_token_not_kept", why=self._token.unkept, next_step=NOT_KEPT_HINT)
+        self._tokens.keep()
+        if self._tokens.unkept:
+            log.warning("admin_token_not_kept", why=self._tokens.unkept, next_step=NOT_KEPT_HINT)
 
     def forget_token(self) -> None:
         """Take it away from there."""
-        if self._token is not None:
-            self._token.forget()
+        if self._tokens is not None:
+            self._tokens.forget()
+
+    def replace_tokens(self, tokens: Sequence[Holder]) -> None:
+        """Take the tokens of new settings in the place of the old, from the next request on.
+
+        Args:
+            tokens: what `net.admin.tokens.read_tokens` has read of the new settings.
+        """
+        if self._tokens is not None:
+            self._tokens.replace(tokens)
 
     def routes(self) -> list[web.RouteDef]:
         """What it answers of the balancer itself; the steering port answers the same."""
@@ -101,9 +112,9 @@ class BalancerAdmin:
 
     async def move(self) -> None:
         """The balancer ends: free the port at once for another one, and answer on a Unix socket of this user."""
-        if self._token is None or self._private is not None:
+        if self._tokens is None or self._private is not None:
             return
-        self._token.forget()
+        self._tokens.forget()
         forget_dead("balancer-pid*.sock")
         try:
             self._private = PrivateSocket(f"balancer-pid{os.getpid()}.sock")
@@ -122,16 +133,13 @@ class BalancerAdmin:
         if self._private is not None:
             self._private.close()
             self._private = None
-        if self._token is not None:
-            self._token.forget()
-            self._token = None
+        if self._tokens is not None:
+            self._tokens.forget()
+            self._tokens = None
 
-    def allows(self, request: web.BaseRequest) -> bool:
-        """Whether a request may see the page: it comes from an allowed network, or has the token."""
-        return not self._why_closed(request) or self._has_token(request)
-
-    def _has_token(self, request: web.BaseRequest) -> bool:
-        return self._token is not None and self._token.allows(request.headers.get("Authorization"))
+    def _holder(self, request: web.BaseRequest) -> Holder | None:
+        """Who sent a request, None for nobody known."""
+        return None if self._tokens is None else self._tokens.of(request.headers.get("Authorization"))
 
     def _why_no_read(self, request: web.BaseRequest) -> str:
         """Why a request without the token may not read the traffic table."""
@@ -159,14 +167,17 @@ class BalancerAdmin:
         return web.Response(status=503, text="no backend can be used\n")
 
     async def _overview(self, request: web.Request) -> web.Response:
-        return self._answer(request, request.query_string)
+        return self._answer(request, PAGE, request.query_string)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        return self._answer(request, "format=prometheus")
+        return self._answer(request, BALANCER_METRICS, "format=prometheus")
 
-    def _answer(self, request: web.Request, query: str) -> web.Response:
-        if not self.allows(request):
-            return web.Response(status=403, text=f"{self._why_closed(request)}\n")
+    def _answer(self, request: web.Request, route: Route, query: str) -> web.Response:
+        """The page, if the request comes from an allowed network or has a token that may read."""
+        closed = self._why_closed(request)
+        refused = refusal(self._holder(request), route) if closed else None
+        if refused is not None:
+            return web.Response(status=403, text=f"{refused.problem.message if refused.status == 403 else closed}\n")
         content_type, body = self._pages.render(query, request.headers.get("Accept", ""))
         return web.Response(
             body=body, headers={"Content-Type": content_type, "Content-Security-Policy": CONTENT_SECURITY}

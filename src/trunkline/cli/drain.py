@@ -88,8 +88,8 @@ async def _found(name: str, token: str | None, config_file: ConfigFile) -> Admin
 
     settings = loaded(config_file).settings
     if "://" in name:
-        return candidates(name, token, settings)[0]
-    return await named(candidates(None, token, settings), name)
+        return candidates(name, token, settings, "read", "operate")[0]
+    return await named(candidates(None, token, settings, "read", "operate"), name)
 
 
 def _over_ms(text: str | None) -> int | None:

@@ -11,10 +11,12 @@ import aiohttp
 import msgspec
 
 from trunkline.errors import StartError
-from trunkline.net.admin_token import kept_ports, kept_token
+from trunkline.net.admin.kept import kept_ports, kept_token
+from trunkline.net.admin.tokens import token_for, token_for_all
 from trunkline.protocol.control import DrainOrder, DrainState
 
 if TYPE_CHECKING:
+    from trunkline.settings.admin import Scope
     from trunkline.settings.sections import Settings
 
 TIMEOUT = aiohttp.ClientTimeout(total=10)
@@ -45,28 +47,25 @@ class AdminPort(NamedTuple):
         return {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
 
 
-def candidates(admin: str | None, token: str | None, settings: Settings) -> list[AdminPort]:
+def candidates(admin: str | None, token: str | None, settings: Settings, *scopes: Scope) -> list[AdminPort]:
     """What may be a node: the one at `admin`, else at the port of the settings, then those with tokens kept here.
 
-    Without `token` it is that of the settings, else the one kept on this machine. Raises StartError when there is no
-    node.
+    Without `token` it is that of the settings, else the one kept on this machine, else one of `admin.tokens` that has
+    the `scopes`. Raises StartError when there is no node.
     """
-    if not token and settings.admin.token is not None:
-        token = settings.admin.token.reveal()
-    port = settings.admin.port or settings.server.port + 1
-    if admin and token:
-        return [AdminPort(admin, token)]
+    token = token or token_for_all(settings.admin)
+    spare = token_for(settings.admin, *scopes)
     if admin:
         named = admin.rstrip("/").rpartition(":")[2]
         ports = [int(named)] if named.isdigit() else []
+        secret = token or (kept_token(ports[0]) if ports else None) or spare
+        found = [AdminPort(admin, secret)] if secret else []
     else:
+        port = settings.admin.port or settings.server.port + 1
         ports = [port, *sorted(kept_ports() - {port})]
-    found = []
-    for candidate in ports:
-        secret = token or kept_token(candidate)
+        known = ((port, token or kept_token(port) or spare) for port in ports)
         # A node that was killed leaves its token behind.
-        if secret is not None and (admin or _listens(candidate)):
-            found.append(AdminPort(admin or f"http://127.0.0.1:{candidate}", secret))
+        found = [AdminPort(f"http://127.0.0.1:{port}", secret) for port, secret in known if secret and _listens(port)]
     if not found:
         looked = admin or f"port {', '.join(map(str, ports))}"
         raise StartError(

@@ -33,7 +33,7 @@ def publish(
         msgspec.json.decode(data)
     except msgspec.DecodeError as error:
         raise SettingsError("JSON", value=data[:200], allowed=f"it must be JSON text: {error}") from None
-    nodes = candidates(admin, token, loaded(config_file).settings)
+    nodes = candidates(admin, token, loaded(config_file).settings, "publish")
     answer = asyncio.run(publish_through(nodes, channel, data))
     if json_output:
         typer.echo(msgspec.json.encode(answer))

@@ -1,1 +1,1 @@
-"""Addresses, rate limits, the admin token, plain sockets."""
+"""Addresses, rate limits, admin tokens, plain sockets."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from trunkline.errors import SettingsError
+from trunkline.settings.admin import SCOPES, SHORTEST_TOKEN, AdminSettings
 from trunkline.settings.channels import Access
 from trunkline.settings.secret import mask_url
 from trunkline.settings.sections import AuthSettings, Settings
@@ -48,8 +49,15 @@ def each(settings: Settings) -> Iterator[SettingsError]:
     app, token, auth = settings.server.app, settings.admin.token, settings.auth
     if app and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", app):
         yield SettingsError("server.app", value=app, allowed="allowed: module:attribute, e.g. shop.live:app")
-    if token is not None and len(token.reveal()) < 16:
-        yield SettingsError("admin.token", allowed="it needs at least 16 characters")
+    if token is not None and len(token.reveal()) < SHORTEST_TOKEN:
+        yield SettingsError("admin.token", allowed=f"it needs at least {SHORTEST_TOKEN} characters")
+    for index, entry in enumerate(settings.admin.tokens):
+        if entry.token is not None and len(entry.token.reveal()) < SHORTEST_TOKEN:
+            allowed = f"it needs at least {SHORTEST_TOKEN} characters"
+            yield SettingsError(f"admin.tokens[{index}].token", allowed=allowed)
+        if not entry.scopes:
+            allowed = f"it names no scope; allowed: {', '.join(SCOPES)}"
+            yield SettingsError(f"admin.tokens[{index}].scopes", value="[]", allowed=allowed)
     if auth.algorithms and auth.secret is not None and len(auth.secret.reveal().encode()) < _MIN_SECRET_BYTES:
         # RFC 7518 section 3.2: a key of the same size as the hash output or larger must be used.
         yield SettingsError("auth.secret", allowed=f"HS256 needs at least {_MIN_SECRET_BYTES} bytes")
@@ -67,8 +75,21 @@ def together(settings: Settings) -> Iterator[SettingsError]:
     yield from _admin_port("server.port", server.port, "admin.port", admin.port)
     if admin.token is not None and admin.token_file is not None:
         yield SettingsError("admin.token_file", value=str(admin.token_file), allowed="admin.token is set too; keep one")
+    yield from _tokens(admin)
     yield from _auth(settings.auth)
     yield from _balancer(settings)
+
+
+def _tokens(admin: AdminSettings) -> Iterator[SettingsError]:
+    names = [entry.name for entry in admin.tokens]
+    for index, entry in enumerate(admin.tokens):
+        key = f"admin.tokens[{index}]"
+        if (entry.file is None) == (entry.token is None):
+            allowed = "it has a token and a file; keep one" if entry.token else "it has no token; set file, or token"
+            yield SettingsError(key, value=entry.name, allowed=allowed)
+        if entry.name in names[:index]:
+            allowed = "an earlier token has this name; the log could not tell them apart"
+            yield SettingsError(f"{key}.name", value=entry.name, allowed=allowed)
 
 
 def _admin_port(key: str, port: int, admin_key: str, admin_port: int | None) -> Iterator[SettingsError]:

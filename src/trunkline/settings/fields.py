@@ -51,6 +51,14 @@ class Field(NamedTuple):
         return None
 
     @property
+    def secret(self) -> bool:
+        """Whether it takes a secret, or tables of which a field does."""
+        fields = msgspec.structs.fields(self.item) if self.item is not None else ()
+        return any(isinstance(part, inspect.CustomType) and part.cls is Secret for part in self._parts()) or any(
+            Field(field.name, field.type).secret for field in fields
+        )
+
+    @property
     def allowed(self) -> str:
         """What it takes, as text."""
         info = inspect.type_info(self.declared)
@@ -59,9 +67,8 @@ class Field(NamedTuple):
         return f"{text} ({unit.example})" if unit else text
 
     def shown(self, raw: object) -> str | None:
-        """A value as an error may quote it: None for a secret, else as `shown`."""
-        secret = any(isinstance(part, inspect.CustomType) and part.cls is Secret for part in self._parts())
-        return None if secret else shown(raw)
+        """A value as an error may quote it: None for a secret or tables that may hold one, else as `shown`."""
+        return None if self.secret else shown(raw)
 
     def convert(self, raw: object, *, textual: bool) -> object:
         """Turn one raw value into what the field declares.

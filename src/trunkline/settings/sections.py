@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from trunkline.settings.admin import AdminSettings
 from trunkline.settings.balancer import BackendUrl, BalancerSettings, TraefikSettings
 from trunkline.settings.channels import ChannelsSettings
 from trunkline.settings.monitor import MonitorSettings
@@ -119,15 +120,6 @@ class ServerSettings(msgspec.Struct, frozen=True):
     pod_name: Annotated[str | None, about("Name of the pod in the load report.")] = None
     pod_ip: Annotated[str | None, about("Address of the pod in the load report.")] = None
     node_name: Annotated[str | None, about("Name of the machine in the load report.")] = None
-
-
-class AdminSettings(msgspec.Struct, frozen=True):
-    """[admin]: the admin port of a node."""
-
-    port: Annotated[Port | None, about("Admin port; by default the data port + 1, 0 switches it off.")] = None
-    host: Annotated[str, about("Address the admin port listens on.")] = "127.0.0.1"
-    token: Annotated[Secret | None, about("Bearer token for the admin port; by default made at start.")] = None
-    token_file: Annotated[Path | None, about("File that holds the bearer token.")] = None
 
 
 class LimitsSettings(msgspec.Struct, frozen=True):

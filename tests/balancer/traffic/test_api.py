@@ -9,16 +9,20 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from tests.balancer.test_admin import settings_with
-from tests.support.server.raw_peer import Answer, RawPeer
+from tests.support.server.raw_peer import Answer, RawPeer, http
 from trunkline.balancer.service import RelayService
 from trunkline.balancer.traffic import store as store_module
 from trunkline.bus.store.memory import MemoryStore
-from trunkline.net.admin_token import kept_token
+from trunkline.net.admin.kept import kept_token
+from trunkline.net.admin.tokens import read_tokens
 from trunkline.placement.placing import Ask, Pick
 from trunkline.protocol.traffic import TrafficState, TrafficTable
+from trunkline.settings.admin import AdminSettings, ScopedToken
 from trunkline.settings.balancer import BackendEntry
+from trunkline.settings.secret import Secret
 from trunkline.traefik.steer.service import SteeringService
 
 BLUE, GREEN = "http://127.0.0.1:9", "http://127.0.0.1:10"
@@ -196,6 +200,47 @@ async def test_a_write_needs_the_token(service: Service) -> None:
     for method in ("POST", "DELETE"):
         answer = await ask(service.admin.port, method, token=kept_token(service.admin.port))
         assert (answer.status, answer.headers["allow"]) == (405, "GET,HEAD,PUT")
+
+
+@pytest.mark.parametrize("kind", [RelayService, SteeringService])
+async def test_scopes_of_tokens(
+    kind: type[Service], store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights need operate; pages need read where the network is not enough; refusals name the scope."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    reader, operator = "the token of a reader", "the token of an operator"
+    admin = AdminSettings(
+        tokens=(
+            ScopedToken("prometheus", ("read",), token=Secret(reader)),
+            ScopedToken("ops", ("operate",), token=Secret(operator)),
+        )
+    )
+    service = kind(msgspec.structs.replace(settings_of(mode="relay" if kind is RelayService else "steer"), admin=admin))
+    await service.start()
+    try:
+        port, body = service.admin.port, b'{"expect":0,"weights":{"blue":1}}'
+        with capture_logs() as lines:
+            refused = await ask(port, "PUT", body, token=reader)
+            assert (await ask(port, "PUT", body, token=operator)).status == 200
+        assert refused.status == 403
+        assert b"PUT /api/traffic needs the scope operate; the token of prometheus has read" in refused.body
+        orders = [(line["by"], line["status"], line["path"]) for line in lines if line["event"] == "admin_order"]
+        assert orders == [("prometheus", 403, "/api/traffic"), ("ops", 200, "/api/traffic")]
+        assert not any(token in str(lines) for token in (reader, operator))
+        proxied = {"X-Forwarded-For": "127.0.0.1"}
+        assert (await ask(port, headers=proxied, token=reader)).status == 200
+        found = await ask(port, headers=proxied, token=operator)
+        assert (found.status, b"needs the scope read; the token of ops has operate" in found.body) == (403, True)
+        for path in ("/metrics", "/balancer-metrics"):
+            given = {**proxied, "Authorization": f"Bearer {operator}"}
+            found = await http(port, path, headers=given)
+            assert (found.status, b"needs the scope read" in found.body) == (403, True), path
+            given["Authorization"] = f"Bearer {reader}"
+            assert (await http(port, path, headers=given)).status == 200
+        service.admin.replace_tokens(read_tokens(AdminSettings(tokens=admin.tokens[:1])))
+        assert (await ask(port, "PUT", body, token=operator)).status == 401
+    finally:
+        await service.stop()
 
 
 async def test_the_steering_port_does_not_answer_it(service: Service) -> None:

@@ -15,7 +15,7 @@ from trunkline.deploy.world import balancers as module
 from trunkline.deploy.world.balancers import Balancers
 from trunkline.deploy.world.base import FleetRefused, FleetUnreachable
 from trunkline.errors import SettingsError
-from trunkline.net.admin_token import AdminToken
+from trunkline.net.admin.tokens import AdminTokens
 from trunkline.protocol.traffic import TrafficOrder
 
 TRAFFIC = ("GET", "/api/traffic")
@@ -154,14 +154,14 @@ async def test_the_token_that_is_kept_on_this_machine_is_read_each_time(
     first.answers[TRAFFIC] = (401, '{"error":"unauthorized","message":"the admin token is missing or wrong"}')
     reading = asyncio.create_task(balancers.traffic())
     await until(lambda: len(first.heard) > 1)
-    token = AdminToken(first.port)
+    token = AdminTokens(first.port, ())
     token.keep()
     first.answers[TRAFFIC] = (200, TABLE)
     await reading
     assert first.heard[-1][3] == f"Bearer {token.reveal()}"
     token.forget()
     for _ in range(2):
-        token = AdminToken(first.port)
+        token = AdminTokens(first.port, ())
         token.keep()
         await balancers.traffic()
         assert first.heard[-1][3] == f"Bearer {token.reveal()}"
@@ -169,6 +169,6 @@ async def test_the_token_that_is_kept_on_this_machine_is_read_each_time(
     assert first.heard[0][3] is None
     monkeypatch.setattr(module, "KEEPS_S", 0.01)
     first.answers[TRAFFIC] = (401, '{"error":"unauthorized","message":"the admin token is missing or wrong"}')
-    with pytest.raises(FleetRefused, match=r"is missing or wrong; name its token"):
+    with pytest.raises(FleetRefused, match=r"is missing or wrong; name a token"):
         await balancers.traffic()
     await balancers.close()

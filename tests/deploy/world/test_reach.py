@@ -12,9 +12,10 @@ from tests.support.deploy.scripted_balancer import ScriptedBalancer
 from trunkline.deploy.world.base import FleetRefused
 from trunkline.deploy.world.reach import admin_address, fleet_of
 from trunkline.errors import BusUnavailable, SettingsError, StartError
+from trunkline.settings.admin import AdminSettings
 from trunkline.settings.balancer import BalancerSettings
 from trunkline.settings.secret import Secret
-from trunkline.settings.sections import AdminSettings, Settings
+from trunkline.settings.sections import Settings
 
 TRAFFIC = '{"generation":1,"weights":{"blue":100},"held":[],"balancers":[]}'
 
@@ -42,10 +43,10 @@ async def test_a_fleet_is_reached_and_let_go(scene: Scene, tmp_path: Path) -> No
     settings = Settings(
         bus=scene.bus, balancer=BalancerSettings(admin_port=balancer.port, balancer_metric_path="/counts")
     )
-    (tmp_path / "token").write_text("from-the-file\n")
+    (tmp_path / "token").write_text("from-the-file-of-ours\n")
     for admin, token in (
         (AdminSettings(token=Secret("from-the-settings")), "Bearer from-the-settings"),
-        (AdminSettings(token_file=tmp_path / "token"), "Bearer from-the-file"),
+        (AdminSettings(token_file=tmp_path / "token"), "Bearer from-the-file-of-ours"),
         (AdminSettings(), None),
     ):
         async with fleet_of(msgspec.structs.replace(settings, admin=admin)) as fleet:

@@ -18,8 +18,9 @@ from trunkline.errors import StartError
 from trunkline.monitor.files import bundle
 from trunkline.monitor.files.bundle import Difference
 from trunkline.monitor.rules import load
+from trunkline.settings.admin import AdminSettings
 from trunkline.settings.secret import Secret
-from trunkline.settings.sections import AdminSettings, Settings
+from trunkline.settings.sections import Settings
 
 HIDDEN = "a-secret-that-nobody-may-see"
 SOME = {"prometheus/prometheus.yml": "global: {}\n", "prometheus/rules/a.yml": "groups: []\n", "compose.yml": "x\n"}

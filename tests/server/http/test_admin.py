@@ -12,16 +12,20 @@ from unittest import mock
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, StartNode
 from tests.support.server.raw_peer import RawPeer, http, upgrade
 from trunkline.errors import StartError
 from trunkline.http1.requests import Request, Response
-from trunkline.net.admin_token import token_paths
+from trunkline.net.admin.kept import token_paths
+from trunkline.net.admin.routes import NODE_ROUTES
+from trunkline.net.admin.tokens import read_tokens
 from trunkline.server.http import admin
 from trunkline.server.http.http_connection import HttpConnection
 from trunkline.server.node.node import Node
+from trunkline.settings.admin import SCOPES, AdminSettings, ScopedToken
 from trunkline.settings.secret import Secret
 
 
@@ -179,15 +183,72 @@ async def test_tokens_of_the_settings(start_node: StartNode, unused_tcp_port: in
     assert not token_paths(unused_tcp_port)[0].exists()
     await node.stop(drain_ms=0, deadline_ms=300)
     file = tmp_path / "token"
-    file.write_text("from a file\n")
+    file.write_text("from a file of ours\n")
     node = await start_node(admin__port=unused_tcp_port, admin__token_file=file)
-    assert (await ask(node, "GET", "/api/channels", token="from a file"))[0] == 200
+    assert (await ask(node, "GET", "/api/channels", token="from a file of ours"))[0] == 200
     await node.stop(drain_ms=0, deadline_ms=300)
     assert file.exists()
-    for text in ("", "  \n"):
+    for text in ("", "  \n", "too short", "\n".join(("the first of three", "the second of them", "the third of them"))):
         file.write_text(text)
         with pytest.raises(StartError, match=str(file)):
             await start_node(admin__port=unused_tcp_port, admin__token_file=file)
+
+
+TOKENS = {scope: f"a token for {scope} alone" for scope in SCOPES}
+SCOPED = tuple(ScopedToken(f"{scope}er", (scope,), token=Secret(TOKENS[scope])) for scope in SCOPES)
+
+
+async def test_every_route_needs_its_scope(start_node: StartNode, unused_tcp_port: int) -> None:
+    """Of the one table: a token of another scope gets 403, which names what is missing; the data port's is among it."""
+    node = await start_node(
+        admin__port=unused_tcp_port, admin__tokens=SCOPED, server__metrics_networks=("192.0.2.0/24",)
+    )
+    for route in NODE_ROUTES:
+        for scope in SCOPES:
+            if route.path == "/metrics":
+                given = {"Authorization": f"Bearer {TOKENS[scope]}"}
+                found = await http(node.port, "/metrics", headers=given)
+                status, text = found.status, found.body.decode()
+            else:
+                path = route.path.format(id="x")
+                status, answer = await ask(node, route.method, path, b"{", token=TOKENS[scope])
+                text = str(answer)
+            if scope == route.scope:
+                assert status in (200, 400, 404), route
+            else:
+                assert (status, f"needs the scope {route.scope}" in text) == (403, True), route
+    assert node.condition == "up"
+
+
+async def test_new_tokens_in_the_place_of_the_old(start_node: StartNode, unused_tcp_port: int) -> None:
+    """From the next request on, also of a kept connection; the one that was made here stays where it is needed."""
+    node = await start_node(admin__port=unused_tcp_port, admin__tokens=SCOPED)
+    made = node.admin.token
+    node.admin.replace_tokens(read_tokens(AdminSettings(tokens=SCOPED[1:])))
+    assert (await ask(node, "GET", "/api/channels", token=TOKENS["read"]))[0] == 401
+    assert (await ask(node, "GET", "/api/channels", token=made))[0] == 200
+    node.admin.replace_tokens(read_tokens(AdminSettings(token=Secret("the one of the settings"))))
+    assert (await ask(node, "GET", "/api/channels", token=made))[0] == 401
+    assert (await ask(node, "GET", "/api/channels", token="the one of the settings"))[0] == 200
+
+
+async def test_who_ordered_what_is_in_the_log(start_node: StartNode, unused_tcp_port: int) -> None:
+    """By name, without a token: what changed the node, publications at debug, and what a scope forbade; no reads."""
+    node = await start_node(admin__port=unused_tcp_port, admin__tokens=SCOPED)
+    with capture_logs() as lines:
+        await ask(node, "GET", "/api/channels", token=TOKENS["read"])
+        await ask(node, "POST", "/api/publish?x=1", {"channel": "public.a", "data": 1}, token=TOKENS["publish"])
+        await ask(node, "POST", "/api/connections/x/disconnect", token=TOKENS["operate"])
+        await ask(node, "DELETE", "/api/drain", token=TOKENS["read"])
+        await ask(node, "DELETE", "/api/drain", token="wrong")
+    found = [line for line in lines if line["event"] == "admin_order"]
+    keys = ("log_level", "by", "scope", "method", "path", "address", "status")
+    assert [tuple(line[key] for key in keys) for line in found] == [
+        ("debug", "publisher", "publish", "POST", "/api/publish", "127.0.0.1", 200),
+        ("info", "operateer", "operate", "POST", "/api/connections/x/disconnect", "127.0.0.1", 404),
+        ("warning", "reader", "operate", "DELETE", "/api/drain", "127.0.0.1", 403),
+    ]
+    assert not any(token in str(lines) for token in TOKENS.values())
 
 
 async def test_the_admin_token_opens_metrics(start_node: StartNode, unused_tcp_port: int) -> None:
@@ -429,7 +490,8 @@ async def test_an_order_outlives_its_client(
         await node.hub.publish("public.a", b"1")
         return Response(200)
 
-    node.admin._handlers["/api/keys"]["GET"] = slow
+    keys = node.admin._orders["/api/keys"]
+    keys["GET"] = keys["GET"]._replace(handler=slow)
     peer = await RawPeer.connect(unused_tcp_port)
     await peer.send(order(node, "GET", "/api/channels", headers))
     assert (await peer.answer()).headers["connection"] == "keep-alive"

@@ -20,7 +20,8 @@ import asyncio, json, sys, tempfile, os
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()
 from trunkline import App
 from trunkline.server.node.node import Node
-from trunkline.settings.sections import AdminSettings, ServerSettings, Settings
+from trunkline.settings.admin import AdminSettings
+from trunkline.settings.sections import ServerSettings, Settings
 
 async def ask(port, path, headers=""):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -2,8 +2,8 @@
 
 Rules:
 
-- A write needs the admin token, wherever it comes from: a network or a machine is shared with others. A read needs it
-  where the port is open beyond loopback; on loopback it is for whom the balancer's page is for.
+- A write needs an admin token that may operate, wherever it comes from: a network or a machine is shared with others.
+  A read needs one that may read where the port is open beyond loopback; on loopback it is for whom the page is for.
 - An answer that refuses is a `Problem`: a word for programs, a sentence for people.
 """
 
@@ -14,12 +14,18 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from trunkline.balancer.traffic.control import NotReady, OtherGeneration, TrafficControl, Unreadable
 from trunkline.errors import BusError, BusUnavailable
+from trunkline.net.admin.audit import record
+from trunkline.net.admin.holders import Holder, refusal
+from trunkline.net.admin.routes import SET_TRAFFIC, TRAFFIC
 from trunkline.protocol.control import Problem
 from trunkline.protocol.traffic import TrafficOrder, TrafficState
+
+log = structlog.get_logger("trunkline.admin")
 
 PATH: Final = "/api/traffic"
 BODY_S: Final = 10.0
@@ -33,20 +39,20 @@ class TrafficApi:
 
     Args:
         state: what is shown.
-        has_token: whether a request carries the admin token.
-        why_no_read: why a request without it may not read, empty when it may.
+        holder: whose admin token a request carries.
+        why_no_read: why a request without one may not read, empty when it may.
     """
 
     def __init__(
         self,
         control: TrafficControl,
         state: Callable[[], TrafficState],
-        has_token: Callable[[web.BaseRequest], bool],
+        holder: Callable[[web.BaseRequest], Holder | None],
         why_no_read: Callable[[web.BaseRequest], str],
     ) -> None:
         self._control = control
         self._state = state
-        self._has_token = has_token
+        self._holder = holder
         self._why_no_read = why_no_read
 
     def routes(self) -> list[web.RouteDef]:
@@ -54,13 +60,23 @@ class TrafficApi:
         return [web.get(PATH, self._get), web.put(PATH, self._put)]
 
     async def _get(self, request: web.BaseRequest) -> web.Response:
-        if not self._has_token(request) and (why := self._why_no_read(request)):
+        refused = refusal(self._holder(request), TRAFFIC)
+        if refused is not None and (why := self._why_no_read(request)):
+            if refused.status == 403:
+                return _answer(refused.problem, 403)
             return _refused(401, "unauthorized", why)
         return _answer(self._state(), 200)
 
     async def _put(self, request: web.BaseRequest) -> web.Response:
-        if not self._has_token(request):
+        holder = self._holder(request)
+        if holder is None:
             return _refused(401, "unauthorized", "the admin token is missing or wrong; each write needs it")
+        refused = refusal(holder, SET_TRAFFIC)
+        answer = await self._write(request) if refused is None else _answer(refused.problem, refused.status)
+        record(log, holder, SET_TRAFFIC, PATH, request.remote or "", answer.status)
+        return answer
+
+    async def _write(self, request: web.BaseRequest) -> web.Response:
         try:
             async with asyncio.timeout(BODY_S):
                 order = msgspec.json.decode(await request.read(), type=TrafficOrder)

@@ -24,7 +24,7 @@ import msgspec
 
 from trunkline.deploy.world.base import FleetRefused, FleetUnreachable
 from trunkline.errors import SettingsError
-from trunkline.net.admin_token import kept_token
+from trunkline.net.admin.kept import kept_token
 from trunkline.protocol.control import Problem
 from trunkline.protocol.traffic import TrafficOrder, TrafficState
 from trunkline.version import __version__
@@ -68,15 +68,19 @@ class Balancers:
         addresses: of the admin ports, e.g. http://127.0.0.1:8081.
         token: bearer token of all of them, empty for those that are kept on this machine.
         overview: path of their own counts (`balancer.balancer_metric_path`).
+        spare: bearer token for those that have none kept on this machine.
 
     Raises:
         SettingsError: an address is none.
     """
 
-    def __init__(self, addresses: Sequence[str], token: str = "", overview: str = "/balancer-metrics") -> None:
+    def __init__(
+        self, addresses: Sequence[str], token: str = "", overview: str = "/balancer-metrics", spare: str = ""
+    ) -> None:
         self._addresses = [_address(each) for each in addresses]
         self._token = token
         self._overview = overview
+        self._spare = spare
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -150,6 +154,7 @@ class Balancers:
             place = urlsplit(address)
             if place.hostname in LOOPBACK and place.port:
                 token = kept_token(place.port) or ""
+            token = token or self._spare
         return {**headers, "Authorization": f"Bearer {token}"} if token else headers
 
 
@@ -187,7 +192,7 @@ def _refusal(address: str, path: str, status: int, body: bytes) -> str:
     text = f"the balancer at {address} answered {status} to {path.partition('?')[0]}"
     match status:
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
-            return f"{text}: {_text(body)}; name its token (admin.token, or the file of admin.token_file)"
+            return f"{text}: {_text(body)}; name a token that may do it (admin.token, admin.token_file or admin.tokens)"
         case HTTPStatus.NOT_FOUND:
             return f"{text}: it is no admin port of a balancer, or of an older release"
     return f"{text}: {_text(body)}"

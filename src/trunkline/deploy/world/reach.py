@@ -21,9 +21,9 @@ from trunkline.deploy.world.balancers import Balancers
 from trunkline.deploy.world.base import FleetRefused
 from trunkline.deploy.world.fleet import FleetWorld
 from trunkline.errors import SettingsError
-from trunkline.process.whole_files import read_stripped
+from trunkline.net.admin.tokens import token_for, token_for_all
 from trunkline.settings.balancer import BalancerSettings
-from trunkline.settings.sections import AdminSettings, Settings
+from trunkline.settings.sections import Settings
 
 LOCAL: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 """Where this machine reaches what listens on all addresses."""
@@ -61,7 +61,12 @@ async def fleet_of(
             "position; run the fleet over NATS (bus.url = nats://host:4222)"
         )
     own = (admin_address(settings.balancer),) if world and not balancers else ()
-    asked = Balancers((*balancers, *own), token or _token(settings.admin), settings.balancer.balancer_metric_path)
+    asked = Balancers(
+        (*balancers, *own),
+        token or token_for_all(settings.admin),
+        settings.balancer.balancer_metric_path,
+        token_for(settings.admin, "read", "operate"),
+    )
     fleet = FleetWorld(asked, bus.fleet_link, changed_by=owner, tls=_nodes_tls(settings.balancer))
     try:
         await bus.start(lambda _connected: None)
@@ -81,13 +86,6 @@ def admin_address(balancer: BalancerSettings) -> str:
         raise SettingsError("balancer.admin_port", value="0", allowed=allowed)
     host = LOCAL.get(balancer.admin_host, balancer.admin_host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _token(admin: AdminSettings) -> str:
-    """The token of the settings, empty for none."""
-    if admin.token is not None:
-        return admin.token.reveal()
-    return "" if admin.token_file is None else read_stripped(admin.token_file, "admin.token_file")
 
 
 def _nodes_tls(balancer: BalancerSettings) -> ssl.SSLContext:

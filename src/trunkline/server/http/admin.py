@@ -1,8 +1,9 @@
 """The admin port: publish, look at channels and connections, disconnect, drain. On loopback by default.
 
-Rules: every request needs the bearer token, compared in constant time; the body of a request without it is read and
-thrown away. Nothing here is reachable through the data port, so an edge cannot expose it by mistake. Answers never
-contain message bodies. What an operator ordered is carried out even if the answer finds no client any more.
+Rules: every request needs a bearer token with the scope of its route (`net/admin/routes.py`); the body of a request
+without a token is read and thrown away. Nothing here is reachable through the data port, so an edge cannot expose it by
+mistake. Answers never contain message bodies. What an operator ordered is carried out even if the answer finds no
+client any more.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Final, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -20,7 +21,10 @@ from trunkline.errors import BusCannotStore, BusUnavailable, MessageTooLarge, St
 from trunkline.http1.requests import Request, RequestReader, Response, json_response, text_response
 from trunkline.logs.logger import get_logger
 from trunkline.net.addresses import Network
-from trunkline.net.admin_token import NOT_KEPT_HINT, AdminToken
+from trunkline.net.admin.audit import record
+from trunkline.net.admin.holders import UNKNOWN, Holder, Refusal, refusal
+from trunkline.net.admin.routes import NODE_ROUTES, Route, route
+from trunkline.net.admin.tokens import NOT_KEPT_HINT, AdminTokens, read_tokens
 from trunkline.net.hosts import Hosts
 from trunkline.process.open_files import Shares
 from trunkline.protocol import close_codes
@@ -49,7 +53,14 @@ log = get_logger("trunkline.admin")
 T = TypeVar("T")
 Handler = Callable[[Request], Coroutine[object, object, Response]]
 
-_DISCONNECT = re.compile("/api/connections/[^/]+/disconnect")
+
+class _Order(NamedTuple):
+    route: Route
+    handler: Handler
+
+
+_DISCONNECT: Final = "/api/connections/{id}/disconnect"
+_DISCONNECT_PATH: Final = re.compile("/api/connections/[^/]+/disconnect")
 
 LISTED: Final = 1000
 _MAY_BE_STORED: Final = "; this publication may be stored all the same"
@@ -95,14 +106,19 @@ class Admin:
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self._token: AdminToken | None = None
-        self._handlers: dict[str, dict[str, Handler]] = {
+        self._tokens: AdminTokens | None = None
+        handlers: dict[str, dict[str, Handler]] = {
             "/api/publish": {"POST": self._publish},
             "/api/channels": {"GET": self._channels},
             "/api/connections": {"GET": self._connections},
+            _DISCONNECT: {"POST": self._disconnect},
             "/api/drain": {"GET": self._drain_state, "POST": self._drain, "DELETE": self._end_drain},
             "/api/move": {"POST": self._move},
             "/api/keys": {"GET": self._keys},
+        }
+        self._orders = {
+            path: {method: _Order(route(NODE_ROUTES, method, path), handler) for method, handler in by_method.items()}
+            for path, by_method in handlers.items()
         }
 
     async def start(self, data_port: int) -> None:
@@ -128,10 +144,10 @@ class Admin:
             ) from None
         self._hosts.listens_on(sock.getsockname()[0] for sock in self._server.sockets)
         self.port = port
-        self._token = AdminToken(port, settings.token, settings.token_file)
-        self._token.keep()
-        if self._token.unkept:
-            log.warning("admin_token_not_kept", why=self._token.unkept, next_step=NOT_KEPT_HINT)
+        self._tokens = AdminTokens(port, read_tokens(settings))
+        self._tokens.keep()
+        if self._tokens.unkept:
+            log.warning("admin_token_not_kept", why=self._tokens.unkept, next_step=NOT_KEPT_HINT)
 
     async def stop(self) -> None:
         """Close the port once orders under way are answered, and forget the token that was made for it."""
@@ -144,25 +160,40 @@ class Admin:
         for task in self._tasks:
             task.cancel()
         self.pending.close()
-        if self._token is not None:
-            self._token.forget()
-            self._token = None
+        if self._tokens is not None:
+            self._tokens.forget()
+            self._tokens = None
 
     @property
     def token(self) -> str:
-        """The bearer token, empty while the port is closed."""
-        return self._token.reveal() if self._token is not None else ""
+        """A bearer token that may do everything, empty while the port is closed."""
+        return self._tokens.reveal() if self._tokens is not None else ""
 
-    def allows(self, authorization: str | None) -> bool:
-        """Whether an Authorization header carries the admin token."""
-        if self._token is None or authorization is None:
-            return False
+    def replace_tokens(self, tokens: Sequence[Holder]) -> None:
+        """Take the tokens of new settings in the place of the old, from the next request on.
+
+        Args:
+            tokens: what `net.admin.tokens.read_tokens` has read of the new settings.
+        """
+        if self._tokens is not None:
+            self._tokens.replace(tokens)
+
+    def holder(self, authorization: str | None) -> Holder | None:
+        """Who sent an Authorization header, None for nobody known."""
+        if self._tokens is None or authorization is None:
+            return None
         # Heads are read as latin-1, so that every byte survives; a token is UTF-8.
-        return self._token.allows(authorization.encode("latin-1").decode("utf-8", "surrogateescape"))
+        return self._tokens.of(authorization.encode("latin-1").decode("utf-8", "surrogateescape"))
+
+    def refusal(self, authorization: str | None, route: Route) -> Refusal | None:
+        """Why a request with this Authorization header may not use a route, None when it may."""
+        return refusal(self.holder(authorization), route)
 
     def new_reader(self) -> RequestReader:
         """A reader with the bounds of this port."""
-        return RequestReader(HEAD_BYTES, BODY_BYTES, lambda head: self.allows(head.headers.get("authorization")))
+        return RequestReader(
+            HEAD_BYTES, BODY_BYTES, lambda head: self.holder(head.headers.get("authorization")) is not None
+        )
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Run `work` as a task that a stop waits for."""
@@ -176,31 +207,36 @@ class Admin:
 
     def serve(self, connection: HttpConnection, request: Request, upgrade: bool) -> Response | Awaitable[Response]:
         """Carry out one order."""
-        refusal = self._hosts.refusal(request.headers.get("host"), False)
-        if refusal:
-            return json_response(Problem("bad_request", refusal), 400)
-        if not self.allows(request.headers.get("authorization")):
-            return json_response(Problem("unauthorized", "the admin token is missing or wrong"), 401)
+        misdirected = self._hosts.refusal(request.headers.get("host"), False)
+        if misdirected:
+            return json_response(Problem("bad_request", misdirected), 400)
+        holder = self.holder(request.headers.get("authorization"))
         path = request.target.partition("?")[0]
-        handlers = self._handlers.get(path)
-        if handlers is None:
-            if not _DISCONNECT.fullmatch(path):
-                return text_response(404, "404: Not Found")
-            handlers = {"POST": self._disconnect}
-        handler = handlers.get("GET" if request.method == "HEAD" else request.method)
-        if handler is None:
-            allowed = ",".join(sorted({*handlers, "HEAD"} if "GET" in handlers else handlers))
+        if holder is None:
+            return json_response(UNKNOWN, 401)
+        orders = self._orders.get(_DISCONNECT if _DISCONNECT_PATH.fullmatch(path) else path)
+        if orders is None:
+            return text_response(404, "404: Not Found")
+        order = orders.get("GET" if request.method == "HEAD" else request.method)
+        if order is None:
+            allowed = ",".join(sorted({*orders, "HEAD"} if "GET" in orders else orders))
             return text_response(405, "405: Method Not Allowed", [("Allow", allowed)])
-        return self._carry_out(handler, request)
+        refused = refusal(holder, order.route)
+        if refused is not None:
+            record(log, holder, order.route, path, request.address, refused.status)
+            return json_response(refused.problem, refused.status)
+        return self._carry_out(order, holder, request, path)
 
-    async def _carry_out(self, handler: Handler, request: Request) -> Response:
+    async def _carry_out(self, order: _Order, holder: Holder, request: Request, path: str) -> Response:
         try:
-            return await handler(request)
+            response = await order.handler(request)
         except _BadOrder as error:
-            return json_response(Problem("bad_request", str(error)), 400)
+            response = json_response(Problem("bad_request", str(error)), 400)
         except Exception:
             log.exception("order_failed", path=request.path)
-            return json_response(Problem("internal", "the node could not carry out this order"), 500)
+            response = json_response(Problem("internal", "the node could not carry out this order"), 500)
+        record(log, holder, order.route, path, request.address, response.status)
+        return response
 
     async def _publish(self, request: Request) -> Response:
         order = _read(request, PublishOrder)

@@ -15,6 +15,8 @@ from typing import Final
 from trunkline.http1.requests import NOTHING_LOADED, Request, Response, json_response, text_response
 from trunkline.metrics import text
 from trunkline.net.addresses import networks, within
+from trunkline.net.admin.holders import Refusal
+from trunkline.net.admin.routes import NODE_METRICS, Route
 from trunkline.net.hosts import Hosts
 from trunkline.net.limits import AddressLimiter
 from trunkline.server.connections.clock import Clock
@@ -46,14 +48,14 @@ SCRAPED: Final = ("/metric", "/metrics")
 
 
 class Pages:
-    """The HTTP endpoints of a node. `allows`: whether an Authorization header carries the admin token."""
+    """The HTTP endpoints of a node. `refusal`: why an Authorization header does not open an admin route."""
 
     def __init__(
         self,
         settings: ServerSettings,
         reports: Reports,
         admission: Admission,
-        allows: Callable[[str | None], bool],
+        refusal: Callable[[str | None, Route], Refusal | None],
         limiter: AddressLimiter,
         clock: Clock,
         hosts: Hosts,
@@ -61,7 +63,7 @@ class Pages:
     ) -> None:
         self._reports = reports
         self._admission = admission
-        self._allows = allows
+        self._refusal = refusal
         self._limiter = limiter
         self._clock = clock
         self._hosts = hosts
@@ -128,11 +130,13 @@ class Pages:
         return not request.untrusted and within(request.address, self._metrics_networks)
 
     def _metrics(self, request: Request) -> Response:
-        refusal = self._hosts.network_refusal(request.headers.get("host"))
+        closed = self._hosts.network_refusal(request.headers.get("host"))
         if not self._from_metrics_networks(request):
-            refusal = f"metrics are for server.metrics_networks or the admin token{why_unknown(request)}"
-        if refusal and not self._allows(request.headers.get("authorization")):
-            return text_response(403, refusal)
+            closed = f"metrics are for server.metrics_networks or the admin token{why_unknown(request)}"
+        if closed:
+            refused = self._refusal(request.headers.get("authorization"), NODE_METRICS)
+            if refused is not None:
+                return text_response(403, refused.problem.message if refused.status == 403 else closed)
         body = text.render(self._reports.families())
         return Response(200, body, text.CONTENT_TYPE, [("Cache-Control", "no-store")])
 

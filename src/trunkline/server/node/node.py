@@ -154,7 +154,7 @@ class Node:
             server,
             self._reports,
             admission,
-            self.admin.allows,
+            self.admin.refusal,
             AddressLimiter(limits.http_burst, limits.http_per_s, limits.exempt),
             self.runtime.clock,
             self._hosts,

@@ -14,7 +14,8 @@ import pytest
 
 from tests.support.environment import environment
 from tests.support.free_ports import free_port
-from trunkline.net.admin_token import AdminToken, kept_ports, kept_token
+from trunkline.net.admin.kept import kept_ports, kept_token
+from trunkline.net.admin.tokens import AdminTokens
 from trunkline.process.user_dirs import private_dirs
 
 
@@ -34,7 +35,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_without_a_home_the_runtime_directory_keeps_it(homeless: Path) -> None:
     """The other commands of that user find it there."""
-    token = AdminToken(4001)
+    token = AdminTokens(4001, ())
     token.keep()
     assert token.unkept == ""
     assert (homeless / "trunkline" / "admin-4001.token").read_text() == token.reveal() == kept_token(4001)
@@ -49,15 +50,15 @@ def test_a_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path
     file.touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(file / "state"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    token = AdminToken(4001)
+    token = AdminTokens(4001, ())
     token.keep()
     assert kept_token(4001) == token.reveal()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(file / "run"))
-    token = AdminToken(4001)
+    token = AdminTokens(4001, ())
     token.keep()
     assert token.unkept == f"{file}/state/trunkline/admin-4001.token: Not a directory"
     assert kept_token(4001) is None
-    assert token.allows(f"Bearer {token.reveal()}")
+    assert token.of(f"Bearer {token.reveal()}") is not None
 
 
 def test_the_places_of_a_user() -> None:
