@@ -127,7 +127,7 @@ class Balancer:
         self._checks = HealthChecks(self.settings, self._on_checked)
         self._reports = ReportPoller(self.settings, self._on_report, self._on_report_failed, self._known_opened)
         self._talk: FleetTalk | None = None
-        self._sources: dict[str, base.Source] = configured(self.settings, self._is_well)
+        self._sources: dict[str, base.Source] = configured(settings, self._is_well)
         if self.settings.announced and settings.bus.url != "memory":
             from trunkline.balancer.talk import FleetTalk
 

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from trunkline.balancer.peers import GONE_S
+from trunkline.placement.backend import place_of
 from trunkline.placement.rows import BackendRow
 from trunkline.protocol.control import LoadReport
 from trunkline.protocol.traffic import BalancerTraffic, TrafficState
@@ -52,7 +53,7 @@ class Service(msgspec.Struct, frozen=True):
 
 
 class PodMetric(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An entry of `podMetrics`, as a pod's own load report has it; a URL may lead to several pods."""
+    """An entry of `podMetrics`, mostly as a pod's own load report has it; a URL may lead to several pods."""
 
     agentsConnections: int
     podName: str | None = None
@@ -84,7 +85,7 @@ def overview(
     return Overview(
         timestamp=timestamp,
         services=[Service(*(getattr(row, name) for name in Service.__struct_fields__)) for row in rows],
-        podMetrics={row.url: [_pod(report) for report in row.pods] for row in rows if row.pods},
+        podMetrics={row.url: [_pod(row, report) for report in row.pods] for row in rows if row.pods},
         totalConnections=total,
         agentsConnections=total,
         imbalance={f"{pool}/{group}" if pool else group: round(value, 4) for (pool, group), value in imbalance.items()},
@@ -154,8 +155,12 @@ def _late(peer: BalancerTraffic) -> str:
     return f"{escape(peer.id)}{where} (has {peer.generation}{silent})"
 
 
-def _pod(report: LoadReport) -> PodMetric:
-    return PodMetric(report.agentsConnections, report.podName, report.podIP, report.nodeName)
+def _pod(row: BackendRow, report: LoadReport) -> PodMetric:
+    """What a pod says of itself; an endpoint of Kubernetes is a pod, whose name and address are known without."""
+    name, address = report.podName, report.podIP
+    if row.source == "kubernetes":
+        name, address = name or row.name or None, address or place_of(row.url).host
+    return PodMetric(report.agentsConnections, name, address, report.nodeName)
 
 
 def _row(service: Service, pods: Sequence[PodMetric], most: int) -> str:

@@ -133,6 +133,10 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     backends_file: Annotated[Path | None, about("TOML or JSON file with backends, read again when it changes.")] = None
     docker: Annotated[str, about('Docker daemon with labelled backends, e.g. "unix:///var/run/docker.sock".')] = ""
     docker_network: Annotated[str, about("Network whose addresses are used; by default the first of a container.")] = ""
+    kubernetes: Annotated[
+        tuple[str, ...],
+        about('Backends by Kubernetes Services: "namespace/service:port", the port by name or by number at the pod.'),
+    ] = ()
     announced: Annotated[bool, about("Take nodes that announce themselves over the NATS of bus.url.")] = True
     forget_after_ms: Annotated[
         PositiveMs, about("How long a node that went silent without a goodbye stays listed, as down.")

@@ -21,6 +21,7 @@ from msgspec import Meta
 from trunkline.settings.admin import AdminSettings
 from trunkline.settings.balancer import BackendUrl, BalancerSettings, TraefikSettings
 from trunkline.settings.channels import ChannelsSettings
+from trunkline.settings.kubernetes import KubernetesSettings
 from trunkline.settings.monitor import MonitorSettings
 from trunkline.settings.secret import Secret
 from trunkline.settings.types import (
@@ -233,6 +234,7 @@ class Settings(msgspec.Struct, frozen=True):
     up: UpSettings = UpSettings()
     balancer: BalancerSettings = BalancerSettings()
     traefik: TraefikSettings = TraefikSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
     monitor: MonitorSettings = MonitorSettings()
 
 

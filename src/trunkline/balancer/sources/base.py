@@ -20,9 +20,9 @@ from trunkline.placement.backend import BackendSpec
 
 Update = Callable[[Sequence[BackendSpec]], None]
 
-ORDER = ("list", "file", "nats", "docker", "dns")
-"""Whose entry holds when two name the same URL: what the operator wrote, then what a node announces, then labels, and
-last DNS, which knows nothing but the address."""
+ORDER = ("list", "file", "nats", "docker", "kubernetes", "dns")
+"""Whose entry holds when two name the same URL: what the operator wrote, then what a node announces, then labels, then
+endpoints, and last DNS, which knows nothing but the address."""
 
 # In these fields two sources may differ without a conflict.
 _NO_CONFLICT = frozenset({"url", "source", "name", "draining", "server_name", "silent", "tier"})

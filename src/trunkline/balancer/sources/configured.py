@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from trunkline.balancer.sources.base import Source
 from trunkline.balancer.sources.fixed import ListSource
-from trunkline.settings.balancer import BalancerSettings
+from trunkline.settings.sections import Settings
 
 
-def configured(settings: BalancerSettings, is_well: Callable[[str], bool]) -> dict[str, Source]:
+def configured(whole: Settings, is_well: Callable[[str], bool]) -> dict[str, Source]:
     """Each source by its kind; `is_well` says whether the health checks of a backend are good, by its URL.
 
     Raises:
         SettingsError: what a source cannot understand.
-        StartError: a package that it needs is missing.
+        StartError: a package or an API server that it needs is missing.
     """
+    settings = whole.balancer
     found: dict[str, Source] = {}
     if settings.backends:
         found["list"] = ListSource(settings.backends)
@@ -27,6 +29,13 @@ def configured(settings: BalancerSettings, is_well: Callable[[str], bool]) -> di
         from trunkline.balancer.sources.docker import DockerSource
 
         found["docker"] = DockerSource(settings.docker, settings.docker_network)
+    if settings.kubernetes:
+        from trunkline.balancer.sources.kubernetes.source import KubernetesSource
+        from trunkline.kubernetes.kubeconfig import find_access
+
+        cluster = whole.kubernetes
+        access = find_access(cluster.kubeconfig, cluster.context, os.environ)
+        found["kubernetes"] = KubernetesSource(settings.kubernetes, access, cluster.namespace)
     if settings.dns:
         from trunkline.balancer.sources.dns import DnsSource
 

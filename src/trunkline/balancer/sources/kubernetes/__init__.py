@@ -1,0 +1,1 @@
+"""Backends in a Kubernetes cluster: the endpoints of Services."""
