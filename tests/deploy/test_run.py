@@ -40,7 +40,7 @@ class Scene:
     def parts(self) -> Parts:
         """Those of one process."""
         return Parts(
-            store=self.store, world=self.world, runtime=lambda _name: self.runtime, smoke=self._smoke,
+            store=self.store, world=self.world, runtime=lambda _plan: self.runtime, smoke=self._smoke,
             on_progress=self.shown.append, tick_s=0.02, times=QUICK,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ import msgspec
 
 from trunkline.bus.base import FleetStore
 from trunkline.deploy.lease.rules import LeaseTimes
-from trunkline.deploy.machine.plan import Limits, OnSlow
+from trunkline.deploy.machine.plan import Limits, OnSlow, Plan
 from trunkline.deploy.machine.seen import Smoke, SmokeSeen, WitnessSeen
 from trunkline.deploy.runtimes.base import Runtime, What
 from trunkline.deploy.verdict.facts import Sample, StateSpan, WitnessFacts
@@ -128,7 +128,7 @@ class Parts:
     """What the driver works with. The caller starts and closes store and world; runtimes are closed by the driver.
 
     Attributes:
-        runtime: opens a runtime by its name; raises TrunklineError for one that there is not.
+        runtime: opens the runtime of a plan; raises TrunklineError for one that there is not.
         smoke: uses nodes as a client does.
         witnesses: makes so many witnesses; None has a deploy go without.
         preflight: why so many witnesses cannot be run from here, empty when they can.
@@ -141,7 +141,7 @@ class Parts:
 
     store: FleetStore
     world: World
-    runtime: Callable[[str], Runtime]
+    runtime: Callable[[Plan], Runtime]
     smoke: Callable[[Smoke], Awaitable[SmokeSeen]]
     witnesses: Callable[[int], WitnessRun] | None = None
     preflight: Callable[[int], Awaitable[str]] = _nothing_against

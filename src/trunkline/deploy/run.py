@@ -205,7 +205,7 @@ async def _drive(
 ) -> Outcome:
     """Drive it, and hear a person's orders meanwhile."""
     try:
-        runtime = parts.runtime(deploy.plan.runtime)
+        runtime = parts.runtime(deploy.plan)
     except BaseException:
         await lease.give_up()
         raise

@@ -91,7 +91,7 @@ class KillableFleet:
                         break
                     await asyncio.sleep(0.02)
             yield Parts(
-                store=fleet.store, world=fleet.world, runtime=lambda _name: NoRuntime(),
+                store=fleet.store, world=fleet.world, runtime=lambda _plan: NoRuntime(),
                 smoke=lambda order: smoke(msgspec.structs.replace(order, briefly=True)),
                 witnesses=lambda count: LoadWitnesses(self.edge.url, count), tick_s=0.25, on_progress=on_progress,
             )  # fmt: skip

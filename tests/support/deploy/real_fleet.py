@@ -49,7 +49,7 @@ class RealFleet:
                 while not await self._answers(fleet.store):
                     await asyncio.sleep(0.02)
             yield Parts(
-                store=fleet.store, world=fleet.world, runtime=lambda _name: NoRuntime(), smoke=smoking(),
+                store=fleet.store, world=fleet.world, runtime=lambda _plan: NoRuntime(), smoke=smoking(),
                 witnesses=lambda count: LoadWitnesses(self.edge, count), tick_s=0.25,
             )  # fmt: skip
 

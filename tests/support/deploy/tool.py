@@ -20,6 +20,7 @@ from trunkline.bus.base import FleetStore
 from trunkline.deploy.lease.lease import NothingToResume
 from trunkline.deploy.lease.rules import LeaseTimes
 from trunkline.deploy.load_parts import LoadWitnesses, smoking
+from trunkline.deploy.machine.plan import Plan
 from trunkline.deploy.parts import DeployOptions, Outcome, Parts, Progress
 from trunkline.deploy.run import resume_deploy, roll_back, run_deploy
 from trunkline.deploy.runtimes.base import Runtime
@@ -83,7 +84,7 @@ async def drive(order: ToolOrder) -> Outcome:
         if progress.state == order.dies_in:
             asyncio.get_running_loop().call_later(order.after_s, os.kill, os.getpid(), signal.SIGKILL)
 
-    def runtime(_name: str) -> Runtime:
+    def runtime(_plan: Plan) -> Runtime:
         return DyingRuntime(LocalRuntime(Path(order.data_dir)) if order.data_dir else NoRuntime(), order.dies_at)
 
     smoke = smoking()

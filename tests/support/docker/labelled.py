@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
+from collections.abc import Sequence
 from typing import Any, Final
 
 from tests.support.docker.daemon import DockerDaemon
@@ -34,6 +35,14 @@ class LabelledContainers(DockerDaemon):
             await self.ask("DELETE", f"/containers/{trial}", params={"force": "1"})
         except RuntimeError as error:
             raise CannotRun(f"dockerd runs, but no container of a static busybox can: {error}") from None
+
+    async def make_image(self, name: str, changes: Sequence[str]) -> None:
+        """Make an image like `IMAGE` with instructions such as `ENV A=1`."""
+        made = await self.ask("POST", "/containers/create", json={"Image": IMAGE, "Cmd": ["none"]})
+        repo, _, tag = name.partition(":")
+        body = {"container": made["Id"], "repo": repo, "tag": tag, "changes": list(changes)}
+        await self.ask("POST", "/commit", params=body, json={})
+        await self.ask("DELETE", f"/containers/{made['Id']}")
 
     async def create(self, name: str, labels: dict[str, str] | None = None, **more: Any) -> str:
         """Create a container of the image in the network `front`; its id.

@@ -38,12 +38,24 @@ app = typer.Typer(no_args_is_help=True, help="Move clients to new nodes, and pro
 def run(
     colour: Annotated[str, typer.Argument(metavar="COLOUR", help="The new colour, such as green.")],
     runtime: Annotated[
-        str, typer.Option(help="Who starts and stops nodes: none (somebody else) or local (`trunkline up`).")
+        str,
+        typer.Option(
+            help="Who starts and stops nodes: none (somebody else), local (`trunkline up`), or docker (containers)."
+        ),
     ] = "none",
     app_name: Annotated[
         str, typer.Option("--app", metavar="M:A", help="Application of the new nodes; default: that of the fleet.")
     ] = "",
-    image: Annotated[str, typer.Option(help="Image of the new nodes, for runtimes with containers.")] = "",
+    image: Annotated[
+        str,
+        typer.Option(help="Image of the new nodes, for runtimes with containers; default: that of the present ones."),
+    ] = "",
+    project: Annotated[
+        str,
+        typer.Option(
+            envvar="COMPOSE_PROJECT_NAME", help="docker: project of Compose, where several have containers of a colour."
+        ),
+    ] = "",
     python: Annotated[str, typer.Option(help="local: interpreter that has the release to run.")] = "",
     version: Annotated[str, typer.Option(help="The server.version that the new nodes have to report.")] = "",
     nodes: Annotated[
@@ -83,6 +95,7 @@ def run(
     """
     require()
     from trunkline.cli.deploy import fleet
+    from trunkline.deploy.machine.plan import Plan
     from trunkline.deploy.parts import DeployOptions
     from trunkline.deploy.run import run_deploy
     from trunkline.deploy.runtimes.base import What
@@ -95,7 +108,7 @@ def run(
     options = DeployOptions(
         to_colour=colour,
         runtime=runtime,
-        what=What(app_name, image, python, version),
+        what=What(app_name, image, python, version, project),
         nodes=nodes or 0,
         over_s=seconds_of("--over", over),
         rate=rate,
@@ -108,7 +121,8 @@ def run(
     )
     own, deliver = thresholds_of(threshold), Deliver(html, junit, as_json)
     found = settings_of(config_file, bus, data_dir)
-    fleet.runtime_of(runtime, found.settings)
+    # Refused here it is a wrong option; later it would be a deploy that was begun and refused.
+    fleet.runtime_of(Plan(id="", from_colour="", to_colour=colour, nodes=1, runtime=runtime), found.settings)
     target = driving.Target(found, tuple(balancer or ()), edge, token_file, ca, insecure, local=runtime == "local")
     if not yes and sys.stdin.isatty():
         driving.ask(target, colour, over)

@@ -16,11 +16,14 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from trunkline.deploy.load_parts import LoadWitnesses, smoking
+from trunkline.deploy.machine.plan import Plan
 from trunkline.deploy.parts import Parts
 from trunkline.deploy.runtimes.base import Runtime, RuntimeFailed
 from trunkline.deploy.runtimes.local import LocalRuntime
 from trunkline.deploy.runtimes.none import NoRuntime
 from trunkline.deploy.world.reach import LOCAL, Fleet, fleet_of
+from trunkline.docker.endpoint import of_environment
+from trunkline.docker.package import require
 from trunkline.errors import SettingsError
 from trunkline.load.deploys.preflight import preflight
 from trunkline.load.token_file import TokenFile
@@ -29,7 +32,7 @@ from trunkline.settings.balancer import BalancerSettings
 from trunkline.settings.load import Loaded
 from trunkline.settings.sections import Settings
 
-RUNTIMES = ("none", "local")
+RUNTIMES = ("none", "local", "docker")
 FEED_PATH = "/ws"
 
 
@@ -109,14 +112,24 @@ async def connected(reached: Reached, *, world: bool = True) -> AsyncIterator[Fl
         yield fleet
 
 
-def runtime_of(name: str, settings: Settings) -> Runtime:
-    """The runtime called so; raises SettingsError for one that there is not."""
-    match name:
+def runtime_of(plan: Plan, settings: Settings) -> Runtime:
+    """That of a plan; raises SettingsError when there is none so called, StartError when it lacks a package."""
+    match plan.runtime:
         case "none":
             return NoRuntime()
         case "local":
             return LocalRuntime(settings.up.data_dir)
-    raise SettingsError("--runtime", value=name, allowed=f"there are {', '.join(RUNTIMES)}")
+        case "docker":
+            return _docker(plan)
+    raise SettingsError("--runtime", value=plan.runtime, allowed=f"there are {', '.join(RUNTIMES)}")
+
+
+def _docker(plan: Plan) -> Runtime:
+    require("--runtime docker")
+    from trunkline.deploy.runtimes.docker.runtime import DockerRuntime, Scope
+
+    scope = Scope(plan.id, plan.from_colour, plan.to_colour, plan.what.project)
+    return DockerRuntime(of_environment(os.environ), scope)
 
 
 def edge_of(url: str, token_file: Path | None, ca: Path | None, *, insecure: bool) -> Edge:
@@ -137,7 +150,7 @@ def parts_of(fleet: Fleet, loaded: Loaded, edge: Edge) -> Parts:
     return Parts(
         store=fleet.store,
         world=fleet.world,
-        runtime=lambda name: runtime_of(name, loaded.settings),
+        runtime=lambda plan: runtime_of(plan, loaded.settings),
         smoke=smoking(
             urlsplit(edge.url).path or FEED_PATH, token=edge.token, verify_tls=edge.verify_tls, ca_file=edge.ca_file
         ),

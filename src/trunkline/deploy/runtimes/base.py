@@ -24,12 +24,14 @@ class What(msgspec.Struct, frozen=True):
         image: container image.
         python: interpreter of the release to run, for nodes on this machine.
         version: reported as `server.version`.
+        project: of Compose that the containers are in; empty where there is only one.
     """
 
     app: str = ""
     image: str = ""
     python: str = ""
     version: str = ""
+    project: str = ""
 
 
 class RuntimeNode(msgspec.Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""The runtime of a deploy whose nodes are containers of a Docker daemon."""
