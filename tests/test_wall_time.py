@@ -35,7 +35,7 @@ ALLOWED = {
     "fleet/children/part.py FleetPart._run_once": SHOWN,
     "fleet/opening.py open_to": SHOWN,
     "fleet/supervisor.py Fleet.run": "log files are kept for calendar days, by their own times",
-    "kubernetes/credentials.py ProgramToken.token": "a token ends by wall time; one that ended early is replaced at a 401",
+    "kubernetes/credentials.py ProgramToken.token": "tokens end by wall time; a 401 replaces one too",
     "load/run.py run_load": SHOWN,
     "logs/configure.py _stamp": SHOWN,
     "logs/configure.py configure": "the date in the names of rotated files, which are kept for calendar days",
