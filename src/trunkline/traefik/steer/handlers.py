@@ -11,6 +11,8 @@ Rules:
 - A balancer that sees no backend that can be used may be cut off itself, or have started a moment ago. Then it gives no
   pick, and Traefik tries by its own checks.
 - Nothing that Traefik needs is kept here: it may restart at any time, and so may the balancer.
+- A question that names a cookie comes from a Traefik whose routes are not ours (see `by_cookie`): there every request
+  gets a pick, plain HTTP too, and one without a pick is refused.
 - What Traefik serves to no host is answered here (`UNSERVED`), so that the refusal says what to set.
 - A backend that the asking Traefik has not loaded is not picked: the connection would land anywhere, and its
   reservation on nobody. What it has loaded stands in its question (`published.marks`), so a balancer that has just
@@ -44,6 +46,7 @@ from trunkline.settings.sections import Settings
 from trunkline.settings.types import LOOPBACK
 from trunkline.traefik.render.dynamic import UNSERVED_PATH
 from trunkline.traefik.steer.attempts import Attempts
+from trunkline.traefik.steer.by_cookie import asked_cookie, with_pick
 from trunkline.traefik.steer.expected import EXPECTED_HEADER, EXPECTED_PATH
 from trunkline.traefik.steer.layers import FULL_STATUS, LOADED, PICK_HEADER, layered
 from trunkline.traefik.steer.published import Candidate, Publication, mark, marked
@@ -134,10 +137,12 @@ class Steering:
         address = self._client(headers.get("X-Forwarded-For", ""))
         key = headers.get("Sec-WebSocket-Key", "")
         affinity = route.affinity(target, headers)
+        by_cookie = asked_cookie(request.query_string)
         answer: Pick | Refusal | None = None
-        if 0 < len(key) <= MAX_KEY or (not key and affinity is not None):
+        reserves = 0 < len(key) <= MAX_KEY
+        if reserves or by_cookie or (not key and affinity is not None):
             ask = Ask(
-                key=key,
+                key=key if reserves else "",
                 pool=route.pool,
                 policy=route.policy,
                 affinity=affinity,
@@ -145,7 +150,10 @@ class Steering:
                 address=address,
             )
             answer = await self._place(ask, target, _loaded(request.query_string))
-        response = self._answer(answer, bool(key))
+        if by_cookie and answer is not None:
+            response = self._answer_by_cookie(answer, by_cookie, headers.get("Cookie", ""))
+        else:
+            response = self._answer(answer, bool(key))
         took_s = time.perf_counter() - started
         self.meter.place.observe(took_s)
         if key and answer is not None and self._on_event is not None:
@@ -200,6 +208,15 @@ class Steering:
         if answer is None or not handshake or answer.reason != "full":
             self.meter.answers.add("open")
             return web.Response(headers=_SERVER)
+        return self._refuse(answer)
+
+    def _answer_by_cookie(self, answer: Pick | Refusal, name: str, cookies: str) -> web.Response:
+        if isinstance(answer, Refusal):
+            return self._refuse(answer)
+        self.meter.answers.add("picked")
+        return web.Response(headers={"Cookie": with_pick(cookies, name, short_id(answer.url)), **_SERVER})
+
+    def _refuse(self, answer: Refusal) -> web.Response:
         self.meter.answers.add("refused")
         return web.Response(
             status=FULL_STATUS,
