@@ -88,6 +88,7 @@ class MonitorSettings(msgspec.Struct, frozen=True):
         "secret/trunkline/grafana"
     )
     compose: Annotated[bool, about("Render docker-compose.yml too, with its services as addresses.")] = False
+    kubernetes: Annotated[bool, about("Render objects of Prometheus's operator too.")] = False
     slo_handshake: Annotated[Share, about("Share of handshakes that are to succeed.")] = 0.999
     slo_delivery: Annotated[Share, about("Share of publications to be delivered within slo_delivery_ms.")] = 0.99
     slo_delivery_ms: Annotated[

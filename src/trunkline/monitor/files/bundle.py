@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from trunkline.errors import StartError
-from trunkline.monitor.files import compose, logs
+from trunkline.monitor.files import compose, kubernetes, logs
 from trunkline.monitor.files.alertmanager import alertmanager_yaml
 from trunkline.monitor.files.grafana import provisioning
 from trunkline.monitor.files.postgres import queries_yaml
@@ -68,6 +68,8 @@ def files(settings: Settings, *, dashboards: bool = True) -> dict[str, str]:
         made |= {f"grafana/dashboards/{uid}.json": text for uid, text in all_dashboards(monitor).items()}
     if monitor.compose:
         made[compose.PATH] = compose.compose_yaml(settings)
+    if monitor.kubernetes:
+        made |= kubernetes.files(settings)
     return dict(sorted(made.items()))
 
 

@@ -30,8 +30,8 @@ DOCKER_SOCKET: Final = "unix:///var/run/docker.sock"
 _LABELS: Final[Document] = {"label_limit": 64, "label_name_length_limit": 200, "label_value_length_limit": 1000}
 _OWN_LABELS: Final[Document] = {"label_limit": 24, "label_name_length_limit": 64, "label_value_length_limit": 300}
 # A node has some 230 samples, however many connections; the rest is room for reasons and aliases.
-_NODE_SAMPLES: Final = 2_000
-_BALANCER_SAMPLES: Final = 20_000
+NODE_SAMPLES: Final = 2_000
+BALANCER_SAMPLES: Final = 20_000
 _EXPORTER_SAMPLES: Final = 20_000
 _CADVISOR_SAMPLES: Final = 50_000
 
@@ -87,7 +87,7 @@ def _jobs(settings: Settings, found: Addresses) -> list[Document]:
                 "job_name": BALANCERS,
                 # The data port and the admin port both have this path; the Accept header chooses Prometheus's format.
                 "metrics_path": settings.balancer.balancer_metric_path,
-                "sample_limit": _BALANCER_SAMPLES,
+                "sample_limit": BALANCER_SAMPLES,
                 **_OWN_LABELS,
                 **_authorization(settings),
                 **_static(found.balancers),
@@ -115,7 +115,7 @@ def _nodes(settings: Settings, found: Addresses) -> Document:
     monitor = settings.monitor
     job: Document = {
         "job_name": NODES,
-        "sample_limit": _NODE_SAMPLES,
+        "sample_limit": NODE_SAMPLES,
         "body_size_limit": "1MB",
         **_OWN_LABELS,
         **_authorization(settings),

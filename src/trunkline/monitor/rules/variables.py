@@ -44,7 +44,8 @@ def variables(settings: MonitorSettings) -> dict[str, str]:
     """
     shared = data_file("shared.yml")
     idle = settings.idle_colour
-    expected = bool(settings.nodes or settings.nodes_file or settings.nodes_dns or settings.nodes_docker)
+    named = settings.nodes or settings.nodes_file or settings.nodes_dns
+    expected = bool(named or settings.nodes_docker or settings.kubernetes)
     return {
         **shared.decode(shared.document, dict[str, str]),
         "chosen": 'job=~"$job",instance=~"$instance"',
