@@ -1,0 +1,109 @@
+"""What the manifests tell our processes is what these understand, and the numbers of both fit together."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.support.manifests.objects import OVERLAYS, Object, container, kustomized, objects, pods, variables
+from trunkline.cli import commands
+from trunkline.settings.load import load
+from trunkline.settings.sections import PLAIN_ENVIRONMENT, SECTIONS, Settings
+from trunkline.settings.source import variables as known_variables
+
+PARTS = {"trunkline-blue": "node", "trunkline-green": "node", "trunkline-balancer": "balancer"}
+
+
+def template_of(overlay: str, workload: str) -> Object:
+    """The pod template of a workload."""
+    return dict(pods(kustomized(overlay)))[workload]
+
+
+def settings(overlay: str, workload: str) -> Settings:
+    """The settings of a workload's process, as far as they are in files."""
+    found = variables(kustomized(overlay), template_of(overlay, workload), PARTS[workload])
+    return load(None, found, {}).settings
+
+
+@pytest.mark.parametrize("workload", PARTS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_variable_is_a_setting(overlay: str, workload: str) -> None:
+    """Names of variables are real, those from Secrets and the downward API too, and values can be read."""
+    settings(overlay, workload)
+    real = {name for each in known_variables(SECTIONS, PLAIN_ENVIRONMENT).values() for name in each.environment}
+    own = container(template_of(overlay, workload), PARTS[workload])
+    assert {each["name"] for each in own["env"]} <= real
+
+
+@pytest.mark.parametrize("workload", PARTS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_argument_is_one_of_the_command(overlay: str, workload: str) -> None:
+    own = container(template_of(overlay, workload), PARTS[workload])
+    assert "command" not in own  # the image's own
+    done = CliRunner().invoke(commands.app, [*own["args"], "--help"])
+    assert done.exit_code == 0, f"{shlex.join(own['args'])}: {done.output}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_drain_fits_into_the_grace_period(overlay: str) -> None:
+    """SIGTERM comes after preStop, and the kernel's end must not come before ours."""
+    for workload, part in PARTS.items():
+        template = template_of(overlay, workload)
+        found = settings(overlay, workload)
+        slept_s = container(template, part)["lifecycle"]["preStop"]["sleep"]["seconds"]
+        if part == "node":
+            assert found.server.drain_ms < found.server.shutdown_deadline_ms
+            ends_s = found.server.shutdown_deadline_ms / 1000
+        else:
+            ends_s = found.balancer.drain_ms / 1000
+        assert slept_s + ends_s + 10 <= template["spec"]["terminationGracePeriodSeconds"], workload
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_ports_are_those_of_the_settings(overlay: str) -> None:
+    node, balancer = settings(overlay, "trunkline-blue"), settings(overlay, "trunkline-balancer")
+    ports = {
+        name: {port["name"]: port["containerPort"] for port in container(template_of(overlay, name), part)["ports"]}
+        for name, part in PARTS.items()
+    }
+    assert ports["trunkline-blue"] == ports["trunkline-green"] == {"http": node.server.port}
+    assert ports["trunkline-balancer"] == {"http": balancer.balancer.port, "admin": balancer.balancer.admin_port}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_node_learns_who_it_is(overlay: str) -> None:
+    """The downward API: pod, address, machine, colour and version of the load report."""
+    fields = {
+        each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"]
+        for each in container(template_of(overlay, "trunkline-green"), "node")["env"]
+        if "fieldRef" in each["valueFrom"]
+    }
+    assert fields == {
+        "POD_NAME": "metadata.name",
+        "POD_IP": "status.podIP",
+        "NODE_NAME": "spec.nodeName",
+        "TRUNKLINE_SERVER_COLOUR": "metadata.labels['trunkline.colour']",
+        "TRUNKLINE_SERVER_VERSION": "metadata.labels['app.kubernetes.io/version']",
+    }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_is_written_has_a_volume(overlay: str) -> None:
+    """The root is read-only: whatever a setting names must be mounted."""
+    balancer = settings(overlay, "trunkline-balancer")
+    mounts = [
+        each["mountPath"] for each in container(template_of(overlay, "trunkline-balancer"), "balancer")["volumeMounts"]
+    ]
+    assert str(balancer.balancer.store_dir) in mounts
+    assert str(balancer.admin.token_file).rpartition("/")[0] in mounts
+
+
+def test_every_overlay_keeps_the_colour_that_rests_at_nothing() -> None:
+    """A first deploy starts it; a canary has one of it."""
+    counts = {
+        overlay: objects(kustomized(overlay))["Deployment", "trunkline-green"]["spec"]["replicas"]
+        for overlay in OVERLAYS
+    }
+    assert counts == {"local": 0, "production": 0, "canary": 1}
