@@ -7,6 +7,7 @@ import typer
 from trunkline.cli.balance import balance
 from trunkline.cli.config import app as config_app
 from trunkline.cli.deploy.commands import app as deploy_app
+from trunkline.cli.doctor import doctor
 from trunkline.cli.drain import drain, undrain
 from trunkline.cli.load import app as load_app
 from trunkline.cli.monitor import app as monitor_app
@@ -28,6 +29,7 @@ app.command()(serve)
 app.command()(up)
 app.command()(balance)
 app.command()(publish)
+app.command()(doctor)
 app.command()(drain)
 app.command()(undrain)
 app.add_typer(deploy_app, name="deploy")
