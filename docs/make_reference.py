@@ -17,6 +17,10 @@ Made by `python docs/make_reference.py` from the code; a test compares them.
 
 """
 
+RELOAD = """The column reload says for whom a new value counts after a [reload](behaviour.md#reload): for everybody at
+once, or for connections from then on. A setting without a word there takes a restart.
+"""
+
 
 def cell(text: str) -> str:
     """Text that may stand in a table."""
@@ -25,11 +29,12 @@ def cell(text: str) -> str:
 
 def render() -> str:
     """The whole page."""
-    lines = [HEAD + "## Settings\n", "| setting | default | takes | environment | |", "|---|---|---|---|---|"]
+    lines = [HEAD + "## Settings\n", RELOAD]
+    lines += ["| setting | default | takes | environment | reload | |", "|---|---|---|---|---|---|"]
     for row in describe():
         names = ", ".join(f"`{name}`" for name in row.environment)
         default = f"`{cell(row.default)}`" if row.default else ""
-        lines.append(f"| `{row.key}` | {default} | {cell(row.allowed)} | {names} | {cell(row.help)} |")
+        lines.append(f"| `{row.key}` | {default} | {cell(row.allowed)} | {names} | {row.reload} | {cell(row.help)} |")
     lines += ["", "## Close codes\n", "| code | reason | reconnect |", "|---|---|---|"]
     lines += [f"| {row.code} | {row.reason} | {row.reconnect.replace('_', ' ')} |" for row in close_codes.TABLE]
     lines += ["", "## Admin ports\n", "What a token needs for a route (`admin.tokens`).", ""]

@@ -45,6 +45,7 @@ ALLOWED = {
     "server/connections/clock.py Clock.tick": SHOWN,
     "server/http/tokens.py": "RFC 7519 dates tokens by wall time; what is left of one is counted by monotonic time",
     "server/node/state.py NodeState.__init__": SHOWN,
+    "settings/reload.py Reload.__call__": SHOWN,
 }
 
 

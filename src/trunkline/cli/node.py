@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -68,7 +68,12 @@ def run(flags: Mapping[str, str | int | None], config_file: Path | None) -> int:
     loaded = load(config_file, os.environ, flags)
     settings = loaded.settings
     log_setup.configure(settings.log, service="trunkline-node", node=settings.server.name or "")
-    return lifecycle.run(lambda: _serve(settings, loaded.sources["server.host"] == "default"))
+
+    def again() -> Settings:
+        # A file that was read must be there again: without it all its settings would be gone.
+        return load(loaded.file or config_file, os.environ, flags).settings
+
+    return lifecycle.run(lambda: _serve(settings, again, loaded.sources["server.host"] == "default"))
 
 
 def greeting(server: ServerSettings, port: int, *, host_is_default: bool) -> list[str]:
@@ -88,16 +93,20 @@ def greeting(server: ServerSettings, port: int, *, host_is_default: bool) -> lis
     return lines
 
 
-async def _serve(settings: Settings, host_is_default: bool) -> int:
+async def _serve(settings: Settings, again: Callable[[], Settings], host_is_default: bool) -> int:
+    from trunkline.logs.configure import with_level
     from trunkline.process import lifecycle
     from trunkline.server.app.load_app import load_app
     from trunkline.server.node.node import Node
+    from trunkline.settings.reload import Reload
+    from trunkline.settings.reloaded import NODE
 
-    signals = lifecycle.Signals()
+    signals = lifecycle.Signals(reloads=True)
     node = Node(settings, load_app(settings.server.app))
+    reload = Reload(settings, again, NODE, with_level(node.prepare), node.reloads)
     if await lifecycle.started(signals, node.start()):
         for line in greeting(settings.server, node.port, host_is_default=host_is_default):
             print(f"trunkline: {line}", file=sys.stderr, flush=True)
         lifecycle.spare_collector()
-    await lifecycle.serve_until_stopped(signals, node.stop)
+    await lifecycle.serve_until_stopped(signals, node.stop, reload)
     return 0

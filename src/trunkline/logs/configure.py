@@ -27,8 +27,9 @@ from structlog.typing import EventDict, Processor
 from trunkline.logs import ecs
 from trunkline.logs.files import Complaint, RotatingFile, file_handlers
 from trunkline.protocol.timestamps import utc
+from trunkline.settings.reload import Prepare, TakeOver
 from trunkline.settings.secret import MASK, mask_url
-from trunkline.settings.sections import LogSettings
+from trunkline.settings.sections import LogSettings, Settings
 from trunkline.version import __version__
 
 _QUIET = {"aiohttp.access": logging.WARNING, "asyncio": logging.WARNING, "nats": logging.WARNING}
@@ -46,6 +47,9 @@ _SECRETS_IN_TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), MASK),
 )  # fmt: skip
 _MAX_DEPTH = 4
+
+_Levelled: Any = type("Levelled", (structlog.make_filtering_bound_logger(logging.INFO),), {})
+"""The class of all our loggers; its base lets through what the level does, and costs nothing for the rest."""
 
 
 def configure(
@@ -71,7 +75,6 @@ def configure(
         StartError: the directory cannot be written to.
     """
     out = stream if stream is not None else sys.stdout
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
     lines = _Formatter(None, structlog.processors.JSONRenderer())
     if settings.format == "ecs":
         pid = os.getpid()
@@ -89,17 +92,39 @@ def configure(
     close()
     structlog.configure(
         processors=[*_ORIGIN, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=_Levelled,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    root = logging.getLogger()
-    root.setLevel(level)
     for handler in handlers:
-        root.addHandler(handler)
+        logging.getLogger().addHandler(handler)
+    set_level(settings)
+    logging.captureWarnings(True)
+
+
+def set_level(settings: LogSettings) -> None:
+    """Log from the level of `settings` on, at once and everywhere, whatever was set up before."""
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    # Loggers stay as they were first used, so their class must be what changes.
+    _Levelled.__bases__ = (structlog.make_filtering_bound_logger(level),)
+    logging.getLogger().setLevel(level)
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(max(level, least))
-    logging.captureWarnings(True)
+
+
+def with_level(prepare: Prepare) -> Prepare:
+    """`prepare` of a process's parts, and the level of its log with them."""
+
+    async def prepared(settings: Settings) -> TakeOver:
+        take_over = await prepare(settings)
+
+        def take_over_all() -> None:
+            take_over()
+            set_level(settings.log)
+
+        return take_over_all
+
+    return prepared
 
 
 def close() -> None:

@@ -41,10 +41,15 @@ class Hosts:
     def __init__(self, setting: str, proxies: str, named: Iterable[str], machine: str = "") -> None:
         self.loopback = False
         self._refused = False
-        self._served: str | None = None
+        self._served: str | None
         self._setting = setting
         self._proxies = proxies
         self._machine = machine.lower()
+        self.rename(named)
+
+    def rename(self, named: Iterable[str]) -> None:
+        """Serve these names from now on, and no others."""
+        self._served = None
         names = [name.lower().strip("[]").rstrip(".") for name in named if name]
         self._any = "*" in names
         self._names = frozenset(names)

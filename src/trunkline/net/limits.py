@@ -76,15 +76,19 @@ class AddressLimiter:
     def __init__(
         self, burst: float, per_s: float, exempt: Sequence[str] = (), *, max_addresses: int = MAX_ADDRESSES
     ) -> None:
-        self._burst = burst
-        self._per_s = per_s
-        self._exempt = networks(exempt)
+        self.change(burst, per_s, exempt)
         self._max = max_addresses
         # Least recently used first: a dict keeps insertion order, and each use inserts again.
         self._full_at: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._full_at)
+
+    def change(self, burst: float, per_s: float, exempt: Sequence[str] = ()) -> None:
+        """Have other limits from now on; what addresses have taken stays taken."""
+        self._burst = burst
+        self._per_s = per_s
+        self._exempt = networks(exempt)
 
     def take(self, address: str, now: float, n: float = 1.0) -> float:
         """Take `n` for `address`; returns 0.0 when they were taken, else the seconds until they can be."""

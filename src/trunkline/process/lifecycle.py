@@ -1,7 +1,8 @@
 """Signals, the order in which a long-running command ends, and child processes.
 
 The first SIGTERM or SIGINT begins an orderly stop, the second ends it at once. Both are futures, so a command awaits
-them beside its own work and no handler runs application code.
+them beside its own work and no handler runs application code. SIGHUP asks a server for a reload of its settings; when
+the terminal that it was started from has gone, it means a stop, as for every program of that terminal.
 
 A child has a session of its own, so that an interrupt on the terminal reaches the parent alone, which stops things in
 order; and on Linux it dies with its parent, even when the parent is killed.
@@ -37,14 +38,27 @@ _LAST_OUTPUT_S: Final = 1.0
 
 
 class Signals:
-    """Futures of the first and second SIGTERM or SIGINT; make it inside the running loop."""
+    """Futures of the first and second SIGTERM or SIGINT; make it inside the running loop.
 
-    def __init__(self) -> None:
+    Args:
+        reloads: whether SIGHUP asks for a reload; it ends other programs.
+
+    Attributes:
+        reload: set by each request for a reload.
+    """
+
+    def __init__(self, *, reloads: bool = False) -> None:
         loop = asyncio.get_running_loop()
         self.first: asyncio.Future[None] = loop.create_future()
         self.second: asyncio.Future[None] = loop.create_future()
+        self.reload = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._received)
+        if reloads:
+            # Who starts it with nohup wants it to outlive the terminal.
+            outlives = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            self._terminal = not outlives and _has_terminal()
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up)
 
     def stop(self) -> None:
         """Begin an orderly stop, as the first signal does."""
@@ -56,6 +70,21 @@ class Signals:
             self.first.set_result(None)
         elif not self.second.done():
             self.second.set_result(None)
+
+    def _hung_up(self) -> None:
+        if self._terminal and not _has_terminal():
+            self.stop()
+        else:
+            self.reload.set()
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal; the kernel takes it away when the terminal is closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 async def started(signals: Signals, start: Coroutine[Any, Any, None], *, heeds_first: bool = False) -> bool:
@@ -76,9 +105,19 @@ async def started(signals: Signals, start: Coroutine[Any, Any, None], *, heeds_f
     return False
 
 
-async def serve_until_stopped(signals: Signals, stop: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Wait for the first signal, then `stop`; the second one cancels it, which must still free everything."""
+async def serve_until_stopped(
+    signals: Signals,
+    stop: Callable[[], Coroutine[Any, Any, None]],
+    reload: Callable[[], Coroutine[Any, Any, object]] | None = None,
+) -> None:
+    """Wait for the first signal, then `stop`; the second one cancels it, which must still free everything.
+
+    Until the first signal `reload` runs for each request; it must not raise.
+    """
+    reloading = asyncio.ensure_future(_reload_when_asked(signals, reload)) if reload is not None else None
     await signals.first
+    if reloading is not None:
+        await end_tasks([reloading])
     stopping = asyncio.ensure_future(stop())
     # Two signals may have come by now: cancelled before its first step, it would free nothing.
     await asyncio.sleep(0)
@@ -86,6 +125,13 @@ async def serve_until_stopped(signals: Signals, stop: Callable[[], Coroutine[Any
     if not stopping.done():
         stopping.cancel()
     await asyncio.gather(stopping, return_exceptions=True)
+
+
+async def _reload_when_asked(signals: Signals, reload: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    while True:
+        await signals.reload.wait()
+        signals.reload.clear()
+        await reload()
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:

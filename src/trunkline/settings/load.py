@@ -12,6 +12,7 @@ import msgspec
 from trunkline.errors import SettingsError, SettingsErrors
 from trunkline.settings import source
 from trunkline.settings.check import each, together
+from trunkline.settings.reloaded import RELOADED
 from trunkline.settings.secret import MASK, Secret, mask_url
 from trunkline.settings.sections import PLAIN_ENVIRONMENT, SECTIONS, Settings
 
@@ -32,13 +33,17 @@ class ShownSetting(NamedTuple):
 
 
 class SettingHelp(NamedTuple):
-    """A row of the settings reference: full name, what is allowed, default as text, environment names, help."""
+    """A row of the settings reference: full name, what is allowed, default as text, environment names, help, reload.
+
+    `reload` says for whom a reload changes it, empty for a setting that takes a restart.
+    """
 
     key: str
     allowed: str
     default: str
     environment: tuple[str, ...]
     help: str
+    reload: str
 
 
 class Loaded(NamedTuple):
@@ -100,7 +105,8 @@ def describe() -> list[SettingHelp]:
     for key, (section, field, environment) in source.variables(SECTIONS, PLAIN_ENVIRONMENT).items():
         default = _presentable(getattr(SECTIONS[section](), field.name))
         shown = "" if default is None else msgspec.json.encode(default).decode()
-        rows.append(SettingHelp(key, field.allowed, shown, environment, field.help))
+        reloaded = RELOADED[key].text if key in RELOADED else ""
+        rows.append(SettingHelp(key, field.allowed, shown, environment, field.help, reloaded))
     return rows
 
 

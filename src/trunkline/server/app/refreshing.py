@@ -53,6 +53,10 @@ class Refreshing:
         self._requests = requests
         self._runtime = runtime
 
+    def reload(self, check: TokenCheck | None) -> None:
+        """Check fresh tokens by this from now on."""
+        self._check = check
+
     def new_bucket(self) -> Bucket:
         """What limits the refreshes of one client."""
         return Bucket(REFRESH_BURST, REFRESH_PER_S, self._runtime.clock.now)

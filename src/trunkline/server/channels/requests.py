@@ -35,6 +35,11 @@ class Requests:
         self._max_channels = max_channels
         self._subscribing = Subscribing(hub, runtime, room)
 
+    def reload(self, rules: RuleSet, max_channels: int) -> None:
+        """Decide by these rules and this bound from now on; subscriptions that exist stay."""
+        self._rules = rules
+        self._max_channels = max_channels
+
     def handle(self, subscriber: Subscriber, request: wire.ChannelRequest) -> Work | None:
         """Serve a request at once, or return the work that has to be awaited. Raises MessageError."""
         match request:

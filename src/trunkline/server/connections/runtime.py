@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trunkline.metrics.exposition import Meter
 from trunkline.server.connections.clock import Clock
 from trunkline.server.connections.turns import Turns
 from trunkline.server.connections.wheel import Timed, Wheel
+
+if TYPE_CHECKING:
+    from trunkline.settings.sections import Settings
 
 _WHEEL_SLOTS = 600
 
@@ -32,6 +35,20 @@ class Bounds(NamedTuple):
     work_grace_s: float = 60.0
     control_burst: float = 1000.0
     control_per_s: float = 100.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Bounds:
+        """Those of the settings."""
+        server, limits = settings.server, settings.limits
+        return cls(
+            heartbeat_s=server.heartbeat_interval_ms / 1000,
+            connection_timeout_s=server.connection_timeout_ms / 1000,
+            close_timeout_s=server.close_timeout_ms / 1000,
+            outbox_grace_s=limits.outbox_grace_ms / 1000,
+            work_grace_s=server.work_grace_ms / 1000,
+            control_burst=limits.control_burst,
+            control_per_s=limits.control_per_s,
+        )
 
 
 class Runtime:

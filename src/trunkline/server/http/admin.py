@@ -169,6 +169,11 @@ class Admin:
         """A bearer token that may do everything, empty while the port is closed."""
         return self._tokens.reveal() if self._tokens is not None else ""
 
+    def reload(self, settings: Settings, rules: RuleSet) -> None:
+        """Serve by these settings from now on."""
+        self._settings = settings
+        self._rules = rules
+
     def replace_tokens(self, tokens: Sequence[Holder]) -> None:
         """Take the tokens of new settings in the place of the old, from the next request on.
 

@@ -80,9 +80,6 @@ class Admission:
         clock: Clock,
         most_turned_away: int,
     ) -> None:
-        self._settings = settings
-        self.routes = routes
-        self._verifier = verifier
         self._limiter = limiter
         self._asked = asked
         self._shed = shed
@@ -90,6 +87,15 @@ class Admission:
         self._clock = clock
         self._most_turned_away = most_turned_away
         self.turned_away: set[TurnedAway] = set()
+        self.reload(settings, routes, verifier)
+
+    def reload(self, settings: Settings, routes: Sequence[Route], verifier: Verifier | None) -> None:
+        """Decide by these settings and keys from now on; who is connected keeps its route, and so its limits."""
+        limits = settings.limits
+        self.routes = routes
+        self._settings = settings
+        self._verifier = verifier
+        self._limiter.change(limits.handshake_burst, limits.handshake_per_s, limits.exempt)
         self._subprotocols = (*settings.server.subprotocols, PROTOCOL_NAME)
 
     def route(self, path: str) -> tuple[Route, Mapping[str, str]] | None:

@@ -80,6 +80,10 @@ class RemoteKeys:
         self._failed = False
         self._fetching: asyncio.Task[None] | None = None
 
+    def is_for(self, url: str, algorithms: frozenset[str]) -> bool:
+        """Whether these are the keys of that address, for those algorithms."""
+        return (self._url, self._algorithms) == (url, algorithms)
+
     @property
     def fetched(self) -> bool:
         """Whether a key set was ever had."""
@@ -105,19 +109,20 @@ class RemoteKeys:
     def refresh_if_old(self) -> None:
         """Begin a fetch in the background when the keys are old."""
         if self._fetched_at is not None and self._now() - self._fetched_at > JWKS_MAX_AGE_S and self.may_ask_again():
-            self._begin()
+            self.begin()
 
     async def refresh(self) -> None:
         """Fetch the keys, or wait for the fetch that is under way. Never raises because of the other side."""
         # Shielded: many handshakes may wait for this one fetch, and one client going away must not end it for all.
-        await asyncio.shield(self._begin())
+        await asyncio.shield(self.begin())
 
     async def close(self) -> None:
         """End a fetch that is under way."""
         if self._fetching is not None:
             await end_tasks([self._fetching])
 
-    def _begin(self) -> asyncio.Task[None]:
+    def begin(self) -> asyncio.Task[None]:
+        """Fetch the keys in the background; the task of the fetch that is under way."""
         if self._fetching is None:
             self._fetching = asyncio.get_running_loop().create_task(self._fetch())
         return self._fetching

@@ -22,7 +22,7 @@ from trunkline.net.limits import AddressLimiter
 from trunkline.server.connections.clock import Clock
 from trunkline.server.http.admission import Admission, retry_after_header, why_unknown
 from trunkline.server.http.ports import Reports
-from trunkline.settings.sections import ServerSettings
+from trunkline.settings.sections import Settings
 
 Page = Callable[[Request], Response]
 
@@ -52,7 +52,7 @@ class Pages:
 
     def __init__(
         self,
-        settings: ServerSettings,
+        settings: Settings,
         reports: Reports,
         admission: Admission,
         refusal: Callable[[str | None, Route], Refusal | None],
@@ -67,7 +67,7 @@ class Pages:
         self._limiter = limiter
         self._clock = clock
         self._hosts = hosts
-        self._metrics_networks = networks(settings.metrics_networks)
+        self.reload(settings)
         self._pages: dict[str, Page] = {
             "/health": self._health,
             "/api/health": self._health,
@@ -83,6 +83,12 @@ class Pages:
             self._pages[path] = _static(Response(200, _read(name), content_type, _REVALIDATED))
         self._page = _read(page)
         self._pages["/"] = self._test_page
+
+    def reload(self, settings: Settings) -> None:
+        """Answer by these settings from now on."""
+        limits = settings.limits
+        self._limiter.change(limits.http_burst, limits.http_per_s, limits.exempt)
+        self._metrics_networks = networks(settings.server.metrics_networks)
 
     def answer(self, request: Request) -> Response:
         """Answer one request."""

@@ -26,6 +26,7 @@ from trunkline.errors import Refused, SettingsError
 from trunkline.logs.logger import get_logger
 from trunkline.server.connections.identity import Identity, TokenRefused
 from trunkline.server.http.jwks import JWKS_RETRY_S, MIN_RSA_BITS, PublicKey, RemoteKeys, algorithm_of
+from trunkline.settings.secret import mask_url
 from trunkline.settings.sections import AuthSettings
 
 MAX_TOKEN_BYTES = 8192
@@ -41,10 +42,14 @@ class _UnknownKey(Exception):
 class Verifier:
     """Checks tokens against the keys of the settings, which name at least one algorithm.
 
+    Keys that the verifier `before` this one has fetched from the same address are taken over.
+
     Raises SettingsError for a key file that cannot be read, or a key that fits no algorithm of the settings.
     """
 
-    def __init__(self, auth: AuthSettings, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, auth: AuthSettings, *, before: Verifier | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._auth = auth
         self._algorithms = frozenset(auth.algorithms)
         self._secret = _load_secret(auth) if "HS256" in self._algorithms else None
@@ -52,12 +57,31 @@ class Verifier:
         if auth.public_key_file is not None:
             algorithm, key = _load_public_key(auth.public_key_file, self._algorithms)
             self._public[algorithm] = key
-        self._remote = RemoteKeys(auth.jwks_url, self._algorithms, now) if auth.jwks_url is not None else None
+        self._remote: RemoteKeys | None = None
+        if auth.jwks_url is not None:
+            remote = before._remote if before is not None else None
+            same = remote is not None and remote.is_for(auth.jwks_url, self._algorithms)
+            self._remote = remote if same else RemoteKeys(auth.jwks_url, self._algorithms, now)
 
     async def start(self) -> None:
         """Fetch remote keys ahead of the first token; a failure is logged and tried again when a token comes."""
         if self._remote is not None:
             await self._remote.refresh()
+
+    async def renew(self) -> None:
+        """Fetch remote keys again, in the background where some are at hand, which hold meanwhile.
+
+        Raises SettingsError for an address from which none can be had.
+        """
+        remote, url = self._remote, self._auth.jwks_url
+        if remote is None or url is None:
+            return
+        if remote.fetched:
+            remote.begin()
+            return
+        await remote.refresh()
+        if not remote.fetched:
+            raise SettingsError("auth.jwks_url", value=mask_url(url), allowed="no key set can be fetched from it now")
 
     async def close(self) -> None:
         """Let go of the network."""

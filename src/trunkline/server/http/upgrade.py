@@ -57,8 +57,6 @@ class DataPort:
             runtime.clock,
             lambda: runtime.meter.pending_dropped.add("data"),
         )
-        self.trusted_proxies = networks(settings.trusted_proxies)
-        self._header_bytes = settings.header_bytes
         self._runtime = runtime
         self._registry = registry
         self._arrivals = arrivals
@@ -67,6 +65,13 @@ class DataPort:
         self._on_opened = on_opened
         self._hosts = hosts
         self._names = Names()
+        self.reload(settings)
+
+    def reload(self, settings: ServerSettings) -> None:
+        """Serve by these settings from now on."""
+        self.trusted_proxies = networks(settings.trusted_proxies)
+        self.pending.timeout_s = settings.handshake_timeout_ms / 1000
+        self._header_bytes = settings.header_bytes
 
     def new_reader(self) -> RequestReader:
         """A reader with the bounds of this port; no request here has a body."""

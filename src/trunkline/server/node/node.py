@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from trunkline.bus.open import open_bus
 from trunkline.errors import StartError
 from trunkline.logs.logger import get_logger
 from trunkline.net.addresses import is_address
+from trunkline.net.admin.tokens import read_tokens
 from trunkline.net.hosts import Hosts
 from trunkline.net.limits import AddressLimiter
 from trunkline.process import open_files
@@ -52,6 +54,7 @@ from trunkline.server.node.moving.pacing import FleetPace
 from trunkline.server.node.reports import NodeReports
 from trunkline.server.node.state import NodeState
 from trunkline.server.node.states import Event
+from trunkline.settings.reloaded import ReloadRecord
 from trunkline.settings.sections import AuthSettings, ServerSettings, Settings
 
 if TYPE_CHECKING:
@@ -81,33 +84,19 @@ class Node:
         rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self.settings = settings
         self.app = app
-        self.runtime = Runtime(
-            Bounds(
-                heartbeat_s=server.heartbeat_interval_ms / 1000,
-                connection_timeout_s=server.connection_timeout_ms / 1000,
-                close_timeout_s=server.close_timeout_ms / 1000,
-                outbox_grace_s=limits.outbox_grace_ms / 1000,
-                work_grace_s=server.work_grace_ms / 1000,
-                control_burst=limits.control_burst,
-                control_per_s=limits.control_per_s,
-            ),
-            TICK_S,
-        )
+        self.runtime = Runtime(Bounds.of(settings), TICK_S)
         rules = RuleSet.of(settings, app.rules)
         self.bus: Bus = bus or open_bus(settings.bus, rules.retention, rules.retentions)
         self.hub = Hub(self.bus, rules.retention, self.runtime.meter, self.runtime.clock, server.deflate_min_bytes)
         self.registry = Registry(self.runtime, self.hub.drop, self._on_closed)
         shares = Shares(open_files.limit())
         self.state = NodeState(settings, self.runtime, self.registry, shares, rng)
-        requests = Requests(self.hub, rules, self.runtime, self.registry.room, limits.channels_per_client)
+        self.reloads = ReloadRecord(self.state.started_at)
+        self._requests = Requests(self.hub, rules, self.runtime, self.registry.room, limits.channels_per_client)
         self.verifier = _verifier(settings.auth)
-        refreshing = Refreshing(self.verifier, requests, self.runtime)
-        services = Services(self.name, self.runtime, self.registry, self.hub, requests, refreshing)
-        routes = [
-            Route(declaration, settings, services)
-            for declaration in app.declarations
-            if declaration.setting is None or getattr(server, declaration.setting)
-        ]
+        self._refreshing = Refreshing(self.verifier, self._requests, self.runtime)
+        self._services = Services(self.name, self.runtime, self.registry, self.hub, self._requests, self._refreshing)
+        routes = self._routes(settings)
         paths = [route.path for route in routes]
         self._reports = NodeReports(
             settings, self.state, self.runtime, self.registry, self.hub, self.bus, app.name, paths
@@ -123,9 +112,11 @@ class Node:
         self.draining = Draining(self.state, self.registry, rng, farewells, pace, on_change)
         self.mover = Mover(self.state, self.registry, rng, farewells)
         self._orders = (
-            FleetOrders(self.name, server.drain_ms, self.draining, self.mover, self.counts, link) if link else None
+            FleetOrders(self.name, lambda: self.settings.server.drain_ms, self.draining, self.mover, self.counts, link)
+            if link
+            else None
         )
-        admission = Admission(
+        self._admission = Admission(
             settings,
             routes,
             self.verifier,
@@ -136,6 +127,7 @@ class Node:
             self.runtime.clock,
             most_turned_away=max(self.state.capacity // 16, 1),
         )
+        self._hosts, self._admin_hosts = _hosts(server), _hosts(server)
         dropped = self.runtime.meter.pending_dropped
         self.admin = Admin(
             settings,
@@ -145,15 +137,14 @@ class Node:
             self.registry,
             self.draining,
             self.mover,
-            _hosts(server),
+            self._admin_hosts,
             shares,
             lambda: dropped.add("admin"),
         )
-        self._hosts = _hosts(server)
-        pages = Pages(
-            server,
+        self._pages = Pages(
+            settings,
             self._reports,
-            admission,
+            self._admission,
             self.admin.refusal,
             AddressLimiter(limits.http_burst, limits.http_per_s, limits.exempt),
             self.runtime.clock,
@@ -165,8 +156,8 @@ class Node:
             self.runtime,
             self.registry,
             self.state.arrivals,
-            admission,
-            pages,
+            self._admission,
+            self._pages,
             self._on_opened,
             self._hosts,
             shares,
@@ -237,6 +228,36 @@ class Node:
             capacity=self.state.capacity,
         )
 
+    async def prepare(self, settings: Settings) -> Callable[[], None]:
+        """Make ready what reloaded settings need, and return what takes them over; connections stay.
+
+        Raises SettingsError for keys or rules that cannot be used, StartError for admin tokens; nothing has changed
+        then.
+        """
+        rules = RuleSet.of(settings, self.app.rules)
+        verifier = _verifier(settings.auth, self.verifier)
+        if verifier is not None:
+            await verifier.renew()
+        tokens = read_tokens(settings.admin)
+
+        def take_over() -> None:
+            self.settings = settings
+            self.verifier = verifier
+            self.runtime.bounds = Bounds.of(settings)
+            self.state.reload(settings)
+            self._requests.reload(rules, settings.limits.channels_per_client)
+            self._refreshing.reload(verifier)
+            self._reports.reload(settings)
+            self._admission.reload(settings, self._routes(settings), verifier)
+            self._pages.reload(settings)
+            self.data_port.reload(settings.server)
+            for hosts in (self._hosts, self._admin_hosts):
+                hosts.rename(_names(settings.server))
+            self.admin.reload(settings, rules)
+            self.admin.replace_tokens(tokens)
+
+        return take_over
+
     async def stop(self, *, drain_ms: int | None = None, deadline_ms: int | None = None) -> None:
         """Drain, then stop. Cancel it to end the drain at once and stop all the same.
 
@@ -284,6 +305,13 @@ class Node:
         if self._access is not None:
             self._access.flush()
         log.info("node_stopped", node=self.name)
+
+    def _routes(self, settings: Settings) -> list[Route]:
+        return [
+            Route(declaration, settings, self._services)
+            for declaration in self.app.declarations
+            if declaration.setting is None or getattr(settings.server, declaration.setting)
+        ]
 
     def _on_opened(self, connection: Connection) -> None:
         if self._announcer is not None:
@@ -347,15 +375,18 @@ class Node:
 
 def _hosts(server: ServerSettings) -> Hosts:
     """The names of a port of this node: those that the operator gave in any setting, and the machine's."""
+    return Hosts("server.hosts", "server.trusted_proxies", _names(server), socket.gethostname())
+
+
+def _names(server: ServerSettings) -> tuple[str, ...]:
     advertised = urlsplit(server.advertise or "").hostname or ""
     listening = "" if is_address(server.host) else server.host
-    names = (*server.hosts, listening, advertised)
-    return Hosts("server.hosts", "server.trusted_proxies", names, socket.gethostname())
+    return (*server.hosts, listening, advertised)
 
 
-def _verifier(auth: AuthSettings) -> Verifier | None:
+def _verifier(auth: AuthSettings, before: Verifier | None = None) -> Verifier | None:
     if not auth.algorithms:
         return None
     from trunkline.server.http.tokens import Verifier
 
-    return Verifier(auth)
+    return Verifier(auth, before=before)

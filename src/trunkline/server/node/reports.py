@@ -46,6 +46,11 @@ class NodeReports:
         self._app = app
         self._endpoints = list(endpoints)
 
+    def reload(self, settings: Settings) -> None:
+        """Report by these settings from now on."""
+        self._server = settings.server
+        self._aliases = settings.metrics.aliases
+
     @property
     def condition(self) -> Condition:
         """The state of the node as others see it."""

@@ -32,7 +32,7 @@ class NodeState:
     def __init__(
         self, settings: Settings, runtime: Runtime, registry: Registry, shares: Shares, rng: random.Random
     ) -> None:
-        server, limits = settings.server, settings.limits
+        server = settings.server
         self.name = server.name or f"{socket.gethostname()}-{os.getpid()}"
         self.port = server.port
         self.started_at = time.time()
@@ -41,15 +41,22 @@ class NodeState:
         self.loop_lag_s = 0.0
         self.arrivals = Arrivals(secrets.token_hex(8))
         self.resources = Resources(memory_limit_override=server.memory_limit_bytes)
+        self._shares = shares
+        self._rng = rng
+        self._runtime = runtime
+        self._registry = registry
+        self.reload(settings)
+
+    def reload(self, settings: Settings) -> None:
+        """Take as many connections, and as fast, as these settings have it."""
+        server, limits, shares = settings.server, settings.limits, self._shares
         wanted = server.max_connections or capacity.max_connections(
             self.resources.memory_limit, server.memory_base_bytes, server.memory_per_connection_bytes
         )
         self.capacity = min(wanted, shares.connections)
         if self.capacity < wanted:
             log.warning("capacity_bounded_by_files", wanted=wanted, capacity=self.capacity, open_files=shares.files)
-        self._shedder = capacity.Shedder(limits.accept_per_s, limits.loop_lag_shed_ms / 1000, rng)
-        self._runtime = runtime
-        self._registry = registry
+        self._shedder = capacity.Shedder(limits.accept_per_s, limits.loop_lag_shed_ms / 1000, self._rng)
 
     def on(self, event: Event) -> bool:
         """Something happened to the node; returns whether its state changed."""

@@ -37,14 +37,14 @@ class FleetOrders:
 
     Args:
         node: its name.
-        drain_ms: time over which clients are asked to move when a drain names none.
+        drain_ms: gives the time over which clients are asked to move when a drain names none.
         counts: gives the node's counts now.
     """
 
     def __init__(
         self,
         node: str,
-        drain_ms: int,
+        drain_ms: Callable[[], int],
         draining: Draining,
         mover: Mover,
         counts: Callable[[], MoveCounts],
@@ -86,7 +86,7 @@ class FleetOrders:
         return await self._mover.count_keys(asked.by)
 
     async def _drain(self, order: DrainOrder) -> msgspec.Struct:
-        return self._draining.begin(self._drain_ms if order.over_ms is None else order.over_ms)
+        return self._draining.begin(self._drain_ms() if order.over_ms is None else order.over_ms)
 
     async def _undrain(self, order: UndrainOrder) -> msgspec.Struct:
         return self._draining.end()
