@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from trunkline.cli import node
+from trunkline.cli import node, probe
 from trunkline.errors import SettingsError, StartError
 
 INTERRUPTED = 130
@@ -20,6 +20,8 @@ def main() -> None:
     try:
         if (arguments := node.read(sys.argv[1:])) is not None:
             sys.exit(node.run(*arguments))
+        if (question := probe.read(sys.argv[1:])) is not None:
+            sys.exit(probe.run(question))
         from trunkline.cli.commands import app
 
         app()

@@ -9,6 +9,7 @@ from trunkline.cli.config import app as config_app
 from trunkline.cli.deploy.commands import app as deploy_app
 from trunkline.cli.doctor import doctor
 from trunkline.cli.drain import drain, undrain
+from trunkline.cli.health import health
 from trunkline.cli.load import app as load_app
 from trunkline.cli.monitor import app as monitor_app
 from trunkline.cli.publish import publish
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(up)
 app.command()(balance)
+app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(health)
 app.command()(publish)
 app.command()(doctor)
 app.command()(drain)

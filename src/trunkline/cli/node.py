@@ -76,6 +76,11 @@ def run(flags: Mapping[str, str | int | None], config_file: Path | None) -> int:
     return lifecycle.run(lambda: _serve(settings, again, loaded.sources["server.host"] == "default"))
 
 
+def reached(host: str) -> str:
+    """The address by which a server that listens on `host` is reached from its own machine."""
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
 def greeting(server: ServerSettings, port: int, *, host_is_default: bool) -> list[str]:
     """What a person is told who has started a node that listens on `port`, line by line.
 
@@ -83,7 +88,7 @@ def greeting(server: ServerSettings, port: int, *, host_is_default: bool) -> lis
     """
     if server.advertise is not None:
         return []
-    shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
+    shown = reached(server.host)
     lines = [f"serving on http://{f'[{shown}]' if ':' in shown else shown}:{port}/"]
     if host_is_default and shown != server.host:
         lines.append(

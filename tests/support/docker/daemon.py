@@ -172,12 +172,10 @@ class DockerDaemon:
         (self.root / "pid").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """End dockerd and remove everything that it made."""
-        if self._process is not None and self._process.poll() is None:
-            with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError):
-                asyncio.run(self.clear())
-        self.stop()
+        """End dockerd, its containers and mounts with the namespaces, and remove everything that it made."""
         self.namespace.end()
+        if self._process is not None:
+            self._process.wait()
         shutil.rmtree(self.root, ignore_errors=True)
         for found in (*_CGROUPS.glob(f"{self.root.name}"), *_CGROUPS.glob(f"*/{self.root.name}")):
             for folder, _, _ in os.walk(found, topdown=False):

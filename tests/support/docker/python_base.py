@@ -17,6 +17,7 @@ import hashlib
 import io
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,6 @@ _TAKEN_FOR_GRANTED: Final = (
     "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libresolv.so.2",
     "libnss_files.so.2", "libnss_dns.so.2", "libstdc++.so.6", "libgcc_s.so.1", "libz.so.1",
 )  # fmt: skip
-_EXTRAS: Final = ("reload", "docker", "load", "monitor")
 
 
 @contextlib.contextmanager
@@ -94,10 +94,16 @@ def _at(folder: Path, name: str) -> Path:
 
 
 def _requirements() -> list[str]:
+    """What the Dockerfile installs: the project's dependencies, its extras by their argument, and the build's tools."""
+    arguments = dict(re.findall(r'^ARG (\w+)="?([^"\n]*)"?$', (ROOT / "Dockerfile").read_text(), re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     optional = project["project"]["optional-dependencies"]
     needed = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
-    return [*needed, *(each for extra in _EXTRAS if extra in optional for each in optional[extra])]
+    return [
+        *needed,
+        arguments["CYCLONEDX"],
+        *(each for extra in arguments["EXTRAS"].split(",") for each in optional[extra]),
+    ]
 
 
 def _fetch(wheels: Path) -> None:
