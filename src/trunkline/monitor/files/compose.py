@@ -21,7 +21,7 @@ from trunkline.settings.sections import Settings
 
 PATH: Final = "docker-compose.yml"
 
-_IMAGES: Final = {
+IMAGES: Final = {
     names.PROMETHEUS: "prom/prometheus:v3.5.0",
     names.ALERTMANAGER: "prom/alertmanager:v0.28.1",
     names.GRAFANA: "grafana/grafana:12.1.0",
@@ -29,6 +29,8 @@ _IMAGES: Final = {
     names.CADVISOR: "ghcr.io/google/cadvisor:v0.60.3",
     names.POSTGRES_EXPORTER: "prometheuscommunity/postgres-exporter:v0.17.1",
 }
+"""Image of each service."""
+
 _POSTGRES_SECRETS: Final = ("postgres_user", "postgres_password")
 
 
@@ -49,7 +51,7 @@ def compose_yaml(settings: Settings) -> str:
         services[names.POSTGRES_EXPORTER] = _postgres_exporter()
     document: Document = {
         "name": "trunkline-monitor",
-        "services": {name: {"image": _IMAGES[name], **_COMMON, **service} for name, service in services.items()},
+        "services": {name: {"image": IMAGES[name], **_COMMON, **service} for name, service in services.items()},
         "networks": {"monitoring": {}},
         "volumes": {"prometheus": {}, "alertmanager": {}, "grafana": {}},
         "secrets": _secrets(settings, services),

@@ -2,7 +2,8 @@
 # Made by `trunkline monitor render`: retention, templates and users of Elasticsearch. It may run any number of times.
 set -euo pipefail
 es=http://elasticsearch:9200
-secret() { tr -d '\n' < "/run/secrets/$1"; }
+here=$(dirname "$0")
+secret() { tr -d '\n' < "${SECRETS:-/run/secrets}/$1"; }
 quoted() { secret "$1" | sed 's/[\\"]/\\&/g'; }
 # The password goes in as a file of options, for a command line can be read by every process.
 call() { curl -sS --fail-with-body -K <(printf 'user = "elastic:%s"\n' "$(quoted elastic_password)") "$@"; }
@@ -10,10 +11,10 @@ put() { call -X PUT "$es/$1" -H 'Content-Type: application/json' --data-binary "
 post() { call -X POST "$es/$1" -H 'Content-Type: application/json' --data-binary @-; }
 
 for kind in app error; do
-  put "_ilm/policy/trunkline-$kind" "/setup/ilm-$kind.json"
-  put "_index_template/logs-trunkline.$kind" "/setup/template-$kind.json"
+  put "_ilm/policy/trunkline-$kind" "$here/ilm-$kind.json"
+  put "_index_template/logs-trunkline.$kind" "$here/template-$kind.json"
 done
-put _security/role/trunkline_filebeat /setup/role-filebeat.json
+put _security/role/trunkline_filebeat "$here/role-filebeat.json"
 printf '{"password":"%s","roles":["trunkline_filebeat"]}' "$(quoted filebeat_password)" \
   | post _security/user/trunkline_filebeat
 printf '{"password":"%s"}' "$(quoted kibana_password)" | post _security/user/kibana_system/_password
