@@ -17,18 +17,11 @@ Namespace = Annotated[
         extra={"allowed": "at most 63 lower-case letters, digits and '-', or empty"},
     ),
 ]
-LabelName = Annotated[
+ForColour = Annotated[
     str,
     Meta(
-        pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$",
-        extra={"allowed": 'the name of a label such as "trunkline.colour" or "example.org/colour"'},
-    ),
-]
-LabelSelector = Annotated[
-    str,
-    Meta(
-        pattern=r"^([A-Za-z0-9._/-]+=[A-Za-z0-9._-]*(,[A-Za-z0-9._/-]+=[A-Za-z0-9._-]*)*)?$",
-        extra={"allowed": 'labels such as "app.kubernetes.io/name=trunkline,tier=edge", or empty'},
+        pattern=r"^[a-z0-9.-]*\{colour\}[a-z0-9.-]*$",
+        extra={"allowed": 'a name with {colour} in it, such as "trunkline-{colour}"'},
     ),
 ]
 
@@ -44,13 +37,7 @@ class KubernetesSettings(msgspec.Struct, frozen=True):
     namespace: Annotated[
         Namespace, about("Namespace of what is named without one; by default that of the context or the pod.")
     ] = ""
-    colour_label: Annotated[LabelName, about("Label of a Deployment whose value is the colour of its nodes.")] = (
-        "trunkline.colour"
-    )
-    selector: Annotated[
-        LabelSelector,
-        about("Labels that the Deployments of this fleet have besides; for several fleets in a namespace."),
-    ] = ""
+    deployment: Annotated[ForColour, about("Name of the Deployment of a colour.")] = "trunkline-{colour}"
     container: Annotated[
         str, about("Container of a pod that is the node; by default the only one, or the pod's default container.")
     ] = ""

@@ -14,7 +14,7 @@ from tests.support.deploy.pretend_fleet import PretendFleet, PretendNode
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.seen import Drain, Ensure, Move, PutTraffic, Remove, Seen, WitnessSeen
 from trunkline.deploy.machine.step import step, taken_over
-from trunkline.deploy.runtimes.base import What
+from trunkline.deploy.runtimes.base import RuntimeNode, What
 
 
 def states(deploy: Deploy) -> list[str]:
@@ -115,6 +115,31 @@ def test_server_faults_of_the_new_colour_roll_back() -> None:
     ended = run(there, Deploy(plan()), on_step=on_step)
     assert ended.state == "rolled_back"
     assert "server faults" in "; ".join(span.why for span in ended.spans)
+
+
+@pytest.mark.parametrize(
+    ("waits", "after_s", "why"),
+    [
+        ("", 59.0, ""),
+        ("", 61.0, "0 of 2 nodes of green are announced, after the time it has"),
+        ("Unschedulable", 599.0, ""),
+        (
+            "Unschedulable",
+            601.0,
+            "0 of 2 nodes of green are announced; green-1 waits: Unschedulable, after the time it has",
+        ),
+    ],
+)
+def test_nodes_that_wait_for_a_machine_or_an_image_have_more_time(waits: str, after_s: float, why: str) -> None:
+    """What they wait for is named when that is over as well."""
+    there = fleet(10)
+    there.put_traffic(0, {"blue": 100.0}, False)
+    there.pass_time(5.0)
+    deploy = msgspec.structs.replace(Deploy(plan()), state="starting", since=0.0, asked_at=0.0)
+    process = RuntimeNode("green-1", "green", running=False, waits=waits)
+    seen = msgspec.structs.replace(there.seen(Seen(0.0), "starting"), at=after_s, processes=(process,))
+    after, _ = step(deploy, seen)
+    assert (after.state, after.why) == (("undoing", why) if why else ("starting", ""))
 
 
 @pytest.mark.parametrize("state", ["starting", "gating", "smoking", "switching", "verifying", "moving", "holding"])

@@ -21,6 +21,9 @@ def merged(found: Any, change: Any, key: str = "") -> Any:
     if isinstance(change, list) and key in _BY_NAME:
         rows: dict[str, Any] = {row["name"]: row for row in found or ()}
         for row in change:
-            rows[row["name"]] = merged(rows.get(row["name"], {}), row)
+            if row.get("$patch") == "delete":
+                rows.pop(row["name"], None)
+            else:
+                rows[row["name"]] = merged(rows.get(row["name"], {}), row)
         return list(rows.values())
     return copy.deepcopy(change)

@@ -40,7 +40,8 @@ def run(
     runtime: Annotated[
         str,
         typer.Option(
-            help="Who starts and stops nodes: none (somebody else), local (`trunkline up`), or docker (containers)."
+            help="Who starts and stops nodes: none (somebody else), local (`trunkline up`), docker (containers), or "
+            "kubernetes (Deployments)."
         ),
     ] = "none",
     app_name: Annotated[

@@ -29,10 +29,11 @@ from trunkline.load.deploys.preflight import preflight
 from trunkline.load.token_file import TokenFile
 from trunkline.process.control_messages import CONTROL_SOCKET
 from trunkline.settings.balancer import BalancerSettings
+from trunkline.settings.kubernetes import KubernetesSettings
 from trunkline.settings.load import Loaded
 from trunkline.settings.sections import Settings
 
-RUNTIMES = ("none", "local", "docker")
+RUNTIMES = ("none", "local", "docker", "kubernetes")
 FEED_PATH = "/ws"
 
 
@@ -121,6 +122,8 @@ def runtime_of(plan: Plan, settings: Settings) -> Runtime:
             return LocalRuntime(settings.up.data_dir)
         case "docker":
             return _docker(plan)
+        case "kubernetes":
+            return _kubernetes(settings.kubernetes)
     raise SettingsError("--runtime", value=plan.runtime, allowed=f"there are {', '.join(RUNTIMES)}")
 
 
@@ -130,6 +133,13 @@ def _docker(plan: Plan) -> Runtime:
 
     scope = Scope(plan.id, plan.from_colour, plan.to_colour, plan.what.project)
     return DockerRuntime(of_environment(os.environ), scope)
+
+
+def _kubernetes(settings: KubernetesSettings) -> Runtime:
+    from trunkline.deploy.runtimes.kubernetes.runtime import KubernetesRuntime
+    from trunkline.kubernetes.kubeconfig import find_access
+
+    return KubernetesRuntime(find_access(settings.kubeconfig, settings.context, os.environ), settings)
 
 
 def edge_of(url: str, token_file: Path | None, ca: Path | None, *, insecure: bool) -> Edge:

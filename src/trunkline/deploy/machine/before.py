@@ -58,9 +58,11 @@ def planned(deploy: Deploy, seen: Seen) -> Decided:
 
 def starting(deploy: Deploy, seen: Seen) -> Decided:
     """The new colour is held before its first node is there; then its nodes are announced, with the right version."""
-    plan, late = deploy.plan, seen.at - deploy.since > deploy.plan.limits.start_s
+    plan, limits = deploy.plan, deploy.plan.limits
     if seen.failed:
         return Decided(deploy, event=Event.FAILS, why=seen.failed)
+    waits = [f"{each.name} waits: {each.waits}" for each in seen.processes or () if each.waits]
+    late = seen.at - deploy.since > (limits.fetch_s if waits else limits.start_s)
     for process in seen.processes or ():
         if process.colour == plan.to_colour and process.given_up:
             return Decided(deploy, event=Event.FAILS, why=f"{process.name} cannot start: {process.given_up}")
@@ -83,7 +85,8 @@ def starting(deploy: Deploy, seen: Seen) -> Decided:
         return Decided(deploy, event=Event.FAILS, why=why)
     if len(nodes) >= plan.nodes:
         return Decided(deploy, event=Event.HOLDS)
-    return _late(deploy, late, f"{len(nodes)} of {plan.nodes} nodes of {plan.to_colour} are announced")
+    why = "; ".join([f"{len(nodes)} of {plan.nodes} nodes of {plan.to_colour} are announced", *waits[:1]])
+    return _late(deploy, late, why)
 
 
 def gating(deploy: Deploy, seen: Seen) -> Decided:

@@ -30,6 +30,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     Attributes:
         start_s: until all nodes of the new colour are announced.
+        fetch_s: the same while their runtime says that they wait for an image or a machine.
         gate_s: until they are ready.
         gates: times in a row that they have to be.
         smoke_s: for smoking all of them.
@@ -47,6 +48,7 @@ class Limits(msgspec.Struct, frozen=True):
     """
 
     start_s: float = 60.0
+    fetch_s: float = 600.0
     gate_s: float = 30.0
     gates: int = 3
     smoke_s: float = 60.0

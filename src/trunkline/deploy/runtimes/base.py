@@ -41,6 +41,7 @@ class RuntimeNode(msgspec.Struct, frozen=True):
         running: whether it has a process now.
         failures: times that its process has ended by itself.
         given_up: why it is not started again, empty while it is.
+        waits: what it waits for before it can start, empty for nothing.
     """
 
     name: str
@@ -48,6 +49,7 @@ class RuntimeNode(msgspec.Struct, frozen=True):
     running: bool
     failures: int = 0
     given_up: str = ""
+    waits: str = ""
 
 
 class RuntimeFailed(TrunklineError):
