@@ -66,18 +66,17 @@ class Endpoint(msgspec.Struct, frozen=True):
         return f"{self.url} ({self.source})" if self.source else self.url
 
 
-def named(url: str, *, key: str, environ: Mapping[str, str], cert_dir: Path | None = None) -> Endpoint:
+def named(url: str, *, key: str, environ: Mapping[str, str], tls: TlsFiles | None = None) -> Endpoint:
     """The daemon at an address.
 
     Args:
         url: the address.
         key: setting that it comes from.
-        environ: environment, whose DOCKER_TLS_VERIFY counts where `cert_dir` is not given.
-        cert_dir: directory with ca.pem, cert.pem and key.pem.
+        environ: environment, whose DOCKER_TLS_VERIFY counts where `tls` is not given.
+        tls: files of a connection over TLS.
 
     Raises SettingsError for an address that cannot be used, or a file that is missing.
     """
-    tls = files_in(cert_dir, key=f"{key}_cert_dir") if cert_dir is not None else None
     if tls is None and not url.startswith("unix:") and environ.get("DOCKER_TLS_VERIFY"):
         tls = files_in(_cert_path(environ), key="DOCKER_CERT_PATH")
     return Endpoint(_checked(url, key, tls), tls, key)

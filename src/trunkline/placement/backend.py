@@ -26,7 +26,7 @@ class BackendSpec(msgspec.Struct, frozen=True):
         pool: which routes lead to it; empty is the pool of every route that names none.
         capacity: connections it takes as configured; None: as it reports.
         health_path: path of its health check, None for the setting.
-        source: which kind of source named it: list, dns, file, docker, kubernetes, nats.
+        source: which kind of source named it: list, dns, file, docker, kubernetes, nats, swarm.
         server_name: name to request and to verify over TLS, when the URL has only an address; empty: the URL's host.
         tier: 0 before 1 before 2: it gets connections while no backend of a lower tier can take any.
         silent: its source has not heard from it for a while, although it never said goodbye.

@@ -133,6 +133,14 @@ class BalancerSettings(msgspec.Struct, frozen=True):
     backends_file: Annotated[Path | None, about("TOML or JSON file with backends, read again when it changes.")] = None
     docker: Annotated[str, about('Docker daemon with labelled backends, e.g. "unix:///var/run/docker.sock".')] = ""
     docker_network: Annotated[str, about("Network whose addresses are used; by default the first of a container.")] = ""
+    docker_cert_dir: Annotated[
+        Path | None,
+        about(
+            "Directory with ca.pem, cert.pem and key.pem for a tcp:// daemon over TLS; by default that of "
+            "DOCKER_CERT_PATH, with DOCKER_TLS_VERIFY."
+        ),
+    ] = None
+    swarm: Annotated[str, about("Manager of a Docker Swarm with labelled services, as balancer.docker.")] = ""
     kubernetes: Annotated[
         tuple[str, ...],
         about('Backends by Kubernetes Services: "namespace/service:port", the port by name or by number at the pod.'),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import shutil
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
+
+import pytest
 
 from tests.support.docker.daemon import DockerDaemon
 from tests.support.docker.namespace import CannotRun
@@ -79,3 +83,20 @@ class LabelledContainers(DockerDaemon):
         body = {"Cmd": ["/bin/busybox", *command]}
         made = await self.ask("POST", f"/containers/{name}/exec", json=body)
         await self.ask("POST", f"/exec/{made['Id']}/start", json={"Detach": True})
+
+
+@contextlib.contextmanager
+def labelled_containers(*more: str) -> Iterator[LabelledContainers]:
+    """One that is prepared, with further options of dockerd; skips the test with the reason where there can be none."""
+    try:
+        daemon = LabelledContainers(*more)
+        daemon.start()
+    except CannotRun as why:
+        pytest.skip(str(why))
+    try:
+        asyncio.run(daemon.prepare())
+        yield daemon
+    except CannotRun as why:
+        pytest.skip(str(why))
+    finally:
+        daemon.remove()

@@ -20,7 +20,7 @@ from trunkline.placement.backend import BackendSpec
 
 Update = Callable[[Sequence[BackendSpec]], None]
 
-ORDER = ("list", "file", "nats", "docker", "kubernetes", "dns")
+ORDER = ("list", "file", "nats", "docker", "swarm", "kubernetes", "dns")
 """Whose entry holds when two name the same URL: what the operator wrote, then what a node announces, then labels, then
 endpoints, and last DNS, which knows nothing but the address."""
 

@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from trunkline.balancer.sources.base import Source
 from trunkline.balancer.sources.fixed import ListSource
+from trunkline.docker.endpoint import Endpoint, files_in, named
+from trunkline.docker.package import require
+from trunkline.settings.balancer import BalancerSettings
 from trunkline.settings.sections import Settings
 
 
@@ -26,9 +29,15 @@ def configured(whole: Settings, is_well: Callable[[str], bool]) -> dict[str, Sou
 
         found["file"] = FileSource(settings.backends_file)
     if settings.docker:
-        from trunkline.balancer.sources.docker import DockerSource
+        require("balancer.docker")
+        from trunkline.balancer.sources.docker.containers import DockerSource
 
-        found["docker"] = DockerSource(settings.docker, settings.docker_network)
+        found["docker"] = DockerSource(_daemon(settings.docker, "balancer.docker", settings), settings.docker_network)
+    if settings.swarm:
+        require("balancer.swarm")
+        from trunkline.balancer.sources.docker.swarm import SwarmSource
+
+        found["swarm"] = SwarmSource(_daemon(settings.swarm, "balancer.swarm", settings), settings.docker_network)
     if settings.kubernetes:
         from trunkline.balancer.sources.kubernetes.source import KubernetesSource
         from trunkline.kubernetes.kubeconfig import find_access
@@ -41,3 +50,11 @@ def configured(whole: Settings, is_well: Callable[[str], bool]) -> dict[str, Sou
 
         found["dns"] = DnsSource(settings.dns, settings.dns_interval_ms, is_well)
     return found
+
+
+def _daemon(url: str, key: str, settings: BalancerSettings) -> Endpoint:
+    folder = settings.docker_cert_dir
+    tls = (
+        files_in(folder, key="balancer.docker_cert_dir") if folder is not None and not url.startswith("unix:") else None
+    )
+    return named(url, key=key, environ=os.environ, tls=tls)

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.support.docker.labelled import LabelledContainers
-from tests.support.docker.namespace import CannotRun
+from tests.support.docker.labelled import LabelledContainers, labelled_containers
 
 
 @pytest.fixture(scope="module")
 def shared_daemon() -> Iterator[LabelledContainers]:
-    try:
-        daemon = LabelledContainers()
-        daemon.start()
-    except CannotRun as why:
-        pytest.skip(str(why))
-    try:
-        asyncio.run(daemon.prepare())
+    with labelled_containers() as daemon:
         yield daemon
-    except CannotRun as why:
-        pytest.skip(str(why))
-    finally:
-        daemon.remove()
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ import msgspec
 from trunkline.placement.backend import BackendSpec, canonical_url
 
 _OWN = "trunkline."
+_NOT_READ = frozenset({"trunkline.enable", "trunkline.deploy"})  # the switch, and which deploy made a container
 _SERVICE = re.compile(r"traefik\.http\.services\.([^.]+)\.loadbalancer\.(.+)")
 _TRUE = frozenset({"1", "t", "true", "yes", "on"})
 _FALSE = frozenset({"0", "f", "false", "no", "off"})
@@ -53,6 +54,8 @@ class Container(msgspec.Struct, frozen=True):
         host_network: it shares the network of the daemon's machine.
         state: `running`, `paused`, `exited` and so on, as the daemon names it.
         health: state of its HEALTHCHECK: `healthy`, `unhealthy`, `starting`; empty without one.
+        service: of Swarm, whose name its certificate has; empty for none.
+        machine: address of its machine, if that is not the daemon's.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Container(msgspec.Struct, frozen=True):
     state: str = "running"
     health: str = ""
     stopping: bool = False
+    service: str = ""
+    machine: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -87,10 +92,11 @@ def asks(labels: Mapping[str, str]) -> bool:
     return traefik is not None and traefik.strip().lower() not in _FALSE
 
 
-def read(container: Container, *, network: str, host: str) -> Verdict:
+def read(container: Container, *, network: str, host: str, source: str = "docker") -> Verdict:
     """Judge one container; its address is that in `network`, or in its first network that has one.
 
-    Of a container that shares the network of the daemon's machine the address is `host`.
+    Of a container that shares the network of the daemon's machine the address is `host`. `source` is the kind of source
+    that names it.
     """
     if not asks(container.labels) or container.state not in ("running", "paused") or container.health == "starting":
         return Verdict()
@@ -102,7 +108,7 @@ def read(container: Container, *, network: str, host: str) -> Verdict:
         return Verdict(problem=str(wrong), notes=tuple(notes))
     server_name = ""
     if url.startswith("https:"):
-        server_name = wanted.server_name or ("" if wanted.url else container.name)
+        server_name = wanted.server_name or ("" if wanted.url else container.service or container.name)
     spec = BackendSpec(
         url=url,
         weight=wanted.weight,
@@ -110,7 +116,7 @@ def read(container: Container, *, network: str, host: str) -> Verdict:
         pool=wanted.pool,
         capacity=wanted.capacity,
         health_path=wanted.health_path,
-        source="docker",
+        source=source,
         name=container.name,
         draining=container.stopping or container.state == "paused" or container.health == "unhealthy",
         server_name=server_name,
@@ -154,7 +160,7 @@ def _labels_of(container: Container, notes: list[str]) -> _Labels:
         _read_traefik(labels, wanted, notes)
     own = {name: value for name, value in labels.items() if name.startswith(_OWN)}
     for name, value in own.items():
-        if name == "trunkline.enable":
+        if name in _NOT_READ:
             continue
         if name not in _READERS:
             close = difflib.get_close_matches(name, _READERS, n=1)
@@ -215,7 +221,7 @@ def _url(container: Container, wanted: _Labels, network: str, host: str) -> str:
 
 def _address(container: Container, network: str, host: str) -> str:
     if container.host_network:
-        return host
+        return container.machine or host
     if network:
         address = container.networks.get(network)
         if address is None:

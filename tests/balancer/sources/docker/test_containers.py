@@ -11,14 +11,13 @@ import pytest
 from aiohttp import web
 
 from tests.support.balancer.told_lists import running
-from tests.support.docker.labelled import PORT, LabelledContainers
-from tests.support.docker.namespace import CannotRun
-from trunkline.errors import SettingsError
+from tests.support.docker.labelled import PORT, LabelledContainers, labelled_containers
 from trunkline.placement.backend import BackendSpec
 
 pytest.importorskip("aiodocker", reason="Docker discovery needs the package aiodocker")
 from tests.support.patience import patient
-from trunkline.balancer.sources.docker import DockerSource
+from trunkline.balancer.sources.docker.containers import DockerSource
+from trunkline.docker.endpoint import Endpoint
 
 OURS = {"trunkline.enable": "true"}
 Logged = Callable[[str], Awaitable[Any]]
@@ -26,18 +25,8 @@ Logged = Callable[[str], Awaitable[Any]]
 
 @pytest.fixture(scope="module")
 def shared_daemon() -> Iterator[LabelledContainers]:
-    try:
-        daemon = LabelledContainers()
-        daemon.start()
-    except CannotRun as why:
-        pytest.skip(str(why))
-    try:
-        asyncio.run(daemon.prepare())
+    with labelled_containers() as daemon:
         yield daemon
-    except CannotRun as why:
-        pytest.skip(str(why))
-    finally:
-        daemon.remove()
 
 
 @pytest.fixture
@@ -60,7 +49,7 @@ async def test_labelled_containers_are_backends_that_answer(daemon: LabelledCont
     }
     await daemon.run("first", labels)
     await daemon.run("stranger")
-    async with running(DockerSource(daemon.endpoint)) as lists:
+    async with running(DockerSource(Endpoint(daemon.endpoint))) as lists:
         url = f"http://{await daemon.address('first', 'front')}:{PORT}"
         await lists.until_urls(url)
         assert lists.last == (BackendSpec(url, 2.0, "green", "match", 50, "/health", source="docker", name="first"),)
@@ -84,7 +73,7 @@ async def test_labelled_containers_are_backends_that_answer(daemon: LabelledCont
 async def test_a_container_told_to_stop_drains_before_it_is_gone(daemon: LabelledContainers) -> None:
     """`docker stop` gives it time to end; in that time it gets no more connections, and then it is removed."""
     await daemon.run("one", OURS)
-    async with running(DockerSource(daemon.endpoint)) as lists:
+    async with running(DockerSource(Endpoint(daemon.endpoint))) as lists:
         await lists.until(lambda specs: len(specs) == 1)
         # The first process of a container ignores SIGTERM unless it handles it, so this one lives to the SIGKILL.
         stopping = asyncio.create_task(daemon.act("one", "stop", t="2"))
@@ -100,7 +89,7 @@ async def test_a_signal_that_ends_nothing_drains_nothing(daemon: LabelledContain
     """SIGHUP asks for a reload, unless it is the container's own stop signal."""
     await daemon.run("reloads", OURS)
     await daemon.run("ends", OURS, StopSignal="SIGHUP")
-    async with running(DockerSource(daemon.endpoint)) as lists:
+    async with running(DockerSource(Endpoint(daemon.endpoint))) as lists:
         await lists.until(lambda specs: len(specs) == 2)
         await daemon.act("reloads", "kill", signal="HUP")
         await daemon.act("ends", "kill", signal="HUP")
@@ -110,7 +99,7 @@ async def test_a_signal_that_ends_nothing_drains_nothing(daemon: LabelledContain
 async def test_a_paused_container_drains(daemon: LabelledContainers) -> None:
     """Its connections go on when it does, so it stays in the list."""
     await daemon.run("one", OURS)
-    async with running(DockerSource(daemon.endpoint)) as lists:
+    async with running(DockerSource(Endpoint(daemon.endpoint))) as lists:
         await lists.until(lambda specs: len(specs) == 1)
         await daemon.act("one", "pause")
         await lists.until(lambda specs: [spec.draining for spec in specs] == [True])
@@ -123,7 +112,7 @@ async def test_a_containers_own_health_check_counts(daemon: LabelledContainers) 
     check = {"Test": ["CMD", "/bin/busybox", "test", "-f", "/ok"], "Interval": 200_000_000, "Retries": 1}
     check["StartPeriod"] = 60_000_000_000
     await daemon.run("one", OURS, Healthcheck=check)
-    async with running(DockerSource(daemon.endpoint)) as lists:
+    async with running(DockerSource(Endpoint(daemon.endpoint))) as lists:
         await lists.until_urls()
         await daemon.execute("one", "touch", "/ok")
         await lists.until(lambda specs: [spec.draining for spec in specs] == [False])
@@ -136,7 +125,7 @@ async def test_a_containers_own_health_check_counts(daemon: LabelledContainers) 
 async def test_the_network_may_come_and_go(daemon: LabelledContainers, logged: Logged) -> None:
     """A container outside the balancer's network is left out with a reason, and taken when it is connected."""
     await daemon.run("one", OURS)
-    async with running(DockerSource(daemon.endpoint, "back")) as lists:
+    async with running(DockerSource(Endpoint(daemon.endpoint), "back")) as lists:
         await lists.until_urls()
         line = await logged("docker_container_left_out")
         assert (line["container"], line["why"]) == ("one", "it is not in the network back; its networks: front")
@@ -149,7 +138,7 @@ async def test_the_network_may_come_and_go(daemon: LabelledContainers, logged: L
 async def test_the_hosts_network(daemon: LabelledContainers) -> None:
     """A container in its machine's network is reached at the daemon's machine."""
     await daemon.run("one", {**OURS, "trunkline.port": "18999"}, HostConfig={"NetworkMode": "host"})
-    async with running(DockerSource(daemon.endpoint, "front")) as lists:
+    async with running(DockerSource(Endpoint(daemon.endpoint), "front")) as lists:
         await lists.until_urls("http://127.0.0.1:18999")
 
 
@@ -157,7 +146,7 @@ async def test_a_wrong_label_is_one_log_line(daemon: LabelledContainers, logged:
     """The container is left out and named once; the others are told."""
     await daemon.run("bad", {**OURS, "trunkline.weight": "heavy"})
     await daemon.run("good", OURS)
-    async with running(DockerSource(daemon.endpoint)) as lists:
+    async with running(DockerSource(Endpoint(daemon.endpoint))) as lists:
         await lists.until(lambda specs: [spec.name for spec in specs] == ["good"])
         line = await logged("docker_container_left_out")
         assert line["container"] == "bad"
@@ -172,7 +161,7 @@ async def test_a_daemon_that_is_restarted(daemon: LabelledContainers, logged: Lo
     """While it is away its backends stay; what came up with it, and what did not, is told once it is back."""
     await daemon.run("stays", OURS, HostConfig={"RestartPolicy": {"Name": "always"}})
     await daemon.run("ends", OURS)
-    async with running(DockerSource(daemon.endpoint)) as lists:
+    async with running(DockerSource(Endpoint(daemon.endpoint))) as lists:
         await lists.until(lambda specs: len(specs) == 2)
         # A crash, for at an orderly end the daemon stops its containers first and says so.
         await asyncio.to_thread(daemon.crash)
@@ -234,7 +223,7 @@ async def test_a_daemon_that_answers_badly(tmp_path: Any, logged: Logged, lines:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         port = runner.addresses[0][1]
-        async with running(DockerSource(f"tcp://127.0.0.1:{port}")) as lists:
+        async with running(DockerSource(Endpoint(f"tcp://127.0.0.1:{port}"))) as lists:
             await lists.until_urls("http://127.0.0.1:7000")
             await logged("docker_lost")
             listing = {"surprise": 1}
@@ -251,13 +240,6 @@ async def test_a_daemon_that_answers_badly(tmp_path: Any, logged: Logged, lines:
 
 async def test_no_daemon_yet(tmp_path: Any, logged: Logged) -> None:
     """The list is told empty and one line says why."""
-    async with running(DockerSource(f"unix://{tmp_path}/none.sock")) as lists:
+    async with running(DockerSource(Endpoint(f"unix://{tmp_path}/none.sock"))) as lists:
         await lists.until_urls()
         assert "none.sock" in (await logged("docker_lost"))["why"]
-
-
-@pytest.mark.parametrize("endpoint", ["ssh://host", "/var/run/docker.sock", "unix://", "tcp://", "tcp://["])
-def test_wrong_endpoints_are_named(endpoint: str) -> None:
-    """Only the daemon's socket or its TCP port can be followed."""
-    with pytest.raises(SettingsError, match=r"balancer\.docker"):
-        DockerSource(endpoint)

@@ -1,14 +1,10 @@
-"""Backends among the containers of a Docker daemon: those with labels for it (see `docker_labels`).
+"""Backends among the containers of a Docker daemon: those with labels for it (see `labels`).
 
 Facts:
 
 - Every such container is inspected once, then the daemon's events are followed: start, pause, health and network
   changes inspect it again; a signal that ends it (`docker stop`, `docker kill`) makes it draining at once, before it is
   gone; its death removes it. Every 30 s all are listed again, should an event have been lost.
-- A daemon that goes away takes no backend with it: their list stays, and is replaced after the daemon is back. It is
-  tried again after half a second, then ever later, at most every 15 s.
-- A container that has the labels but cannot be used is named in one log line with the reason, until the reason changes.
-- A daemon on a `tcp://` endpoint is reached over TLS with DOCKER_TLS_VERIFY=1, with the files in DOCKER_CERT_PATH.
 - Access to the daemon is control of its machine. Best give the balancer a proxy of the socket that passes GET of
   /version, /info, /events, /containers/json and /containers/<id>/json alone: it needs nothing else.
 """
@@ -17,42 +13,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import signal
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
-import aiohttp
 import msgspec
-import structlog
+from aiodocker import Docker, DockerError
 
-from trunkline.balancer.sources import docker_labels
 from trunkline.balancer.sources.base import Update
-from trunkline.balancer.sources.docker_labels import Container
-from trunkline.errors import SettingsError, StartError
-from trunkline.placement.backend import BackendSpec
+from trunkline.balancer.sources.docker import labels
+from trunkline.balancer.sources.docker.follower import Follower
+from trunkline.balancer.sources.docker.labels import Container
+from trunkline.docker.endpoint import Endpoint
 from trunkline.process.bounds import end_tasks
 
-if TYPE_CHECKING:
-    from aiodocker import Docker
-
-log = structlog.get_logger("trunkline.balancer")
-
 _RELIST_S = 30.0
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 15.0
 _INSPECTIONS_AT_ONCE = 8
-_TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=5.0)
 _EVENTS = (
     "start", "die", "destroy", "kill", "pause", "unpause", "health_status", "rename", "connect", "disconnect",
 )  # fmt: skip
 # `docker kill --signal HUP` mostly means a reload; these signals end a process.
 _ENDING = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGABRT, signal.SIGKILL, signal.SIGTERM})
-
-# What aiodocker and the code below raise over an answer of another shape: what listens there is no daemon, or half up.
-_BAD_SHAPE = (ValueError, TypeError, LookupError, AttributeError)
 
 
 class _Listed(msgspec.Struct, rename="pascal"):
@@ -118,63 +100,20 @@ class DockerSource:
     """The labelled containers of one daemon.
 
     Args:
-        endpoint: the daemon, `balancer.docker`: `unix:///path` or `tcp://host:port`.
+        endpoint: the daemon.
         network: network whose addresses are used, `balancer.docker_network`; empty for a container's first.
-
-    Raises:
-        SettingsError: the endpoint has another scheme.
-        StartError: the package aiodocker is not installed.
     """
 
-    def __init__(self, endpoint: str, network: str = "") -> None:
-        try:
-            parts = urlsplit(endpoint)
-        except ValueError:  # half a pair of brackets
-            parts = urlsplit("")
-        if not ((parts.scheme == "unix" and parts.path) or (parts.scheme == "tcp" and parts.hostname)):
-            allowed = 'allowed: "unix:///var/run/docker.sock" or "tcp://host:2375"'
-            raise SettingsError("balancer.docker", value=endpoint, allowed=allowed)
-        try:
-            import aiodocker
-        except ImportError:
-            step = "Install it with: pip install 'trunkline[docker]'"
-            raise StartError("balancer.docker needs the package aiodocker", step) from None
-        self._client = aiodocker.Docker
-        self._api_error: type[aiodocker.DockerError] = aiodocker.DockerError
-        self._endpoint = endpoint
-        self._network = network
-        self._host = parts.hostname or "127.0.0.1"
+    def __init__(self, endpoint: Endpoint, network: str = "") -> None:
+        self._follower = Follower(endpoint, network, "docker")
         self._rows: dict[str, _Inspected] = {}
         # By id, the start of the run that is being stopped: its end and a new start may be missed while the daemon is
         # away, and a container that drains for ever would be lost.
         self._stopping: dict[str, str] = {}
-        self._sent: tuple[BackendSpec, ...] | None = None
-        self._problems: dict[str, str] = {}
-        self._noted: set[tuple[str, str]] = set()
-        self._lost = False
 
     async def run(self, update: Update) -> None:
         """Follow the daemon and give its backends at each change, until cancelled."""
-        loop = asyncio.get_running_loop()
-        pause = _FIRST_PAUSE_S
-        while True:
-            began = loop.time()
-            try:
-                async with self._client(url=self._endpoint, timeout=_TIMEOUT) as docker:
-                    await self._follow(docker, update)
-                why = "it ended the stream of events"
-            except (OSError, aiohttp.ClientError, self._api_error, *_BAD_SHAPE) as error:
-                why = str(error) or type(error).__name__
-            if self._sent is None:
-                self._sent = ()
-                update(())
-            if not self._lost:
-                self._lost = True
-                log.warning("docker_lost", endpoint=self._endpoint, why=why, keeps_backends=len(self._sent))
-            if loop.time() - began > _LONGEST_PAUSE_S:  # it worked for a while; a daemon that flaps is tried less often
-                pause = _FIRST_PAUSE_S
-            await asyncio.sleep(pause * random.uniform(0.75, 1.0))  # noqa: S311 - jitter is no secret
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
+        await self._follower.run(lambda docker: self._follow(docker, update), update)
 
     async def _follow(self, docker: Docker, update: Update) -> None:
         """List, then follow the events; returns when their stream ends."""
@@ -192,9 +131,7 @@ class DockerSource:
                 if stream.done():
                     await stream  # a daemon that lists but gives no events is not back
                     return
-                if self._lost:
-                    self._lost = False
-                    log.info("docker_back", endpoint=self._endpoint, backends=len(self._sent or ()))
+                self._follower.is_back()
                 try:
                     async with asyncio.timeout(_RELIST_S):
                         while await self._take(docker, await _batch(events.queue)):
@@ -213,7 +150,7 @@ class DockerSource:
         wanted = []
         for one in found:
             listed = msgspec.convert(one._container, _Listed)  # it is a mapping by key alone, which convert needs whole
-            if docker_labels.asks(listed.labels or {}):
+            if labels.asks(listed.labels or {}):
                 wanted.append(listed.id)
         for gone in self._rows.keys() - wanted:
             self._forget(gone)
@@ -231,13 +168,13 @@ class DockerSource:
         async with gate:
             try:
                 found = await docker.containers.container(container).show()
-            except self._api_error as error:
+            except DockerError as error:
                 if error.status != 404:
                     raise
                 self._forget(container)
                 return
         row = msgspec.convert(found, _Inspected)
-        if docker_labels.asks(row.config.labels or {}) and row.state.status in ("running", "paused"):
+        if labels.asks(row.config.labels or {}) and row.state.status in ("running", "paused"):
             self._rows[row.id] = row
         else:
             self._forget(row.id)
@@ -268,26 +205,9 @@ class DockerSource:
         return True
 
     def _send(self, update: Update) -> None:
-        specs = []
-        problems: dict[str, str] = {}
-        for row in sorted(self._rows.values(), key=lambda row: row.name):
-            container = _container(row, stopping=self._stopping.get(row.id) == row.state.started_at)
-            verdict = docker_labels.read(container, network=self._network, host=self._host)
-            if verdict.spec is not None:
-                specs.append(verdict.spec)
-            if verdict.problem:
-                problems[row.id] = verdict.problem
-                if self._problems.get(row.id) != verdict.problem:
-                    log.warning("docker_container_left_out", container=container.name, why=verdict.problem)
-            for note in verdict.notes:
-                if (row.id, note) not in self._noted:
-                    self._noted.add((row.id, note))
-                    log.info("docker_label_ignored", container=container.name, note=note)
-        self._problems = problems
-        self._noted = {noted for noted in self._noted if noted[0] in self._rows}
-        if tuple(specs) != self._sent:
-            self._sent = tuple(specs)
-            update(self._sent)
+        rows = sorted(self._rows.values(), key=lambda row: row.name)
+        found = {row.id: _container(row, self._stopping.get(row.id) == row.state.started_at) for row in rows}
+        self._follower.give(found, update)
 
 
 async def _batch(queue: asyncio.Queue[dict[str, Any] | None]) -> list[dict[str, Any] | None]:
@@ -298,7 +218,7 @@ async def _batch(queue: asyncio.Queue[dict[str, Any] | None]) -> list[dict[str, 
     return batch
 
 
-def _container(row: _Inspected, *, stopping: bool) -> Container:
+def _container(row: _Inspected, stopping: bool) -> Container:
     networks = {
         name: (network.address or network.address_6 or "") if network is not None else ""
         for name, network in (row.network_settings.networks or {}).items()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.balancer.sources.docker_labels import Container, Verdict, asks, read
+from trunkline.balancer.sources.docker.labels import Container, Verdict, asks, read
 from trunkline.placement.backend import BackendSpec, place_of
 
 OURS = {"trunkline.enable": "true"}
@@ -42,6 +42,7 @@ def test_every_label_of_our_own() -> None:
         "trunkline.port": "8443",
         "trunkline.weight": "2.5",
         "trunkline.colour": "green",
+        "trunkline.deploy": "5f2a91c0",  # which deploy made it
         "trunkline.health-path": "/alive",
         "trunkline.pool": "match",
         "trunkline.capacity": "500",

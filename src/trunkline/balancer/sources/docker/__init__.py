@@ -1,0 +1,1 @@
+"""Backends on Docker: labelled containers of a daemon, and labelled services of a Swarm."""
