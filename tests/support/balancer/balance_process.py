@@ -107,16 +107,17 @@ class ForeignBackend:
         alive: false refuses every handshake with 503.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.host = host
         self.open: set[web.WebSocketResponse] = set()
         self.report: Callable[[int], str] | None = None
         self.alive = True
         self.polls = 0
-        self.port = 0
+        self.port = port
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     async def start(self) -> ForeignBackend:
         app = web.Application()
@@ -125,7 +126,7 @@ class ForeignBackend:
         app.router.add_get("/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(self._runner, self.host, self.port).start()
         self.port = self._runner.addresses[0][1]
         return self
 
