@@ -75,7 +75,10 @@ def keep_credentials(directory: _Directory, config_file: ExaminedFile = None) ->
     """Keep Grafana's admin user and password, from files or Vault, in files that only this user can read."""
     from trunkline.monitor.files import credentials
 
-    for path in credentials.keep(directory, loaded(config_file).settings.monitor, os.environ):
+    def warn(text: str) -> None:
+        typer.echo(f"trunkline: {text}", err=True)
+
+    for path in credentials.keep(directory, loaded(config_file).settings.monitor, os.environ, warn):
         typer.echo(f"kept {path}")
 
 

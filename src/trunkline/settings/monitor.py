@@ -84,6 +84,9 @@ class MonitorSettings(msgspec.Struct, frozen=True):
     vault_token_file: Annotated[
         Path | None, about("File with the token for Vault; by default VAULT_TOKEN, or ~/.vault-token.")
     ] = None
+    vault_role_id: Annotated[str, about("Role ID to log in to Vault by AppRole, in the place of a token.")] = ""
+    vault_secret_id_file: Annotated[Path | None, about("File with the secret ID of that role.")] = None
+    vault_approle_path: Annotated[str, about("Where AppRole is enabled in Vault, below auth/.")] = "approle"
     vault_path: Annotated[str, about("Secret in Vault (KV v2), as mount/path, with admin_user and admin_password.")] = (
         "secret/trunkline/grafana"
     )
