@@ -122,8 +122,10 @@ class ApiServer:
         elif parts[0] == "apis" and len(parts) > 2:
             group, rest = parts[1], parts[3:]
         else:
-            return _refused(status(404, "NotFound", "the server could not find the requested resource"))
-        _, namespace, plural, *names = (*rest, "", "") if len(rest) < 3 else rest
+            return _discovery(request.path.rstrip("/"))
+        if len(rest) < 3:
+            return _discovery(request.path.rstrip("/"))
+        _, namespace, plural, *names = rest
         name, part = (*names, "", "")[:2]
         verb = {"GET": "get" if name else "watch" if request.query.get("watch") else "list"}.get(
             request.method, request.method.lower()
@@ -169,9 +171,9 @@ class ApiServer:
 
     def _list(self, request: web.Request, group: str, plural: str, namespace: str) -> web.Response:
         query = request.query
-        labels, limit, token = query.get("labelSelector", ""), int(query.get("limit", "0")), query.get("continue", "")
+        limit, token = int(query.get("limit", "0")), query.get("continue", "")
         try:
-            found = self.store.page(plural, namespace, labels, limit, token)
+            found = self.store.page(plural, namespace, _selected(request), limit, token)
         except TooOld as error:
             return _refused(status(410, "Expired", str(error)))
         version = f"{group}/v1" if group else "v1"
@@ -179,12 +181,12 @@ class ApiServer:
 
     async def _watch(self, request: web.Request, plural: str, namespace: str) -> web.StreamResponse:
         query = request.query
-        labels, version = query.get("labelSelector", ""), int(query["resourceVersion"])
+        selected, version = _selected(request), int(query["resourceVersion"])
         self.watched_from.append(query["resourceVersion"])
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
         answer.enable_chunked_encoding()
         try:
-            events, version = self.store.since(version, plural, namespace, labels)
+            events, version = self.store.since(version, plural, namespace, selected)
         except TooLarge as error:
             return _refused(status(504, "Timeout", str(error), retryAfterSeconds=1))
         except TooOld as error:
@@ -215,7 +217,7 @@ class ApiServer:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, self.bookmark_s)), self._news:
                         await self._news.wait_for(functools.partial(self._beyond, version))
-                events, version = self.store.since(version, plural, namespace, labels)
+                events, version = self.store.since(version, plural, namespace, selected)
         except TooOld as error:
             # An open watch that had read everything lives through a compaction; this one had not.
             await answer.write(_line({"type": "ERROR", "object": status(410, "Expired", str(error))}))
@@ -240,8 +242,39 @@ class ApiServer:
         await answer.write(line)
 
 
+def _discovery(path: str) -> web.Response:
+    """What `kubectl` asks first: which groups there are, and which resources in them."""
+    groups = [
+        {
+            "name": group,
+            "versions": [{"groupVersion": f"{group}/v1", "version": "v1"}],
+            "preferredVersion": {"groupVersion": f"{group}/v1", "version": "v1"},
+        }
+        for group in _GROUPS
+    ]
+    resources = {"/api/v1": ("v1", "pods", "Pod")} | {
+        f"/apis/{group}/v1": (f"{group}/v1", *names) for group, names in _GROUPS.items()
+    }
+    match path:
+        case "/api":
+            return _answered({"kind": "APIVersions", "versions": ["v1"]})
+        case "/apis":
+            return _answered({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+        case _ if path in resources:
+            version, plural, kind = resources[path]
+            verbs = ["get", "list", "watch", "patch"]
+            row = {"name": plural, "singularName": kind.lower(), "namespaced": True, "kind": kind, "verbs": verbs}
+            return _answered({"kind": "APIResourceList", "groupVersion": version, "resources": [row]})
+    return _refused(status(404, "NotFound", "the server could not find the requested resource"))
+
+
 def _line(event: Object) -> bytes:
     return json.dumps(event, separators=(",", ":")).encode() + b"\n"
+
+
+def _selected(request: web.Request) -> str:
+    """The selector of labels; a field is one more pair for it."""
+    return ",".join(filter(None, (request.query.get(name, "") for name in ("labelSelector", "fieldSelector"))))
 
 
 def _answered(found: Object) -> web.Response:

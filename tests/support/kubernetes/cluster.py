@@ -119,11 +119,25 @@ class Cluster:
                 break
             self._numbers += 1
             name = f"{deployment['metadata']['name']}-{made_of}-{self._numbers:05}"
-            pod = {"metadata": {"name": name, "labels": labels}, "spec": {**template["spec"]}, "status": {}}
+            pod = {
+                "kind": "Pod",
+                "apiVersion": "v1",
+                "metadata": {"name": name, "labels": labels},
+                "spec": {**template["spec"]},
+                "status": {},
+            }
             self.api.put("pods", self.namespace, pod)
             self._spawn(self._run(name))
-        seen = deployment["metadata"]["generation"]
-        status = {"observedGeneration": seen, "conditions": conditions or None}
+        left = self._of(deployment)
+        updated = [pod for pod in left if pod["metadata"]["labels"]["pod-template-hash"] == made_of]
+        runs = [pod for pod in left if pod["status"].get("phase") == "Running"]
+        status = {
+            "observedGeneration": deployment["metadata"]["generation"],
+            "replicas": len(left),
+            "updatedReplicas": len(updated),
+            "availableReplicas": len(runs),
+            "conditions": conditions or None,
+        }
         self.api.put("deployments", self.namespace, {**deployment, "status": status})
 
     def _of(self, deployment: Object) -> list[Object]:
@@ -174,11 +188,13 @@ class Cluster:
         await self._ends.pop(name, _nothing)()
         with contextlib.suppress(Missing):
             self.api.delete("pods", self.namespace, name)
+            self.reconcile()
 
     def _say(self, name: str, status: Object) -> None:
         with contextlib.suppress(Missing):
             pod = self.api.store.get("pods", self.namespace, name)
             self.api.put("pods", self.namespace, {**pod, "status": status})
+            self.reconcile()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

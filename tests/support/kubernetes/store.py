@@ -148,8 +148,8 @@ def _event(write: Write, labels: str) -> Object | None:
 
 
 def matches(found: Object, labels: str) -> bool:
-    """Whether an object has all labels of a selector of equalities."""
-    own = found["metadata"].get("labels") or {}
+    """Whether an object has all labels of a selector of equalities, and the name where that is in it."""
+    own = {**(found["metadata"].get("labels") or {}), "metadata.name": found["metadata"]["name"]}
     pairs = [part.partition("=") for part in labels.split(",") if part]
     return all(own.get(name) == value.removeprefix("=") for name, _, value in pairs)
 
