@@ -1,8 +1,11 @@
 """Makes a release: version, changelog, sdist, wheel, commit and tag. See RELEASE.md.
 
-    python tools/release.py 0.2.0
+    python tools/release.py 0.2.0            makes it, on a clean main
+    python tools/release.py --build 0.2.0    builds the files of a release that is tagged, into dist/
+    python tools/release.py --notes 0.2.0    prints its part of the changelog
 
-Everything that can fail is checked or built before the commit; a failure puts the two edited files back.
+The last two are for the hosted workflow. Everything that can fail is checked or built before the commit; a failure puts
+the two edited files back.
 """
 
 from __future__ import annotations
@@ -76,6 +79,23 @@ def build(version: str) -> list[Path]:
     return [sdist, wheel]
 
 
+def build_tagged(version: str) -> list[Path]:
+    """Build the files of the release that this checkout is at; raises CannotRelease."""
+    parsed(version)
+    held = re.search(r'(?m)^__version__ = "(.*)"$', VERSION_FILE.read_text())
+    if held is None or held[1] != version:
+        raise CannotRelease(f"this checkout is version {held[1] if held else 'unknown'}, not {version}; tag its commit")
+    return build(version)
+
+
+def notes(version: str) -> str:
+    """What the changelog says of a release; raises CannotRelease."""
+    found = re.search(rf"^## {re.escape(version)} — [^\n]*\n(.*?)(?=^## |\Z)", CHANGELOG.read_text(), re.M | re.S)
+    if found is None or not found[1].strip():
+        raise CannotRelease(f"CHANGELOG.md has no section for {version}")
+    return found[1].strip()
+
+
 def release(version: str) -> list[Path]:
     """Make a release and return its files; raises CannotRelease."""
     check(version)
@@ -94,11 +114,21 @@ def release(version: str) -> list[Path]:
 
 def main() -> int:
     """Entry point; the exit code is 2 for bad usage, 1 for a release that cannot be made."""
-    if len(sys.argv) != 2:
-        print("usage: python tools/release.py VERSION", file=sys.stderr)
-        return 2
+    match sys.argv[1:]:
+        case [version] if not version.startswith("-"):
+            carry_out = release
+        case ["--build", version]:
+            carry_out = build_tagged
+        case ["--notes", version]:
+            carry_out = None
+        case _:
+            print("usage: python tools/release.py [--build|--notes] VERSION", file=sys.stderr)
+            return 2
     try:
-        files = release(sys.argv[1])
+        if carry_out is None:
+            print(notes(version))
+            return 0
+        files = carry_out(version)
     except CannotRelease as error:
         print(f"release: {error}", file=sys.stderr)
         return 1
@@ -110,7 +140,8 @@ def main() -> int:
         return 1
     for path in files:
         print(path)
-    print(f"tagged v{sys.argv[1]}; to publish: git push --follow-tags")
+    if carry_out is release:
+        print(f"tagged v{version}; to publish: git push --follow-tags")
     return 0
 
 

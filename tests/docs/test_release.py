@@ -37,14 +37,17 @@ def git(checkout: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=checkout, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def release(checkout: Path, version: str) -> subprocess.CompletedProcess[str]:
+def release(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "tools/release.py", version], cwd=checkout, capture_output=True, text=True, check=False
+        [sys.executable, "tools/release.py", *arguments], cwd=checkout, capture_output=True, text=True, check=False
     )
 
 
 def test_a_release_has_wheel_sdist_and_tag(checkout: Path) -> None:
-    """One command does it; the version it wrote is the one in the wheel; the same version is refused afterwards."""
+    """One command does it; the version it wrote is the one in the wheel; the same version is refused afterwards.
+
+    Built again from the tag, as the hosted workflow does, both files are the same byte by byte.
+    """
     done = release(checkout, "99.1.0")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (checkout / "dist").iterdir()} == {
@@ -58,6 +61,12 @@ def test_a_release_has_wheel_sdist_and_tag(checkout: Path) -> None:
     again = release(checkout, "99.1.0")
     assert again.returncode == 1
     assert "not above the last release 99.1.0" in again.stderr
+
+    first = {path.name: path.read_bytes() for path in (checkout / "dist").iterdir()}
+    shutil.rmtree(checkout / "dist")
+    built = release(checkout, "--build", "99.1.0")
+    assert built.returncode == 0, built.stderr
+    assert {path.name: path.read_bytes() for path in (checkout / "dist").iterdir()} == first
 
 
 @pytest.mark.parametrize(
@@ -92,3 +101,18 @@ def test_a_build_that_fails_changes_nothing(checkout: Path) -> None:
     assert "py.typed is missing" in done.stderr
     assert git(checkout, "status", "--porcelain") == ""
     assert git(checkout, "tag") == ""
+
+
+def test_a_tag_that_is_no_release_builds_nothing(checkout: Path) -> None:
+    """Its commit has another version than its name says."""
+    done = release(checkout, "--build", "99.1.0")
+    assert done.returncode == 1
+    assert "not 99.1.0; tag its commit" in done.stderr
+    assert not (checkout / "dist").exists()
+
+
+def test_notes_are_the_part_of_the_changelog(checkout: Path) -> None:
+    """Without those of other releases; a version that is not in it is refused."""
+    assert release(checkout, "--notes", "0.0.1").stdout == "- Old.\n"
+    missing = release(checkout, "--notes", "0.0.2")
+    assert (missing.returncode, "no section for 0.0.2" in missing.stderr) == (1, True)
