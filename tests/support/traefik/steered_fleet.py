@@ -47,18 +47,20 @@ class Backend:
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.open: dict[str, asyncio.StreamWriter] = {}
+        self.host = "127.0.0.1"
         self.port = 0
 
     @classmethod
-    async def start(cls, port: int = 0) -> Backend:
+    async def start(cls, port: int = 0, host: str = "127.0.0.1") -> Backend:
         backend = cls()
-        backend._server = await asyncio.start_server(backend._serve, "127.0.0.1", port)
+        backend.host = host
+        backend._server = await asyncio.start_server(backend._serve, host, port)
         backend.port = backend._server.sockets[0].getsockname()[1]
         return backend
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def handshakes(self) -> list[Seen]:
