@@ -67,9 +67,9 @@ def plain(each: Object) -> Object:
     if found["kind"] == "StatefulSet":
         for container in found["spec"]["template"]["spec"]["containers"]:
             container["ports"].sort(key=lambda port: port["name"])
+            container.get("env", []).sort(key=lambda variable: variable["name"])
         found["spec"]["template"]["spec"]["containers"].sort(key=lambda own: own["name"])
-        for volume in ("volumes",):
-            found["spec"]["template"]["spec"][volume].sort(key=lambda one: one["name"])
+        found["spec"]["template"]["spec"]["volumes"].sort(key=lambda one: one["name"])
     return found
 
 
