@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from tests.support.manifests.objects import OVERLAYS, Object, container, kustomized, objects, pods, variables
+from tests.support import ROOT
+from tests.support.manifests.objects import KUSTOMIZE, OVERLAYS, Object, container, kustomized, objects, pods, variables
 from trunkline.cli import commands
+from trunkline.metrics.series import BY_NAME
+from trunkline.server.node.capacity import max_connections
 from trunkline.settings.load import load
 from trunkline.settings.sections import PLAIN_ENVIRONMENT, SECTIONS, Settings
 from trunkline.settings.source import variables as known_variables
 
+ADAPTER = KUSTOMIZE / "components/autoscaling/prometheus-adapter-values.yaml"
 PARTS = {"trunkline-blue": "node", "trunkline-green": "node", "trunkline-balancer": "balancer"}
 
 
@@ -98,6 +104,43 @@ def test_what_is_written_has_a_volume(overlay: str) -> None:
     ]
     assert str(balancer.balancer.store_dir) in mounts
     assert str(balancer.admin.token_file).rpartition("/")[0] in mounts
+
+
+def test_the_autoscaler_aims_at_less_than_a_node_takes() -> None:
+    """Its target is 70 % of what a node makes of its memory limit, and it counts a series that nodes have."""
+    found = objects(kustomized("production"))
+    for colour in ("blue", "green"):
+        scaler = found["HorizontalPodAutoscaler", f"trunkline-{colour}"]["spec"]
+        assert scaler["scaleTargetRef"]["name"] == f"trunkline-{colour}"
+        (metric,) = scaler["metrics"]
+        memory = container(template_of("production", f"trunkline-{colour}"), "node")["resources"]["limits"]["memory"]
+        assert memory == "1Gi"
+        server = settings("production", f"trunkline-{colour}").server
+        most = max_connections(1 << 30, server.memory_base_bytes, server.memory_per_connection_bytes)
+        assert int(metric["pods"]["target"]["averageValue"]) == int(0.7 * most)
+        name = metric["pods"]["metric"]["name"]
+        assert name in BY_NAME
+        (rule,) = yaml.safe_load(ADAPTER.read_text())["rules"]["custom"]
+        assert rule["name"]["as"] == name
+        assert rule["seriesQuery"].startswith(f"{name}{{")
+        # Held for longer than a deploy, in which the new colour is empty.
+        assert scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"] >= 600
+    assert found["Deployment", "trunkline-blue"]["spec"]["replicas"] >= scaler["minReplicas"]
+
+
+def test_an_image_has_one_tag_in_all_of_the_project() -> None:
+    """NATS and its exporter, here and in the compose stack."""
+    compose = "".join(file.read_text() for file in (ROOT / "deploy/compose").glob("*.yaml"))
+    own = {each["image"] for each in template_of("production", "trunkline-nats")["spec"]["containers"]}
+    assert own <= set(re.findall(r"image: (\S+)", compose))
+
+
+def test_the_image_runs_as_the_user_of_the_manifests() -> None:
+    """The same number, and the entry point that takes the arguments."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    context = template_of("production", "trunkline-blue")["spec"]["securityContext"]
+    assert f"USER {context['runAsUser']}:{context['runAsGroup']}\n" in dockerfile
+    assert 'ENTRYPOINT ["trunkline"]' in dockerfile
 
 
 def test_every_overlay_keeps_the_colour_that_rests_at_nothing() -> None:

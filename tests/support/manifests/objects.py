@@ -24,10 +24,11 @@ def kustomized(overlay: str) -> str:
     return run("kubectl", "kustomize", KUSTOMIZE / "overlays" / overlay)
 
 
+@functools.cache
 def objects(text: str) -> dict[tuple[str, str], Object]:
-    """The objects of a YAML text by kind and name; no two have the same."""
+    """The objects of a YAML text by kind and name, not to be changed; no two have the same."""
     found: dict[tuple[str, str], Object] = {}
-    for each in yaml.safe_load_all(text):
+    for each in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if each is None:
             continue
         key = each["kind"], each["metadata"]["name"]
