@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,13 +14,10 @@ from tests.support.balancer.authority import Authority
 from tests.support.kubernetes.api_server import ApiServer
 from tests.support.kubernetes.cluster import Cluster
 from tests.support.kubernetes.slices import endpoint, endpoint_slice
+from tests.support.manifests.programs import program
 from tests.support.patience import patient
 
-KUBECTL = shutil.which("kubectl")
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed (Debian's package kubernetes-client)"),
-]
+pytestmark = pytest.mark.process
 
 
 class Kubectl:
@@ -41,9 +37,12 @@ class Kubectl:
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         environ = {"KUBECONFIG": str(self._folder / "kubeconfig"), "HOME": str(self._folder), "PATH": "/usr/bin:/bin"}
-        assert KUBECTL is not None
         return await asyncio.create_subprocess_exec(
-            KUBECTL, *arguments, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            program("kubectl"),
+            *arguments,
+            env=environ,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
 
     async def __call__(self, *arguments: str) -> str:

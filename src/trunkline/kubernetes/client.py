@@ -128,7 +128,10 @@ class ApiClient:
             headers["Authorization"] = f"Bearer {token}"
         try:
             if self._session is None:
-                self._session = aiohttp.ClientSession(headers={"User-Agent": f"trunkline/{__version__}"})
+                # Each Service has a watch of its own. Beyond a bound on connections requests would wait for ever.
+                connector = aiohttp.TCPConnector(limit=0)
+                agent = {"User-Agent": f"trunkline/{__version__}"}
+                self._session = aiohttp.ClientSession(connector=connector, headers=agent)
             if self._tls is None:
                 self._tls = self._access.tls()
             # A redirect would carry the token to somewhere else.

@@ -188,7 +188,7 @@ class ApiServer:
         try:
             events, version = self.store.since(version, plural, namespace, selected)
         except TooLarge as error:
-            return _refused(status(504, "Timeout", str(error), retryAfterSeconds=1))
+            return _refused(status(504, "Timeout", str(error)))
         except TooOld as error:
             expired = status(410, "Expired", str(error))
             if self.gone_as == "status":

@@ -102,6 +102,13 @@ class Store:
         self._history.clear()
         self._pages.clear()
 
+    def restore(self, version: int) -> None:
+        """Go back to an old copy, which has no objects."""
+        self._objects.clear()
+        self._history.clear()
+        self._pages.clear()
+        self.version = self.compacted = version
+
     def page(self, plural: str, namespace: str, labels: str, limit: int, token: str) -> Object:
         """A list, or a page of one, as the API answers it; raises TooOld for a token from before a compaction."""
         if token:
