@@ -19,7 +19,7 @@ from trunkline.load.model.report import Report
 SIZES = {1: 15_000, 4: 50_000}
 """Connections by generator processes."""
 
-QUICK_SIZES = {1: 300, 2: 600}
+QUICK_SIZES = {2: 600}
 FEW = 50
 """Connections of the run whose memory is subtracted."""
 
@@ -27,7 +27,7 @@ OPENED_PER_S = 1_200
 """Over all processes, for they share two cores with the server's."""
 
 HOLD_S, FEW_S, SUDDEN_S = 30.0, 3.0, 5.0
-QUICK_HOLD_S, QUICK_S = 4.0, 1.0
+QUICK_HOLD_S, QUICK_S = 3.0, 1.0
 SUDDEN = 5_000
 CONNECTS_PER_S = 3_000
 

@@ -22,8 +22,8 @@ from trunkline.load.model.report import Report
 SCENARIOS = {"ramp": 180.0, "spike": 120.0, "stress": 660.0}
 """How long each takes."""
 
-QUICK = ("--connections", "20", "--duration", "4s")
-QUICK_S = 4.0
+QUICK = ("--connections", "20", "--duration", "2s")
+QUICK_S = 2.0
 STOP_S = 30.0
 
 
