@@ -52,6 +52,12 @@ async def test_the_current_context_names_server_user_and_namespace(file: Path) -
     assert "t0ken" not in repr(found)
 
 
+async def test_over_plain_http_no_token_is_sent(file: Path) -> None:
+    """As with kubectl: a proxy on this machine (`kubectl proxy`) adds its own, and everybody else would read it."""
+    found = read(file, config({"server": "http://127.0.0.1:8001/"}, {"token": "t0ken"}))
+    assert (found.server, await token_of(found)) == ("http://127.0.0.1:8001", "")
+
+
 async def test_another_context_can_be_chosen(file: Path) -> None:
     contexts = [{"name": "live", "context": {"cluster": "x"}}, {"name": "test", "context": {"cluster": "c"}}]
     found = read(file, config(contexts=contexts), "test")

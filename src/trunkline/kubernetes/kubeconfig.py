@@ -6,6 +6,7 @@ Rules:
 - A path is relative to the folder of the file that it stands in.
 - Of a user one is used, in this order: client certificate (beside the others), token, tokenFile, exec. What kubectl
   itself no longer knows (username and password, auth-provider) is refused by name.
+- Over plain HTTP no token is sent.
 
 Source: https://kubernetes.io/docs/concepts/configuration/organize-cluster-access-kubeconfig/
 """
@@ -190,9 +191,10 @@ def _access(shown: str, at: _Entry, by: _Entry, namespace: str) -> Access:
     key = _pem(shown, by.folder, "client-key", user.client_key, user.client_key_data)
     if bool(certificate) != bool(key):
         raise _wrong(shown, "a client certificate needs its key, and a key its certificate")
+    credentials = _credentials(shown, by.folder, user)
     return Access(
         server=cluster.server.rstrip("/"),
-        credentials=_credentials(shown, by.folder, user),
+        credentials=credentials if cluster.server.startswith("https://") else FixedToken(Secret("")),
         namespace=namespace or "default",
         ca=_pem(
             shown, at.folder, "certificate-authority", cluster.certificate_authority, cluster.certificate_authority_data

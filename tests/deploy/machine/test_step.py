@@ -131,7 +131,7 @@ def test_server_faults_of_the_new_colour_roll_back() -> None:
     ],
 )
 def test_nodes_that_wait_for_a_machine_or_an_image_have_more_time(waits: str, after_s: float, why: str) -> None:
-    """What they wait for is named when that is over as well."""
+    """What they wait for is shown meanwhile, and named when the time is over."""
     there = fleet(10)
     there.put_traffic(0, {"blue": 100.0}, False)
     there.pass_time(5.0)
@@ -139,7 +139,8 @@ def test_nodes_that_wait_for_a_machine_or_an_image_have_more_time(waits: str, af
     process = RuntimeNode("green-1", "green", running=False, waits=waits)
     seen = msgspec.structs.replace(there.seen(Seen(0.0), "starting"), at=after_s, processes=(process,))
     after, _ = step(deploy, seen)
-    assert (after.state, after.why) == (("undoing", why) if why else ("starting", ""))
+    shown = f"green-1 waits: {waits}" if waits else ""
+    assert (after.state, after.why) == (("undoing", why) if why else ("starting", shown))
 
 
 @pytest.mark.parametrize("state", ["starting", "gating", "smoking", "switching", "verifying", "moving", "holding"])

@@ -154,7 +154,10 @@ class ApiServer:
                 case "list":
                     return self._list(request, group, plural, namespace)
                 case "get" if part == "log":
-                    self.store.get(plural, namespace, name)
+                    containers = self.store.get(plural, namespace, name)["spec"]["containers"]
+                    if len(containers) > 1 and "container" not in request.query:
+                        message = f"a container name must be specified for pod {name}"
+                        return _refused(status(400, "BadRequest", message))
                     lines = self.logs.get(name, "").splitlines(keepends=True)
                     tail = int(request.query.get("tailLines", "0"))
                     return web.Response(text="".join(lines[-tail:] if tail else lines))

@@ -8,7 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from trunkline.deploy.machine.pacing import refused
-from trunkline.deploy.machine.plan import AcceptsFrom, Deploy, Mark, Plan
+from trunkline.deploy.machine.plan import AcceptsFrom, Deploy, Mark, Plan, shortened
 from trunkline.deploy.machine.rules import (
     Decided,
     asked,
@@ -86,7 +86,7 @@ def starting(deploy: Deploy, seen: Seen) -> Decided:
     if len(nodes) >= plan.nodes:
         return Decided(deploy, event=Event.HOLDS)
     why = "; ".join([f"{len(nodes)} of {plan.nodes} nodes of {plan.to_colour} are announced", *waits[:1]])
-    return _late(deploy, late, why)
+    return _late(replace(deploy, why=shortened("".join(waits[:1]))), late, why)
 
 
 def gating(deploy: Deploy, seen: Seen) -> Decided:

@@ -111,6 +111,21 @@ async def test_an_image_that_crashes_is_named_and_shows_its_last_lines(cluster: 
         assert await runtime.logs("no-such-pod") == ()
 
 
+async def test_of_several_containers_the_log_of_the_node_is_shown(cluster: Cluster) -> None:
+    """Which one that is stands in the template."""
+    template = cluster.get("trunkline-green")["spec"]["template"]
+    template["metadata"]["annotations"] = {"kubectl.kubernetes.io/default-container": "node"}
+    template["spec"]["containers"].append({"name": "proxy", "image": "proxy:1"})
+    cluster.deployment("trunkline-green", "green", 0, OLD, template=template)
+    async with runtime_of(cluster) as runtime:
+        await runtime.ensure("green", 1, What(image=NEW))
+        (node,) = await until(runtime, lambda nodes: [node.running for node in nodes] == [True])
+        cluster.api.logs[node.name] = "ready\n"
+        assert await runtime.logs(node.name) == ("ready",)
+    images = [each["image"] for each in cluster.get("trunkline-green")["spec"]["template"]["spec"]["containers"]]
+    assert images == [NEW, "proxy:1"]
+
+
 async def test_a_quota_that_allows_no_pod_is_named(cluster: Cluster) -> None:
     cluster.quota = 2
     async with runtime_of(cluster) as runtime:

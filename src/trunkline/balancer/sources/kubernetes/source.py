@@ -68,7 +68,8 @@ class KubernetesSource:
             place = (entry.namespace or default, entry.service)
             self._services.setdefault(place, _Service(*place)).ports.append(_Port(entry))
         self._access = access
-        self._times = functools.partial(Following[EndpointSlice], watch_s=watch_s, first_pause_s=first_pause_s)
+        self._watch_s = watch_s
+        self._first_pause_s = first_pause_s
         self._sent: tuple[BackendSpec, ...] | None = None
 
     async def run(self, update: Update) -> None:
@@ -76,9 +77,14 @@ class KubernetesSource:
         async with ApiClient(self._access) as client, asyncio.TaskGroup() as group:
             for service in self._services.values():
                 service.news = functools.partial(self._send, update)
-                labels = selector({SERVICE_LABEL: service.name})
-                following = self._times(client, ENDPOINT_SLICES, EndpointSlice, service.namespace, labels)
-                group.create_task(following.run(service))
+                group.create_task(self._following(client, service).run(service))
+
+    def _following(self, client: ApiClient, service: _Service) -> Following[EndpointSlice]:
+        labels = selector({SERVICE_LABEL: service.name})
+        return Following(
+            client, ENDPOINT_SLICES, EndpointSlice, service.namespace, labels,
+            watch_s=self._watch_s, first_pause_s=self._first_pause_s,
+        )  # fmt: skip
 
     def _send(self, update: Update) -> None:
         if not all(service.tried for service in self._services.values()):

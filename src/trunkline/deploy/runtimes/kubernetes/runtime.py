@@ -74,6 +74,7 @@ class KubernetesRuntime:
         self._namespace = settings.namespace or access.namespace
         self._look_s = look_s
         self._patience_s = patience_s
+        self._node = settings.container  # the container whose log is that of the node, once it is known
 
     @property
     def starts(self) -> bool:
@@ -127,8 +128,8 @@ class KubernetesRuntime:
         """The last lines of a pod, of its run before if it does not run now; empty where they cannot be had."""
         for before in ({}, {"previous": "true"}):
             query = {"tailLines": str(lines), **before}
-            if self._settings.container:
-                query["container"] = self._settings.container
+            if self._node:
+                query["container"] = self._node
             try:
                 text = await self._client.text(PODS, self._namespace, node, "log", query)
             except ApiFailed:
@@ -154,6 +155,7 @@ class KubernetesRuntime:
     def _container(self, deployment: Deployment) -> Container:
         found = container_of(deployment, self._settings.container)
         if found is not None:
+            self._node = found.name
             return found
         names = ", ".join(each.name for each in deployment.spec.template.spec.containers)
         raise RuntimeFailed(
