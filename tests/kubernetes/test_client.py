@@ -64,7 +64,7 @@ async def test_a_refused_token_is_replaced_within_the_request(tmp_path: Path) ->
             assert (await client.read(PODS, Listed[Thing], "live")).items is None
             assert server.asked["list pods"] == 2
             server.tokens, renewed = {"newest": "somebody"}, "wrong"
-            with pytest.raises(ApiFailed, match="does not accept the credentials to list pods") as failed:
+            with pytest.raises(ApiFailed, match=r"rejects the credentials \(list pods in namespace live\)") as failed:
                 await client.read(PODS, Listed[Thing], "live")
             assert server.asked["list pods"] == 4
     assert failed.value.status == 401

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -137,6 +138,25 @@ async def test_watches_that_cannot_begin_end_in_a_list() -> None:
             await recorder.until({})
             assert "Too large resource version" in str(recorder.failures[0])
             assert server.asked["list pods"] == 2
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def test_a_list_without_a_version_cannot_be_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers so is no API server; a watch from nowhere would miss what happened before it."""
+    async with ApiServer().serving() as server, ApiClient(Access(server.url, FixedToken(Secret("")))) as client:
+        monkeypatch.setattr(server.store, "page", lambda *_: {"metadata": {}, "items": []})
+        recorder = Recorder()
+        task = asyncio.create_task(Following(client, PODS, Pod, "live", "app=ws").run(recorder))
+        try:
+            async with asyncio.timeout(patient(10)):
+                while not recorder.failures:
+                    await recorder.news.wait()
+                    recorder.news.clear()
+            assert "has no resource version" in str(recorder.failures[0])
+            assert (recorder.seen, server.watched_from) == ([], [])
         finally:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""As whom the API server is asked: nobody, a token, a token in a file that is renewed, or what a program hands out.
+"""Tokens for the API server: none, a fixed one, one in a file that is renewed, or what a program prints.
 
 Rules:
 

@@ -97,8 +97,9 @@ class ApiForbidden(ApiFailed):
 
     def __init__(self, request: Request, user: str) -> None:
         self.rule = request.rule
-        who = f" for {user}" if user else ""
-        why = f"RBAC forbids to {request}{who}: its Role in namespace {request.namespace} lacks the rule {self.rule}"
+        why = (
+            f"RBAC does not let {user} {request}: its Role in namespace {request.namespace} lacks the rule {self.rule}"
+        )
         super().__init__(why, status=403)
 
 
@@ -131,6 +132,6 @@ def failure_of(request: Request, code: int, body: bytes, retry_after: str = "") 
         case 403 if user := _USER.search(status.message):
             return ApiForbidden(request, user[1])
         case 401:
-            why = f"the API server does not accept the credentials to {request}: {message or 'Unauthorized'}"
+            why = f"the API server rejects the credentials ({request}): {message or 'Unauthorized'}"
             return ApiFailed(f"{why}; the token may have expired", status=code)
     return ApiFailed(why, status=code, retry_after_s=wait_s)

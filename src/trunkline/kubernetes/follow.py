@@ -60,7 +60,7 @@ class Following(Generic[T]):
         client: asks the API server.
         resource: kind of the objects.
         kind: their struct.
-        namespace: theirs.
+        namespace: where they are.
         labels: label selector.
         watch_s: seconds that a watch is asked to last.
         first_pause_s: seconds before the second try.
@@ -120,7 +120,11 @@ class Following(Generic[T]):
                 query["continue"] = self._mirror.page
             found = await self._client.read(self._resource, self._page, self._namespace, query=query)
             if self._mirror.listed(found):
-                return
+                break
+        if not self._mirror.position:
+            raise ApiFailed(
+                f"the list of {self._resource} has no resource version: no API server of Kubernetes answers"
+            )
 
     async def _watch(self, follower: Follower[T]) -> None:
         """Watch from the mirror's position until the stream ends."""

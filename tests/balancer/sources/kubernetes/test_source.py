@@ -184,7 +184,7 @@ async def test_a_token_that_expired_is_read_again_from_its_file(api: ApiServer, 
         api.tokens = {"second": "system:serviceaccount:live:balancer"}
         api.cut()
         lost = await logged("kubernetes_lost")
-        assert "does not accept the credentials" in lost["why"]
+        assert "the API server rejects the credentials" in lost["why"]
         assert "the token may have expired" in lost["why"]
         assert "first" not in lost["why"]
         second(api)
@@ -200,7 +200,7 @@ async def test_what_rbac_forbids_is_named_with_the_missing_rule(api: ApiServer, 
     async with running(source_of(api)) as lists:
         lost = await logged("kubernetes_lost")
         assert lost["why"] == (
-            f"RBAC forbids to {verb} {SLICES} in namespace live for system:serviceaccount:live:balancer: "
+            f"RBAC does not let system:serviceaccount:live:balancer {verb} {SLICES} in namespace live: "
             'its Role in namespace live lacks the rule apiGroups: ["discovery.k8s.io"], resources: [endpointslices], '
             f"verbs: [{verb}]"
         )

@@ -11,7 +11,7 @@ Rules:
 
 - Conditions may be missing: `ready` then means yes, `serving` the same as `ready`, `terminating` no.
 - A Service has as many slices as it needs, and while endpoints are moved between them one may be in two. It is one
-  backend; draining holds, for it is what one of the slices has learned newly.
+  backend; draining wins, because it is the newer state of the two.
 - A pod of a dual-stack Service is in slices of both address types and is one backend: by its IPv4 address if it has
   one, with the conditions that stand there.
 - The port is chosen by its name or by its number at the pod. The number that the Service itself has for it is in no
