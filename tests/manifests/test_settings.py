@@ -90,6 +90,7 @@ def test_a_node_learns_who_it_is(overlay: str) -> None:
         "POD_NAME": "metadata.name",
         "POD_IP": "status.podIP",
         "NODE_NAME": "spec.nodeName",
+        "TRUNKLINE_SERVER_NAME": "metadata.name",
         "TRUNKLINE_SERVER_COLOUR": "metadata.labels['trunkline.colour']",
         "TRUNKLINE_SERVER_VERSION": "metadata.labels['app.kubernetes.io/version']",
     }
@@ -141,6 +142,14 @@ def test_the_image_runs_as_the_user_of_the_manifests() -> None:
     context = template_of("production", "trunkline-blue")["spec"]["securityContext"]
     assert f"USER {context['runAsUser']}:{context['runAsGroup']}\n" in dockerfile
     assert 'ENTRYPOINT ["trunkline"]' in dockerfile
+
+
+def test_what_a_deploy_changes_can_be_left_out_by_a_label() -> None:
+    """`kubectl apply -l '!trunkline.colour'` applies all but the two colours."""
+    found = objects(kustomized("production"))
+    coloured = {key for key, each in found.items() if "trunkline.colour" in each["metadata"].get("labels", {})}
+    kinds = ("Deployment", "PodDisruptionBudget", "HorizontalPodAutoscaler")
+    assert coloured == {(kind, f"trunkline-{colour}") for kind in kinds for colour in ("blue", "green")}
 
 
 def test_every_overlay_keeps_the_colour_that_rests_at_nothing() -> None:
