@@ -5,22 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.support.balancer.balance_process import Command, ForeignBackend, close_all, connect_many, until
 from tests.support.free_ports import free_port
 from tests.support.kubernetes.api_server import ApiServer
+from tests.support.kubernetes.kubeconfig import write_kubeconfig
 from tests.support.kubernetes.slices import endpoint, endpoint_slice
 
 pytestmark = pytest.mark.process
-
-
-def kubeconfig(folder: Path, server: str) -> str:
-    path = folder / "kubeconfig"
-    cluster = {"name": "c", "cluster": {"server": server}}
-    context = {"name": "live", "context": {"cluster": "c", "namespace": "live"}}
-    path.write_text(yaml.safe_dump({"clusters": [cluster], "contexts": [context], "current-context": "live"}))
-    return str(path)
 
 
 async def test_pods_are_named_share_connections_and_drain(tmp_path: Path) -> None:
@@ -35,7 +27,7 @@ async def test_pods_are_named_share_connections_and_drain(tmp_path: Path) -> Non
         api.put("endpointslices", "live", endpoint_slice("ws-a", *ends.values(), ports=ports))
         balancer = await Command.start(
             tmp_path, "balance", "--listen", "127.0.0.1:0", "--cache-ttl", "50ms",
-            KUBECONFIG=kubeconfig(tmp_path, api.url), TRUNKLINE_BALANCER_KUBERNETES="ws:ws",
+            KUBECONFIG=str(write_kubeconfig(tmp_path, api.url)), TRUNKLINE_BALANCER_KUBERNETES="ws:ws",
         )  # fmt: skip
         try:
             await balancer.ready("balancer_up")

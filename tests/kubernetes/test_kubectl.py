@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.support.balancer.authority import Authority
 from tests.support.kubernetes.api_server import ApiServer
 from tests.support.kubernetes.cluster import Cluster
+from tests.support.kubernetes.kubeconfig import write_kubeconfig
 from tests.support.kubernetes.slices import endpoint, endpoint_slice
 from tests.support.manifests.programs import program
 from tests.support.patience import patient
@@ -25,18 +25,10 @@ class Kubectl:
 
     def __init__(self, api: ApiServer, folder: Path) -> None:
         self._folder = folder
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": api.url, "certificate-authority": "ca.pem"}}],
-            "users": [{"name": "u", "user": {"token": "t0ken"}}],
-            "contexts": [{"name": "live", "context": {"cluster": "c", "user": "u", "namespace": "live"}}],
-            "current-context": "live",
-        }
-        (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+        self._kubeconfig = write_kubeconfig(folder, api.url, token="t0ken", authority="ca.pem")
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        environ = {"KUBECONFIG": str(self._folder / "kubeconfig"), "HOME": str(self._folder), "PATH": "/usr/bin:/bin"}
+        environ = {"KUBECONFIG": str(self._kubeconfig), "HOME": str(self._folder), "PATH": "/usr/bin:/bin"}
         return await asyncio.create_subprocess_exec(
             program("kubectl"),
             *arguments,

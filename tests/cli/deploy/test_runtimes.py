@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import yaml
 
+from tests.support.kubernetes.kubeconfig import write_kubeconfig
 from trunkline.cli.deploy.fleet import RUNTIMES, runtime_of
 from trunkline.deploy.machine.plan import Plan
 from trunkline.deploy.runtimes.base import What
@@ -22,10 +22,7 @@ def plan(runtime: str) -> Plan:
 
 async def test_a_cluster_is_that_of_the_settings(tmp_path: Path) -> None:
     """Kubeconfig, context and the names of Deployments; nothing is asked before there is something to do."""
-    clusters = [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}]
-    contexts = [{"name": name, "context": {"cluster": "c", "namespace": name}} for name in ("live", "test")]
-    file = tmp_path / "kubeconfig"
-    file.write_text(yaml.safe_dump({"clusters": clusters, "contexts": contexts, "current-context": "live"}))
+    file = write_kubeconfig(tmp_path, "http://127.0.0.1:1")
     settings = msgspec.structs.replace(Settings(), kubernetes=KubernetesSettings(kubeconfig=file, context="test"))
     runtime = runtime_of(plan("kubernetes"), settings)
     try:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from tests.support.kubernetes.api_server import ApiServer
@@ -58,6 +58,7 @@ class Cluster:
         self._start = start
         self._ends: dict[str, Stop] = {}
         self._numbers = 0
+        self._runs: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         api.patched = self.reconcile
 
@@ -127,7 +128,7 @@ class Cluster:
                 "status": {},
             }
             self.api.put("pods", self.namespace, pod)
-            self._spawn(self._run(name))
+            self._runs[name] = self._spawn(self._run(name))
         left = self._of(deployment)
         updated = [pod for pod in left if pod["metadata"]["labels"]["pod-template-hash"] == made_of]
         runs = [pod for pod in left if pod["status"].get("phase") == "Running"]
@@ -183,8 +184,7 @@ class Cluster:
         return self._say(name, {"phase": "Running", "containerStatuses": [running]})
 
     async def _end(self, name: str) -> None:
-        while name not in self._ends and name in {task.get_name() for task in self._tasks}:
-            await asyncio.sleep(0.01)
+        await self._runs.pop(name)
         await self._ends.pop(name, _nothing)()
         with contextlib.suppress(Missing):
             self.api.delete("pods", self.namespace, name)
@@ -196,7 +196,8 @@ class Cluster:
             self.api.put("pods", self.namespace, {**pod, "status": status})
             self.reconcile()
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

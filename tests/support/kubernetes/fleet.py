@@ -8,14 +8,13 @@ import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import yaml
-
 from tests.support.balancer.balance_process import Command
 from tests.support.balancer.talking import Scene, open_scene
 from tests.support.deploy.real_fleet import TOKEN, RealFleet
 from tests.support.free_ports import free_port
 from tests.support.kubernetes.api_server import ApiServer
 from tests.support.kubernetes.cluster import Cluster, Stop
+from tests.support.kubernetes.kubeconfig import write_kubeconfig
 from tests.support.kubernetes.slices import endpoint, endpoint_slice
 from tests.support.kubernetes.store import Object
 from tests.support.patience import patient
@@ -85,16 +84,7 @@ class ClusterFleet:
 async def cluster_fleet(folder: Path) -> AsyncIterator[ClusterFleet]:
     """Two pods of blue, which get all connections, and none of green; the balancer watches their Service as well."""
     async with ApiServer().serving() as api:
-        kubeconfig = folder / "kubeconfig"
-        kubeconfig.write_text(
-            yaml.safe_dump(
-                {
-                    "clusters": [{"name": "c", "cluster": {"server": api.url}}],
-                    "contexts": [{"name": "live", "context": {"cluster": "c", "namespace": "live"}}],
-                    "current-context": "live",
-                }
-            )
-        )
+        kubeconfig = write_kubeconfig(folder, api.url)
         scene = await open_scene(folder)
         fleet = ClusterFleet(api, scene, kubeconfig)
         balancer: Command | None = None
