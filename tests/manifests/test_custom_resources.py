@@ -48,6 +48,22 @@ def test_rules_are_the_ones_that_are_rendered() -> None:
         assert made[f"kubernetes/{name}"] == (KUSTOMIZE / "components/monitoring" / name).read_text(), name
 
 
+def test_what_is_scraped_is_a_port_of_a_service() -> None:
+    """A ServiceMonitor that selects nothing, or a port that is not there, is silent."""
+    found = objects(kustomized("production"))
+    for (kind, name), each in found.items():
+        if kind != "ServiceMonitor":
+            continue
+        wanted = each["spec"]["selector"]["matchLabels"].items()
+        ports = {
+            port["name"]
+            for (kind, _), service in found.items()
+            if kind == "Service" and wanted <= service["metadata"]["labels"].items()
+            for port in service["spec"]["ports"]
+        }
+        assert {endpoint["port"] for endpoint in each["spec"]["endpoints"]} <= ports, name
+
+
 def test_the_route_rewrites_as_the_balancer_does() -> None:
     """What is placed by `/api/match/game` must reach the node under the path that it serves."""
     found = objects(kustomized("production"))
