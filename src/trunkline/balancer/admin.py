@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 
 from trunkline.balancer.core import Balancer
-from trunkline.balancer.hosts import hosts_of
+from trunkline.balancer.hosts import hosts_of, names_of
 from trunkline.balancer.http_port import HttpPort
 from trunkline.balancer.overview import CONTENT_SECURITY
 from trunkline.balancer.pages import BalancerPages
@@ -30,6 +30,7 @@ from trunkline.process import open_files
 from trunkline.process.open_files import Shares
 from trunkline.process.private_sockets import PrivateSocket, forget_dead
 from trunkline.settings.admin import AdminSettings
+from trunkline.settings.balancer import BalancerSettings
 
 log = structlog.get_logger("trunkline.balancer")
 
@@ -41,8 +42,8 @@ class BalancerAdmin:
         self._balancer = balancer
         self._pages = pages
         self._settings = settings
-        self._networks = networks(balancer.settings.metrics_networks)
         self._hosts = hosts_of(balancer.settings)
+        self.reload(balancer.settings)
         most = Shares(open_files.limit()).admin
         self._http = HttpPort("admin", most, balancer.meter.pending_dropped, self._hosts)
         self._traffic = TrafficApi(balancer.traffic, balancer.traffic_state, self._holder, self._why_no_read)
@@ -91,6 +92,11 @@ class BalancerAdmin:
         """Take it away from there."""
         if self._tokens is not None:
             self._tokens.forget()
+
+    def reload(self, settings: BalancerSettings) -> None:
+        """Be open to the networks of these settings, under their names, from now on."""
+        self._networks = networks(settings.metrics_networks)
+        self._hosts.rename(names_of(settings))
 
     def replace_tokens(self, tokens: Sequence[Holder]) -> None:
         """Take the tokens of new settings in the place of the old, from the next request on.

@@ -31,7 +31,9 @@ from trunkline.balancer.rebalance.driver import Rebalancer
 from trunkline.balancer.rollout.driver import VersionKeeper
 from trunkline.balancer.sources import base
 from trunkline.balancer.sources.configured import configured
+from trunkline.balancer.sources.fixed import ListSource, specs_of
 from trunkline.balancer.sources.nats import NatsSource
+from trunkline.balancer.tls import backend_context
 from trunkline.balancer.traffic.control import TrafficControl
 from trunkline.balancer.traffic.copy import copy_for
 from trunkline.balancer.traffic.rules import state_of
@@ -50,6 +52,8 @@ from trunkline.protocol.control import LoadReport, NodeReport, PickNotice, PickN
 from trunkline.protocol.goodbyes import Goodbyes
 from trunkline.protocol.timestamps import utc
 from trunkline.protocol.traffic import TrafficState
+from trunkline.settings.balancer import BalancerSettings
+from trunkline.settings.reloaded import ReloadRecord
 from trunkline.settings.sections import Settings
 
 if TYPE_CHECKING:
@@ -115,6 +119,7 @@ class Balancer:
         self.id = secrets.token_hex(4)
         # Its place, for the list of balancers: one that takes any free port has none that is known before.
         self.at = f"{socket.gethostname()}:{self.settings.port}" if self.settings.port else ""
+        self.reloads = ReloadRecord(time.time())
         self.meter = BalancerMeter()
         self._rng = random.Random()  # noqa: S311 - ties and jitter, no secrets
         self.fleet = Fleet(self.settings, self._rng)
@@ -127,7 +132,8 @@ class Balancer:
         self._checks = HealthChecks(self.settings, self._on_checked)
         self._reports = ReportPoller(self.settings, self._on_report, self._on_report_failed, self._known_opened)
         self._talk: FleetTalk | None = None
-        self._sources: dict[str, base.Source] = configured(settings, self._is_well)
+        self._listed = ListSource(self.settings.backends)
+        self._sources: dict[str, base.Source] = {"list": self._listed} | configured(settings, self._is_well)
         if self.settings.announced and settings.bus.url != "memory":
             from trunkline.balancer.talk import FleetTalk
 
@@ -179,6 +185,21 @@ class Balancer:
         while any(row.report is None and not row.report_failure for row in self.fleet.backends.values()):
             self._news.clear()
             await self._news.wait()
+
+    def prepare(self, settings: BalancerSettings) -> Callable[[], None]:
+        """Make ready what reloaded settings need, and return what takes them over.
+
+        Raises SettingsError for a backend or a certificate that cannot be used; nothing has changed then.
+        """
+        specs = specs_of(settings.backends)
+        tls = backend_context(settings)
+
+        def take_over() -> None:
+            self._checks.tls.successor = tls
+            self._reports.tls.successor = tls
+            self._listed.reload(specs)
+
+        return take_over
 
     async def stop(self) -> None:
         """End everything, each part within its bound."""

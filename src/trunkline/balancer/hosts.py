@@ -11,7 +11,11 @@ from trunkline.settings.balancer import BalancerSettings
 
 def hosts_of(settings: BalancerSettings, *more: str) -> Hosts:
     """For one port: the names that the operator gave in any setting, and the machine's."""
+    return Hosts("balancer.hosts", "balancer.trusted_proxies", names_of(settings, *more), socket.gethostname())
+
+
+def names_of(settings: BalancerSettings, *more: str) -> tuple[str, ...]:
+    """The names that the operator gave in any setting."""
     routes = (route.host for route in settings.routes if route.host != "*")
     listening = "" if is_address(settings.host) else settings.host
-    names = (*settings.hosts, listening, *routes, *more)
-    return Hosts("balancer.hosts", "balancer.trusted_proxies", names, socket.gethostname())
+    return (*settings.hosts, listening, *routes, *more)

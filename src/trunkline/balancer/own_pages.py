@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from trunkline.balancer.hosts import hosts_of
+from trunkline.balancer.hosts import hosts_of, names_of
 from trunkline.balancer.overview import CONTENT_SECURITY
 from trunkline.http1.heads import PageRequest
 from trunkline.http1.requests import Response
@@ -26,9 +26,14 @@ class OwnPages:
 
     def __init__(self, settings: BalancerSettings, render: Render) -> None:
         self._path = settings.balancer_metric_path
-        self._networks = networks(settings.metrics_networks)
         self._hosts = hosts_of(settings)
         self._render = render
+        self.reload(settings)
+
+    def reload(self, settings: BalancerSettings) -> None:
+        """Be open to the networks of these settings, under their names, from now on."""
+        self._networks = networks(settings.metrics_networks)
+        self._hosts.rename(names_of(settings))
 
     def answer(self, request: PageRequest) -> Response | Awaitable[Response] | None:
         """The page, a refusal, or None when it is no page of ours."""

@@ -22,6 +22,7 @@ from trunkline.balancer.pages import BalancerPages
 from trunkline.balancer.relay.edge import Edge
 from trunkline.balancer.workers.supervisor import Workers
 from trunkline.errors import SettingsError, StartError
+from trunkline.net.admin.tokens import read_tokens
 from trunkline.process.bounds import end_part
 from trunkline.settings.sections import Settings
 
@@ -40,17 +41,19 @@ class RelayService:
         self.balancer = Balancer(settings)
         self._events = EventLog() if settings.log.access else None
         self._edge: Edge | None = None
+        self._own_pages: OwnPages | None = None
         self._workers: Workers | None = None
         if settings.balancer.workers > 1:
             self._workers = Workers(self.balancer, settings)
             pages = self._workers.pages
         else:
             pages = BalancerPages(self.balancer, self._counts)
+            self._own_pages = own_pages = OwnPages(settings.balancer, pages.render_soon)
             self._edge = Edge(
                 settings.balancer,
                 self.balancer,
                 asked=self.balancer.asked,
-                pages=OwnPages(settings.balancer, pages.render_soon).answer,
+                pages=own_pages.answer,
                 on_event=self._events.add if self._events is not None else None,
             )
         self.admin = BalancerAdmin(self.balancer, pages, settings.admin)
@@ -81,6 +84,29 @@ class RelayService:
             policy=self._settings.policy,
             workers=self._settings.workers,
         )
+
+    async def prepare(self, settings: Settings) -> Callable[[], None]:
+        """Make ready what reloaded settings need, in workers too, and return what takes them over; connections stay.
+
+        Raises SettingsError or StartError for what cannot be used; nothing has changed then.
+        """
+        tokens = read_tokens(settings.admin)
+        taken = [self.balancer.prepare(settings.balancer)]
+        if self._edge is not None:
+            taken.append(self._edge.prepare(settings.balancer))
+        if self._workers is not None:
+            taken.append(await self._workers.prepare(settings))
+
+        def take_over() -> None:
+            self._settings = settings.balancer
+            self.admin.reload(settings.balancer)
+            self.admin.replace_tokens(tokens)
+            if self._own_pages is not None:
+                self._own_pages.reload(settings.balancer)
+            for each in taken:
+                each()
+
+        return take_over
 
     async def stop(self) -> None:
         """Take no more clients, let the connected ones go on for `drain_ms`, then end. Cancel it to end at once."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,19 @@ class ListenerTls:
         self._current = self.context
         self.context.sni_callback = self._newest
 
+    def prepare(self, cert_file: Path, key_file: Path | None) -> Callable[[], None]:
+        """Load the files of reloaded settings, and return what has them count for handshakes from then on.
+
+        Raises SettingsError for files that hold no usable certificate and key.
+        """
+        files, fresh = CertificateFiles(cert_file, key_file), _listener_context()
+        files.checked(fresh, "balancer.tls_cert_file")
+
+        def take_over() -> None:
+            self._files, self._current = files, fresh
+
+        return take_over
+
     def look(self) -> None:
         """Load the files again when they have changed."""
         if not self._files.changed():
@@ -116,12 +130,19 @@ class BackendContext(ssl.SSLContext):
     """A context for connections to backends, to which it shows a certificate where there is one.
 
     The files are looked at before each handshake, next to which that costs nothing.
+
+    Attributes:
+        successor: the one of reloaded settings, which has the handshakes from then on. A context cannot unlearn an
+            authority, and those who connect keep the one that they were given.
     """
 
     shown: CertificateFiles | None = None
+    successor: BackendContext | None = None
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
         """Begin a handshake."""
+        if self.successor is not None:
+            return self.successor.wrap_bio(*arguments, **options)
         if self.shown is not None and self.shown.changed():
             try:
                 # Apart first: half of a new pair would spoil the one that is loaded.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,16 +48,27 @@ def balance(
         "balancer.backends": [{"url": url} for url in backend] if backend else None,
         "balancer.rebalance": "dry-run" if dry_run else None,
     }  # fmt: skip
-    settings = loaded(config_file, flags).settings
-    log_setup.configure(settings.log, service="trunkline-balancer")
-    raise typer.Exit(lifecycle.run(lambda: run_balancer(settings, take_over)))
+    found = loaded(config_file, flags)
+    log_setup.configure(found.settings.log, service="trunkline-balancer")
+
+    def again() -> Settings:
+        # A file that was read must be there again: without it all its settings would be gone.
+        return loaded(found.file or config_file, flags).settings
+
+    raise typer.Exit(lifecycle.run(lambda: run_balancer(found.settings, again, take_over)))
 
 
-async def run_balancer(settings: Settings, take_over: bool = False) -> int:
-    """Run a balancer in this process until a signal, or another process that takes its place, stops it."""
+async def run_balancer(settings: Settings, again: Callable[[], Settings], take_over: bool = False) -> int:
+    """Run a balancer in this process until a signal, or another process that takes its place, stops it.
+
+    `again` reads its settings again.
+    """
+    from trunkline.logs.configure import with_level
     from trunkline.process import lifecycle
+    from trunkline.settings.reload import Reload
+    from trunkline.settings.reloaded import BALANCER, STEERING
 
-    signals = lifecycle.Signals()
+    signals = lifecycle.Signals(reloads=True)
     service: RelayService | SteeringService
     if settings.balancer.mode == "steer":
         from trunkline.traefik.steer.service import SteeringService
@@ -68,7 +80,9 @@ async def run_balancer(settings: Settings, take_over: bool = False) -> int:
         service = RelayService(settings, take_over=take_over, on_taken=signals.stop)
     if await lifecycle.started(signals, service.start(), heeds_first=take_over):
         lifecycle.spare_collector()
-    await lifecycle.serve_until_stopped(signals, service.stop)
+    sections = STEERING if settings.balancer.mode == "steer" else BALANCER
+    reload = Reload(settings, again, sections, with_level(service.prepare), service.balancer.reloads)
+    await lifecycle.serve_until_stopped(signals, service.stop, reload)
     return 0
 
 

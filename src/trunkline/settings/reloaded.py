@@ -57,6 +57,10 @@ def _kept(rules: object) -> list[tuple[str, int | None, float | None]]:
     return [(rule.pattern, rule.history, rule.history_age_s) for rule in rules if isinstance(rule, ChannelRule)]
 
 
+def _both(before: object, now: object) -> bool:
+    return before is not None and now is not None
+
+
 _AT_ONCE: Final = Reloaded("at once")
 _NEW: Final = Reloaded("new connections")
 
@@ -108,6 +112,27 @@ RELOADED: Final[Mapping[str, Reloaded]] = {
     "auth.leeway_s": _NEW,
     "auth.required": _NEW,
     "auth.require_exp": _NEW,
+    "balancer.hosts": _AT_ONCE,
+    "balancer.backends": _AT_ONCE,
+    "balancer.metrics_networks": _AT_ONCE,
+    "balancer.retries": _NEW,
+    "balancer.idle_timeout_ms": _AT_ONCE,
+    "balancer.body_bytes": _NEW,
+    "balancer.max_connections": _AT_ONCE,
+    "balancer.trusted_proxies": _NEW,
+    "balancer.handshake_burst": _AT_ONCE,
+    "balancer.handshake_per_s": _AT_ONCE,
+    "balancer.connections_per_address": _NEW,
+    "balancer.exempt": _AT_ONCE,
+    "balancer.request_headers": _NEW,
+    "balancer.response_headers": _NEW,
+    "balancer.tls_cert_file": Reloaded("new connections", _both, "TLS is switched on or off"),
+    "balancer.tls_key_file": _NEW,
+    "balancer.tls_verify": _NEW,
+    "balancer.tls_ca_file": _NEW,
+    "balancer.tls_client_cert_file": _NEW,
+    "balancer.tls_client_key_file": _NEW,
+    "balancer.drain_ms": _AT_ONCE,
     "log.level": _AT_ONCE,
     "metrics.aliases": _AT_ONCE,
 }

@@ -25,6 +25,7 @@ from tests.support.balancer.relay_peers import (
 from tests.support.patience import patient
 from trunkline.balancer.health.requests import open_session
 from trunkline.balancer.relay.edge import Edge
+from trunkline.balancer.tls import backend_context
 from trunkline.errors import SettingsError
 
 
@@ -263,6 +264,9 @@ async def test_checks_and_reports_show_the_certificate(authority: Authority, tmp
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=authority.server(tmp_path / "backend.pem", asks=True)).start()
     url = f"https://127.0.0.1:{runner.addresses[0][1]}/metric"
     settings = edge_settings(tls_ca_file=authority.file, tls_client_cert_file=tmp_path / "edge.pem")
-    async with open_session(settings, timeout_s=patient(5), keep_alive=False) as session, session.get(url) as found:
+    async with (
+        open_session(backend_context(settings), timeout_s=patient(5), keep_alive=False) as session,
+        session.get(url) as found,
+    ):
         assert found.status == 200
     await runner.cleanup()

@@ -24,6 +24,7 @@ import structlog
 
 from trunkline.balancer.health.requests import FAULTS, Redirected, open_session, read_at_most, reason_of
 from trunkline.balancer.health.rota import Rota
+from trunkline.balancer.tls import backend_context
 from trunkline.placement.backend import BackendSpec
 from trunkline.process.open_files import exhausted
 from trunkline.protocol.control import Health
@@ -36,13 +37,17 @@ DEFAULT_PATH: Final = BalancerSettings().health_path
 
 
 class HealthChecks:
-    """Checks backends at their interval; `on_result` gets the URL, whether it is well, and what is wrong."""
+    """Checks backends at their interval; `on_result` gets the URL, whether it is well, and what is wrong.
+
+    `tls` is for backends that speak it. Raises SettingsError for a `balancer.tls_ca_file` that cannot be used.
+    """
 
     def __init__(self, settings: BalancerSettings, on_result: Callable[[str, bool, str], None]) -> None:
         self._settings = settings
         self._on_result = on_result
         self._specs: dict[str, BackendSpec] = {}
         self._missing_logged: set[str] = set()
+        self.tls = backend_context(settings)
         self._session: aiohttp.ClientSession | None = None
         self._timeout_s = settings.health_timeout_ms / 1000
         self._rota = Rota(self._check, settings.health_interval_ms / 1000)
@@ -58,10 +63,10 @@ class HealthChecks:
         self._rota.hurry(url)
 
     async def start(self) -> None:
-        """Begin to check, unless `balancer.health` is off; raises SettingsError for a CA file it cannot use."""
+        """Begin to check, unless `balancer.health` is off."""
         if self._settings.health == "off":
             return
-        self._session = open_session(self._settings, timeout_s=self._timeout_s, keep_alive=False)
+        self._session = open_session(self.tls, timeout_s=self._timeout_s, keep_alive=False)
         self._rota.start()
 
     async def close(self) -> None:

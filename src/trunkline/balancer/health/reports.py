@@ -27,6 +27,7 @@ from aiohttp import hdrs
 
 from trunkline.balancer.health.requests import FAULTS, open_session, read_at_most, reason_of
 from trunkline.balancer.health.rota import Rota
+from trunkline.balancer.tls import backend_context
 from trunkline.placement.backend import BackendSpec, place_of
 from trunkline.placement.counting.ledger import MOST_REPORTED
 from trunkline.process.bounds import end_tasks
@@ -46,6 +47,12 @@ class ReportPoller:
         on_report: gets a backend's URL, its report, and when it was requested, in seconds of `time.monotonic`.
         on_failure: gets a backend's URL and why there is no report.
         known_opened: the run and the count of opened connections that are known of a backend, None for none.
+
+    Attributes:
+        tls: for backends that speak it.
+
+    Raises:
+        SettingsError: `balancer.tls_ca_file` cannot be used.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class ReportPoller:
         self._known_opened = known_opened
         self._timeout_s = settings.report_timeout_ms / 1000
         self._backends: dict[str, _Asked] = {}
+        self.tls = backend_context(settings)
         self._session: aiohttp.ClientSession | None = None
         self._rota = Rota(self._ask, settings.cache_ttl_ms / 1000)
         self._running: set[asyncio.Task[None]] = set()
@@ -87,10 +95,10 @@ class ReportPoller:
             await asyncio.wait(wait_for)
 
     async def start(self) -> None:
-        """Begin; raises SettingsError for a CA file it cannot use."""
+        """Begin."""
         if self._session is not None:
             return
-        self._session = open_session(self._settings, timeout_s=self._timeout_s, keep_alive=True)
+        self._session = open_session(self.tls, timeout_s=self._timeout_s, keep_alive=True)
         if self._settings.cache_ttl_ms:
             self._rota.start()
         self._ask_new()

@@ -6,27 +6,26 @@ of an answer is bounded, and never unpacked.
 
 from __future__ import annotations
 
+import ssl
 from typing import Final
 
 import aiohttp
 from aiohttp import hdrs
 
-from trunkline.balancer.tls import backend_context
 from trunkline.net.staggered import DELAY_S
-from trunkline.settings.balancer import BalancerSettings
 from trunkline.version import __version__
 
 LONGEST_REASON: Final = 120
 
 
-def open_session(settings: BalancerSettings, *, timeout_s: float, keep_alive: bool) -> aiohttp.ClientSession:
-    """A client for backends; close it; raises SettingsError for a `balancer.tls_ca_file` that cannot be used."""
+def open_session(tls: ssl.SSLContext, *, timeout_s: float, keep_alive: bool) -> aiohttp.ClientSession:
+    """A client for backends, `tls` for those that speak it; close it."""
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(_no_redirect)
     return aiohttp.ClientSession(
         # Names are resolved for each connection: a cached address would hide that a backend has moved.
         connector=aiohttp.TCPConnector(
-            ssl=backend_context(settings),
+            ssl=tls,
             limit=0,
             force_close=not keep_alive,
             use_dns_cache=False,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import dataclasses
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -19,7 +19,7 @@ from typing import Final
 import aiohttp
 import structlog
 
-from trunkline.balancer.hosts import hosts_of
+from trunkline.balancer.hosts import hosts_of, names_of
 from trunkline.balancer.listening import client_sockets
 from trunkline.balancer.relay.arrivals import ArrivalListener
 from trunkline.balancer.relay.client import ClientConnection
@@ -65,6 +65,7 @@ class Edge:
 
     pending: PendingConnections
     relays: Relays
+    _context: RelayContext
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class Edge:
         self._hosts = hosts_of(settings)
         self._backend_tls = backend_context(settings)
         self._tls = ListenerTls(settings.tls_cert_file, settings.tls_key_file) if settings.tls_cert_file else None
+        self._limiter = AddressLimiter(settings.handshake_burst, settings.handshake_per_s, settings.exempt)
         self._handshake_timeout_s = settings.handshake_timeout_ms / 1000
         self._changed = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
@@ -109,7 +111,7 @@ class Edge:
         self._session = self._open_session()
         if poller.AVAILABLE:
             self.poller = Poller(loop)
-        context = self._compose(loop, self._session)
+        self._context = self._compose(loop, self._session)
         proxies = networks(settings.proxy_protocol)
         self._hosts.listens_on(sock.getsockname()[0] for sock in sockets)
         for sock in sockets:
@@ -119,13 +121,13 @@ class Edge:
                     loop,
                     self.pending,
                     sock,
-                    functools.partial(ClientConnection, context),
+                    lambda arrival: ClientConnection(self._context, arrival),
                     self._tls.context if self._tls is not None else None,
                     proxies,
                     self._handshake_timeout_s,
                 )
                 if self._tls is not None or proxies
-                else await loop.create_server(lambda: ClientConnection(context), sock=sock, backlog=BACKLOG)
+                else await loop.create_server(lambda: ClientConnection(self._context), sock=sock, backlog=BACKLOG)
             )
         self.port = self._forwarding.port = sockets[0].getsockname()[1]
         self._ticker = loop.call_later(TICK_S, self._tick, loop)
@@ -134,10 +136,7 @@ class Edge:
         settings, meter = self.settings, self.meter
         # Each relayed connection needs two.
         shares = Shares(open_files.limit(), 2)
-        wanted = settings.max_connections or shares.connections
-        limit = min(wanted, shares.connections)
-        if limit < wanted:
-            log.warning("max_connections_bounded_by_files", wanted=wanted, limit=limit, open_files=shares.files)
+        limit = _limit(settings, shares)
         self.relays = Relays(loop, settings, limit, self._placer, meter, self._on_event, self._changed)
         self.pending = PendingConnections(
             loop,
@@ -156,7 +155,7 @@ class Edge:
             trusted_proxies=networks(settings.trusted_proxies),
             hosts=self._hosts,
             asked=self._asked,
-            limiter=AddressLimiter(settings.handshake_burst, settings.handshake_per_s, settings.exempt),
+            limiter=self._limiter,
             meter=meter,
             on_event=self._on_event,
             pages=self._pages,
@@ -166,6 +165,36 @@ class Edge:
             session=session,
             handshake_timeout_s=self._handshake_timeout_s,
         )
+
+    def prepare(self, settings: BalancerSettings) -> Callable[[], None]:
+        """Make ready what reloaded settings need, and return what takes them over, for clients that come from then on.
+
+        Raises SettingsError for a certificate or a header that cannot be used; nothing has changed then.
+        """
+        forwarding = Forwarding(settings)
+        forwarding.port = self.port
+        backend_tls = backend_context(settings)
+        take_over_tls = None
+        if self._tls is not None and settings.tls_cert_file is not None:
+            take_over_tls = self._tls.prepare(settings.tls_cert_file, settings.tls_key_file)
+
+        def take_over() -> None:
+            self.settings = settings
+            self._forwarding = forwarding
+            self._backend_tls.successor = backend_tls
+            if take_over_tls is not None:
+                take_over_tls()
+            self._hosts.rename(names_of(settings))
+            self._limiter.change(settings.handshake_burst, settings.handshake_per_s, settings.exempt)
+            self.relays.reload(settings, _limit(settings, Shares(open_files.limit(), 2)))
+            self._context = dataclasses.replace(
+                self._context,
+                settings=settings,
+                forwarding=forwarding,
+                trusted_proxies=networks(settings.trusted_proxies),
+            )
+
+        return take_over
 
     def _open_session(self) -> aiohttp.ClientSession:
         settings = self.settings
@@ -220,3 +249,12 @@ class Edge:
         self.relays.sweep(now)
         if self._tls is not None and self._ticks % TLS_LOOK_TICKS == 0:
             self._tls.look()
+
+
+def _limit(settings: BalancerSettings, shares: Shares) -> int:
+    """Connections at most: what the settings want, as open files allow."""
+    wanted = settings.max_connections or shares.connections
+    limit = min(wanted, shares.connections)
+    if limit < wanted:
+        log.warning("max_connections_bounded_by_files", wanted=wanted, limit=limit, open_files=shares.files)
+    return limit

@@ -28,18 +28,22 @@ class Relays:
     ) -> None:
         self.handshaking = 0
         self._loop = loop
-        self._limit = limit
         self._placer = placer
         self._meter = meter
         self._on_event = on_event
         self._changed = changed
-        self._idle_s = settings.idle_timeout_ms / 1000
-        self._per_address_limit = settings.connections_per_address
-        self._exempt = networks(settings.exempt)
         self._per_address: dict[str, int] = {}
         self._relays: set[Relay] = set()
         self._ending: dict[Relay, float] = {}
         self._swept_idle_at = loop.time()
+        self.reload(settings, limit)
+
+    def reload(self, settings: BalancerSettings, limit: int) -> None:
+        """Hold to these settings from now on, and to so many connections; those that are there stay."""
+        self._limit = limit
+        self._idle_s = settings.idle_timeout_ms / 1000
+        self._per_address_limit = settings.connections_per_address
+        self._exempt = networks(settings.exempt)
 
     def __len__(self) -> int:
         return len(self._relays)

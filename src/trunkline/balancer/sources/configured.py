@@ -1,4 +1,4 @@
-"""The sources of backends that are set; a source and its library are loaded only then."""
+"""The sources of backends that are set, besides their list; a source and its library are loaded only then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 
 from trunkline.balancer.sources.base import Source
-from trunkline.balancer.sources.fixed import ListSource
 from trunkline.docker.endpoint import Endpoint, files_in, named
 from trunkline.docker.package import require
 from trunkline.settings.balancer import BalancerSettings
@@ -14,7 +13,7 @@ from trunkline.settings.sections import Settings
 
 
 def configured(whole: Settings, is_well: Callable[[str], bool]) -> dict[str, Source]:
-    """Each source by its kind; `is_well` says whether the health checks of a backend are good, by its URL.
+    """Each source but the list, by its kind; `is_well` says whether the checks of a backend are good, by its URL.
 
     Raises:
         SettingsError: what a source cannot understand.
@@ -22,8 +21,6 @@ def configured(whole: Settings, is_well: Callable[[str], bool]) -> dict[str, Sou
     """
     settings = whole.balancer
     found: dict[str, Source] = {}
-    if settings.backends:
-        found["list"] = ListSource(settings.backends)
     if settings.backends_file is not None:
         from trunkline.balancer.sources.file import FileSource
 

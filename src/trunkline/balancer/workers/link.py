@@ -57,6 +57,22 @@ class Welcome(msgspec.Struct, tag="welcome"):
     settings: bytes
 
 
+class Reloaded(msgspec.Struct, tag="reloaded"):
+    """Other settings, to be made ready; answered with `Prepared`."""
+
+    settings: bytes
+
+
+class TakeOver(msgspec.Struct, tag="take_over"):
+    """Those that were made ready last count from now on."""
+
+
+class Prepared(msgspec.Struct, tag="prepared"):
+    """The answer to `Reloaded`: why they cannot be used, empty when they can."""
+
+    why: str
+
+
 class Asked(msgspec.Struct, tag="asked"):
     """What a node says of sessions that move: each worker keeps a record of its own."""
 
@@ -92,8 +108,8 @@ class PageAnswer(msgspec.Struct, tag="page"):
     body: bytes
 
 
-FromWorker = PlaceAsk | Settled | Counts | PageAsk
-ToWorker = Welcome | Asked | Placed | PageAnswer
+FromWorker = PlaceAsk | Settled | Counts | PageAsk | Prepared
+ToWorker = Welcome | Reloaded | TakeOver | Asked | Placed | PageAnswer
 T = TypeVar("T")
 
 
@@ -155,6 +171,7 @@ class RemotePlacer:
 
     Attributes:
         welcome: done with the worker's settings when they have come.
+        reloads: what is said of other settings, in order.
         asked: sessions that nodes asked to move.
     """
 
@@ -162,6 +179,7 @@ class RemotePlacer:
         self._on_lost = on_lost
         self._next = 0
         self.welcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.reloads: asyncio.Queue[Reloaded | TakeOver] = asyncio.Queue()
         self.asked = AskedSessions()
         self._places: dict[int, asyncio.Future[Pick | Refusal]] = {}
         self._pages: dict[int, asyncio.Future[PageAnswer]] = {}
@@ -203,6 +221,10 @@ class RemotePlacer:
         """Report the counts."""
         self.link.send(Counts(data))
 
+    def prepared(self, why: str) -> None:
+        """Say that other settings are ready, or why they cannot be used."""
+        self.link.send(Prepared(why))
+
     def _heard(self, message: ToWorker) -> None:
         if isinstance(message, Placed):
             waiting = self._places.pop(message.id)
@@ -215,6 +237,8 @@ class RemotePlacer:
             self.welcome.set_result(message.settings)
         elif isinstance(message, Asked):
             self.asked.hear(message.said, time.monotonic())
+        elif isinstance(message, Reloaded | TakeOver):
+            self.reloads.put_nowait(message)
         else:
             page = self._pages.pop(message.id)
             if not page.done():
@@ -245,6 +269,7 @@ class WorkerSeat:
         self._reserved: dict[int, Pick] = {}
         self._open: dict[int, Pick] = {}
         self._waiting: set[asyncio.Future[None]] = set()
+        self._preparing: asyncio.Future[str] | None = None
         self.lost = asyncio.Event()
         self.link: Link[FromWorker] = Link(msgspec.msgpack.Decoder(FromWorker), self._heard, self._lost)
 
@@ -261,8 +286,23 @@ class WorkerSeat:
             self._settle(message)
         elif isinstance(message, Counts):
             self._on_counts(message)
+        elif isinstance(message, Prepared):
+            self._answered(message.why)
         else:
             self.link.send(PageAnswer(message.id, *self._page_for(message)))
+
+    def prepare(self, settings: bytes) -> asyncio.Future[str]:
+        """Have the worker make other settings ready; why it cannot use them, empty when it can or has ended."""
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._preparing = answer
+        self.link.send(Reloaded(settings))
+        if self.lost.is_set():
+            self._answered("")
+        return answer
+
+    def _answered(self, why: str) -> None:
+        if self._preparing is not None and not self._preparing.done():
+            self._preparing.set_result(why)
 
     def _page_for(self, message: PageAsk) -> tuple[str, bytes]:
         try:
@@ -303,6 +343,8 @@ class WorkerSeat:
 
     def _lost(self) -> None:
         self.lost.set()
+        # The worker that follows it begins with the settings that count then.
+        self._answered("")
         for pick in self._reserved.values():
             self._placer.dropped(pick)
         for pick in self._open.values():

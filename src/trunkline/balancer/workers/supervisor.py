@@ -16,7 +16,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -25,9 +25,9 @@ import structlog
 from trunkline.balancer.core import Balancer
 from trunkline.balancer.measures import EdgeCounts, added
 from trunkline.balancer.pages import BalancerPages
-from trunkline.balancer.workers.link import Asked, Counts, Welcome, WorkerSeat
+from trunkline.balancer.workers.link import Asked, Counts, TakeOver, Welcome, WorkerSeat
 from trunkline.balancer.workers.worker_settings import WorkerSettings, encode_settings
-from trunkline.errors import StartError
+from trunkline.errors import SettingsError, StartError
 from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
 from trunkline.process.looks import LOOK_EVERY_S, look
@@ -44,6 +44,8 @@ SILENT_S: Final = 10.0
 """A worker reports its counts every second; one that was silent this long, though it had a processor, hangs, while the
 kernel hands it clients."""
 READY_S: Final = 20.0
+PREPARE_S: Final = 10.0
+"""Time that workers have to make other settings ready."""
 
 
 class Workers:
@@ -78,6 +80,30 @@ class Workers:
         if self._failed is not None:
             await self.stop(0.0)
             raise self._failed
+
+    async def prepare(self, settings: Settings) -> Callable[[], None]:
+        """Have the workers make other settings ready, and return what has them taken over.
+
+        Raises SettingsError when one of them cannot use them, or does not answer.
+        """
+        encoded = self._encoded(settings)
+        asked = {seat: seat.prepare(encoded) for seat in self._seats.values()}
+        try:
+            answers = await asyncio.wait_for(asyncio.gather(*asked.values()), PREPARE_S)
+        except TimeoutError:
+            raise SettingsError("balancer.workers", allowed=f"a worker did not answer within {PREPARE_S:g} s") from None
+        if whys := [why for why in answers if why]:
+            raise SettingsError("balancer.workers", allowed=f"a worker cannot take the new settings: {whys[0]}")
+
+        def take_over() -> None:
+            self._settings = settings
+            for seat in self._seats.values():
+                if seat not in asked:
+                    # It was started meanwhile, with those of before.
+                    seat.prepare(encoded)
+                seat.link.send(TakeOver())
+
+        return take_over
 
     async def stop(self, drain_s: float) -> None:
         """Let the workers drain for `drain_s` seconds and end; they are killed a second later."""
@@ -149,7 +175,6 @@ class Workers:
             theirs.close()
         if self._stop_asked.is_set():
             child.kill()
-        settings = WorkerSettings(number, self._settings.balancer, self._settings.log)
         try:
             ours.setblocking(False)
             await asyncio.get_running_loop().create_unix_connection(lambda: seat.link, sock=ours)
@@ -158,7 +183,7 @@ class Workers:
             child.kill()
             ours.close()
             raise
-        seat.link.send(Welcome(encode_settings(settings)))
+        seat.link.send(Welcome(self._encoded(self._settings)))
         for said in self._balancer.asked.all(time.monotonic()):
             seat.link.send(Asked(said))
         self._seats[number] = seat
@@ -177,6 +202,9 @@ class Workers:
             last.connections = 0
             self._ended = added([self._ended, last])
         return code
+
+    def _encoded(self, settings: Settings) -> bytes:
+        return encode_settings(WorkerSettings(settings.balancer, settings.log))
 
     async def _watch(self, number: int, child: Child, silence: Silence) -> None:
         """Kill a worker that hangs, so that another takes its place."""

@@ -13,7 +13,6 @@ from trunkline.settings.sections import LogSettings
 class WorkerSettings(msgspec.Struct, frozen=True):
     """What a worker needs to know; it holds no secret."""
 
-    number: int
     balancer: BalancerSettings
     log: LogSettings
 

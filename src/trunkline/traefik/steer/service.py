@@ -15,12 +15,13 @@ import structlog
 from trunkline.balancer.admin import BalancerAdmin
 from trunkline.balancer.core import PART_S, Balancer
 from trunkline.balancer.event_log import EventLog
-from trunkline.balancer.hosts import hosts_of
+from trunkline.balancer.hosts import hosts_of, names_of
 from trunkline.balancer.http_port import HttpPort
 from trunkline.balancer.listening import Listening
 from trunkline.balancer.measures import EdgeCounts
 from trunkline.balancer.pages import BalancerPages
 from trunkline.errors import SettingsError, StartError
+from trunkline.net.admin.tokens import read_tokens
 from trunkline.process import open_files
 from trunkline.process.bounds import end_part
 from trunkline.process.open_files import Shares
@@ -50,8 +51,8 @@ class SteeringService:
         self.admin = BalancerAdmin(self.balancer, BalancerPages(self.balancer, EdgeCounts), settings.admin)
         # All its connections wait for requests.
         most = Shares(open_files.limit()).pending(0)
-        hosts = hosts_of(settings.balancer, urlsplit(settings.traefik.balancer_url or "").hostname or "")
-        self._http = HttpPort("data", most, self.balancer.meter.pending_dropped, hosts, head_bytes=1 << 16)
+        self._hosts = hosts_of(settings.balancer, _name(settings))
+        self._http = HttpPort("data", most, self.balancer.meter.pending_dropped, self._hosts, head_bytes=1 << 16)
         self.port = 0
 
     async def start(self) -> None:
@@ -79,6 +80,23 @@ class SteeringService:
             admin_port=self.admin.port,
             policy=self._settings.balancer.policy,
         )
+
+    async def prepare(self, settings: Settings) -> Callable[[], None]:
+        """Make ready what reloaded settings need, and return what takes them over.
+
+        Raises SettingsError or StartError for what cannot be used; nothing has changed then.
+        """
+        tokens = read_tokens(settings.admin)
+        take_over_state = self.balancer.prepare(settings.balancer)
+
+        def take_over() -> None:
+            self._settings = settings
+            self._hosts.rename(names_of(settings.balancer, _name(settings)))
+            self.admin.reload(settings.balancer)
+            self.admin.replace_tokens(tokens)
+            take_over_state()
+
+        return take_over
 
     async def stop(self) -> None:
         """Answer no more; connections are Traefik's and stay."""
@@ -112,3 +130,8 @@ class SteeringService:
             )
             for backend in self.balancer.fleet.backends.values()
         ]
+
+
+def _name(settings: Settings) -> str:
+    """The name under which Traefik asks, empty for an address of its own machine."""
+    return urlsplit(settings.traefik.balancer_url or "").hostname or ""
