@@ -82,7 +82,7 @@ async def test_a_daemon_of_another_authority_is_refused(environ: dict[str, str],
     other.mkdir()
     files = write_files(Authority(other), tmp_path / "files", "client")
     runtime = DockerRuntime(of_environment({**environ, "DOCKER_CERT_PATH": str(files)}), SCOPE)
-    assert "certificate verify failed" in await runtime.check("green", What())
+    assert "cannot be reached: its certificate cannot be verified: " in await runtime.check("green", What())
 
 
 async def test_without_a_certificate_the_daemon_refuses(environ: dict[str, str]) -> None:

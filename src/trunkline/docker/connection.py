@@ -73,12 +73,21 @@ def context(files: TlsFiles) -> ssl.SSLContext:
 def reason(error: BaseException) -> str:
     """Why an exchange failed, in the daemon's words where it has answered."""
     if isinstance(error, aiodocker.DockerError):
-        if error.status == _UNREACHED:
-            return error.message.partition(" [")[2].removesuffix("]") or error.message
-        return error.message
+        return _unreached_by(error) or error.message
     if isinstance(error, TimeoutError):
         return str(error) or "it did not answer in time"
     return str(error) or type(error).__name__
+
+
+def _unreached_by(error: aiodocker.DockerError) -> str:
+    """Why there is no connection, which aiodocker hides in a longer text; empty where there was one."""
+    match error.__context__:
+        case aiohttp.ClientConnectorCertificateError() as found:
+            why = getattr(found.certificate_error, "verify_message", "") or str(found.certificate_error)
+            return f"its certificate cannot be verified: {why}"
+        case aiohttp.ClientConnectorError() as found:
+            return found.os_error.strerror or str(found.os_error)
+    return ""
 
 
 def unreached(error: BaseException) -> bool:

@@ -234,7 +234,7 @@ async def test_other_projects_are_left_alone(daemon: LabelledContainers) -> None
 async def test_a_daemon_that_cannot_be_reached(daemon: LabelledContainers) -> None:
     """Every request says so, and the next one asks again."""
     away = DockerRuntime(Endpoint("unix:///nowhere/docker.sock", source="DOCKER_HOST"), Scope("d1", "blue", "green"))
-    why = "the Docker daemon at unix:///nowhere/docker.sock (DOCKER_HOST) cannot be reached"
+    why = "the Docker daemon at unix:///nowhere/docker.sock (DOCKER_HOST) cannot be reached: No such file or directory"
     assert (await away.check("green", What())).startswith(why)
     with pytest.raises(RuntimeFailed, match="cannot be reached"):
         await away.list("green")
