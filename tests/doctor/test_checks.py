@@ -69,7 +69,7 @@ def service(number: int, **changed: object) -> Machine:
     ("check", "machine", "state", "says", "do"),
     [
         ("open files", replace(GOOD, files=replace(FILES, hard=1024)), "error", "1,024", "LimitNOFILE=65536"),
-        ("files of the machine", replace(GOOD, files=replace(FILES, most=30_000)), "warning", "30,000", "fs.file-max"),
+        ("files of the machine", replace(GOOD, files=replace(FILES, most=99_000)), "warning", "99,000", "=2000000"),
         ("files of the machine", replace(GOOD, files=replace(FILES, ceiling=4096)), "error", "4,096", "fs.nr_open"),
         ("listen queue", network(somaxconn=128), "warning", "somaxconn is 128", "net.core.somaxconn=4096"),
         ("listen queue", network(syn_backlog=512), "warning", "512", "net.ipv4.tcp_max_syn_backlog=4096"),
@@ -193,3 +193,12 @@ def test_warnings_count_when_asked() -> None:
     findings = examine(network(somaxconn=128), Wanted())
     assert (exit_code(findings), exit_code(findings, strict=True)) == (0, 1)
     assert exit_code(examine(memory(limit=512 << 20), Wanted())) == 1
+
+
+def test_what_is_advised_has_room_for_what_is_wanted() -> None:
+    """Millions of connections: the values to set are not the usual ones."""
+    load = Wanted(connections=3_000_000, roles=("node",))
+    assert "fs.nr_open=4194304" in found("files of the machine", GOOD, load).do
+    allowed = replace(GOOD, files=replace(FILES, ceiling=1 << 30))
+    assert "fs.file-max=8389608" in found("files of the machine", allowed, load).do
+    assert "LimitNOFILE=4194304" in found("open files", allowed, load).do

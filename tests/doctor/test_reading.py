@@ -94,6 +94,13 @@ def test_a_container_is_known_by_what_it_shows(
     assert read_machine(root, root=root, environ=environ).place == place
 
 
+def test_no_limit_is_what_linux_grants(root: Path) -> None:
+    """An infinite limit is no number; a server asks for 1,048,576 then."""
+    limits = root / "proc/self/limits"
+    limits.write_text(limits.read_text().replace("524288", "unlimited"))
+    assert read_machine(root, root=root, environ={}).files.hard == 1 << 20
+
+
 def test_where_nothing_can_be_read_nothing_fails(tmp_path: Path) -> None:
     """Only what Python itself knows is there."""
     machine = read_machine(tmp_path / "no" / "store", root=tmp_path, environ={})

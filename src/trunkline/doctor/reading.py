@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from trunkline.doctor.facts import Clock, Disk, Files, Machine, Memory, Network, Place, Ports
+from trunkline.process.open_files import MOST
 from trunkline.server.node.resources import cpu_quota, memory_limit_bytes
 
 _CONTAINERS: Final = ("docker", "containerd", "kubepods", "libpod", "lxc")
@@ -81,9 +82,12 @@ def _cpus(pid: int | None) -> int:
 
 def _files(root: Path, process: Path, *, own: bool) -> Files:
     match = re.search(r"^Max open files\s+\S+\s+(\S+)", _text(process / "limits"), re.MULTILINE)
-    hard = int(match[1]) if match and match[1].isdigit() else None
-    if hard is None and own:
+    hard: int | None = None
+    if match:
+        hard = int(match[1]) if match[1].isdigit() else MOST
+    elif own:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        hard = MOST if hard == resource.RLIM_INFINITY else hard
     in_use = _numbers(root / "proc/sys/fs/file-nr")
     return Files(
         hard=hard,

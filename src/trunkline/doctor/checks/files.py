@@ -47,11 +47,12 @@ def files_of_machine(machine: Machine, wanted: Wanted) -> Finding:
         return unknown("files of the machine", "fs.file-max and fs.nr_open could not be read")
     if files.ceiling < need:
         found = f"fs.nr_open is {files.ceiling:,}: no limit of open files can be set to {need:,}"
-        return error("files of the machine", found, set_to(machine, "fs.nr_open", str(1 << 20)))
+        return error("files of the machine", found, set_to(machine, "fs.nr_open", str(max(need, 1 << 20))))
     in_use = files.open_now or 0
     found = f"{in_use:,} of {_most(files.most)} are open"
-    if files.most - in_use < wanted.connections * wanted.files_each * OFTEN:
-        return warning("files of the machine", found, set_to(machine, "fs.file-max", str(2_000_000)))
+    if files.most - in_use < need * OFTEN:
+        most = max(2_000_000, in_use + need * OFTEN)
+        return warning("files of the machine", found, set_to(machine, "fs.file-max", str(most)))
     return ok("files of the machine", found)
 
 
