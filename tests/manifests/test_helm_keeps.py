@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from tests.manifests.test_helm import CHART, chart
+from tests.support.manifests.listed_cluster import answering
 from tests.support.manifests.objects import Object, container, objects
 from tests.support.manifests.programs import program
 from tests.support.patience import patient
@@ -53,15 +54,8 @@ async def api_server(live: Object) -> AsyncIterator[str]:
         missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
         return web.json_response(missing, status=404)
 
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", serve)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with answering(serve) as address:
+        yield address
 
 
 async def upgraded(live: Object, home: Path, *options: str) -> Object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from aiohttp import web
 
@@ -40,8 +40,15 @@ async def listed(objects: Sequence[Object]) -> AsyncIterator[str]:
         }
         return web.json_response(body)
 
+    async with answering(serve) as address:
+        yield address
+
+
+@contextlib.asynccontextmanager
+async def answering(serve: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """Answer every request on a port of loopback with `serve`; its address."""
     app = web.Application()
-    app.router.add_route("GET", "/{path:.*}", serve)
+    app.router.add_route("*", "/{path:.*}", serve)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
