@@ -248,7 +248,8 @@ class DockerRuntime:
                 await docker.images.pull(name)  # aiodocker gives the tag "latest" to a name without one
         except DockerError as error:
             raise RuntimeFailed(
-                f"there is no image {name} on {self._endpoint}, and it cannot be pulled: {reason(error)}"
+                f"there is no image {name} on {self._endpoint}, and it cannot be pulled: {reason(error)}; "
+                "build it there, or docker pull it with your credentials"
             ) from None
         return await self._image(docker, name)
 
