@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 
 import pytest
 
+from tests.support.patience import patient
 from trunkline.process import lifecycle
 
 
@@ -32,3 +35,25 @@ async def test_a_start_that_goes_on_is_let_end() -> None:
         signals = lifecycle.Signals()
         signals.stop()
         assert await lifecycle.started(signals, asyncio.sleep(0.05), heeds_first=heeds_first) is ends
+
+
+async def test_only_a_program_that_handles_it_gets_a_hang_up() -> None:
+    """It would end others: a node of a release that knows no reload."""
+    said = asyncio.Event()
+    for program, sent in ((_HANDLES, True), ("import time\nprint('up', flush=True)\ntime.sleep(60)", False)):
+        said.clear()
+        child = await lifecycle.Child.start([sys.executable, "-c", program], os.environ, lambda chunk, _: said.set())
+        await asyncio.wait_for(said.wait(), patient(10))
+        assert child.reload() is sent
+        if not sent:
+            child.terminate()
+        assert await asyncio.wait_for(child.wait(), patient(10)) == (0 if sent else -15)
+        assert not child.reload()
+
+
+_HANDLES = """
+import signal, sys, time
+signal.signal(signal.SIGHUP, lambda *_: sys.exit(0))
+print("up", flush=True)
+time.sleep(60)
+"""

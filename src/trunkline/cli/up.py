@@ -55,7 +55,7 @@ def up(
     if found.sources["bus.url"] != "default":
         view.event(Event("note", "", "bus.url is left aside: this fleet brings a NATS of its own"))
     try:
-        code = lifecycle.run(lambda: run_fleet(plan, view))
+        code = lifecycle.run(lambda: run_fleet(plan, view, lambda: loaded(found.file or config_file, flags)))
     finally:
         view.close()
     raise typer.Exit(code)

@@ -22,7 +22,7 @@ from trunkline.fleet.children.part import FleetPart, OnEvent
 from trunkline.fleet.control import control_socket
 from trunkline.fleet.nodes import FleetNodes
 from trunkline.fleet.plan.layout import FleetPlan
-from trunkline.fleet.plan.parts import NodePlan
+from trunkline.fleet.plan.parts import BalancerPlan, NodePlan
 from trunkline.fleet.plan.ports import check_ports
 from trunkline.fleet.status import Addresses, EdgeAddresses, Event, NodeAddresses, PartStatus, clients, draining_text
 from trunkline.process.bounds import end_tasks
@@ -122,6 +122,14 @@ class Fleet:
                 await asyncio.wait(late)
         await end_tasks(self._background)
         await self.nats.stop(NATS_KILL_S if self.killed else NATS_STOP_S)
+
+    def reload(self) -> None:
+        """Have nodes and balancer read their settings again; NATS, Traefik and the monitoring go on as they are."""
+        parts: list[FleetPart] = [*self.nodes.all, *self.edge]
+        asked = [part for part in parts if isinstance(part.part, NodePlan | BalancerPlan)]
+        self._on_event(Event("note", "", f"settings are read again by {', '.join(part.part.name for part in asked)}"))
+        for part in asked:
+            part.reload()
 
     def kill(self) -> None:
         """End every part at once, without a drain."""

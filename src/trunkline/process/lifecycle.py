@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import uvloop
@@ -114,7 +115,7 @@ async def serve_until_stopped(
 
     Until the first signal `reload` runs for each request; it must not raise.
     """
-    reloading = asyncio.ensure_future(_reload_when_asked(signals, reload)) if reload is not None else None
+    reloading = asyncio.ensure_future(reload_when_asked(signals, reload)) if reload is not None else None
     await signals.first
     if reloading is not None:
         await end_tasks([reloading])
@@ -127,7 +128,8 @@ async def serve_until_stopped(
     await asyncio.gather(stopping, return_exceptions=True)
 
 
-async def _reload_when_asked(signals: Signals, reload: Callable[[], Coroutine[Any, Any, object]]) -> None:
+async def reload_when_asked(signals: Signals, reload: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Run `reload`, which must not raise, for each request, until cancelled."""
     while True:
         await signals.reload.wait()
         signals.reload.clear()
@@ -173,6 +175,16 @@ class _Ending:
     def _end(self) -> None:
         print(f"trunkline: something did not end within {LEFT_S:g} s and is left behind", file=sys.stderr, flush=True)
         os._exit(self.code if isinstance(self.code, int) else 1)
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal; where the system does not say, it is believed to have one."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return sys.platform != "linux"
+    caught = next((line.partition(":")[2] for line in text.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def spare_collector() -> None:
@@ -266,6 +278,14 @@ class Child:
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
+
+    def reload(self) -> bool:
+        """Send SIGHUP, unless that would end it, as a program that does not handle it; returns whether it was sent."""
+        if not self.running or not handles(self.pid, signal.SIGHUP):
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGHUP)
+        return True
 
     def kill(self) -> None:
         """End it and whatever it started in its group."""

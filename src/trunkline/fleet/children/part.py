@@ -69,6 +69,7 @@ class FleetPart:
         self._most_starts = most_starts
         self._stopping = asyncio.Event()
         self._killing = False
+        self._reload_due = False
         self._child: Child | None = None
         self._backoff = Backoff()
         self._quota = Quota()
@@ -111,6 +112,16 @@ class FleetPart:
         if self._child is not None:
             self._child.terminate()
 
+    def reload(self) -> None:
+        """Have it read its settings again; one that is starting, once it is ready.
+
+        A node of a release that knows no reload goes on with the settings that it has.
+        """
+        if self.status.state == "starting":
+            self._reload_due = True
+        elif self._child is not None and self._child.running and not self._child.reload():
+            self._on_event(Event("note", self.part.name, "its release knows no reload; it keeps its settings"))
+
     def kill(self) -> None:
         """End it at once."""
         self._killing = True
@@ -125,6 +136,7 @@ class FleetPart:
 
     async def _run_once(self, command: list[str]) -> int:
         self.status.enter("starting")
+        self._reload_due = False
         self.log.begin(f"--- {utc(time.time())} started by trunkline up")
         child = self._child = await Child.start(command, self._environ, self.log.write)
         if self._killing:
@@ -143,6 +155,8 @@ class FleetPart:
                 self.status.enter("up")
                 again = " again" if self.first_ready.is_set() else ""
                 self.first_ready.set()
+                if self._reload_due:
+                    self.reload()
                 self._on_event(Event("state", self.part.name, f"ready{again} at {self.part.page_url}, pid {child.pid}"))
                 return
             await asyncio.sleep(POLL_READY_S)
