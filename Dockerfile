@@ -22,7 +22,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src/trunkline/version.py src/trunkline/version.py
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/trunkline \
- && python3 -m pip --python /opt/trunkline/bin/python install --only-binary=:all: ".[${EXTRAS}]" \
+ && python3 -m pip --python /opt/trunkline/bin/python install --only-binary=:all: ".${EXTRAS:+[${EXTRAS}]}" \
  && mkdir /opt/trunkline/share \
  && /opt/cyclonedx/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
         --output-reproducible --spec-version 1.6 --output-file /opt/trunkline/share/sbom.cdx.json \

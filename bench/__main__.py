@@ -19,6 +19,7 @@ from bench import (
     echo,
     fanout,
     floods,
+    image,
     load_capacity,
     load_cost,
     load_omission,
@@ -91,6 +92,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Options], Result]]] = {
         "CPU of `config show` and of the import, resident memory of an idle node and of an idle fleet.",
         startup.run,
     ),
+    "image": ("Our image beside plain ones from the same base: size, and time to the first WebSocket.", image.run),
     "regression": ("This version beside an earlier one: echo, fan-out, accept, relay, memory.", regression.run),
     "load_omission": ("A server that stands still: what p99 a load generator reports.", load_omission.run),
 }

@@ -38,9 +38,15 @@ class DockerDaemon:
             raise CannotRun("dockerd is not installed (Debian: docker.io)")
         self._program, self._more = program, more
         self.namespace = Namespace()
-        self.root = Path(tempfile.mkdtemp(prefix="dockerd-", dir="/tmp"))
+        _remove_left()
+        self.root = Path(tempfile.mkdtemp(prefix=f"dockerd-{os.getpid()}-", dir="/tmp"))
+        # In memory, for what is written here is thrown away soon: on a busy disk that alone takes many seconds.
+        (self.root / "data").mkdir()
+        mount = ("mount", "-t", "tmpfs", "-o", "mode=0711", "dockerd", f"{self.root}/data")
+        subprocess.run(self.namespace.held(*mount), capture_output=True, check=False)
         self.endpoint = f"unix://{self.root}/api.sock"
         self._storage = "overlay2"
+        self._has_run = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -48,7 +54,7 @@ class DockerDaemon:
         try:
             self._start()
         except CannotRun:
-            if self._storage == "vfs" or (self.root / "data" / "overlay2").exists():
+            if self._storage == "vfs" or self._has_run:
                 self.remove()
                 raise
             self._storage = "vfs"  # slower and larger, and works on every file system
@@ -69,6 +75,7 @@ class DockerDaemon:
                 self.stop()
                 raise CannotRun(f"dockerd does not start: {' | '.join(self.log.strip().splitlines()[-3:])}")
             time.sleep(0.05)
+        self._has_run = True
 
     @property
     def log(self) -> str:
@@ -176,11 +183,23 @@ class DockerDaemon:
         self.namespace.end()
         if self._process is not None:
             self._process.wait()
-        shutil.rmtree(self.root, ignore_errors=True)
-        for found in (*_CGROUPS.glob(f"{self.root.name}"), *_CGROUPS.glob(f"*/{self.root.name}")):
-            for folder, _, _ in os.walk(found, topdown=False):
-                with contextlib.suppress(OSError):  # a process is still on its way out
-                    os.rmdir(folder)
+        _remove_all_of(self.root)
+
+
+def _remove_left() -> None:
+    """Remove what a killed run of the tests could not; its processes and mounts ended with it."""
+    for root in Path("/tmp").glob("dockerd-*-*"):
+        if not psutil.pid_exists(int(root.name.split("-")[1])):
+            _remove_all_of(root)
+
+
+def _remove_all_of(root: Path) -> None:
+    """Remove a daemon's directory, and the control groups that have its name."""
+    shutil.rmtree(root, ignore_errors=True)
+    for found in (*_CGROUPS.glob(root.name), *_CGROUPS.glob(f"*/{root.name}")):
+        for folder, _, _ in os.walk(found, topdown=False):
+            with contextlib.suppress(OSError):  # a process is still on its way out
+                os.rmdir(folder)
 
 
 def _client() -> str:
