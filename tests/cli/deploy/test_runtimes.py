@@ -42,6 +42,20 @@ def test_without_an_api_server_there_is_no_cluster(tmp_path: Path, monkeypatch: 
         runtime_of(plan("kubernetes"), Settings())
 
 
+async def test_a_daemon_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the docker command finds it; what that could use and this cannot is refused before anything is asked."""
+    pytest.importorskip("aiodocker", reason="the runtime needs the package aiodocker")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    runtime = runtime_of(plan("docker"), Settings())
+    assert (runtime.name, runtime.starts) == ("docker", True)
+    assert (await runtime.check("green", What())).startswith(
+        "the Docker daemon at unix:///nowhere/docker.sock (DOCKER_HOST) cannot be reached: No such file"
+    )
+    monkeypatch.setenv("DOCKER_HOST", "ssh://me@host")
+    with pytest.raises(SettingsError, match="DOCKER_HOST"):
+        runtime_of(plan("docker"), Settings())
+
+
 def test_another_runtime_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(SettingsError, match=f"there are {', '.join(RUNTIMES)}"):
         runtime_of(plan("podman"), Settings())
