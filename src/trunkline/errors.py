@@ -7,6 +7,7 @@
     ├── BusError
     │   ├── BusUnavailable   the bus cannot be reached now; the same call may succeed later
     │   │   ├── BusCannotStore   it is reached and does not store; its operator has to do something
+    │   │   ├── BusForbids       it does not allow its user to do this
     │   │   └── NobodyListens    a plain message has no receiver
     │   ├── MessageTooLarge  the bus takes no message of this size
     │   └── Changed          somebody else wrote to the fleet's store first
@@ -112,6 +113,10 @@ class BusUnavailable(BusError):
 
 class BusCannotStore(BusUnavailable):
     """The bus answers and does not store publications, for lack of room or of a store; nothing was acknowledged."""
+
+
+class BusForbids(BusUnavailable):
+    """The bus does not allow the user that logged in to do this; its operator has to give it the right."""
 
 
 class NobodyListens(BusUnavailable):

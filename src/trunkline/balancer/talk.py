@@ -39,6 +39,7 @@ from trunkline.protocol.subjects import (
     MAX_MESSAGE_BYTES,
     goodbyes_subject,
     hello_subject,
+    inbox_prefix,
     keys_subject,
     move_subject,
     picks_subject,
@@ -343,7 +344,7 @@ class FleetTalk:
         """Log in and subscribe; raises BusUnavailable."""
         connection = await log_in(
             self._address, name=f"trunkline balancer {self._id}", tls=self._tls, ping_interval=PING_S,
-            max_outstanding_pings=2, no_echo=True, inbox_prefix=f"{self._prefix}.inbox",
+            max_outstanding_pings=2, no_echo=True, inbox_prefix=inbox_prefix(self._prefix, self._address.user),
         )  # fmt: skip
         try:
             for subject, heard in (

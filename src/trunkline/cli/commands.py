@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from trunkline.cli.balance import balance
+from trunkline.cli.bus import app as bus_app
 from trunkline.cli.config import app as config_app
 from trunkline.cli.deploy.commands import app as deploy_app
 from trunkline.cli.doctor import doctor
@@ -37,6 +38,7 @@ app.command()(undrain)
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(load_app, name="load")
 app.add_typer(config_app, name="config")
+app.add_typer(bus_app, name="bus")
 app.add_typer(traefik_app, name="traefik")
 app.add_typer(monitor_app, name="monitor")
 

@@ -12,6 +12,8 @@
 | `<prefix>.fleet.undrain.<node>` | a deploy, to one node | `UndrainOrder`, answered with `DrainState` |
 | `<prefix>.fleet.counts.<node>` | a deploy, to one node | `CountsAsked`, answered with `MoveCounts` |
 
+Answers to requests come below `<prefix>.inbox.<user>`.
+
 Rule: a node's name is one token of a subject. A character that means something to NATS is written as in a URL, so a
 name of letters, digits, "_" and "-" stands as it is.
 """
@@ -22,6 +24,11 @@ from urllib.parse import quote
 
 MAX_MESSAGE_BYTES = 1 << 20
 """A longer message on one of these subjects comes from no process of ours, and is not read."""
+
+
+def inbox_prefix(prefix: str, user: str | None) -> str:
+    """Below what a part's answers come: each user of NATS has its own, which no other needs a right on."""
+    return f"{prefix}.inbox.{_token(user)}" if user else f"{prefix}.inbox"
 
 
 def report_subject(prefix: str) -> str:

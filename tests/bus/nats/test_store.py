@@ -337,22 +337,6 @@ async def test_the_store_of_a_bus_is_that_of_the_fleet(
         await bus.fleet_store.get("traffic")
 
 
-async def test_a_write_without_an_answer_names_the_rights_it_needs(
-    store: Path, start_server: Start, open_fleet_store: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """NATS gives no answer to what its user may not send, so the error names the subjects that have to be allowed."""
-    server = await start_server(store)
-    fleet_store = await open_fleet_store(server.url)
-    await fleet_store.put("a", b"1", 0)
-    monkeypatch.setattr(fleet_store, "_timeout_s", 0.2)
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(BusUnavailable, match=r"allow its user \$KV\.t\.>"):
-            await fleet_store.put("a", b"2", None)
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
-
-
 async def test_replicas_that_there_are_not_are_named(store: Path, start_server: Start, open_fleet_store: Open) -> None:
     """A bucket that NATS cannot provide fails the write with the setting's value in the text."""
     server = await start_server(store)

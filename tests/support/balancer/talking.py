@@ -106,6 +106,10 @@ class Scene:
         self._callers: list[Caller] = []
         self._clients: list[Client] = []
 
+    def bus_of(self, part: str) -> BusSettings:
+        """The bus as a balancer or a deploy reaches it: here as all do."""
+        return self.bus
+
     async def ear(self, name: str = "ear") -> Ear:
         """A listening balancer."""
         ear = Ear(self.bus, name)

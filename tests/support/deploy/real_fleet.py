@@ -44,7 +44,7 @@ class RealFleet:
     async def parts(self) -> AsyncIterator[Parts]:
         """Those of one tool."""
         admin = f"http://127.0.0.1:{self.balancer.up['admin_port']}"
-        async with fleet_of(Settings(bus=self.scene.bus), (admin,), token=TOKEN, owner="a test") as fleet:
+        async with fleet_of(Settings(bus=self.scene.bus_of("deploy")), (admin,), token=TOKEN, owner="a test") as fleet:
             async with asyncio.timeout(patient(10)):
                 while not await self._answers(fleet.store):
                     await asyncio.sleep(0.02)
@@ -68,9 +68,9 @@ class RealFleet:
 
 
 @contextlib.asynccontextmanager
-async def real_fleet(folder: Path, *, each: int = 2) -> AsyncIterator[RealFleet]:
+async def real_fleet(folder: Path, *, each: int = 2, scene: Scene | None = None) -> AsyncIterator[RealFleet]:
     """`each` nodes of blue, which get all connections, and of green, which is held."""
-    scene = await open_scene(folder)
+    scene = scene or await open_scene(folder)
     balancer: Command | None = None
     try:
         nodes: dict[str, Node] = {}
@@ -79,7 +79,7 @@ async def real_fleet(folder: Path, *, each: int = 2) -> AsyncIterator[RealFleet]
                 name = f"{colour}-{number}"
                 nodes[name] = await scene.node(name, colour=colour, limits={"exempt": ("127.0.0.0/8",)})
         balancer = await Command.start(
-            folder, "balance", "--listen", "127.0.0.1:0", "--bus", scene.bus.url,
+            folder, "balance", "--listen", "127.0.0.1:0", "--bus", scene.bus_of("balancer").url,
             TRUNKLINE_BUS_PREFIX=scene.bus.prefix, TRUNKLINE_ADMIN_TOKEN=TOKEN,
         )  # fmt: skip
         await balancer.ready("balancer_up")

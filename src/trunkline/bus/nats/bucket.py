@@ -34,27 +34,27 @@ MARKER: Final = {OPERATION: "DEL", "Nats-TTL": f"{MARKER_S}s"}
 class SendOn(msgspec.Struct, frozen=True):
     """Where the headers of stored messages are sent on to."""
 
-    src: str
-    dest: str
-    headers_only: bool = True
+    src: str = ""
+    dest: str = ""
+    headers_only: bool = False
 
 
 class BucketConfig(msgspec.Struct, frozen=True):
-    """What the bucket's stream must be like."""
+    """What the bucket's stream must be like, or is like, as the server says it: without what is false."""
 
-    name: str
-    subjects: list[str]
-    max_bytes: int
-    num_replicas: int
-    republish: SendOn
-    max_msgs_per_subject: int = 1
-    retention: str = "limits"
-    discard: str = "new"
-    storage: str = "file"
-    allow_direct: bool = True
-    allow_rollup_hdrs: bool = True
-    allow_msg_ttl: bool = True
-    deny_delete: bool = True
+    name: str = ""
+    subjects: list[str] = []
+    max_bytes: int = 0
+    num_replicas: int = 0
+    republish: SendOn = SendOn()
+    max_msgs_per_subject: int = 0
+    retention: str = ""
+    discard: str = ""
+    storage: str = ""
+    allow_direct: bool = False
+    allow_rollup_hdrs: bool = False
+    allow_msg_ttl: bool = False
+    deny_delete: bool = False
 
 
 class BucketState(msgspec.Struct, frozen=True):
@@ -82,6 +82,7 @@ class BucketReply(msgspec.Struct, frozen=True):
 
     error: ApiError | None = None
     created: str = ""
+    config: BucketConfig | None = None
     state: BucketState = BucketState()
     message: LastMessage | None = None
     seq: int = 0
@@ -124,7 +125,15 @@ def bucket_config(settings: BusSettings) -> BucketConfig:
         subjects=[names.subjects],
         max_bytes=min(BUCKET_BYTES, settings.max_bytes),
         num_replicas=settings.replicas,
-        republish=SendOn(names.subjects, names.changes),
+        republish=SendOn(names.subjects, names.changes, headers_only=True),
+        max_msgs_per_subject=1,
+        retention="limits",
+        discard="new",
+        storage="file",
+        allow_direct=True,
+        allow_rollup_hdrs=True,
+        allow_msg_ttl=True,
+        deny_delete=True,
     )
 
 

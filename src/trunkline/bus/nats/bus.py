@@ -180,6 +180,13 @@ class NatsBus:
         await self.fleet_store.close()
         await self._link.close()
 
+    async def prepare(self) -> None:
+        """Have every expected stream and the fleet's bucket; raises BusUnavailable, BusCannotStore."""
+        wire = self._link.require()
+        for kept in self._logs.values():
+            await self._freshen(wire, kept)
+        await self.fleet_store.prepare()
+
     async def publish(self, channel: str, data: bytes, *, origin: str | None = None) -> Published:
         """Store and deliver one publication.
 

@@ -39,28 +39,27 @@ SMALLEST_BYTES = 16 * 1024 * 1024
 class RePublish(msgspec.Struct, frozen=True):
     """Where stored messages are sent on to."""
 
-    src: str
-    dest: str
+    src: str = ""
+    dest: str = ""
 
 
 class StreamConfig(msgspec.Struct, frozen=True):
-    """What a stream must be like; durations in ns."""
+    """What a stream must be like, or is like, as the server says it: without what is false; durations in ns."""
 
-    name: str
-    subjects: list[str]
-    max_msgs_per_subject: int
-    max_age: int
-    max_bytes: int
-    num_replicas: int
-    republish: RePublish
-    duplicate_window: int
-    retention: str = "limits"
-    discard: str = "old"
-    storage: str = "file"
-    allow_direct: bool = True
-    # A message deleted from the middle would leave a hole that no reader can see.
-    deny_delete: bool = True
-    deny_purge: bool = True
+    name: str = ""
+    subjects: list[str] = []
+    max_msgs_per_subject: int = 0
+    max_age: int = 0
+    max_bytes: int = 0
+    num_replicas: int = 0
+    republish: RePublish = RePublish()
+    duplicate_window: int = 0
+    retention: str = ""
+    discard: str = ""
+    storage: str = ""
+    allow_direct: bool = False
+    deny_delete: bool = False
+    deny_purge: bool = False
 
 
 class StreamState(msgspec.Struct, frozen=True):
@@ -85,12 +84,6 @@ class StoredMessage(msgspec.Struct, frozen=True):
     time: str
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """Of a stream's configuration, what it may differ in from ours."""
-
-    max_bytes: int = 0
-
-
 class Reply(msgspec.Struct, frozen=True):
     """An answer of JetStream: what it has beside an error depends on the request."""
 
@@ -98,7 +91,7 @@ class Reply(msgspec.Struct, frozen=True):
     created: str = ""
     ts: str = ""
     state: StreamState | None = None
-    config: Limits | None = None
+    config: StreamConfig | None = None
     message: StoredMessage | None = None
     seq: int = 0
 
@@ -150,6 +143,13 @@ def stream_config(settings: BusSettings, retention: Retention) -> StreamConfig:
         num_replicas=settings.replicas,
         republish=RePublish(subject, f"{settings.prefix}.live.>"),
         duplicate_window=1_000_000_000,  # nothing is published with an id, so as little as is sensible
+        retention="limits",
+        discard="old",
+        storage="file",
+        allow_direct=True,
+        # A message deleted from the middle would leave a hole that no reader can see.
+        deny_delete=True,
+        deny_purge=True,
     )
 
 

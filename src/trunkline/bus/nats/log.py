@@ -44,7 +44,7 @@ from trunkline.bus.nats.jetstream import (
 )
 from trunkline.bus.nats.reading import Reading, Wanted, publications
 from trunkline.bus.nats.wire import Wire
-from trunkline.errors import BusCannotStore, BusUnavailable
+from trunkline.errors import BusCannotStore, BusForbids, BusUnavailable
 from trunkline.settings.sections import BusSettings
 
 log = structlog.get_logger("trunkline.bus")
@@ -105,10 +105,9 @@ class StreamLog:
             BusCannotStore: NATS has no room for it, or no JetStream.
             BusUnavailable: NATS did not answer, or refused for another reason.
         """
-        # Creating one that exists with this very configuration answers with the existing one, when there is room.
-        reply = await self._api(wire, "CREATE", msgspec.json.encode(self._config))
-        if reply.error is not None and reply.error.err_code in (*NO_ROOM, STREAM_EXISTS_DIFFERENTLY):
-            reply = await self._as_far_as_possible(wire, reply)
+        # Who may not make streams can use one that is there.
+        found = await self._api(wire, "INFO", b"")
+        reply = found if found.config == self._config else await self._made(wire, found)
         if reply.error is not None:
             why = f"NATS does not provide stream {self.name}: {reply.error.description}"
             if reply.error.err_code in NO_ROOM:
@@ -117,6 +116,20 @@ class StreamLog:
                 raise BusCannotStore(f"{why}, not even for {least:,} bytes; {advice}")
             raise BusUnavailable(f"{why} (replicas {self._config.num_replicas})")
         self._note(reply)
+
+    async def _made(self, wire: Wire, found: Reply) -> Reply:
+        """The stream, made or changed; as it was `found` where this user of NATS may do neither."""
+        try:
+            reply = await self._api(wire, "CREATE", msgspec.json.encode(self._config))
+            if reply.error is not None and reply.error.err_code in (*NO_ROOM, STREAM_EXISTS_DIFFERENTLY):
+                reply = await self._as_far_as_possible(wire, reply)
+        except BusForbids as error:
+            if found.error is not None:
+                advice = "run `trunkline bus prepare` as a user of NATS that may"
+                raise BusCannotStore(f"there is no stream {self.name}, and {error}; {advice}") from None
+            log.warning("stream keeps its old limits", stream=self.name, why=str(error))
+            return found
+        return reply
 
     async def _as_far_as_possible(self, wire: Wire, refused: Reply) -> Reply:
         """The stream as it is, after an attempt to change it; a new one has as much room as NATS gives."""

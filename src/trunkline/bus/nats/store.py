@@ -44,7 +44,7 @@ from trunkline.bus.nats.jetstream import (
 from trunkline.bus.nats.wire import LastingSubscription, Wire
 from trunkline.bus.store.keys import check_key, check_prefix, check_value
 from trunkline.bus.store.watch import Watch
-from trunkline.errors import BusCannotStore, BusUnavailable, Changed
+from trunkline.errors import BusCannotStore, BusForbids, BusUnavailable, Changed
 from trunkline.nats.address import parse_address
 from trunkline.nats.link import Events, Link
 from trunkline.nats.login import tls_context
@@ -262,10 +262,8 @@ class NatsStore:
             call = await wire.call(self._names.subject(key), value, timeout_s=self._timeout_s, headers=headers)
             try:
                 msg = (await call)[0]
-            except BusUnavailable as error:
-                # What a user of NATS may not send gets no answer at all.
-                hint = f"; does NATS allow its user {self._names.subjects}?" if wire.alive else ""
-                raise BusUnavailable(f"{error}{hint}") from None
+            except BusForbids as error:
+                raise BusForbids(f"the fleet's store did not take {key}: {error}") from None
             if not (msg.headers and "Status" in msg.headers):
                 break
             self._made = False  # nobody serves the subject: the bucket is gone
@@ -279,13 +277,30 @@ class NatsStore:
         kind = BusCannotStore if reply.error.err_code in (*NO_ROOM, FULL) else BusUnavailable
         raise kind(f"the fleet's store did not take {key}: {reply.error.description}")
 
+    async def prepare(self) -> None:
+        """Make the bucket if it is not there; raises BusUnavailable, BusCannotStore for a lack of room."""
+        await self._make(await self._connected())
+
     async def _make(self, wire: Wire) -> None:
         """Have the bucket, as the settings want it; raises BusUnavailable, BusCannotStore for a lack of room."""
         async with self._making:
             if self._made:
                 return
             config = self._config
-            reply = await self._ask(wire, "CREATE", config)
+            # Who may not make buckets can use one that is there.
+            found = await self._info(wire)
+            if found.config == config:
+                self._made = True
+                return
+            try:
+                reply = await self._ask(wire, "CREATE", config)
+            except BusForbids as error:
+                if found.config is None:
+                    advice = "run `trunkline bus prepare` as a user of NATS that may"
+                    raise BusCannotStore(f"there is no bucket {self._names.prefix}, and {error}; {advice}") from None
+                log.warning("store keeps its old limits", bucket=config.name, why=str(error))
+                self._made = True
+                return
             while reply.error is not None and reply.error.err_code in NO_ROOM and config.max_bytes > SMALLEST_BYTES:
                 config = msgspec.structs.replace(config, max_bytes=config.max_bytes // 2)
                 reply = await self._ask(wire, "CREATE", config)

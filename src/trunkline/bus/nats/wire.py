@@ -8,8 +8,8 @@ Rules:
 - Every way of being lost ends in `lost` being set, every open call failing at once, and no further delivery.
 - Messages are delivered from the parser, without a queue, a task or a switch of tasks per message: a subscriber that is
   slow slows the reading of the socket, and nothing is dropped on this side.
-- Replies come to subjects below `<prefix>.inbox.`, so that an account needs rights on `<prefix>.>` and `$JS.API.>`
-  only.
+- Replies come to subjects below `<prefix>.inbox.<user>.`, so that no user needs a right on what others are answered.
+- The server answers nothing to what its user may not do, and reports it beside: a call fails by that report at once.
 - `echo` proves that the server has processed everything sent before it. (The client's `flush` does not: its PING is
   written at once and can overtake commands that still wait for the flusher.)
 """
@@ -18,23 +18,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import ssl
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 from nats import errors as nats_errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from trunkline.errors import BusUnavailable, MessageTooLarge
+from trunkline.errors import BusForbids, BusUnavailable, MessageTooLarge
 from trunkline.nats.address import DEFAULT_PORT, NatsAddress
 from trunkline.nats.login import CONNECT_TIMEOUT_S, Connection, log_in
+from trunkline.protocol.subjects import inbox_prefix
 
 log = structlog.get_logger("trunkline.bus")
 
 OnMessage = Callable[[Msg], None]
+
+_FORBIDDEN: Final = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
+_DOES: Final = {"publish": "publish on", "subscription": "subscribe to"}
+MOST_FORBIDDEN: Final = 20
+"""Different subjects that a connection logs as forbidden."""
 
 BACKLOG_BYTES = 64 * 1024 * 1024
 """What may wait for a server that does not read, before publishing fails."""
@@ -109,6 +116,7 @@ def header_bytes(headers: dict[str, str] | None) -> int:
 class _Call(NamedTuple):
     """A request that waits: for one reply, or for many that end with a status."""
 
+    subject: str
     future: asyncio.Future[list[Msg]]
     many: list[Msg] | None
 
@@ -129,9 +137,24 @@ class Wire:
     @classmethod
     async def connect(cls, address: NatsAddress, *, prefix: str, tls: ssl.SSLContext | None) -> Wire:
         """Log in; raises BusUnavailable when no server accepts it. `prefix` is the first token of every subject."""
+        wires: list[Wire] = []
+        forbidden: set[str] = set()
 
         def on_error(error: str) -> None:
-            log.debug("nats reports", error=error)
+            found = _FORBIDDEN.search(error)
+            if found is None:
+                log.debug("nats reports", error=error)
+                return
+            calls = wires[0]._calls_on(found[2]) if wires and found[1].lower() == "publish" else []
+            # The library hands the report on in lower case.
+            subject = calls[0].subject if calls else found[2]
+            text = f"NATS does not allow its user {address.user or ''!r} to {_DOES[found[1].lower()]} {subject}"
+            if text not in forbidden and len(forbidden) < MOST_FORBIDDEN:
+                forbidden.add(text)
+                hint = "give it the right; deploy/nats has those of each part"
+                log.warning("nats forbids", text=text, next_step=hint)
+            for call in calls:
+                call.future.set_exception(BusForbids(text))
 
         connection = await log_in(address, name="trunkline", tls=tls, on_error=on_error)
         version = connection.client.connected_server_version
@@ -139,7 +162,8 @@ class Wire:
             await connection.close()
             found = f"{version.major}.{version.minor}"
             raise BusUnavailable(f"NATS at {address.shown} is version {found}; history needs 2.11 or newer")
-        wire = cls(connection, f"{prefix}.inbox.{secrets.token_hex(8)}")
+        wire = cls(connection, f"{inbox_prefix(prefix, address.user)}.{secrets.token_hex(8)}")
+        wires.append(wire)
         try:
             await wire.subscribe(f"{wire._inbox}.*", wire._on_reply)
         except BusUnavailable:
@@ -207,7 +231,7 @@ class Wire:
             self._calls.pop(token, None)
 
         timer = loop.call_later(timeout_s, expire)
-        self._calls[token] = _Call(future, [] if many else None)
+        self._calls[token] = _Call(subject or reply, future, [] if many else None)
         future.add_done_callback(forget)
         try:
             await self.send(subject or reply, data, reply=reply, headers=headers)
@@ -280,6 +304,11 @@ class Wire:
         call.many.append(msg)
         if msg.headers is not None and "Status" in msg.headers:
             call.future.set_result(call.many)
+
+    def _calls_on(self, subject: str) -> list[_Call]:
+        """The calls that wait for what was sent on a subject, in any case."""
+        calls = self._calls.values()
+        return [call for call in calls if call.subject.lower() == subject.lower() and not call.future.done()]
 
     def _on_lost(self, lost: asyncio.Future[str]) -> None:
         for subscription in self._subscriptions:
