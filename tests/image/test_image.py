@@ -121,22 +121,6 @@ def test_an_application_of_ones_own(docker: DockerDaemon, image: str) -> None:
     assert json.loads(docker.docker("exec", "one", "python", "-c", asked))["app"] == "shop"
 
 
-def test_two_containers_load_each_other(docker: DockerDaemon, image: str) -> None:
-    """One image, other commands: a load test against a node, with its verdict."""
-    docker.docker("network", "create", "pair")
-    try:
-        limits = ("--env=TRUNKLINE_LIMITS_EXEMPT=0.0.0.0/0",)
-        docker.docker("run", "--detach", "--name=node", "--network=pair", "--health-interval=1s", *limits, image)
-        until(docker, "node", ".State.Health.Status", "healthy")
-        load = ("load", "ws://node:3001/ws", "--connections", "10", "--duration", "2s")
-        said = docker.docker("run", "--rm", "--network=pair", *NOTHING, image, *load)
-    finally:
-        asyncio.run(docker.clear())
-        docker.docker("network", "rm", "pair")
-    assert "PASSED" in said
-    assert "lost==0 (0)" in said
-
-
 def test_what_is_in_it(docker: DockerDaemon, image: str) -> None:
     """Neither compiler nor source nor a cache of pip; of the layers, one has all that was installed."""
     found = printed(
