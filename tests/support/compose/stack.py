@@ -24,7 +24,8 @@ BASH: Final = ("bash", "-e", "-o", "pipefail", "-c")
 class Stack:
     """The stack of a copy of the checkout, so that what a page says to edit can be edited.
 
-    Services whose image this machine cannot have are put into a profile that nobody asks for.
+    Services whose image this machine cannot have are put into a profile that nobody asks for, and health is asked about
+    every second.
 
     Args:
         daemon: runs the containers.
@@ -60,11 +61,15 @@ class Stack:
         found = self.services("*")
         absent = [name for name, service in found.items() if service["image"].rpartition(":")[0] in ABSENT]
         self.images = sorted({service["image"] for name, service in found.items() if name not in absent} - {image})
-        hidden = {"services": {name: {"profiles": ["not-here"]} for name in absent}}
-        (self.checkout / "deploy/compose/not-here.yaml").write_text(yaml.safe_dump(hidden))
+        here = {
+            name: {"profiles": ["not-here"]} if name in absent else {"healthcheck": {"interval": "1s", "retries": 60}}
+            for name, service in found.items()
+            if name in absent or "test" in service.get("healthcheck", {})
+        }
+        (self.checkout / "deploy/compose/tests.yaml").write_text(yaml.safe_dump({"services": here}))
         main = self.checkout / "compose.yaml"
         document = yaml.safe_load(main.read_text())
-        document["include"][0]["path"].append("deploy/compose/not-here.yaml")
+        document["include"][0]["path"].append("deploy/compose/tests.yaml")
         main.write_text(yaml.safe_dump(document))
 
     def services(self, *profiles: str) -> dict[str, Any]:
