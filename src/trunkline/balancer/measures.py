@@ -152,6 +152,8 @@ def families(balancer: Balancer, edge: EdgeCounts) -> Iterator[Family]:
             "ws_balancer_traffic_generation": found.traffic.generation,
             "ws_balancer_peers": peers,
             "ws_balancer_nats_connected": float(balancer.nats_connected),
+            "ws_balancer_reload_successful": float(balancer.reloads.succeeded),
+            "ws_balancer_reload_success_time_seconds": balancer.reloads.succeeded_at,
             "ws_balancer_place_seconds": meter.place,
             "ws_balancer_handshake_seconds": handshake,
             "ws_balancer_connection_duration_seconds": duration,

@@ -135,6 +135,8 @@ class Gauges(NamedTuple):
     build: tuple[str, str, str]
     start_time_seconds: float = 0.0
     bus_not_storing: bool = False
+    reload_successful: bool = True
+    reload_success_time_seconds: float = 0.0
 
 
 def families(meter: Meter, gauges: Gauges, aliases: tuple[str, ...] = ()) -> Iterator[Family]:

@@ -99,7 +99,15 @@ class Node:
         routes = self._routes(settings)
         paths = [route.path for route in routes]
         self._reports = NodeReports(
-            settings, self.state, self.runtime, self.registry, self.hub, self.bus, app.name, paths
+            settings,
+            self.state,
+            self.runtime,
+            self.registry,
+            self.hub,
+            self.bus,
+            app.name,
+            paths,
+            self.reloads,
         )
         link = self.bus.fleet_link if isinstance(self.bus, FleetBus) else None
         self._announcer = Announcer(server, self.state, self._reports, link) if link else None

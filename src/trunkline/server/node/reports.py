@@ -18,6 +18,7 @@ from trunkline.server.connections.runtime import Runtime
 from trunkline.server.http.ports import Condition
 from trunkline.server.node.health import assess
 from trunkline.server.node.state import NodeState
+from trunkline.settings.reloaded import ReloadRecord
 from trunkline.settings.sections import Settings
 from trunkline.version import __version__
 
@@ -35,7 +36,9 @@ class NodeReports:
         bus: Bus,
         app: str,
         endpoints: Sequence[str],
+        reloads: ReloadRecord,
     ) -> None:
+        self._reloads = reloads
         self._server = settings.server
         self._aliases = settings.metrics.aliases
         self._state = state
@@ -151,5 +154,7 @@ class NodeReports:
             subscriptions_active=sum(len(channel.subscribers) for channel in channels),
             build=(__version__, state.name, self._server.colour),
             start_time_seconds=state.started_at,
+            reload_successful=self._reloads.succeeded,
+            reload_success_time_seconds=self._reloads.succeeded_at,
         )
         return exposition.families(self._meter, gauges, self._aliases)
