@@ -16,11 +16,11 @@ pytestmark = pytest.mark.process
 
 
 async def test_pods_are_named_share_connections_and_drain(tmp_path: Path) -> None:
-    """They report a number alone. Name and address are those of their endpoints; one that ends gets no more."""
+    """They report a number alone; the rest is that of their endpoints. One that ends gets no more."""
     port = free_port()
     pods = {f"ws-{number}": ForeignBackend(f"127.0.0.{number}", port) for number in (2, 3)}
     ports = [{"name": "ws", "port": port}]
-    ends = {name: endpoint(pod.host, name) for name, pod in pods.items()}
+    ends = {name: endpoint(pod.host, name, machine=f"m-{name}") for name, pod in pods.items()}
     for pod in pods.values():
         await pod.start()
     async with ApiServer().serving() as api:
@@ -32,8 +32,11 @@ async def test_pods_are_named_share_connections_and_drain(tmp_path: Path) -> Non
         try:
             await balancer.ready("balancer_up")
             seen = await until(lambda seen: len(seen["podMetrics"]) == 2, balancer)
-            named = {url: [(pod["podName"], pod["podIP"]) for pod in each] for url, each in seen["podMetrics"].items()}
-            assert named == {pod.url: [(name, pod.host)] for name, pod in pods.items()}
+            named = {
+                url: [(pod["podName"], pod["podIP"], pod["nodeName"]) for pod in each]
+                for url, each in seen["podMetrics"].items()
+            }
+            assert named == {pod.url: [(name, pod.host, f"m-{name}")] for name, pod in pods.items()}
             clients = await connect_many(balancer.port, 10)
             assert [len(pod.open) for pod in pods.values()] == [5, 5]
             ends["ws-2"] = endpoint("127.0.0.2", "ws-2", ready=False, serving=True, terminating=True)

@@ -41,13 +41,14 @@ def test_json_has_the_names_that_dashboards_read() -> None:
 
 
 def test_an_endpoint_of_kubernetes_is_a_pod_whatever_it_reports() -> None:
-    """Its name and address are those of the endpoint where the report does not have them."""
-    foreign = row(name="ws-1", source="kubernetes", pods=(LoadReport(4),))
-    own = row("http://10.0.0.2:3001", name="ws-2", source="kubernetes", pods=(LoadReport(5, "b", "10.9.9.9", "m1"),))
+    """Its name, address and machine are those of the endpoint where the report does not have them."""
+    foreign = row(name="ws-1", source="kubernetes", node_name="m2", pods=(LoadReport(4),))
+    own = row("http://10.0.0.2:3001", name="ws-2", source="kubernetes", node_name="m2",
+              pods=(LoadReport(5, "b", "10.9.9.9", "m1"),))  # fmt: skip
     plain = row("http://10.0.0.3:3001", name="c", source="list", pods=(LoadReport(6),))
     found = overview([foreign, own, plain], {}, "now", NONE).podMetrics
     assert [(pod.podName, pod.podIP, pod.nodeName) for (pod,) in found.values()] == [
-        ("ws-1", "10.0.0.1", None),
+        ("ws-1", "10.0.0.1", "m2"),
         ("b", "10.9.9.9", "m1"),
         (None, None, None),
     ]

@@ -156,11 +156,12 @@ def _late(peer: BalancerTraffic) -> str:
 
 
 def _pod(row: BackendRow, report: LoadReport) -> PodMetric:
-    """What a pod says of itself; an endpoint of Kubernetes is a pod, whose name and address are known without."""
-    name, address = report.podName, report.podIP
+    """What a pod says of itself; an endpoint of Kubernetes is a pod, whose name, address and machine are known."""
+    name, address, machine = report.podName, report.podIP, report.nodeName
     if row.source == "kubernetes":
         name, address = name or row.name or None, address or place_of(row.url).host
-    return PodMetric(report.agentsConnections, name, address, report.nodeName)
+        machine = machine or row.node_name or None
+    return PodMetric(report.agentsConnections, name, address, machine)
 
 
 def _row(service: Service, pods: Sequence[PodMetric], most: int) -> str:

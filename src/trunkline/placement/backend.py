@@ -29,6 +29,7 @@ class BackendSpec(msgspec.Struct, frozen=True):
         source: which kind of source named it: list, dns, file, docker, kubernetes, nats, swarm.
         server_name: name to request and to verify over TLS, when the URL has only an address; empty: the URL's host.
         tier: 0 before 1 before 2: it gets connections while no backend of a lower tier can take any.
+        node_name: machine of a cluster that it runs on, empty when its source does not know.
         silent: its source has not heard from it for a while, although it never said goodbye.
     """
 
@@ -42,6 +43,7 @@ class BackendSpec(msgspec.Struct, frozen=True):
     name: str = ""
     draining: bool = False
     server_name: str = ""
+    node_name: str = ""
     silent: bool = False
     tier: int = 0
 

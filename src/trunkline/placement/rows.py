@@ -25,6 +25,7 @@ class BackendRow(msgspec.Struct, frozen=True):
         capacity: connections it takes, None when unknown.
         version: the release that it reports, empty for none.
         pods: the newest report of each pod behind it; none of a silent backend.
+        node_name: machine of a cluster that it runs on, as its source knows it.
         held: its group gets no new connections.
         usable: whether it could take a connection, were its group not held.
     """
@@ -45,6 +46,7 @@ class BackendRow(msgspec.Struct, frozen=True):
     capacity: int | None
     version: str = ""
     pods: tuple[LoadReport, ...] = ()
+    node_name: str = ""
     held: bool = False
     usable: bool = True
 
@@ -71,6 +73,7 @@ def row_of(backend: Backend, now: float) -> BackendRow:
         capacity=backend.capacity,
         version=backend.version,
         pods=() if report is None or spec.silent else backend.pods.reports,
+        node_name=spec.node_name,
         held=backend.held,
         usable=spec.weight > 0 and not backend.draining and backend.ready(now, ()),
     )

@@ -12,6 +12,7 @@ def endpoint(
     ready: bool | None = True,
     serving: bool | None = None,
     terminating: bool | None = False,
+    machine: str = "",
 ) -> Object:
     """An entry of `endpoints`; conditions that are None are left out."""
     conditions = {"ready": ready, "serving": ready if serving is None else serving, "terminating": terminating}
@@ -21,6 +22,8 @@ def endpoint(
     }
     if pod:
         found["targetRef"] = {"kind": "Pod", "namespace": "live", "name": pod, "uid": f"uid-of-{pod}"}
+    if machine:
+        found["nodeName"] = machine
     return found
 
 

@@ -25,7 +25,7 @@ ORDER = ("list", "file", "nats", "docker", "swarm", "kubernetes", "dns")
 endpoints, and last DNS, which knows nothing but the address."""
 
 # In these fields two sources may differ without a conflict.
-_NO_CONFLICT = frozenset({"url", "source", "name", "draining", "server_name", "silent", "tier"})
+_NO_CONFLICT = frozenset({"url", "source", "name", "draining", "server_name", "node_name", "silent", "tier"})
 
 
 class Source(Protocol):

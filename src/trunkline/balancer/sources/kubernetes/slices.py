@@ -105,6 +105,7 @@ class Endpoint(msgspec.Struct, frozen=True, rename="camel"):
     addresses: tuple[str, ...] | None = None
     conditions: Conditions = Conditions()
     target_ref: TargetRef | None = None
+    node_name: str | None = None
 
 
 class SlicePort(msgspec.Struct, frozen=True, rename="camel"):
@@ -145,6 +146,7 @@ class Found(msgspec.Struct, frozen=True):
 class _Place(msgspec.Struct, frozen=True):
     key: str
     name: str
+    machine: str
     address: str
     port: SlicePort
     draining: bool
@@ -200,7 +202,7 @@ def _place(endpoint: Endpoint, port: SlicePort) -> _Place | None:
     conditions, target = endpoint.conditions, endpoint.target_ref or TargetRef()
     key = target.uid or (f"{target.kind}/{target.name}" if target.name else address)
     draining = conditions.ready is False or bool(conditions.terminating)
-    return _Place(key, target.name, address, port, draining)
+    return _Place(key, target.name, endpoint.node_name or "", address, port, draining)
 
 
 def _united(first: _Place | None, second: _Place) -> _Place:
@@ -222,6 +224,7 @@ def _specs(places: Iterable[_Place], entry: ServicePort, namespace: str) -> Iter
             name=place.name,
             draining=place.draining,
             server_name=f"{entry.service}.{namespace}.svc" if tls else "",
+            node_name=place.machine,
         )
 
 
