@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from trunkline.errors import SettingsError, StartError
-from trunkline.kubernetes.access import Access, of_pod
+from trunkline.kubernetes.access import Access, Pem, of_pod
 from trunkline.kubernetes.credentials import FileToken, FixedToken, ProgramToken
 from trunkline.kubernetes.kubeconfig import access_of, find_access
 from trunkline.settings.secret import Secret
@@ -117,7 +117,7 @@ async def test_a_program_hands_out_tokens(file: Path) -> None:
         (config(clusters=None), "context live names the cluster 'c', which is not there"),
         (config(**{"current-context": ""}), "has no current-context; set kubernetes.context"),
         (config(**{"current-context": "x"}), "'x' cannot be used; .* has the contexts live"),
-        (config(users="x"), r"Expected `array \| null`, got `str`"),
+        (config(users="x"), r"Expected `array`, got `str`"),
     ],
 )
 def test_what_cannot_be_used_is_named(file: Path, found: dict[str, Any], why: str) -> None:
@@ -153,8 +153,34 @@ async def test_a_pod_uses_its_service_account(tmp_path: Path, monkeypatch: pytes
     assert of_pod({}, tmp_path) is None
 
 
-def test_what_is_set_counts_before_the_pod_and_the_home_directory(tmp_path: Path) -> None:
-    """In this order: the setting, KUBECONFIG, the pod, ~/.kube/config; without any the error names them."""
+async def test_null_is_the_same_as_nothing(file: Path) -> None:
+    """As with kubectl: templates and people leave values empty."""
+    user = {"token": None, "exec": {"command": sys.executable, "args": None, "env": None}}
+    found = read(file, config({"certificate-authority": None}, user, preferences=None))
+    assert (type(found.credentials), found.ca) == (ProgramToken, Pem())
+    read(file, config(users=[{"name": "u", "user": None}]))
+
+
+def test_a_home_directory_of_somebody_else_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of root in HOME of a service, whose files cannot even be looked for."""
+
+    def refused(path: Any, **_: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.stat", refused)
+    with pytest.raises(StartError, match="no Kubernetes API server is known"):
+        find_access(None, "", {}, home=tmp_path)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        find_access(None, "", {"KUBECONFIG": str(tmp_path / "missing")}, home=tmp_path)
+
+
+def test_what_is_set_counts_before_the_home_directory_and_the_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In kubectl's order: the setting, KUBECONFIG, ~/.kube/config, the pod; without any the error names them."""
+    in_pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    (tmp_path / "token").write_text("t0ken")
+    monkeypatch.setattr("trunkline.kubernetes.kubeconfig.of_pod", lambda environ: of_pod(environ, tmp_path))
     files = {name: tmp_path / name / ".kube" / "config" for name in ("set", "variable", "home")}
     for name, path in files.items():
         path.parent.mkdir(parents=True)
@@ -163,7 +189,8 @@ def test_what_is_set_counts_before_the_pod_and_the_home_directory(tmp_path: Path
     home = tmp_path / "home"
     assert find_access(files["set"], "", environ, home=home).server == "https://set"
     assert find_access(None, "", environ, home=home).server == "https://variable"
-    assert find_access(None, "", {}, home=home).server == "https://home"
+    assert find_access(None, "", in_pod, home=home).server == "https://home"
+    assert find_access(None, "", in_pod, home=tmp_path).server == "https://10.0.0.1:443"
     with pytest.raises(StartError, match=r"no Kubernetes API server is known\. Set kubernetes\.kubeconfig"):
         find_access(None, "", {}, home=tmp_path)
     with pytest.raises(SettingsError, match="it cannot be read"):

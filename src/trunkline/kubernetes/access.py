@@ -4,8 +4,10 @@ source                                                     when
 ---------------------------------------------------------  -----------------------------------------------------
 the file of `kubernetes.kubeconfig`                        it is set
 the files of KUBECONFIG                                    the variable is set
-the service account of the pod                             KUBERNETES_SERVICE_HOST is set and the token is there
 `~/.kube/config`                                           it is there
+the service account of the pod                             KUBERNETES_SERVICE_HOST is set and the token is there
+
+This is kubectl's order. A job of a CI that runs in one cluster and deploys to another has the last two.
 """
 
 from __future__ import annotations
@@ -39,8 +41,11 @@ class Pem(msgspec.Struct, frozen=True):
         """Its bytes; raises OSError."""
         return self.file.read_bytes() if self.file is not None else self.data
 
+    def __str__(self) -> str:
+        return str(self.file) if self.file is not None else "the data in the kubeconfig"
+
     def __repr__(self) -> str:
-        return f"Pem({str(self.file) if self.file is not None else '***'})"
+        return f"Pem({self})"
 
 
 class Access(msgspec.Struct, frozen=True):
@@ -67,11 +72,10 @@ class Access(msgspec.Struct, frozen=True):
     key: Pem = Pem()
 
     def tls(self) -> ssl.SSLContext | None:
-        """The context of a connection, None for plain HTTP; raises OSError or ValueError for bad files."""
+        """The context of a connection, None for plain HTTP; raises OSError or ValueError that names a bad file."""
         if not self.server.startswith("https://"):
             return None
-        authority = self.ca.read().decode("ascii") if self.ca else None
-        context = ssl.create_default_context(cadata=authority)
+        context = self._trusting()
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -82,8 +86,23 @@ class Access(msgspec.Struct, frozen=True):
                 descriptor = os.open(both, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(self.certificate.read() + b"\n" + self.key.read())
-                context.load_cert_chain(both)
+                try:
+                    # Without a password OpenSSL would ask for that of an encrypted key at the terminal.
+                    context.load_cert_chain(both, password="")
+                except ssl.SSLError as error:
+                    why = f"{self.certificate} and {self.key} are no certificate and its unencrypted key"
+                    raise ValueError(f"{why}: {error.reason or error}") from None
         return context
+
+    def _trusting(self) -> ssl.SSLContext:
+        if not self.ca:
+            return ssl.create_default_context()
+        # Comments may be in any language; without any content the certificates of the system would be taken.
+        authorities = self.ca.read().decode("ascii", errors="ignore").strip()
+        try:
+            return ssl.create_default_context(cadata=authorities or "empty")
+        except ssl.SSLError:
+            raise ValueError(f"{self.ca} holds no certificates in PEM") from None
 
 
 def of_pod(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access | None:

@@ -18,7 +18,10 @@ from trunkline.version import __version__
 ANSWER_S: Final = 15.0
 CONNECT_S: Final = 5.0
 STRATEGIC_MERGE: Final = "application/strategic-merge-patch+json"
-MERGE: Final = "application/merge-patch+json"
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""Longest answer; 500 objects of the largest size that is usual have a tenth of that."""
+
+MOST_FAILURE_BYTES: Final = 64 * 1024
 
 T = TypeVar("T")
 
@@ -68,18 +71,15 @@ class ApiClient:
         return _decoded(request, await self._ask(_Call(request, "GET", self._answer, query or {})), kind)
 
     async def patch(
-        self,
-        resource: Resource,
-        kind: type[T],
-        namespace: str,
-        name: str,
-        change: object,
-        *,
-        how: str = STRATEGIC_MERGE,
+        self, resource: Resource, kind: type[T], namespace: str, name: str, change: object, *, try_only: bool = False
     ) -> T:
-        """Change an object, which is returned as it is then; raises ApiFailed."""
+        """Change an object by a strategic merge; raises ApiFailed.
+
+        With `try_only` nothing is changed: the server says whether rights, admission and validity would allow it.
+        """
         request = Request("patch", resource, namespace, name)
-        call = _Call(request, "PATCH", self._answer, body=msgspec.json.encode(change), content_type=how)
+        query = {"dryRun": "All"} if try_only else {}
+        call = _Call(request, "PATCH", self._answer, query, msgspec.json.encode(change), STRATEGIC_MERGE)
         return _decoded(request, await self._ask(call), kind)
 
     async def text(self, resource: Resource, namespace: str, name: str, part: str, query: Mapping[str, str]) -> str:
@@ -99,7 +99,9 @@ class ApiClient:
     async def _ask(self, call: _Call) -> bytes:
         try:
             async with self._answered(call) as answer:
-                return await answer.read()
+                if len(found := await _body(answer, MOST_BYTES)) < MOST_BYTES:
+                    return found
+                raise ApiFailed(f"the answer to {call.request} has more than {MOST_BYTES:,} bytes")
         except (OSError, aiohttp.ClientError) as error:
             raise self._unreachable(call.request, error) from None
 
@@ -115,7 +117,9 @@ class ApiClient:
                 answer = await self._send(call, (await credentials.token()).reveal())
             if answer.status >= 300:
                 retry_after = answer.headers.get("Retry-After", "")
-                raise failure_of(call.request, answer.status, await answer.read(), retry_after)
+                if answer.status == 401:
+                    self._tls = None
+                raise failure_of(call.request, answer.status, await _body(answer, MOST_FAILURE_BYTES), retry_after)
             yield answer
         finally:
             answer.close()
@@ -150,11 +154,21 @@ class ApiClient:
             raise self._unreachable(request, error) from None
 
     def _unreachable(self, request: Request, error: Exception) -> ApiFailed:
-        if isinstance(error, aiohttp.ClientSSLError):
-            # Authorities are replaced while a process runs: their file is read again at the next request.
-            self._tls = None
+        # Authorities and client certificates are replaced while a process runs: their files are read again at the next
+        # request. A server tells of a bad certificate by an alert, a closed connection, or 401.
+        self._tls = None
         why = "it did not answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         return ApiUnreachable(f"cannot {request} at {self._access.server}: {why}")
+
+
+async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    """What was answered, up to `most` bytes."""
+    found = bytearray()
+    async for chunk in answer.content.iter_any():
+        found += chunk
+        if len(found) >= most:
+            break
+    return bytes(found[:most])
 
 
 def _decoded(request: Request, body: bytes, kind: type[T]) -> T:

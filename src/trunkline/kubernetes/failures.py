@@ -22,6 +22,9 @@ from trunkline.kubernetes.objects import Resource, Status
 LONGEST: Final = 300
 """Characters of a server's message that are shown."""
 
+LONGEST_WAIT_S: Final = 60.0
+"""A server that wants to be left alone for longer is asked again after this time."""
+
 _USER: Final = re.compile(r'User "([^"]+)" cannot ')
 
 
@@ -117,9 +120,9 @@ def failure_of(request: Request, code: int, body: bytes, retry_after: str = "") 
     except (msgspec.DecodeError, UnicodeDecodeError):
         # It comes from a proxy in front, or something else listens there.
         status = Status(message=body[:LONGEST].decode(errors="replace").strip())
-    wait_s = float(retry_after) if retry_after.isdecimal() else 0.0
+    wait_s = int(retry_after) if retry_after.isdecimal() and len(retry_after) < 10 else 0
     if status.details is not None:
-        wait_s = max(wait_s, float(status.details.retry_after_seconds))
+        wait_s = max(wait_s, status.details.retry_after_seconds)
     message = status.message[:LONGEST]
     why = f"the API server refused to {request}: {code}{f' {status.reason}' if status.reason else ''}"
     if message:
@@ -134,4 +137,4 @@ def failure_of(request: Request, code: int, body: bytes, retry_after: str = "") 
         case 401:
             why = f"the API server rejects the credentials ({request}): {message or 'Unauthorized'}"
             return ApiFailed(f"{why}; the token may have expired", status=code)
-    return ApiFailed(why, status=code, retry_after_s=wait_s)
+    return ApiFailed(why, status=code, retry_after_s=float(min(wait_s, LONGEST_WAIT_S)))

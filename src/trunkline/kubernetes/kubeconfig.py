@@ -7,6 +7,7 @@ Rules:
 - Of a user one is used, in this order: client certificate (beside the others), token, tokenFile, exec. What kubectl
   itself no longer knows (username and password, auth-provider) is refused by name.
 - Over plain HTTP no token is sent.
+- null is the same as nothing at all.
 
 Source: https://kubernetes.io/docs/concepts/configuration/organize-cluster-access-kubeconfig/
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,8 +51,8 @@ class _Variable(msgspec.Struct):
 class _Program(msgspec.Struct, rename="camel"):
     command: str
     api_version: str = "client.authentication.k8s.io/v1"
-    args: tuple[str, ...] | None = None
-    env: tuple[_Variable, ...] | None = None
+    args: tuple[str, ...] = ()
+    env: tuple[_Variable, ...] = ()
     install_hint: str = ""
 
 
@@ -74,23 +76,23 @@ class _Context(msgspec.Struct):
 
 class _NamedCluster(msgspec.Struct):
     name: str
-    cluster: _Cluster | None = None
+    cluster: _Cluster = msgspec.field(default_factory=_Cluster)
 
 
 class _NamedUser(msgspec.Struct):
     name: str
-    user: _User | None = None
+    user: _User = msgspec.field(default_factory=_User)
 
 
 class _NamedContext(msgspec.Struct):
     name: str
-    context: _Context | None = None
+    context: _Context = msgspec.field(default_factory=_Context)
 
 
 class _File(msgspec.Struct, rename="kebab"):
-    clusters: tuple[_NamedCluster, ...] | None = None
-    users: tuple[_NamedUser, ...] | None = None
-    contexts: tuple[_NamedContext, ...] | None = None
+    clusters: tuple[_NamedCluster, ...] = ()
+    users: tuple[_NamedUser, ...] = ()
+    contexts: tuple[_NamedContext, ...] = ()
     current_context: str = ""
 
 
@@ -123,17 +125,16 @@ def find_access(
     if kubeconfig is not None:
         return access_of([kubeconfig], context)
     if named := [Path(part) for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]:
-        there = [path for path in named if path.exists()]
+        there = [path for path in named if os.path.exists(path)]
         return access_of(there or named, context)
+    with contextlib.suppress(RuntimeError):  # a bare user number has no home
+        own = (home or Path.home()) / ".kube" / "config"
+        # False, too, for a home directory that belongs to somebody else.
+        if os.path.exists(own):
+            return access_of([own], context)
     if (found := of_pod(environ)) is not None:
         return found
-    try:
-        own = (home or Path.home()) / ".kube" / "config"
-    except RuntimeError:  # a bare user number has no home
-        raise no_access() from None
-    if not own.exists():
-        raise no_access()
-    return access_of([own], context)
+    raise no_access()
 
 
 def access_of(files: Sequence[Path], context: str) -> Access:
@@ -144,12 +145,12 @@ def access_of(files: Sequence[Path], context: str) -> Access:
     current = ""
     for path in files:
         file = _read(path)
-        for each in file.clusters or ():
-            clusters.setdefault(each.name, _Entry(path.parent, cluster=each.cluster or _Cluster()))
-        for one in file.users or ():
-            users.setdefault(one.name, _Entry(path.parent, user=one.user or _User()))
-        for named in file.contexts or ():
-            contexts.setdefault(named.name, named.context or _Context())
+        for each in file.clusters:
+            clusters.setdefault(each.name, _Entry(path.parent, cluster=each.cluster))
+        for one in file.users:
+            users.setdefault(one.name, _Entry(path.parent, user=one.user))
+        for named in file.contexts:
+            contexts.setdefault(named.name, named.context)
         current = current or file.current_context
     shown = ", ".join(map(str, files))
     name = context or current
@@ -169,7 +170,7 @@ def access_of(files: Sequence[Path], context: str) -> Access:
 def _read(path: Path) -> _File:
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - one of the two safe loaders
-        return msgspec.convert(loaded or {}, _File)
+        return msgspec.convert(_without_nulls(loaded) or {}, _File)
     except OSError as error:
         raise _wrong(str(path), f"it cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
@@ -179,6 +180,12 @@ def _read(path: Path) -> _File:
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
         why = str(error) if isinstance(error, msgspec.ValidationError) else "it is not UTF-8 text"
         raise _wrong(str(path), why) from None
+
+
+def _without_nulls(found: object) -> object:
+    if isinstance(found, dict):
+        return {name: _without_nulls(value) for name, value in found.items() if value is not None}
+    return [_without_nulls(value) for value in found] if isinstance(found, list) else found
 
 
 def _access(shown: str, at: _Entry, by: _Entry, namespace: str) -> Access:
@@ -217,8 +224,8 @@ def _credentials(shown: str, folder: Path, user: _User) -> Credentials:
         program = user.program
         # A name without a slash is looked up in PATH, a path is relative to the kubeconfig.
         command = str(folder / program.command) if "/" in program.command else program.command
-        extra = {variable.name: variable.value for variable in program.env or ()}
-        return ProgramToken((command, *(program.args or ())), extra, program.api_version, program.install_hint)
+        extra = {variable.name: variable.value for variable in program.env}
+        return ProgramToken((command, *program.args), extra, program.api_version, program.install_hint)
     return FixedToken(Secret(""))
 
 

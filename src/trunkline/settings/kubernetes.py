@@ -31,7 +31,7 @@ class KubernetesSettings(msgspec.Struct, frozen=True):
 
     kubeconfig: Annotated[
         Path | None,
-        about("Kubeconfig file; by default KUBECONFIG, else the pod's service account, else ~/.kube/config."),
+        about("Kubeconfig file; by default KUBECONFIG, else ~/.kube/config, else the pod's service account."),
     ] = None
     context: Annotated[str, about("Context in it; by default the current one.")] = ""
     namespace: Annotated[
