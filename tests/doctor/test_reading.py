@@ -112,6 +112,15 @@ def test_where_nothing_can_be_read_nothing_fails(tmp_path: Path) -> None:
     assert examine(machine, Wanted())
 
 
+def test_a_store_that_may_not_be_looked_at_is_unknown(tmp_path: Path) -> None:
+    """Doctor runs as anybody; a name that is too long cannot be looked at by anybody, root included."""
+    machine = read_machine(tmp_path / ("x" * 300) / "nats", root=tmp_path, environ={})
+    assert machine.disk is None
+    (tmp_path / "file").write_text("")
+    machine = read_machine(tmp_path / "file" / "nats", root=tmp_path, environ={})
+    assert machine.disk is not None
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_this_machine(tmp_path: Path) -> None:
     """The real one: its numbers are plausible, and the clock and io_uring have been asked."""

@@ -16,6 +16,9 @@ class Ports(msgspec.Struct, frozen=True):
     first: int
     last: int
 
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
     def __len__(self) -> int:
         return self.last - self.first + 1
 
@@ -45,7 +48,7 @@ class Network(msgspec.Struct, frozen=True):
         somaxconn: longest queue of a listening socket; `syn_backlog` of handshakes under way.
         ports: from which outgoing connections get theirs, without those of `reserved`.
         tracked: connections in the table of connections (conntrack), which holds `tracked_most`.
-        tcp_memory_bytes: of all TCP buffers together.
+        tcp_memory_bytes: of all TCP buffers together; the kernel counts them in pages of `page_bytes`.
     """
 
     somaxconn: int | None = None
@@ -55,6 +58,7 @@ class Network(msgspec.Struct, frozen=True):
     tracked: int | None = None
     tracked_most: int | None = None
     tcp_memory_bytes: int | None = None
+    page_bytes: int = 4096
 
 
 class Memory(msgspec.Struct, frozen=True):

@@ -109,6 +109,7 @@ def _network(root: Path) -> Network:
         tracked=_number(net / "netfilter/nf_conntrack_count"),
         tracked_most=_number(net / "netfilter/nf_conntrack_max"),
         tcp_memory_bytes=tcp[2] * _PAGE if len(tcp) == 3 else None,
+        page_bytes=_PAGE,
     )
 
 
@@ -127,10 +128,8 @@ def _memory(root: Path, limit: int | None) -> Memory:
 
 
 def _disk(store: Path, root: Path) -> Disk | None:
-    there = store.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
     try:
+        there = _nearest(store.absolute())
         room, real = os.statvfs(there), there.resolve()
     except OSError:
         return None
@@ -140,6 +139,17 @@ def _disk(store: Path, root: Path) -> Disk | None:
         str(store), _kind(real, _text(root / "proc/self/mountinfo")), room.f_blocks * room.f_frsize,
         room.f_bavail * room.f_frsize, files_free,
     )  # fmt: skip
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or what is there above it; raises OSError where this process may not look."""
+    while True:
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            path = path.parent
+        else:
+            return path
 
 
 def _kind(directory: Path, mounts: str) -> str:
