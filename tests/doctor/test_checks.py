@@ -160,6 +160,14 @@ def test_a_port_that_may_be_taken_is_named() -> None:
     assert "ip_local_reserved_ports=18080" in finding.do
     reserved = replace(GOOD, network=replace(NETWORK, reserved=(Ports(18_000, 18_100),)))
     assert found("local ports", reserved, load).state == "ok"
+    others = replace(GOOD, network=replace(NETWORK, reserved=(Ports(20_000, 20_100), Ports(11_000, 11_000))))
+    assert "ip_local_reserved_ports=11000,18080,20000-20100," in found("local ports", others, load).do
+
+
+def test_tcp_memory_is_set_in_the_pages_of_the_machine() -> None:
+    """They have 64 KiB on some machines."""
+    large = network(tcp_memory_bytes=1 << 20, page_bytes=65_536)
+    assert "net.ipv4.tcp_mem='2500 3750 5000'" in found("TCP memory", large).do
 
 
 def test_the_capacity_of_a_node_is_the_one_that_it_reports() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from trunkline.doctor.checks.advice import set_to
-from trunkline.doctor.facts import Machine
+from trunkline.doctor.facts import Machine, Ports
 from trunkline.doctor.finding import Finding, error, ok, unknown, warning
 from trunkline.doctor.wanted import Wanted
 from trunkline.net.listening import BACKLOG
@@ -15,14 +15,14 @@ TRACKED_BYTES: Final = 320
 """What one entry of the table of connections takes."""
 
 TRACKED_SPARE: Final = 2
-"""The table holds ended connections too, for two minutes: after everybody came back at once, as many again."""
+"""The table holds ended connections too, for two minutes: after all clients came back at once, as many again."""
 
 SOCKET_BYTES: Final = 16 * 1024
 """TCP memory for each connection of which a few are busy at a time."""
 
 
 def listen_queue(machine: Machine, wanted: Wanted) -> Finding:
-    """Connections that wait to be accepted: when everybody comes back at once, what does not fit waits for seconds."""
+    """Connections that wait to be accepted: when all clients come back at once, what does not fit waits for seconds."""
     del wanted
     network = machine.network
     if network.somaxconn is None:
@@ -56,7 +56,10 @@ def local_ports(machine: Machine, wanted: Wanted) -> Finding:
     ]
     if taken:
         names = ", ".join(f"{name} ({port})" for name, port in taken)
-        do = set_to(machine, "net.ipv4.ip_local_reserved_ports", ",".join(str(port) for _, port in taken))
+        # The setting is replaced as a whole: what others have reserved stays.
+        reserved = {*machine.network.reserved, *(Ports(port, port) for _, port in taken)}
+        value = ",".join(map(str, sorted(reserved, key=lambda each: each.first)))
+        do = set_to(machine, "net.ipv4.ip_local_reserved_ports", value)
         return warning("local ports", f"{found}; an outgoing connection may take the port of {names}", do)
     return ok("local ports", found)
 
@@ -87,6 +90,6 @@ def tcp_memory(machine: Machine, wanted: Wanted) -> Finding:
     found = f"{most // (1 << 20):,} MiB for all buffers, {need // (1 << 20):,} MiB for what is wanted"
     if most >= need:
         return ok("TCP memory", found)
-    pages = -(-need // 4096)
+    pages = -(-need // machine.network.page_bytes)
     value = f"{pages // 2} {pages * 3 // 4} {pages}"
     return warning("TCP memory", found, set_to(machine, "net.ipv4.tcp_mem", value))
