@@ -14,7 +14,7 @@ import pytest
 
 from tests.manifests.test_objects import NEWEST
 from tests.support import ROOT
-from tests.support.manifests.objects import KUSTOMIZE, Object, kustomized, objects
+from tests.support.manifests.objects import KUSTOMIZE, Object, container, kustomized, objects
 from tests.support.manifests.programs import program, run
 from tests.support.manifests.schemas import CUSTOM_GROUPS
 from trunkline.settings.load import load
@@ -74,8 +74,8 @@ def plain(each: Object) -> Object:
 
 
 def without_hash(name: str) -> str:
-    """The name that kustomize gave a hash."""
-    return re.sub(r"-[0-9bcdfghkmt2456789]{10}$", "", name)
+    """The name that kustomize gave a hash, or helm the number of its revision."""
+    return re.sub(r"-[0-9bcdfghkmt2456789]{10}$|(?<=-prepare)-1$", "", name)
 
 
 def without_comments(text: str) -> str:
@@ -90,7 +90,7 @@ def test_the_chart_makes_the_objects_of_the_production_overlay() -> None:
         for (kind, name), each in objects(kustomized("production")).items()
         if kind != "Namespace"  # helm install --create-namespace
     }
-    made = {key: plain(each) for key, each in chart().items()}
+    made = {(kind, without_hash(name)): plain(each) for (kind, name), each in chart().items()}
     assert made.keys() == wanted.keys()
     for key, each in made.items():
         assert each == wanted[key], key
@@ -142,6 +142,18 @@ def test_settings_of_yours_are_added_and_replace() -> None:
     assert found.server.port == 3001
 
 
+def test_streams_are_those_of_the_application() -> None:
+    """Its channel rules say which; options of `serve` are none of `bus prepare`."""
+
+    def arguments(*options: str) -> list[str]:
+        template = chart(*options)["Job", "trunkline-prepare-1"]["spec"]["template"]
+        return list(container(template, "prepare")["args"])
+
+    assert arguments() == ["bus", "prepare"]
+    assert arguments("--set", "nodes.args={shop:app,--workers=2}") == ["bus", "prepare", "shop:app"]
+    assert arguments("--set", "nodes.args={--workers=2}") == ["bus", "prepare"]
+
+
 def test_changed_settings_restart_the_pods() -> None:
     """A chart's ConfigMap keeps its name, so the pods carry a hash of it."""
 
@@ -164,8 +176,8 @@ def test_what_cannot_be_meant_is_refused() -> None:
     assert "additional properties" in refused("--set", "nodes.replicas=3").lower()
 
 
-@pytest.mark.parametrize("file", ["prometheus-rule.yaml", "service-monitors.yaml", "nats.conf"])
+@pytest.mark.parametrize("file", ["prometheus-rule.yaml", "service-monitors.yaml", "nats.conf", "accounts.conf"])
 def test_files_that_both_have_are_the_same(file: str) -> None:
     """A chart can read nothing outside of it."""
-    beside: Path = KUSTOMIZE / ("base/nats" if file == "nats.conf" else "components/monitoring")
+    beside: Path = KUSTOMIZE / ("base/nats" if file.endswith(".conf") else "components/monitoring")
     assert (CHART / "files" / file).read_text() == (beside / file).read_text(), f"copy {beside / file}"

@@ -16,13 +16,15 @@ import pytest
 from nats.errors import NoServersError
 from nats.js.api import StreamConfig
 
+from tests.support import ROOT
 from tests.support.free_ports import free_port
 from tests.support.manifests.objects import KUSTOMIZE, container, kustomized, objects, pods
 from tests.support.patience import patient
 
 BESIDE = Path(sys.executable).with_name("nats-server")
 SERVER = str(BESIDE) if BESIDE.exists() else shutil.which("nats-server")
-PASSWORDS = {f"{user}_PASSWORD": f"p{user.lower()}" for user in ("NODE", "BALANCER", "DEPLOY", "PUBLISHER", "ROUTE")}
+USERS = ("node", "balancer", "deploy", "console", "publisher", "keeper")
+PASSWORDS = {f"{user.upper()}_PASSWORD": f"p{user}" for user in (*USERS, "route")}
 
 pytestmark = pytest.mark.skipif(SERVER is None, reason="nats-server is not installed")
 
@@ -84,23 +86,32 @@ async def servers(config: Path, directory: Path, count: int, **more: str) -> Asy
 async def client(user: str, at: Ports) -> nats.NATS:
     """A client that has logged in."""
     url = f"nats://{user}:p{user}@127.0.0.1:{at.client}"
+    inbox = f"trunkline.inbox.{user}".encode()
     async with asyncio.timeout(patient(10)):
         while True:
             try:
-                return await nats.connect(url, allow_reconnect=False, max_reconnect_attempts=1, connect_timeout=2)
+                return await nats.connect(
+                    url, allow_reconnect=False, max_reconnect_attempts=1, connect_timeout=2, inbox_prefix=inbox
+                )
             except (OSError, NoServersError):
                 await asyncio.sleep(0.05)
 
 
 async def test_one_server(tmp_path: Path) -> None:
-    """Each user of ours logs in, and publications are kept; somebody without a password does not."""
+    """Each user logs in, streams are made by the one for it alone; somebody without a password does not log in."""
     async with servers(configuration("local", tmp_path), tmp_path, 1) as (at,):
-        for user in ("node", "balancer", "deploy"):
+        config = StreamConfig(name="trunkline_test", subjects=["trunkline.log.test.>"])
+        for user in USERS:
             found = await client(user, at)
+            making = found.jetstream(timeout=0.3).add_stream(config)
+            if user == "keeper":
+                await making
+            else:
+                with pytest.raises(nats.errors.TimeoutError):
+                    await making
             await found.close()
         node = await client("node", at)
-        await node.jetstream().add_stream(StreamConfig(name="trunkline_test", subjects=["trunkline.test"]))
-        assert (await node.jetstream().publish("trunkline.test", b"x")).seq == 1
+        assert (await node.jetstream().publish("trunkline.log.test.a", b"x")).seq == 1
         await node.close()
         with pytest.raises((NoServersError, nats.errors.Error)):
             await nats.connect(f"nats://127.0.0.1:{at.client}", allow_reconnect=False, max_reconnect_attempts=1)
@@ -109,18 +120,18 @@ async def test_one_server(tmp_path: Path) -> None:
 async def test_three_servers_find_each_other_by_their_routes(tmp_path: Path) -> None:
     """Only as a cluster can they keep a stream three times."""
     async with servers(configuration("production", tmp_path), tmp_path, 3) as ports:
-        node = await client("node", ports[0])
+        keeper = await client("keeper", ports[0])
         async with asyncio.timeout(patient(20)):
             while True:
                 try:
                     config = StreamConfig(name="trunkline_test", subjects=["trunkline.test"], num_replicas=3)
-                    stream = await node.jetstream().add_stream(config)
+                    stream = await keeper.jetstream().add_stream(config)
                     break
                 except nats.errors.Error:  # no leader yet
                     await asyncio.sleep(0.2)
         assert stream.cluster is not None
         assert len(stream.cluster.replicas or ()) == 2
-        await node.close()
+        await keeper.close()
 
 
 async def test_a_password_of_digits_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -133,6 +144,13 @@ async def test_a_password_of_digits_is_refused_at_the_start(tmp_path: Path) -> N
     _, said = await checked.communicate()
     assert checked.returncode != 0
     assert b"not string" in said
+
+
+def test_accounts_are_those_of_the_template() -> None:
+    """A kustomization reads nothing outside of its directory, so the block is here once more."""
+    template = (ROOT / "deploy/nats/nats.conf").read_text()
+    accounts = (KUSTOMIZE / "base/nats/accounts.conf").read_text()
+    assert accounts == template[template.index("accounts {") :], "copy the block of deploy/nats/nats.conf"
 
 
 def test_every_variable_of_the_configuration_is_in_the_pod() -> None:

@@ -55,9 +55,8 @@ def test_the_commands_make_the_secrets_that_pods_want() -> None:
         assert (address.user, address.password) == (user, passwords[f"{user.upper()}_PASSWORD"])
         assert address.servers == ("nats://trunkline-nats:4222",)
     assert len(made["trunkline-admin"]["token"]) == 64
-    conf = (KUSTOMIZE / "base/nats/nats.conf").read_text() + (
-        KUSTOMIZE / "components/three-nats/cluster.conf"
-    ).read_text()
+    files = ("base/nats/nats.conf", "base/nats/accounts.conf", "components/three-nats/cluster.conf")
+    conf = "".join((KUSTOMIZE / file).read_text() for file in files)
     assert set(re.findall(r"\$(\w+_PASSWORD)", conf)) == passwords.keys()
 
 

@@ -48,6 +48,12 @@ async def test_a_node_and_a_balancer_start_and_find_each_other(tmp_path: Path) -
         api.rules = {(verb, f"{RULE.resources[0]}.{RULE.group}") for verb in RULE.verbs}
         config = write_kubeconfig(tmp_path, api.url, token="t0ken", namespace="trunkline")
         own = {
+            **variables(text, templates["trunkline-prepare"], "prepare"), **single,
+            "TRUNKLINE_BUS_URL": f"nats://keeper:pkeeper@127.0.0.1:{nats.client}",
+        }  # fmt: skip
+        prepare = await Command.start(tmp_path, *container(templates["trunkline-prepare"], "prepare")["args"], **own)
+        assert await prepare.ended() == 0, prepare.other
+        own = {
             **variables(text, templates["trunkline-blue"], "node"), **single,
             "TRUNKLINE_SERVER_PORT": str(node_port), "TRUNKLINE_ADMIN_PORT": str(free_port()),
             "POD_NAME": "trunkline-blue-1", "POD_IP": "127.0.0.1",

@@ -20,6 +20,7 @@ from trunkline.settings.source import variables as known_variables
 
 ADAPTER = KUSTOMIZE / "components/autoscaling/prometheus-adapter-values.yaml"
 PARTS = {"trunkline-blue": "node", "trunkline-green": "node", "trunkline-balancer": "balancer"}
+WORKLOADS = PARTS | {"trunkline-prepare": "prepare"}
 
 
 def template_of(overlay: str, workload: str) -> Object:
@@ -29,24 +30,24 @@ def template_of(overlay: str, workload: str) -> Object:
 
 def settings(overlay: str, workload: str) -> Settings:
     """The settings of a workload's process, as far as they are in files."""
-    found = variables(kustomized(overlay), template_of(overlay, workload), PARTS[workload])
+    found = variables(kustomized(overlay), template_of(overlay, workload), WORKLOADS[workload])
     return load(None, found, {}).settings
 
 
-@pytest.mark.parametrize("workload", PARTS)
+@pytest.mark.parametrize("workload", WORKLOADS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_variable_is_a_setting(overlay: str, workload: str) -> None:
     """Names of variables are real, those from Secrets and the downward API too, and values can be read."""
     settings(overlay, workload)
     real = {name for each in known_variables(SECTIONS, PLAIN_ENVIRONMENT).values() for name in each.environment}
-    own = container(template_of(overlay, workload), PARTS[workload])
+    own = container(template_of(overlay, workload), WORKLOADS[workload])
     assert {each["name"] for each in own["env"]} <= real
 
 
-@pytest.mark.parametrize("workload", PARTS)
+@pytest.mark.parametrize("workload", WORKLOADS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_argument_is_one_of_the_command(overlay: str, workload: str) -> None:
-    own = container(template_of(overlay, workload), PARTS[workload])
+    own = container(template_of(overlay, workload), WORKLOADS[workload])
     assert "command" not in own  # the image's own
     done = CliRunner().invoke(commands.app, [*own["args"], "--help"])
     assert done.exit_code == 0, f"{shlex.join(own['args'])}: {done.output}"
