@@ -109,6 +109,7 @@ def test_the_port_is_found_by_name_in_each_slice() -> None:
 
 TWO = [
     {"name": "metrics", "port": 9090},
+    {"name": "none", "port": 65536},
     {"name": "ws", "port": 3001},
     {"name": "quic", "port": 443, "protocol": "UDP"},
 ]
@@ -150,4 +151,6 @@ def test_what_an_operator_has_to_mend_is_named() -> None:
     assert found().problem == "it has no EndpointSlice: is there a Service of this name with a selector?"
     names = endpoint_slice("ws-a", endpoint("db.example.org"), family="FQDN")
     assert "list them in balancer.dns" in found(names).problem
+    headless = endpoint_slice("ws-a", endpoint("10.0.0.1", "ws-1"), ports=[])
+    assert found(headless).problem == "it has no port for TCP: write one into the Service, a headless one too"
     assert found(endpoint_slice("ws-a", ports=[])).problem == ""  # a Service with no pod yet

@@ -167,13 +167,13 @@ def backends_of(
     places: dict[str, _Place] = {}
     present: set[str] = set()
     ready = set(were_ready)
-    missing: set[str] = set()
+    lacking: list[EndpointSlice] = []
     for one in ordered:
         if one.address_type not in ("IPv4", "IPv6") or not one.endpoints:
             continue
         port = _port(one, entry.port)
         if port is None:
-            missing |= {str(each) for each in _tcp(one)}
+            lacking.append(one)
             continue
         for endpoint in one.endpoints:
             place = _place(endpoint, port)
@@ -187,7 +187,7 @@ def backends_of(
             places[place.key] = _united(places.get(place.key), place)
     specs = {spec.url: spec for spec in _specs(places.values(), entry, namespace)}
     return Found(
-        tuple(specs[url] for url in sorted(specs)), frozenset(ready & present), _problem(entry, ordered, missing)
+        tuple(specs[url] for url in sorted(specs)), frozenset(ready & present), _problem(entry, ordered, lacking)
     )
 
 
@@ -229,7 +229,7 @@ def _specs(places: Iterable[_Place], entry: ServicePort, namespace: str) -> Iter
 
 
 def _tcp(one: EndpointSlice) -> list[SlicePort]:
-    return [each for each in one.ports or () if each.port and each.protocol in (None, "TCP")]
+    return [each for each in one.ports or () if 0 < (each.port or 0) < 65536 and each.protocol in (None, "TCP")]
 
 
 def _port(one: EndpointSlice, wanted: str) -> SlicePort | None:
@@ -240,13 +240,15 @@ def _port(one: EndpointSlice, wanted: str) -> SlicePort | None:
     return next((each for each in ports if wanted in (each.name, str(each.port))), None)
 
 
-def _problem(entry: ServicePort, slices: list[EndpointSlice], missing: set[str]) -> str:
+def _problem(entry: ServicePort, slices: list[EndpointSlice], lacking: list[EndpointSlice]) -> str:
     if not slices:
         return "it has no EndpointSlice: is there a Service of this name with a selector?"
     if all(each.address_type == "FQDN" for each in slices):
         return "its endpoints are host names, which are not taken: list them in balancer.dns"
-    if missing:
-        listed = ", ".join(sorted(missing)) or "none for TCP"
+    if lacking:
+        listed = ", ".join(sorted({str(port) for one in lacking for port in _tcp(one)}))
+        if not listed:
+            return "it has no port for TCP: write one into the Service, a headless one too"
         if not entry.port:
             return f"it has several ports ({listed}): write the one that is meant, {entry.service}:port"
         return f"it has no port {entry.port} at its pods; its ports: {listed}"
