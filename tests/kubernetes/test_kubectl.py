@@ -65,6 +65,9 @@ async def test_kubectl_rolls_out_an_image(api: ApiServer, tmp_path: Path) -> Non
     try:
         cluster.deployment("trunkline-green", "green", 2, "shop:1")
         assert await kubectl("get", "deployments", "-o", "name") == "deployment.apps/trunkline-green"
+        printed = await kubectl("set", "image", "deployment/trunkline-green", "node=shop:2", "--dry-run=server")
+        assert printed == "deployment.apps/trunkline-green image updated (server dry run)"
+        assert cluster.get("trunkline-green")["spec"]["template"]["spec"]["containers"][0]["image"] == "shop:1"
         printed = await kubectl("set", "image", "deployment/trunkline-green", "node=shop:2")
         assert printed == "deployment.apps/trunkline-green image updated"
         printed = await kubectl("rollout", "status", "deployment/trunkline-green", "--timeout=20s")

@@ -35,6 +35,7 @@ class ApiServer:
         tokens: who asks, by token; without any no token is needed.
         rules: what RBAC allows to everybody, None for everything.
         refusals: answers of the next requests in place of theirs: status and headers.
+        refusals_of: the same for requests of one verb.
         gone_as: how a watch from too old a version is answered.
         bookmark_s: seconds between bookmarks.
         bookmarks: versions that were sent in them.
@@ -50,6 +51,7 @@ class ApiServer:
         self.tokens: dict[str, str] = {}
         self.rules: set[Rule] | None = None
         self.refusals: list[tuple[int, dict[str, str]]] = []
+        self.refusals_of: dict[str, list[tuple[int, dict[str, str]]]] = {}
         self.gone_as: Literal["event", "status"] = "event"
         self.bookmark_s = 60.0
         self.bookmarks: list[int] = []
@@ -133,8 +135,8 @@ class ApiServer:
         what = f"{plural}.{group}" if group else plural
         resource = f"{what}/{part}" if part else what
         self.asked[f"{verb} {resource}"] += 1
-        if self.refusals:
-            code, headers = self.refusals.pop(0)
+        if refusals := self.refusals_of.get(verb) or self.refusals:
+            code, headers = refusals.pop(0)
             answer = _refused(status(code, "", "made to fail by the test"))
             answer.headers.update(headers)
             return answer
@@ -160,11 +162,17 @@ class ApiServer:
                         return _refused(status(400, "BadRequest", message))
                     lines = self.logs.get(name, "").splitlines(keepends=True)
                     tail = int(request.query.get("tailLines", "0"))
-                    return web.Response(text="".join(lines[-tail:] if tail else lines))
+                    text, most = "".join(lines[-tail:] if tail else lines), request.query.get("limitBytes")
+                    return web.Response(text=text[: int(most)] if most else text)
                 case "get":
                     return _answered(self.store.get(plural, namespace, name))
                 case "patch":
                     found = merged(self.store.get(plural, namespace, name), await request.json())
+                    if plural == "deployments" and not _selects(found):
+                        message = "spec.template.metadata.labels: `selector` does not match template `labels`"
+                        return _refused(status(422, "Invalid", f'{what} "{name}" is invalid: {message}'))
+                    if request.query.get("dryRun") == "All":
+                        return _answered(found)
                     self.put(plural, namespace, found)
                     self.patched()
                     return _answered(self.store.get(plural, namespace, name))
@@ -243,6 +251,12 @@ class ApiServer:
             transport.abort()
             raise ConnectionResetError
         await answer.write(line)
+
+
+def _selects(deployment: Object) -> bool:
+    """Whether its pods are those that it selects."""
+    labels = deployment["spec"]["selector"].get("matchLabels") or {}
+    return labels.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
 
 
 def _discovery(path: str) -> web.Response:

@@ -4,6 +4,7 @@ Rules, as in a real cluster:
 
 - Pods of another template than the present one are replaced; the controller says up to which generation it has seen.
 - A pod whose image cannot be pulled, or whose process ends, says so in the status of its container.
+- A pod that was evicted is replaced, and is not deleted, when its Deployment is scaled to 0 as well.
 - A pod that is deleted is there, with a deletion timestamp, until its process has ended.
 """
 
@@ -94,6 +95,10 @@ class Cluster:
         for deployment in self.api.store.all("deployments", self.namespace):
             self._reconcile(deployment)
 
+    def evict(self, name: str) -> None:
+        """Its machine runs short of memory: the pod is over, and stays until somebody deletes it."""
+        self._say(name, {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."})
+
     async def close(self) -> None:
         """End everything that runs."""
         while self._tasks:
@@ -105,7 +110,11 @@ class Cluster:
         template = deployment["spec"]["template"]
         made_of = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:10]
         labels = {**template["metadata"]["labels"], "pod-template-hash": made_of}
-        own = [pod for pod in self._of(deployment) if "deletionTimestamp" not in pod["metadata"]]
+        own = [
+            pod
+            for pod in self._of(deployment)
+            if "deletionTimestamp" not in pod["metadata"] and pod["status"].get("phase") != "Failed"
+        ]
         current = [pod for pod in own if pod["metadata"]["labels"]["pod-template-hash"] == made_of]
         wanted = deployment["spec"]["replicas"]
         for pod in [pod for pod in own if pod not in current] + current[wanted:]:
@@ -142,7 +151,7 @@ class Cluster:
         self.api.put("deployments", self.namespace, {**deployment, "status": status})
 
     def _of(self, deployment: Object) -> list[Object]:
-        labels = deployment["spec"]["selector"]["matchLabels"]
+        labels = deployment["spec"]["selector"].get("matchLabels") or deployment["metadata"]["labels"]
         return self.api.store.all("pods", self.namespace, ",".join(f"{name}={value}" for name, value in labels.items()))
 
     def _delete(self, pod: Object) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import uuid
 from typing import Any, NamedTuple
 
@@ -155,10 +156,18 @@ def _event(write: Write, labels: str) -> Object | None:
 
 
 def matches(found: Object, labels: str) -> bool:
-    """Whether an object has all labels of a selector of equalities, and the name where that is in it."""
+    """Whether an object has what a selector of labels asks for, and the name where that is in it."""
     own = {**(found["metadata"].get("labels") or {}), "metadata.name": found["metadata"]["name"]}
-    pairs = [part.partition("=") for part in labels.split(",") if part]
-    return all(own.get(name) == value.removeprefix("=") for name, _, value in pairs)
+    return all(_holds(own, part.strip()) for part in re.split(r",(?![^(]*\))", labels) if part)
+
+
+def _holds(own: dict[str, str], part: str) -> bool:
+    if some := re.fullmatch(r"(\S+) (in|notin) \(([^)]*)\)", part):
+        return (own.get(some[1]) in some[3].split(",")) == (some[2] == "in")
+    name, equals, value = part.partition("=")
+    if equals:
+        return own.get(name) == value.removeprefix("=")
+    return name in own if not name.startswith("!") else name[1:] not in own
 
 
 def status(code: int, reason: str, message: str, **details: Any) -> Object:

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.support.kubernetes.store import matches
 from trunkline.deploy.runtimes.base import What
-from trunkline.deploy.runtimes.kubernetes.objects import Container, Deployment, Pod
+from trunkline.deploy.runtimes.kubernetes.objects import Container, Deployment, Pod, Selector
 from trunkline.deploy.runtimes.kubernetes.rollout import change, container_of, image_fault, nodes_of, version_fault
 
 LABEL = {"fieldRef": {"fieldPath": "metadata.labels['app.kubernetes.io/version']"}}
@@ -64,10 +65,14 @@ def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]
         (pod(ended(2, message="setting server.port")), False,
          "it cannot use its settings (Error, exit code 2): setting server.port", ""),
         (pod({"running": {}}, own={"restartCount": 9, "lastState": ended(1)}), True, "", ""),
-        (pod({}, status={"phase": "Failed", "reason": "Evicted", "message": "low on memory"}), False,
-         "Evicted: low on memory", ""),
         (pod(waiting("PodInitializing"), status={"initContainerStatuses": [
-            {"name": "init", "state": waiting("ImagePullBackOff", "init:1")}]}), False, "ImagePullBackOff: init:1", ""),
+            {"name": "init", "state": waiting("ImagePullBackOff", "init:1")}]}), False,
+         "container init: ImagePullBackOff: init:1", ""),
+        (pod(waiting("PodInitializing"), status={"initContainerStatuses": [
+            {"name": "init", "state": ended(2)}]}), False, "", "PodInitializing"),
+        (pod(waiting("PodInitializing"), status={"initContainerStatuses": [
+            {"name": "init", "restartCount": 3, "state": ended(2)}]}), False,
+         "its container init has ended 3 times (Error, exit code 2)", ""),
         (pod({}, status={"conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}]}),
          False, "", "Unschedulable: 0/3 nodes"),
@@ -161,6 +166,24 @@ def test_a_version_that_no_label_can_have_is_refused() -> None:
 def test_names_of_images(image: str, good: bool) -> None:
     """What no registry can have is refused before anything starts."""
     assert (image_fault(image) == "") == good
+
+
+def test_pods_are_those_of_labels_and_expressions() -> None:
+    """An expression that is left out would select the pods of everybody else too."""
+    given = {
+        "matchLabels": {"app": "ws"},
+        "matchExpressions": [
+            {"key": "colour", "operator": "In", "values": ["green", "lime"]},
+            {"key": "tier", "operator": "NotIn", "values": ["test"]},
+            {"key": "live", "operator": "Exists"},
+            {"key": "old", "operator": "DoesNotExist"},
+        ],
+    }
+    text = str(msgspec.convert(given, Selector))
+    assert text == "app=ws,colour in (green,lime),tier notin (test),live,!old"
+    labels = {"app": "ws", "colour": "lime", "live": ""}
+    for changed, selected in (({}, True), ({"colour": "blue"}, False), ({"tier": "test"}, False), ({"old": ""}, False)):
+        assert matches({"metadata": {"name": "a", "labels": labels | changed}}, text) == selected
 
 
 def test_the_container_that_is_the_node() -> None:

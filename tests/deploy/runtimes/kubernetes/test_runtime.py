@@ -135,6 +135,64 @@ async def test_a_quota_that_allows_no_pod_is_named(cluster: Cluster) -> None:
     assert node.given_up == 'FailedCreate: pods "trunkline-green-" is forbidden: exceeded quota: pods'
 
 
+async def test_an_evicted_pod_is_no_node(cluster: Cluster) -> None:
+    """Another one takes its place. What is left of it does not go with its colour, and holds nothing up."""
+    async with runtime_of(cluster) as runtime:
+        await runtime.ensure("green", 1, What(image=NEW))
+        (node,) = await until(runtime, lambda nodes: [node.running for node in nodes] == [True])
+        cluster.evict(node.name)
+        (other,) = await until(runtime, lambda nodes: [node.running for node in nodes] == [True])
+        assert other.name != node.name
+        async with asyncio.timeout(patient(10)):
+            await runtime.remove("green")
+    assert [pod["metadata"]["name"] for pod in cluster.pods("green")] == [node.name]
+
+
+async def test_a_selector_of_expressions_selects_the_pods_of_its_deployment_alone(cluster: Cluster) -> None:
+    selector = {"matchExpressions": [{"key": "trunkline.colour", "operator": "In", "values": ["green"]}]}
+    cluster.deployment("trunkline-green", "green", 0, OLD, selector=selector)
+    async with runtime_of(cluster) as runtime:
+        assert await runtime.list("green") == ()
+        await runtime.ensure("green", 1, What(image=NEW))
+        await until(runtime, lambda nodes: [node.running for node in nodes] == [True])
+
+
+@pytest.mark.parametrize(("verb", "resource"), [("patch", "deployments.apps"), ("list", "pods")])
+async def test_a_missing_right_is_found_before_anything_starts(cluster: Cluster, verb: str, resource: str) -> None:
+    assert cluster.api.rules is not None
+    cluster.api.rules.remove((verb, resource))
+    async with runtime_of(cluster) as runtime:
+        why = await runtime.check("green", What(image=NEW))
+    assert why.startswith(f"RBAC does not let system:serviceaccount:live:deploy {verb} {resource}")
+
+
+async def test_a_change_that_the_api_server_refuses_is_found_before_anything_starts(cluster: Cluster) -> None:
+    """It is tried and not done: a version in a label that the Deployment selects by, a policy. Webhooks may not try."""
+    template = cluster.get("trunkline-green")["spec"]["template"]
+    labels = {**template["metadata"]["labels"], "app.kubernetes.io/version": "1"}
+    template["metadata"]["labels"] = labels
+    cluster.deployment("trunkline-green", "green", 0, OLD, template=template, selector={"matchLabels": labels})
+    version = cluster.api.store.version
+    async with runtime_of(cluster) as runtime:
+        assert "`selector` does not match template `labels`" in await runtime.check("green", What(version="2"))
+        assert await runtime.check("green", What(image=NEW, version="1")) == ""
+        for code, refused in ((403, True), (400, False)):
+            cluster.api.refusals_of["patch"] = [(code, {})]
+            assert bool(await runtime.check("green", What(image=NEW, version="1"))) == refused
+    assert cluster.api.store.version == version
+
+
+async def test_a_log_that_may_not_be_read_is_named_and_a_long_one_is_cut(cluster: Cluster) -> None:
+    assert cluster.api.rules is not None
+    async with runtime_of(cluster) as runtime:
+        (pod,) = [pod["metadata"]["name"] for pod in cluster.pods("blue")][:1]
+        cluster.api.logs[pod] = "x" * 1_000_000
+        assert [len(line) for line in await runtime.logs(pod)] == [256 * 1024]
+        cluster.api.rules.remove(("get", "pods/log"))
+        (line,) = await runtime.logs(pod)
+    assert line.endswith('lacks the rule apiGroups: [""], resources: [pods/log], verbs: [get]')
+
+
 async def test_a_pod_without_a_place_waits(cluster: Cluster) -> None:
     """The cluster may get another machine."""
     cluster.full = True
@@ -211,10 +269,13 @@ async def test_what_rbac_forbids_is_named_with_the_missing_rule(
 async def test_a_server_that_is_away_for_a_moment_is_asked_again(cluster: Cluster) -> None:
     """For a while; what it refuses is not asked again."""
     async with runtime_of(cluster) as runtime:
-        cluster.api.refusals = [(503, {}), (429, {})]
+        cluster.api.refusals = [(503, {}), (429, {}), (409, {})]
         await runtime.ensure("green", 1, What(image=NEW))
         cluster.api.refusals = [(500, {})] * 1000
         with pytest.raises(RuntimeFailed, match="500"):
+            await runtime.list("green")
+        cluster.api.refusals = [(429, {"Retry-After": "50"})] * 2
+        with pytest.raises(RuntimeFailed, match="429"):
             await runtime.list("green")
         cluster.api.refusals = [(422, {})]
         with pytest.raises(RuntimeFailed, match="422"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trunkline.kubernetes.objects import Meta
+from trunkline.kubernetes.objects import Meta, selector
 
 
 class FieldRef(msgspec.Struct, frozen=True, rename="camel"):
@@ -55,10 +55,30 @@ class Template(msgspec.Struct, frozen=True):
     metadata: TemplateMeta = TemplateMeta()
 
 
+class Expression(msgspec.Struct, frozen=True):
+    """One of `matchExpressions`; the operators are In, NotIn, Exists and DoesNotExist."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        match self.operator:
+            case "Exists":
+                return self.key
+            case "DoesNotExist":
+                return f"!{self.key}"
+        return f"{self.key} {self.operator.lower()} ({','.join(self.values or ())})"
+
+
 class Selector(msgspec.Struct, frozen=True, rename="camel"):
     """Which pods are those of a Deployment."""
 
     match_labels: dict[str, str] | None = None
+    match_expressions: tuple[Expression, ...] | None = None
+
+    def __str__(self) -> str:
+        return ",".join(filter(None, (selector(self.match_labels or {}), *map(str, self.match_expressions or ()))))
 
 
 class DeploymentSpec(msgspec.Struct, frozen=True):
@@ -147,3 +167,8 @@ class Pod(msgspec.Struct, frozen=True):
     metadata: Meta
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
+
+    @property
+    def over(self) -> bool:
+        """It was evicted, or its machine did not take it: it never runs again, and another takes its place."""
+        return self.status.phase in ("Failed", "Succeeded")

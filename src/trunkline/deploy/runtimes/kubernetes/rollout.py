@@ -3,7 +3,7 @@
 what is seen                                            the node
 ------------------------------------------------------  ---------------------------------------------------------------
 its image cannot be had, or its container not be made   given up, with the kubelet's reason
-it ends again and again, or with exit code 2            given up, with the exit code of its last run
+it ends again and again, or the node with exit code 2   given up, with the exit code of its last run
 no place for it, or its image is being fetched          waits, with the reason: more machines may come
 no pod is made: a quota, an admission rule              given up, in the name of its Deployment
 the Deployment's progress deadline is over              given up, in the name of its Deployment
@@ -25,7 +25,6 @@ import msgspec
 
 from trunkline.deploy.runtimes.base import RuntimeNode, What
 from trunkline.deploy.runtimes.kubernetes.objects import Container, ContainerStatus, Deployment, Pod
-from trunkline.kubernetes.objects import selector
 
 DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 VERSION_VARIABLE: Final = "TRUNKLINE_SERVER_VERSION"
@@ -163,11 +162,6 @@ def container_of(deployment: Deployment, wanted: str) -> Container | None:
     return next((each for each in containers if each.name == name), None)
 
 
-def pod_labels(deployment: Deployment) -> str:
-    """The selector of a Deployment's pods."""
-    return selector(deployment.spec.selector.match_labels or {})
-
-
 def nodes_of(colour: str, container: str, deployment: Deployment, pods: Iterable[Pod]) -> tuple[RuntimeNode, ...]:
     """The nodes of a colour; a Deployment whose pods are not made stands for them."""
     current = {each.name: each.image for each in deployment.spec.template.spec.containers}
@@ -184,9 +178,7 @@ def _node(colour: str, container: str, pod: Pod, image: str) -> RuntimeNode:
     earlier = any(each.name == container and each.image != image for each in pod.spec.containers)
     if earlier or pod.metadata.deletion_timestamp:
         return RuntimeNode(pod.metadata.name, colour, running)
-    faults = list(filter(None, map(_hopeless, statuses)))
-    if pod.status.phase == "Failed":
-        faults.append(_text(pod.status.reason or "Failed", pod.status.message))
+    faults = [fault for each in statuses if (fault := _hopeless(each, each.name == container))]
     return RuntimeNode(
         pod.metadata.name,
         colour,
@@ -197,17 +189,18 @@ def _node(colour: str, container: str, pod: Pod, image: str) -> RuntimeNode:
     )
 
 
-def _hopeless(status: ContainerStatus) -> str:
+def _hopeless(status: ContainerStatus, is_node: bool) -> str:
     waiting, ended = status.state.waiting, status.state.terminated or status.last_state.terminated
     if waiting is not None and waiting.reason in HOPELESS:
-        return _text(waiting.reason, waiting.message)
+        return _text(waiting.reason if is_node else f"container {status.name}: {waiting.reason}", waiting.message)
     if ended is None or ended.exit_code == 0 or status.state.running is not None:
         return ""
     how = f"{ended.reason or 'ended'}, exit code {ended.exit_code}"
-    if ended.exit_code == BAD_SETTINGS:
+    if is_node and ended.exit_code == BAD_SETTINGS:
         return _text(f"it cannot use its settings ({how})", ended.message)
     if status.restart_count >= CRASHES:
-        return _text(f"it has ended {status.restart_count} times ({how})", ended.message)
+        what = "it" if is_node else f"its container {status.name}"
+        return _text(f"{what} has ended {status.restart_count} times ({how})", ended.message)
     return ""
 
 

@@ -6,6 +6,7 @@ Facts:
   not run has 0 replicas. A deploy changes its image, its `server.version` and its replicas, and nothing else.
 - Whom clients get to is for the traffic table to say. Both colours may be in one Service, or in none.
 - The Deployment of a colour that was removed stays, with 0 replicas; a HorizontalPodAutoscaler rests meanwhile.
+- Pods that were evicted are no nodes. Their Deployment makes others, and leaves them there even when it is scaled to 0.
 - An API server that is away for `PATIENCE_S`, as while its machine is upgraded, fails no deploy.
 - It needs `RULES` in its namespace, those of Deployments for the names of the two.
 """
@@ -25,12 +26,11 @@ from trunkline.deploy.runtimes.kubernetes.rollout import (
     container_of,
     image_fault,
     nodes_of,
-    pod_labels,
     version_fault,
 )
 from trunkline.kubernetes.access import Access
 from trunkline.kubernetes.client import ApiClient
-from trunkline.kubernetes.failures import ApiFailed, ApiNotFound, ApiUnreachable, Rule
+from trunkline.kubernetes.failures import ApiFailed, ApiForbidden, ApiNotFound, ApiUnreachable, Rule
 from trunkline.kubernetes.objects import DEPLOYMENTS, PODS, Listed
 from trunkline.settings.kubernetes import KubernetesSettings
 
@@ -46,6 +46,7 @@ LONGER_S: Final = 60.0
 """Beyond the grace period of its pods a colour may take so much longer to go."""
 
 PATIENCE_S: Final = 20.0
+LOG_BYTES: Final = 256 * 1024
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class KubernetesRuntime:
         return True
 
     async def check(self, colour: str, what: What) -> str:
-        """Why it cannot run: it has no Deployment, no such container, something that is no name of an image."""
+        """Why it cannot run: no Deployment or container, no name of an image, what the API server would refuse."""
         if what.app or what.python:
             return "--app and --python: nodes in a cluster run an image; name it with --image"
         if what.image and (fault := image_fault(what.image)):
@@ -90,12 +91,25 @@ class KubernetesRuntime:
         try:
             deployment = await self._deployment(colour)
             container = self._container(deployment)
+            if deployment.spec.paused:
+                name = deployment.metadata.name
+                return f"the Deployment {name} is paused: kubectl rollout resume deployment/{name} -n {self._namespace}"
+            if fault := version_fault(container, what.version):
+                return fault
+            await self._pods(deployment)
         except RuntimeFailed as error:
             return str(error)
-        if deployment.spec.paused:
-            name = deployment.metadata.name
-            return f"the Deployment {name} is paused: kubectl rollout resume deployment/{name} -n {self._namespace}"
-        return version_fault(container, what.version)
+        return await self._refusal(deployment, change(container, deployment.spec.replicas, what))
+
+    async def _refusal(self, deployment: Deployment, changed: object) -> str:
+        """Why the API server would not take a change: RBAC, a policy of the cluster, a Deployment that is not valid."""
+        name = deployment.metadata.name
+        try:
+            await self._client.patch(DEPLOYMENTS, Deployment, self._namespace, name, changed, try_only=True)
+        except ApiFailed as error:
+            # Others say nothing of the change itself: an admission webhook may not support a try.
+            return str(error) if error.status in (403, 422) else ""
+        return ""
 
     async def list(self, colour: str) -> tuple[RuntimeNode, ...]:
         """The pods of a colour; raises RuntimeFailed."""
@@ -127,11 +141,13 @@ class KubernetesRuntime:
     async def logs(self, node: str, lines: int = 20) -> tuple[str, ...]:
         """The last lines of a pod, of its run before if it does not run now; empty where they cannot be had."""
         for before in ({}, {"previous": "true"}):
-            query = {"tailLines": str(lines), **before}
+            query = {"tailLines": str(lines), "limitBytes": str(LOG_BYTES), **before}
             if self._node:
                 query["container"] = self._node
             try:
                 text = await self._client.text(PODS, self._namespace, node, "log", query)
+            except ApiForbidden as error:
+                return (str(error),)
             except ApiFailed:
                 continue
             if text.strip():
@@ -164,9 +180,10 @@ class KubernetesRuntime:
         )
 
     async def _pods(self, deployment: Deployment) -> tuple[Pod, ...]:
-        query = {"labelSelector": pod_labels(deployment)}
+        """Those that run or may come to."""
+        query = {"labelSelector": str(deployment.spec.selector)}
         found = await self._asked(lambda: self._client.read(PODS, Listed[Pod], self._namespace, query=query))
-        return found.items or ()
+        return tuple(pod for pod in found.items or () if not pod.over)
 
     async def _patch(self, deployment: Deployment, changed: object) -> None:
         name = deployment.metadata.name
@@ -182,7 +199,9 @@ class KubernetesRuntime:
             except ApiNotFound as error:
                 raise _Missing(str(error)) from None
             except ApiFailed as error:
-                away = isinstance(error, ApiUnreachable) or error.status >= 500 or error.status == 429
-                if not away or loop.time() > ends_at:
+                # 409: something else has changed the object between reading and writing.
+                away = isinstance(error, ApiUnreachable) or error.status >= 500 or error.status in (409, 429)
+                left_s = ends_at - loop.time()
+                if not away or left_s < 0:
                     raise RuntimeFailed(str(error)) from None
-                await asyncio.sleep(max(self._look_s, error.retry_after_s))
+                await asyncio.sleep(min(max(self._look_s, error.retry_after_s), left_s))
