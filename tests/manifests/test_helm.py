@@ -142,6 +142,17 @@ def test_settings_of_yours_are_added_and_replace() -> None:
     assert found.server.port == 3001
 
 
+def test_numbers_of_a_values_file_stay_what_they_are(tmp_path: Path) -> None:
+    """To helm they are floats, large ones in scientific notation."""
+    values = tmp_path / "values.yaml"
+    values.write_text("settings: {TRUNKLINE_BUS_MAX_BYTES: 1073741824, TRUNKLINE_SERVER_MESSAGE_BYTES: 65536}\n")
+    found = load(None, chart("--values", str(values))["ConfigMap", "trunkline-settings"]["data"], {}).settings
+    assert (found.bus.max_bytes, found.server.message_bytes) == (1 << 30, 1 << 16)
+    # Nothing could tell 2.10 from 2.1.
+    values.write_text("nodes: {colours: {green: {replicas: 1, version: 2.10}}}\n")
+    assert "got number, want string" in refused("--values", str(values))
+
+
 def test_streams_are_those_of_the_application() -> None:
     """Its channel rules say which; options of `serve` are none of `bus prepare`."""
 
@@ -174,6 +185,8 @@ def test_what_cannot_be_meant_is_refused() -> None:
     assert "traefik.enabled needs balancer.mode steer" in refused("--set", "balancer.mode=relay")
     assert "nats.replicas" in refused("--set", "nats.replicas=2").replace("/", ".")
     assert "additional properties" in refused("--set", "nodes.replicas=3").lower()
+    assert "the chart's port" in refused("--set", "settings.TRUNKLINE_SERVER_PORT=4000")
+    assert "use balancer.mode" in refused("--set", "settings.TRUNKLINE_BALANCER_MODE=relay")
 
 
 @pytest.mark.parametrize("file", ["prometheus-rule.yaml", "service-monitors.yaml", "nats.conf", "accounts.conf"])

@@ -33,7 +33,15 @@ app.kubernetes.io/component: {{ .component }}
   "TRUNKLINE_BALANCER_KUBERNETES" (printf "%s-nodes:http" .Values.name) -}}
 {{- if .Values.nats.enabled }}{{ $_ := set $made "TRUNKLINE_BUS_REPLICAS" (toString .Values.nats.replicas) }}{{ end -}}
 {{- if .Values.traefik.enabled }}{{ $_ := set $made "TRUNKLINE_BALANCER_STICKY_COOKIE" .Values.traefik.cookie }}{{ end -}}
-{{- range $name, $value := .Values.settings }}{{ $_ := set $made $name (toString $value) }}{{ end -}}
+{{- range $name, $value := .Values.settings -}}
+{{- if has $name (list "TRUNKLINE_SERVER_PORT" "TRUNKLINE_BALANCER_PORT" "TRUNKLINE_BALANCER_ADMIN_PORT") -}}
+{{- fail (printf "settings.%s cannot be set: containers, Services and probes have the chart's port" $name) -}}
+{{- end -}}
+{{- if eq $name "TRUNKLINE_BALANCER_MODE" }}{{ fail "settings.TRUNKLINE_BALANCER_MODE cannot be set: use balancer.mode" }}{{ end -}}
+{{- /* A number from a file is a float, and a large one would be written as 1.07e+09. */ -}}
+{{- $whole := and (kindIs "float64" $value) (eq (printf "%.0f" $value | float64) $value) -}}
+{{- $_ := set $made $name (ternary (printf "%.0f" (float64 $value)) (toString $value) $whole) -}}
+{{- end -}}
 {{- toYaml $made }}
 {{- end }}
 
