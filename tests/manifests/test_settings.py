@@ -17,6 +17,7 @@ from trunkline.server.node.capacity import max_connections
 from trunkline.settings.load import load
 from trunkline.settings.sections import PLAIN_ENVIRONMENT, SECTIONS, Settings
 from trunkline.settings.source import variables as known_variables
+from trunkline.settings.types import PRIVATE
 
 ADAPTER = KUSTOMIZE / "components/autoscaling/prometheus-adapter-values.yaml"
 PARTS = {"trunkline-blue": "node", "trunkline-green": "node", "trunkline-balancer": "balancer"}
@@ -128,6 +129,18 @@ def test_the_autoscaler_aims_at_less_than_a_node_takes() -> None:
         # Held for longer than a deploy, in which the new colour is empty.
         assert scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"] >= 600
     assert found["Deployment", "trunkline-blue"]["spec"]["replicas"] >= scaler["minReplicas"]
+
+
+def test_every_setting_that_knows_private_networks_alone_is_on_the_page() -> None:
+    """Pods may have other addresses. The four take one, and by default all know the same kinds of private ones."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    (text,) = re.findall(r"beyond the private ranges.*?\n\n", page, re.DOTALL)
+    names = re.findall(r"`(TRUNKLINE_\w+)`", text)
+    found = load(None, dict.fromkeys(names, "100.64.0.0/10"), {}).settings
+    taken = [found.server.trusted_proxies, found.server.metrics_networks, found.balancer.metrics_networks]
+    assert [*taken, found.traefik.networks] == [("100.64.0.0/10",)] * len(names)
+    trusted = settings("production", "trunkline-blue").server.trusted_proxies
+    assert set(trusted) == {each for each in PRIVATE if not each.startswith(("127.", "::1", "169.254", "fe80"))}
 
 
 def test_an_image_has_one_tag_in_all_of_the_project() -> None:
