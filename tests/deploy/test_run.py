@@ -81,6 +81,24 @@ async def test_a_deploy_from_beginning_to_end(scene: Scene) -> None:
     assert facts.samples
 
 
+async def test_it_can_be_interrupted_while_an_image_is_pulled(scene: Scene) -> None:
+    """A runtime may take minutes to find out whether anything speaks against it."""
+    parts, asked = scene.parts(), asyncio.Event()
+
+    async def check(_colour: str, _what: object) -> str:
+        asked.set()
+        await asyncio.Event().wait()
+        return ""
+
+    scene.runtime.check = check  # type: ignore[method-assign]
+    deploying = asyncio.create_task(run_deploy(scene.options(), parts))
+    async with asyncio.timeout(patient(10)):
+        await asked.wait()
+        parts.stop.set()
+        outcome = await deploying
+    assert (outcome.state, outcome.interrupted) == ("planned", True)
+
+
 async def test_a_new_colour_that_fails_is_rolled_back(scene: Scene) -> None:
     """Exit code 3, with what was wrong."""
     scene.fleet.new.smokes = "echo: nothing came back"

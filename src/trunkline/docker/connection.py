@@ -87,9 +87,16 @@ def _unreached_by(error: aiodocker.DockerError) -> str:
             return f"its certificate cannot be verified: {why}"
         case aiohttp.ClientConnectorError() as found:
             return found.os_error.strerror or str(found.os_error)
+        case aiohttp.ClientConnectionError() as found:
+            return str(found) or type(found).__name__
     return ""
+
+
+def answered(error: aiodocker.DockerError) -> bool:
+    """Whether the daemon itself has refused."""
+    return error.status != _UNREACHED
 
 
 def unreached(error: BaseException) -> bool:
     """Whether the daemon has not answered, so that the same may succeed later."""
-    return not isinstance(error, aiodocker.DockerError) or error.status == _UNREACHED or error.status >= 500
+    return not isinstance(error, aiodocker.DockerError) or not answered(error) or error.status >= 500

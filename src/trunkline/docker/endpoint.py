@@ -25,6 +25,9 @@ from trunkline.errors import SettingsError
 SOCKET: Final = "unix:///var/run/docker.sock"
 ALLOWED: Final = '"unix:///var/run/docker.sock" or "tcp://host:2376"'
 
+NO_CONFIG: Final = Path("/nonexistent/.docker")
+"""Where whoever has no home directory has docker's configuration."""
+
 _PORT, _TLS_PORT = 2375, 2376
 _SSH = "forward the socket, ssh -NL /tmp/docker.sock:/var/run/docker.sock HOST, and use unix:///tmp/docker.sock"
 
@@ -89,7 +92,7 @@ def of_environment(environ: Mapping[str, str]) -> Endpoint:
     if name := environ.get("DOCKER_CONTEXT", ""):
         return _of_context(name, "DOCKER_CONTEXT", environ)
     if name := _chosen_context(environ):
-        return _of_context(name, str(_config_dir(environ) / "config.json"), environ)
+        return _of_context(name, str(config_dir(environ) / "config.json"), environ)
     return Endpoint(SOCKET)
 
 
@@ -123,7 +126,7 @@ class _Meta(msgspec.Struct, rename="pascal"):
 def _of_context(name: str, key: str, environ: Mapping[str, str]) -> Endpoint:
     if name == "default":
         return Endpoint(SOCKET)
-    contexts = _config_dir(environ) / "contexts"
+    contexts = config_dir(environ) / "contexts"
     folder = hashlib.sha256(name.encode()).hexdigest()
     try:
         meta = msgspec.json.decode((contexts / "meta" / folder / "meta.json").read_bytes(), type=_Meta)
@@ -145,7 +148,7 @@ def _of_context(name: str, key: str, environ: Mapping[str, str]) -> Endpoint:
 
 
 def _chosen_context(environ: Mapping[str, str]) -> str:
-    path = _config_dir(environ) / "config.json"
+    path = config_dir(environ) / "config.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Config).current_context
     except OSError:
@@ -154,15 +157,16 @@ def _chosen_context(environ: Mapping[str, str]) -> str:
         raise SettingsError(str(path), allowed=f"the configuration of docker as JSON ({error})") from None
 
 
-def _config_dir(environ: Mapping[str, str]) -> Path:
+def config_dir(environ: Mapping[str, str]) -> Path:
+    """Directory of docker's configuration."""
     if folder := environ.get("DOCKER_CONFIG"):
         return Path(folder)
-    return Path(environ.get("HOME") or "/nonexistent") / ".docker"
+    return Path(environ["HOME"]) / ".docker" if environ.get("HOME") else NO_CONFIG
 
 
 def _cert_path(environ: Mapping[str, str]) -> Path:
     folder = environ.get("DOCKER_CERT_PATH")
-    return Path(folder) if folder else _config_dir(environ)
+    return Path(folder) if folder else config_dir(environ)
 
 
 def _checked(url: str, key: str, tls: TlsFiles | None) -> str:

@@ -78,6 +78,11 @@ class DockerDaemon:
         self._has_run = True
 
     @property
+    def runs(self) -> bool:
+        """Whether it was started, and neither stopped nor killed since."""
+        return self._process is not None
+
+    @property
     def log(self) -> str:
         """What dockerd wrote so far."""
         return (self.root / "log").read_text(errors="replace")
@@ -173,7 +178,8 @@ class DockerDaemon:
         (daemon,) = psutil.Process(process.pid).children()
         daemons = [daemon, *daemon.children()]
         for one in daemons:
-            one.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that ends by itself meanwhile
+                one.kill()
         process.wait(5)
         psutil.wait_procs(daemons, timeout=patient(5))
         (self.root / "pid").unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from tests.support.docker.python_base import BUILDER, PYTHON, add_bases
 def docker() -> Iterator[DockerDaemon]:
     """This run's daemon. Who uses it removes the containers, networks and volumes that they made."""
     try:
-        daemon = DockerDaemon()
+        daemon = DockerDaemon("--live-restore")
         daemon.start()
     except CannotRun as why:
         pytest.skip(str(why))

@@ -22,7 +22,7 @@ from trunkline.deploy.runtimes.base import Runtime, RuntimeFailed
 from trunkline.deploy.runtimes.local import LocalRuntime
 from trunkline.deploy.runtimes.none import NoRuntime
 from trunkline.deploy.world.reach import LOCAL, Fleet, fleet_of
-from trunkline.docker.endpoint import of_environment
+from trunkline.docker.endpoint import config_dir, of_environment
 from trunkline.docker.package import require
 from trunkline.errors import SettingsError
 from trunkline.load.deploys.preflight import preflight
@@ -132,7 +132,7 @@ def _docker(plan: Plan) -> Runtime:
     from trunkline.deploy.runtimes.docker.runtime import DockerRuntime, Scope
 
     scope = Scope(plan.id, plan.from_colour, plan.to_colour, plan.what.project)
-    return DockerRuntime(of_environment(os.environ), scope)
+    return DockerRuntime(of_environment(os.environ), scope, config_dir(os.environ))
 
 
 def _kubernetes(settings: KubernetesSettings) -> Runtime:

@@ -245,9 +245,25 @@ class Driver:
         fleet = await self._watcher.look()
         if fleet is None:
             return None
-        others = [await self._runtime.check(plan.to_colour, plan.what)]
-        others.append(await self._parts.preflight(plan.witnesses))
+        why = await self._check()
+        if why is None:
+            return None
+        others = (why, await self._parts.preflight(plan.witnesses))
         return refusals(plan, fleet, starts=self._runtime.starts, others=others)
+
+    async def _check(self) -> str | None:
+        """What the runtime has against it; None when `Parts.stop` was set before that was known.
+
+        It may pull an image, which takes minutes, and nothing is begun yet.
+        """
+        plan = self._deploy.plan
+        checking = asyncio.create_task(self._runtime.check(plan.to_colour, plan.what))
+        stopping = asyncio.create_task(self._parts.stop.wait())
+        try:
+            await asyncio.wait({checking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return checking.result() if checking.done() else None
+        finally:
+            await end_tasks([checking, stopping])
 
     async def _pause(self) -> None:
         wait_s = pause_s(self._parts.tick_s, at=self.at(), wave_ends=self._deploy.wave_ends)

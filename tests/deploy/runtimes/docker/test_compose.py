@@ -58,6 +58,7 @@ async def test_compose_knows_what_a_deploy_made(daemon: LabelledContainers, prog
         return done.stdout
 
     await compose("up", "--detach")
+    await compose("up", "--no-start", "--no-deps", "websocket-green")
     runtime = DockerRuntime(Endpoint(daemon.endpoint), Scope("d1", "blue", "green"))
     await runtime.ensure("green", 2, What())
     assert sorted((await compose("ps", "--format", "{{.Name}} {{.Service}}")).splitlines()) == [
@@ -65,8 +66,12 @@ async def test_compose_knows_what_a_deploy_made(daemon: LabelledContainers, prog
         "shop-websocket-green-2 websocket-green",
     ]  # fmt: skip
     assert "here" in await compose("logs", "websocket-green")
+    # With its profile it is green that Compose starts, and it is of the files: nothing is made again.
+    made = daemon.docker("inspect", "--format={{.Id}}", "shop-websocket-green-1")
+    await compose("--profile", "green", "up", "--detach", "--scale", "websocket-blue=0", "--scale", "websocket-green=2")
+    assert daemon.docker("inspect", "--format={{.Id}}", "shop-websocket-green-1") == made
     await compose("stop", "websocket-green")
-    assert (await compose("ps", "--services")).split() == ["websocket-blue"]
+    assert (await compose("ps", "--services")).split() == []
     await compose("--profile", "green", "down")
     assert daemon.docker("ps", "--all", "--quiet") == ""
     assert "shop_default" not in daemon.docker("network", "ls")

@@ -24,7 +24,7 @@ def container(name: str = "websocket-blue", *, networks: Any = None, mode: str =
         "Image": "sha256:1",
         "State": {"Status": "running", "Running": True},
         "Config": {"Image": "shop:1", "Labels": labels, **config},
-        "HostConfig": {"NetworkMode": mode, "Memory": 512},
+        "HostConfig": {"NetworkMode": mode, "Memory": 512, "AutoRemove": True},
         "NetworkSettings": {"Networks": {"fleet": None} if networks is None else networks},
     }
     return msgspec.json.decode(msgspec.json.encode(described), type=Container)
@@ -128,7 +128,8 @@ def test_networks() -> None:
     body = msgspec.json.decode(msgspec.json.encode(planned.body))
     assert body["NetworkingConfig"] == {"EndpointsConfig": {"fleet": {"Aliases": ["websocket-green", "nodes"]}}}
     assert msgspec.to_builtins(planned.further) == {"back": {}}
-    assert body["HostConfig"] == {"NetworkMode": "fleet", "Memory": 512}
+    # It is not removed when it ends, as one of `docker run --rm`, for its last lines are wanted.
+    assert body["HostConfig"] == {"NetworkMode": "fleet", "Memory": 512, "AutoRemove": False}
     assert made(container(mode="none"))["NetworkingConfig"] == {"EndpointsConfig": {}}
 
 

@@ -107,13 +107,16 @@ async def test_orders_are_absolute(daemon: LabelledContainers) -> None:
 
 
 async def test_what_was_created_and_not_started_is_started(daemon: LabelledContainers) -> None:
-    """A tool may end between the two."""
+    """A tool may end between the two, and before it is in all networks."""
     await daemon.run("websocket-blue", BLUE)
     await daemon.create("websocket-green", {**BLUE, "trunkline.colour": "green", "trunkline.deploy": "d1"})
     runtime = runtime_on(daemon)
+    await daemon.ask("POST", "/networks/back/connect", json={"Container": "websocket-blue"})
     assert not (await runtime.list("green"))[0].running
     await runtime.ensure("green", 1, What())
     assert (await runtime.list("green"))[0].running
+    networks = (await inspected(daemon, "websocket-green"))["NetworkSettings"]["Networks"]
+    assert set(networks) == {"front", "back"}
 
 
 async def test_the_colour_goes_back_and_forth(daemon: LabelledContainers) -> None:
@@ -210,6 +213,10 @@ async def test_what_stands_in_the_way_is_named(daemon: LabelledContainers) -> No
     await daemon.clear()
     await daemon.run("websocket-blue", BLUE, HostConfig={"NetworkMode": "host"})
     assert "finds its port taken" in await runtime.check("green", What())
+    await daemon.clear()
+    await daemon.run("proxy")
+    await daemon.run("websocket-blue", BLUE, HostConfig={"NetworkMode": "container:proxy"}, ExposedPorts={})
+    assert "in the network of another container" in await runtime.check("green", What())
     await daemon.clear()
     await daemon.run("websocket-blue", BLUE)
     await daemon.run("websocket-green", {**BLUE, "trunkline.colour": "green"})

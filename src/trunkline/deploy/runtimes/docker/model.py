@@ -93,13 +93,7 @@ def like(model: Container, image: Image | None, new: New) -> Planned:
     """A container like `model`, whose image is `image`, None when the daemon does not have it any more."""
     old, called = model.colour, new.name.text
     config = _own(model.config, image.config if image is not None and image.config is not None else Config())
-    attached = {
-        name: _attachment(model, attachment or Attachment(), new)
-        for name, attachment in (model.network_settings.networks or {}).items()
-    }
-    mode = model.host.network_mode
-    if mode in ("host", "none") or mode.startswith("container:"):
-        attached = {}
+    attached, mode = attachments(model, called, new.colour), model.host.network_mode
     first = mode if mode in attached else next(iter(attached), "")
     body = NewContainer(
         **{
@@ -111,10 +105,20 @@ def like(model: Container, image: Image | None, new: New) -> Planned:
             "labels": _labels(config.labels or {}, old, new),
             "hostname": _hostname(model, new),
         },
-        host_config=model.host_config,
+        host_config=_host_config(model.host_config),
         networking_config=Endpoints({first: attached.pop(first)} if first else {}),
     )
     return Planned(called, body, attached)
+
+
+def attachments(model: Container, name: str, colour: str) -> dict[str, Attachment]:
+    """The networks of a container called `name` that is like `model`."""
+    if model.host.network_mode in ("host", "none"):
+        return {}
+    return {
+        network: _attachment(model, attachment or Attachment(), name, colour)
+        for network, attachment in (model.network_settings.networks or {}).items()
+    }
 
 
 def recoloured(text: str, old: str, new: str) -> str:
@@ -122,6 +126,12 @@ def recoloured(text: str, old: str, new: str) -> str:
     if not old:
         return text
     return re.sub(rf"(?<![A-Za-z0-9]){re.escape(old)}(?![A-Za-z0-9])", lambda _: new, text)
+
+
+def _host_config(given: msgspec.Raw) -> msgspec.Raw:
+    """It stays when it ends, unlike one of `docker run --rm`: what it wrote last is in the verdict."""
+    found = msgspec.json.decode(given, type=dict[str, msgspec.Raw])
+    return msgspec.Raw(msgspec.json.encode({**found, "AutoRemove": False}))
 
 
 def _own(config: Config, image: Config) -> Config:
@@ -204,13 +214,13 @@ def _hostname(model: Container, new: New) -> str:
     return renamed if new.name.number == 1 or renamed == given else ""
 
 
-def _attachment(model: Container, attachment: Attachment, new: New) -> Attachment:
+def _attachment(model: Container, attachment: Attachment, name: str, colour: str) -> Attachment:
     """Its aliases as those of the new container; the id, which the daemon adds, is not one of them."""
     found: dict[str, None] = {}
     for alias in attachment.aliases or ():
         if alias == model.called:
-            found[new.name.text] = None
+            found[name] = None
         if alias != model.called or alias == model.labels.get(SERVICE):
-            found[recoloured(alias, model.colour, new.colour)] = None
+            found[recoloured(alias, model.colour, colour)] = None
     aliases = tuple(alias for alias in found if not model.id.startswith(alias))
     return msgspec.structs.replace(attachment, aliases=aliases or None)

@@ -13,27 +13,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import aiohttp
 import msgspec
 from aiodocker import Docker, DockerError
 
 from trunkline.deploy.runtimes.base import RuntimeFailed, RuntimeNode, What
+from trunkline.deploy.runtimes.docker import images
 from trunkline.deploy.runtimes.docker import model as models
 from trunkline.deploy.runtimes.docker.containers import (
     COLOUR,
     DEPLOY,
     PROJECT,
     SWARM_SERVICE,
+    Attachment,
     Container,
-    Image,
     Listed,
     node_of,
 )
-from trunkline.docker.connection import FAILURES, connected, reason, unreached
-from trunkline.docker.endpoint import Endpoint
+from trunkline.deploy.runtimes.docker.exchange import Gone, known, read
+from trunkline.docker.connection import FAILURES, answered, connected, reason, unreached
+from trunkline.docker.endpoint import NO_CONFIG, Endpoint
 
 ANSWER_S: Final = 60.0
 """To create and start a container; a busy daemon takes its time."""
@@ -41,10 +44,7 @@ ANSWER_S: Final = 60.0
 STOP_S: Final = 600.0
 """A container is killed by the daemon after its own stop time-out; this is for a daemon that hangs."""
 
-PULL_S: Final = 600.0
 GONE_EVERY_S: Final = 0.1
-
-Answer = TypeVar("Answer")
 
 
 class Scope(NamedTuple):
@@ -64,13 +64,20 @@ class Scope(NamedTuple):
 
 
 class DockerRuntime:
-    """See `base.Runtime`."""
+    """See `base.Runtime`.
+
+    Args:
+        endpoint: the daemon.
+        scope: which containers.
+        config_dir: directory of docker's configuration, where credentials of registries are.
+    """
 
     name = "docker"
 
-    def __init__(self, endpoint: Endpoint, scope: Scope) -> None:
+    def __init__(self, endpoint: Endpoint, scope: Scope, config_dir: Path = NO_CONFIG) -> None:
         self._endpoint = endpoint
         self._scope = scope
+        self._config_dir = config_dir
 
     @property
     def starts(self) -> bool:
@@ -87,7 +94,7 @@ class DockerRuntime:
                 model = self._model(found)
                 if why := self._refusal(model, found):
                     return why
-                await self._image(docker, what.image or model.config.image, pull=True)
+                await images.need_or_pull(docker, what.image or model.config.image, self._endpoint, self._config_dir)
         except RuntimeFailed as error:
             return str(error)
         return ""
@@ -103,14 +110,17 @@ class DockerRuntime:
             found = await self._coloured(docker)
             mine = [one for one in found if self._is_mine(one)]
             await self._delete(docker, mine[count:])
+            model = self._model(found)
             for one in mine[:count]:
-                if one.state.status == "created":  # whoever made it ended before it was started
+                if one.state.status == "created":  # whoever made it ended before it was in all networks, and started
+                    there = (one.network_settings.networks or {}).keys()
+                    wanted = models.attachments(model, one.called, colour)
+                    await self._attach(docker, one.id, {name: wanted[name] for name in wanted.keys() - there})
                     await self._start(docker, one.id, one.called)
             if len(mine) >= count:
                 return
-            model = self._model(found)
-            image = await self._image(docker, what.image or model.config.image)
-            models_image = await self._image_of(docker, model)
+            image = await images.need(docker, what.image or model.config.image, self._endpoint)
+            models_image = await images.find(docker, model.image)
             await self._delete(docker, [one for one in self._leftovers(found) if not one.state.running])
             taken = frozenset(one.name for one in await self._all(docker))
             new_names = models.names(model, colour, taken)
@@ -155,10 +165,10 @@ class DockerRuntime:
     async def _all(self, docker: Docker, *labels: str) -> tuple[Listed, ...]:
         filters = msgspec.json.encode({"label": labels}).decode() if labels else "{}"
         found = await docker.containers.list(all=True, filters=filters)
-        return tuple(_read(one._container, Listed) for one in found)
+        return tuple(read(one._container, Listed) for one in found)
 
     async def _coloured(self, docker: Docker) -> tuple[Container, ...]:
-        """All containers of any colour in the project, those of Swarm's services left out."""
+        """All containers of any colour in the project."""
         return self._in_project(await self._inspect(docker, await self._all(docker, COLOUR)))
 
     async def _of_colour(self, docker: Docker, colour: str) -> tuple[Container, ...]:
@@ -169,9 +179,9 @@ class DockerRuntime:
     async def _inspect(self, docker: Docker, listed: Iterable[Listed]) -> tuple[Container, ...]:
         found = []
         for one in listed:
-            with contextlib.suppress(_Gone):
-                async with _known():
-                    found.append(_read(await docker.containers.container(one.id).show(), Container))
+            with contextlib.suppress(Gone):
+                async with known():
+                    found.append(read(await docker.containers.container(one.id).show(), Container))
         return tuple(sorted(found, key=lambda one: one.called))
 
     def _is_mine(self, container: Container) -> bool:
@@ -221,9 +231,11 @@ class DockerRuntime:
         to = self._scope.to_colour
         if running := [one.called for one in self._leftovers(found) if one.state.running]:
             return f"{running[0]} of {to} runs already: stop it, or deploy to another colour"
-        if model.host.network_mode == "host":
+        mode = model.host.network_mode
+        if mode == "host" or mode.startswith("container:"):
+            whose = "its machine" if mode == "host" else "another container"
             return (
-                f"{model.called} is in the network of its machine, where a second one finds its port taken: give it a "
+                f"{model.called} is in the network of {whose}, where a second one finds its port taken: give it a "
                 "network of its own"
             )
         ports = model.host.fixed_ports
@@ -235,46 +247,28 @@ class DockerRuntime:
                 )
         return ""
 
-    async def _image(self, docker: Docker, name: str, *, pull: bool = False) -> Image:
-        """An image by its name; raises RuntimeFailed when there is none, where `pull` also in its registry."""
-        try:
-            async with _known():
-                return _read(await docker.images.inspect(name), Image)
-        except _Gone:
-            if not pull:
-                raise RuntimeFailed(f"there is no image {name} on {self._endpoint}") from None
-        try:
-            async with asyncio.timeout(PULL_S):
-                await docker.images.pull(name)  # aiodocker gives the tag "latest" to a name without one
-        except DockerError as error:
-            raise RuntimeFailed(
-                f"there is no image {name} on {self._endpoint}, and it cannot be pulled: {reason(error)}; "
-                "build it there, or docker pull it with your credentials"
-            ) from None
-        return await self._image(docker, name)
-
-    async def _image_of(self, docker: Docker, model: Container) -> Image | None:
-        """The image that the model runs, None when it was deleted meanwhile."""
-        with contextlib.suppress(_Gone):
-            async with _known():
-                return _read(await docker.images.inspect(model.image), Image)
-        return None
-
     async def _create(self, docker: Docker, planned: models.Planned) -> None:
         body = msgspec.json.decode(msgspec.json.encode(planned.body))
         try:
             made = await docker.containers.create(body, name=planned.name)
-            for network, attachment in planned.further.items():
-                there = await docker.networks.get(network)
-                await there.connect({"Container": made.id, "EndpointConfig": msgspec.to_builtins(attachment)})
+            await self._attach(docker, made.id, planned.further)
         except DockerError as error:
+            if not answered(error):
+                raise
             raise RuntimeFailed(f"{planned.name} cannot be created: {reason(error)}") from None
         await self._start(docker, made.id, planned.name)
+
+    async def _attach(self, docker: Docker, container: str, networks: Mapping[str, Attachment]) -> None:
+        for network, attachment in networks.items():
+            there = await docker.networks.get(network)
+            await there.connect({"Container": container, "EndpointConfig": msgspec.to_builtins(attachment)})
 
     async def _start(self, docker: Docker, container: str, name: str) -> None:
         try:
             await docker.containers.container(container).start()
         except DockerError as error:
+            if not answered(error):
+                raise
             raise RuntimeFailed(f"{name} cannot be started: {reason(error)}") from None
 
     async def _delete(self, docker: Docker, containers: Iterable[Container]) -> None:
@@ -286,37 +280,17 @@ class DockerRuntime:
 
     async def _delete_one(self, docker: Docker, one: Container) -> None:
         container = docker.containers.container(one.id)
-        with contextlib.suppress(_Gone):
-            async with _known():
+        with contextlib.suppress(Gone):
+            async with known():
                 if one.state.running or one.state.restarting:
                     await container.stop(timeout=aiohttp.ClientTimeout(total=STOP_S))
-            async with _known(409):  # it is being removed
+            async with known(409):  # it is being removed
                 await container.delete(force=True, v=True, timeout=aiohttp.ClientTimeout(total=STOP_S))
-        with contextlib.suppress(_Gone):
+        with contextlib.suppress(Gone):
             while True:
-                async with _known():
+                async with known():
                     await container.show()
                 await asyncio.sleep(GONE_EVERY_S)
-
-
-class _Gone(Exception):
-    """The daemon does not know it (any more)."""
-
-
-@contextlib.asynccontextmanager
-async def _known(*also: int) -> AsyncIterator[None]:
-    """Raises _Gone for an answer 404, or one of `also`."""
-    try:
-        yield
-    except DockerError as error:
-        if error.status in (404, *also):
-            raise _Gone from None
-        raise
-
-
-def _read(found: object, kind: type[Answer]) -> Answer:
-    # By way of JSON: parts are handed on as the daemon wrote them.
-    return msgspec.json.decode(msgspec.json.encode(found), type=kind)
 
 
 def _hint(error: BaseException) -> str:
