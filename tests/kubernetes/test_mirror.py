@@ -173,7 +173,7 @@ class Watched(RuleBasedStateMachine):
 
 
 TestWatched = Watched.TestCase
-TestWatched.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestWatched.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 
 
 def listed(mirror: Mirror[Thing], *things: dict[str, Any], version: str = "7") -> None:

@@ -135,7 +135,8 @@ class KubernetesRuntime:
         except TimeoutError:
             pod = left[0]
             where = f" on {pod.spec.node_name}" if pod.spec.node_name else ""
-            why = f"{len(left)} pods of {colour} are there after {within_s:g} s, among them {pod.metadata.name}{where}"
+            others = f", nor have {len(left) - 1} others of {colour}" if left[1:] else ""
+            why = f"pod {pod.metadata.name}{where} has not ended after {within_s:g} s{others}"
             raise RuntimeFailed(f"{why}: does the kubelet of that machine answer?") from None
 
     async def logs(self, node: str, lines: int = 20) -> tuple[str, ...]:
