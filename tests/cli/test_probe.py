@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.support.command_line import refusal
+from tests.support.patience import patient
 from trunkline.cli import probe
 from trunkline.cli.commands import app
 from trunkline.cli.probe import Place, Question
@@ -93,6 +96,9 @@ def test_left_to_typer(line: str) -> None:
 def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown option, and a port that nobody can know."""
     assert "--read" in refusal("health --read", monkeypatch, capsys)
+    assert "sevre cannot be used; allowed: serve or balance" in refusal("health sevre", monkeypatch, capsys)
+    assert "stands before the command" in refusal("health balance --ready", monkeypatch, capsys)
+    assert "serve --prot 1 cannot be used" in refusal("health serve --prot 1", monkeypatch, capsys)
     assert "needs a fixed port to ask" in refusal("health serve --port 0", monkeypatch, capsys)
 
 
@@ -135,18 +141,50 @@ def test_answers(
     assert bytes(answers["request"]).startswith(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:")  # type: ignore[call-overload]
 
 
+def test_a_server_that_never_ends_its_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The limit is that of the whole answer, not of the next byte."""
+    monkeypatch.setattr(probe, "TIMEOUT_S", 0.3)
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def trickle() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                for _ in range(400):
+                    connection.sendall(b"H")
+                    if ended.wait(0.05):
+                        break
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        began = time.monotonic()
+        line = ("serve", "--port", str(server.getsockname()[1]))
+        assert probe.run(Question(False, line)) == 1
+        assert time.monotonic() - began < patient(2)
+        ended.set()
+        thread.join()
+    assert "does not answer: timed out" in capsys.readouterr().err
+
+
 def test_nobody_listens(unused_tcp_port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By the command line in the file of process 1; one that is no command of trunkline is named."""
     first = tmp_path / "cmdline"
     first.write_text(f"trunkline\0serve\0--port\0{unused_tcp_port}\0")
     assert probe.run(Question(True, ()), first) == 1
     assert f"http://127.0.0.1:{unused_tcp_port}/ready does not answer: Connection refused" in capsys.readouterr().err
+    first.write_text(f"trunkline\0serve\0shop:app\0--port\0{unused_tcp_port}\0")
+    assert probe.run(Question(False, ()), first) == 1
+    assert f":{unused_tcp_port}/healthz does not answer" in capsys.readouterr().err
     first.write_text("sleep\x001\0")
     assert probe.run(Question(False, ()), first) == 1
     assert "process 1 is no trunkline command; name what to ask" in capsys.readouterr().err
 
 
-def test_a_command_that_serves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_that_serves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A load test in a container is not unhealthy."""
-    assert probe.run(Question(False, ("load", "ws://127.0.0.1"))) == 0
+    first = tmp_path / "cmdline"
+    first.write_text("trunkline\0load\0ws://127.0.0.1\0")
+    assert probe.run(Question(False, ()), first) == 0
     assert capsys.readouterr().out == "trunkline load has no page to ask; it runs\n"

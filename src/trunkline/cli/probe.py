@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,7 +25,7 @@ from trunkline.errors import SettingsError
 
 FAILED: Final = 1
 TIMEOUT_S: Final = 2.5
-"""Less than the time-out of the image's health check, so that the reason is said before it is cut off."""
+"""For the whole question: less than the time-out of the image's health check, so that the reason is said in time."""
 
 _PROGRAM: Final = "trunkline"
 _HEAD_BYTES: Final = 4096
@@ -38,7 +39,7 @@ class Question(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the pages are that tell of a server's health."""
+    """Where the pages are that show a server's health."""
 
     host: str
     port: int
@@ -66,6 +67,8 @@ def run(question: Question, first_process: Path = Path("/proc/1/cmdline")) -> in
         return FAILED
     place = place_of(line)
     if place is None:
+        if question.line:
+            raise SettingsError(line[0], allowed="allowed: serve or balance, with their options")
         print(f"trunkline {line[0]} has no page to ask; it runs")
         return 0
     path = "/ready" if question.ready else "/healthz"
@@ -95,8 +98,12 @@ def place_of(line: Sequence[str]) -> Place | None:
     """Where the server of a command line is asked; None for a command that serves nothing. Raises SettingsError."""
     from trunkline.settings.load import load
 
+    if "--ready" in line:
+        raise SettingsError("--ready", allowed=f"it stands before the command: trunkline health --ready {line[0]}")
     if line[0] == "serve":
-        arguments = node.read([word for word in line if word != "--reload"]) or node.Arguments({}, None)
+        arguments = node.read([word for word in line if word != "--reload"])
+        if arguments is None:
+            raise SettingsError(" ".join(line), allowed="its options must be those of `trunkline serve`")
         server = load(arguments.config_file, os.environ, arguments.flags).settings.server
         return Place(node.reached(server.host), _known("server.port", server.port))
     if line[0] == "balance":
@@ -114,12 +121,17 @@ def place_of(line: Sequence[str]) -> Place | None:
 
 def ask(place: Place, path: str) -> tuple[int, str]:
     """Status and first line of the answer's body to a GET; status 0 for what is no HTTP. Raises OSError."""
+    until = time.monotonic() + TIMEOUT_S
     host = f"[{place.host}]" if ":" in place.host else place.host
     request = f"GET {path} HTTP/1.1\r\nHost: {host}:{place.port}\r\nConnection: close\r\n\r\n"
     with socket.create_connection(place, timeout=TIMEOUT_S) as sock:
         sock.sendall(request.encode())
         answer = b""
-        while (piece := sock.recv(_HEAD_BYTES)) and len(answer) < _HEAD_BYTES:
+        while len(answer) < _HEAD_BYTES:
+            sock.settimeout(max(0.001, until - time.monotonic()))  # a server may send a byte at a time
+            piece = sock.recv(_HEAD_BYTES)
+            if not piece:
+                break
             answer += piece
     head, _, body = answer.decode("latin-1").partition("\r\n\r\n")
     version, _, status = head.partition("\r\n")[0].partition(" ")
@@ -130,7 +142,8 @@ def ask(place: Place, path: str) -> tuple[int, str]:
 
 def _words(first_process: Path) -> list[str]:
     try:
-        return first_process.read_text(errors="replace").split("\0")
+        # Each word ends with a null, the last one too.
+        return first_process.read_text(errors="replace").removesuffix("\0").split("\0")
     except OSError:
         return []
 
