@@ -35,8 +35,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM ${PYTHON}
 
+# Slim bases come without the compiled modules of Python's library, and nothing can be written later: without them, every
+# start and every health check would compile again what it imports.
 # The user has a number and no name: slim bases have no useradd, and Kubernetes can verify a number (runAsNonRoot).
-RUN mkdir -p /app /var/lib/trunkline && chown 10001:10001 /app /var/lib/trunkline
+RUN python3 -m compileall -q -x '/(site-packages|test|idlelib|tkinter|turtledemo|ensurepip|lib2to3)/' \
+        "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
+ && mkdir -p /app /var/lib/trunkline && chown 10001:10001 /app /var/lib/trunkline
 COPY --from=build /opt/trunkline /opt/trunkline
 
 # A container listens on all of its interfaces; which of its ports others reach is up to the engine that runs it.

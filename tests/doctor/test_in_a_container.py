@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.docker.daemon import DockerDaemon
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]  # the first test may build the image
 
 
 def test_limits_of_a_container_are_found(docker: DockerDaemon, image: str) -> None:

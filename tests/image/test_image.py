@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 
@@ -130,7 +131,17 @@ def test_what_is_in_it(docker: DockerDaemon, image: str) -> None:
     assert found == ""
     assert inspected(docker, image, ".Config.User") == "10001:10001"
     layers = docker.docker("history", "--no-trunc", "--format", "{{.Size}} {{.CreatedBy}}", image).splitlines()
-    assert sum(not layer.startswith("0B ") for layer in layers) == 2  # the base, and /opt/trunkline
+    # The base, the compiled modules of its library, and /opt/trunkline.
+    assert sum(not layer.startswith("0B ") for layer in layers) == 3
+
+
+@pytest.mark.parametrize("module", ["trunkline.server.node.node", "trunkline.cli.probe", "trunkline.balancer.service"])
+def test_nothing_is_compiled_at_a_start(docker: DockerDaemon, image: str, module: str) -> None:
+    """Every module comes compiled, those of Python's library too: a container may not keep what it compiles."""
+    verbose = docker.try_docker("run", "--rm", "--entrypoint=python", image, "-v", "-c", f"import {module}")
+    loaded = re.findall(r"# code object from '?([^'\n]+)", verbose.stderr)
+    assert len(loaded) > 20
+    assert [name for name in loaded if not name.endswith(".pyc")] == []
 
 
 def test_its_labels(docker: DockerDaemon, image: str) -> None:
