@@ -61,7 +61,7 @@ class LabelledContainers(DockerDaemon):
             "Cmd": ["/bin/busybox", "httpd", "-f", "-p", str(PORT), "-h", "/www"],
             "Labels": labels or {},
             "ExposedPorts": {f"{PORT}/tcp": {}},
-            "StopTimeout": 1,  # the shell's server does not heed SIGTERM
+            "StopTimeout": 0,  # busybox' server does not heed SIGTERM
             **more,
             "HostConfig": {"NetworkMode": "front", **more.get("HostConfig", {})},
         }
