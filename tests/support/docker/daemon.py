@@ -141,6 +141,12 @@ class DockerDaemon:
             timeout=patient(within_s), check=False,
         )  # fmt: skip
 
+    def try_container(self, image: str) -> None:
+        """See whether a container of an image with a shell can run; raises CannotRun."""
+        done = self.try_docker("run", "--rm", "--entrypoint=/bin/sh", image, "-c", ":")
+        if done.returncode:
+            raise CannotRun(f"dockerd runs, but no container can: {done.stderr.strip()[-500:]}")
+
     async def clear(self) -> None:
         """Remove every container."""
         for one in await self.ask("GET", "/containers/json", params={"all": "1"}):

@@ -82,6 +82,7 @@ def add_bases(daemon: DockerDaemon) -> None:
         _at(CACHE, "python"),
         PYTHON,
     )
+    daemon.try_container(PYTHON)
     with cached("wheels", sys.version, *_requirements()) as (wheels, there):
         if not there:
             _fetch(wheels)
