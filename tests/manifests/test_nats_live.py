@@ -20,10 +20,10 @@ from tests.support import ROOT
 from tests.support.free_ports import free_port
 from tests.support.manifests.objects import KUSTOMIZE, container, kustomized, objects, pods
 from tests.support.patience import patient
+from tests.support.server.restricted_nats import USERS
 
 BESIDE = Path(sys.executable).with_name("nats-server")
 SERVER = str(BESIDE) if BESIDE.exists() else shutil.which("nats-server")
-USERS = ("node", "balancer", "deploy", "console", "publisher", "keeper")
 PASSWORDS = {f"{user.upper()}_PASSWORD": f"p{user}" for user in (*USERS, "route")}
 
 pytestmark = pytest.mark.skipif(SERVER is None, reason="nats-server is not installed")

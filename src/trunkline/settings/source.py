@@ -35,6 +35,7 @@ _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 
 # Where msgspec's message says that an item of a list of tables does not fit.
 _PLACE = re.compile(r"\$\[(\d+)\]\.(\w+)")
+_MISSING = re.compile(r"missing required field `(\w+)` - at `\$\[(\d+)\]`")
 
 Sections = Mapping[str, type[msgspec.Struct]]
 Refuse = Callable[[SettingsError], None]
@@ -145,8 +146,8 @@ def from_environment(
         for name in variable.environment:
             if _given(name, environ, variable.field):
                 try:
-                    value = _checked(key, variable.field, environ[name], f"environment {name}", textual=True)
-                    values[key] = Value(value, f"environment {name}")
+                    source = f"environment {name}"
+                    values[key] = Value(_from_text(key, variable.field, environ[name], source), source)
                 except SettingsError as error:
                     refuse(error)
                 break
@@ -176,7 +177,10 @@ def from_flags(flags: Mapping[str, object], sections: Sections, refuse: Refuse) 
         given = str(raw) if isinstance(raw, Path) else raw
         try:
             field = _known(key, known, "command line").field
-            value = _checked(key, field, given, "command line", textual=isinstance(given, str))
+            if isinstance(given, str):
+                value = _from_text(key, field, given, "command line")
+            else:
+                value = _checked(key, field, given, "command line", textual=False)
             values[key] = Value(value, "command line")
         except SettingsError as error:
             refuse(error)
@@ -189,10 +193,27 @@ def _known(key: str, known: Mapping[str, Variable], source: str) -> Variable:
     return known[key]
 
 
+def _from_text(key: str, field: Field, text: str, source: str) -> object:
+    """A value of a source that knows only text; a list of tables is JSON there."""
+    if field.item is None or not text.lstrip().startswith("["):
+        return _checked(key, field, text, source, textual=True)
+    try:
+        tables = msgspec.json.decode(text)
+    except ValueError as error:
+        raise SettingsError(key, allowed=f"it is not valid JSON: {error}", source=source) from None
+    _refuse_unknown_in_tables(key, field, tables, lambda _: source)
+    return _checked(key, field, tables, source, textual=False)
+
+
 def _checked(key: str, field: Field, raw: object, source: _Source, *, textual: bool) -> object:
     try:
         return field.convert(raw, textual=textual)
     except (ValueError, TypeError) as error:
+        missing = _MISSING.search(str(error))
+        if missing is not None:
+            key = f"{key}[{missing[2]}].{missing[1]}"
+            where = source if isinstance(source, str) else source(key)
+            raise SettingsError(key, allowed="it is missing, and needed", source=where) from None
         item, place = field.item, _PLACE.search(str(error))
         if item is not None and place is not None and isinstance(raw, list):
             # One field of one table does not fit: the message is about that, not about the whole list.

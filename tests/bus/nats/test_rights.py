@@ -8,21 +8,33 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import nats
 import pytest
 from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
+from tests.load.workers.test_agents import COMMAND, plan
 from tests.support.deploy.real_fleet import real_fleet
 from tests.support.environment import environment
+from tests.support.load.seen_seconds import Seen
 from tests.support.patience import patient
 from tests.support.server.bus_probe import until
 from tests.support.server.restricted_nats import USERS, RestrictedNats, RestrictedScene, password
-from trunkline.bus.base import Publication, Retention
+from trunkline.bus.base import Entry, Publication, Retention
 from trunkline.bus.nats.bus import NatsBus
 from trunkline.bus.nats.store import LinkedNatsStore
 from trunkline.deploy.run import read_status, run_deploy
 from trunkline.errors import BusCannotStore, BusForbids
+from trunkline.load.model.run_plan import AgentGroup
+from trunkline.load.workers.agent import Agent
+from trunkline.load.workers.allowed_targets import parse_allowed
+from trunkline.load.workers.coordinator import Coordinator
+from trunkline.load.workers.hiring import Alive, Subjects
+from trunkline.load.workers.parcels import connect
+from trunkline.nats.address import parse_address
+from trunkline.protocol.control import DrainOrder
+from trunkline.protocol.subjects import drain_subject
 
 KEPT = Retention(1000, 300.0)
 STREAM = "TRUNKLINE_1000_300S"
@@ -33,7 +45,7 @@ PUBLISH: dict[str, set[str]] = {
     "trunkline.live.presence.a": {"node", "publisher"},
     "trunkline.fleet.report": {"node"},
     "trunkline.fleet.goodbyes": {"node"},
-    "trunkline.fleet.hello": {"balancer", "deploy", "console"},
+    "trunkline.fleet.hello": {"node", "balancer", "deploy", "console"},
     "trunkline.fleet.picks": {"balancer"},
     "trunkline.fleet.move.n1": {"balancer", "deploy"},
     "trunkline.fleet.keys.n1": {"balancer", "console"},
@@ -66,6 +78,11 @@ PUBLISH: dict[str, set[str]] = {
     "$JS.API.INFO": set(),
     "$SYS.REQ.SERVER.PING": set(),
     **{f"trunkline.inbox.{user}.x": {user} for user in USERS},
+    **{f"trunkline.inbox.{user}.x": {user, "node"} for user in ("balancer", "deploy", "console")},
+    "trunkline.inbox.load.x": {"load", "agent"},
+    "trunkline.load.a1.ask": {"load", "agent"},
+    "trunkline.load.a1.run.0.to": {"load"},
+    "trunkline.load.a1.run.0.from": {"agent"},
     "_INBOX.x": set(),
     "anything": set(),
 }
@@ -85,6 +102,9 @@ SUBSCRIBE: dict[str, set[str]] = {
     "$KV.>": set(),
     "$SYS.>": set(),
     **{f"trunkline.inbox.{user}.>": {user} for user in USERS},
+    "trunkline.load.a1.ask": {"agent"},
+    "trunkline.load.a1.run.0.to": {"agent"},
+    "trunkline.load.a1.run.0.from": {"load"},
     "trunkline.inbox.>": set(),
     "trunkline.>": set(),
     ">": set(),
@@ -231,6 +251,83 @@ async def test_a_node_cannot_write_the_traffic_table(server: RestrictedNats) -> 
     finally:
         for store in stores.values():
             await store.close()
+
+
+async def test_what_others_are_answered_gives_no_rights(server: RestrictedNats) -> None:
+    """A node that names the traffic table, or another node's orders, as the address of an answer sets neither.
+
+    Its own message gives it no right to answer there; what JetStream sends there is no entry and no order.
+    """
+    await prepare(server)
+    scene = RestrictedScene(server)
+    node, store = await scene.node("n1"), LinkedNatsStore(server.bus("balancer"))
+    await store.start()
+    first = await store.put("traffic", b"{}", 0)
+    client = await nats.connect(
+        f"nats://127.0.0.1:{server.port}", user="node", password=password("node"), allow_reconnect=False,
+        inbox_prefix="trunkline.inbox.node",
+    )  # fmt: skip
+    try:
+        await client.subscribe("trunkline.live.x")
+        await client.publish("trunkline.live.x", b"", reply="$KV.trunkline.traffic")
+        await client.publish("$KV.trunkline.traffic", b"forged")
+        await client.request("trunkline.log.1000_300s.x", b'{"over_ms":0}', timeout=patient(5))
+        entry = await store.get("traffic")
+        assert entry == Entry("traffic", b"{}", first)
+        question = b'{"last_by_subj":"trunkline.log.1000_300s.x"}'
+        with capture_logs() as lines:
+            for target in ("$KV.trunkline.traffic", "trunkline.fleet.drain.n1"):
+                await client.publish(f"$JS.API.DIRECT.GET.{STREAM}", question, reply=target)
+            await until(lambda: any(line["event"] == "order_refused" for line in lines))
+        assert node.condition == "up"
+        async with asyncio.timeout(patient(5)):
+            while await store.get("traffic") is not None:
+                await asyncio.sleep(0.05)
+        assert await store.put("traffic", b"{}", 0) > first
+    finally:
+        await client.close()
+        await store.close()
+        await scene.close()
+
+
+async def test_a_node_with_clients_drains(server: RestrictedNats) -> None:
+    """At a deploy's order; it asks the others for reports, so that all of them drain at one pace."""
+    await prepare(server)
+    scene = RestrictedScene(server)
+    deploy = NatsBus(server.bus("deploy"), lambda _: KEPT)
+    await deploy.start(lambda _: None)
+    try:
+        with capture_logs() as lines:
+            node = await scene.node("n1")
+            await scene.call(node)
+            link = deploy.fleet_link
+            await link.ask(drain_subject(link.prefix, "n1"), msgspec.json.encode(DrainOrder(500)), patient(5))
+            await until(lambda: not node.registry.connections)
+            assert not [line for line in lines if line["event"] == "nats forbids"]
+    finally:
+        await deploy.close()
+        await scene.close()
+
+
+async def test_a_load_test_by_users_of_its_own(server: RestrictedNats) -> None:
+    """An agent takes work from the user `load`, and what it measures comes back."""
+    connection = await connect(parse_address(server.bus("agent").url), "agent", "trunkline")
+    agent = Agent(connection.client, Subjects("trunkline", "a1"), parse_allowed(["127.0.0.1"]), command=COMMAND)
+    await agent.start()
+    try:
+        group = AgentGroup(("a1",), server.bus("load").url)
+        async with asyncio.timeout(patient(40)):
+            outcome = await Coordinator(
+                msgspec.structs.replace(plan("", ("a1",)), agents=group), Seen().second, worker_command=COMMAND
+            ).run()
+        assert (outcome.failures, outcome.missing_workers, outcome.sum.reasons.total() > 0) == ([], (), True)
+        # An order that nobody waits for, as JetStream can be made to send one.
+        with capture_logs() as lines:
+            await connection.client.publish("trunkline.load.a1.ask", msgspec.msgpack.encode(Alive("r")))
+            await until(lambda: any(line["event"] == "message_ignored" for line in lines))
+    finally:
+        await agent.close()
+        await connection.close()
 
 
 @pytest.mark.process

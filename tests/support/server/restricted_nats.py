@@ -16,7 +16,7 @@ from trunkline.settings.sections import BusSettings
 
 TEMPLATE: Final = Path(__file__).parents[3] / "deploy" / "nats"
 PASSWORDS: Final = TEMPLATE / "passwords.conf.example"
-USERS: Final = ("node", "balancer", "deploy", "console", "publisher", "keeper")
+USERS: Final = ("node", "balancer", "deploy", "console", "publisher", "load", "agent", "keeper")
 _LISTENING: Final = re.compile(rb"Listening for client connections on \S+:(\d+)")
 
 

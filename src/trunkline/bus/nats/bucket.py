@@ -73,8 +73,11 @@ class LastMessage(msgspec.Struct, frozen=True):
 
     @property
     def marks(self) -> bool:
-        """Whether it says that the key was removed."""
-        return f"\n{OPERATION}: ".encode() in self.hdrs or b"\nNats-Marker-Reason: " in self.hdrs
+        """Whether it stands for no entry: the key was removed, or the server put a copy of another message here.
+
+        Who may read any stream can have the answer sent to this subject (`deploy/nats/nats.conf`).
+        """
+        return any(f"\n{name}: ".encode() in self.hdrs for name in (OPERATION, "Nats-Marker-Reason", "Nats-Stream"))
 
 
 class BucketReply(msgspec.Struct, frozen=True):

@@ -192,6 +192,8 @@ class Agent:
         # The clock first: time spent here counts as the way back.
         clock = time.monotonic()
         try:
+            if not message.reply:  # JetStream's answers, which others can have sent to any subject, have none
+                raise ValueError("it has no address for the answer")
             if len(message.data) > hiring.MAX_ANSWER:
                 raise ValueError(f"it has {len(message.data)} bytes, more than {hiring.MAX_ANSWER}")
             wanted = hiring.ASK.decode(message.data)

@@ -20,6 +20,7 @@ from trunkline.load.model.messages import MAX_BYTES
 from trunkline.load.workers.pipe import BadMessage, ChannelClosed
 from trunkline.nats.address import NatsAddress
 from trunkline.nats.login import Connection, log_in, tls_context
+from trunkline.protocol.subjects import inbox_prefix
 
 PING_S: Final = 2
 FLUSH_S: Final = 10.0
@@ -121,7 +122,7 @@ async def connect(address: NatsAddress, name: str, prefix: str) -> Connection:
     """Connect and log in under a name that NATS shows; raises BusUnavailable."""
     return await log_in(
         address, name=name, tls=tls_context(address), ping_interval=PING_S, max_outstanding_pings=2,
-        inbox_prefix=f"{prefix}.inbox",
+        inbox_prefix=inbox_prefix(prefix, address.user),
     )  # fmt: skip
 
 

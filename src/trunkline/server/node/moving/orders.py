@@ -2,8 +2,9 @@
 
 Rules:
 
-- Each is for one node by its name, and is answered, if the sender wants an answer: with what was asked for, or with a
-  `Problem`.
+- Each is for one node by its name, and is answered: with what was asked for, or with a `Problem`. What comes without an
+  address for the answer is not carried out: a user of NATS who may not order can have JetStream send one of its answers
+  here, and those carry no such address.
 - Who writes to these subjects is let in by NATS: what it sends is bounded and checked all the same.
 """
 
@@ -97,6 +98,9 @@ class FleetOrders:
     async def _answer(
         self, data: bytes, reply: str, kind: type[Order], carry_out: Callable[[Any], Awaitable[msgspec.Struct]]
     ) -> None:
+        if not reply:
+            log.warning("order_refused", node=self._node, why="it has no address for the answer")
+            return
         answer: msgspec.Struct
         try:
             if len(data) > subjects.MAX_MESSAGE_BYTES:
@@ -105,8 +109,6 @@ class FleetOrders:
         except ValueError as error:  # msgspec's errors are ValueErrors too
             log.warning("order_refused", node=self._node, why=str(error))
             answer = Problem("bad_request", str(error))
-        if not reply:
-            return
         try:
             await self._link.send(reply, msgspec.json.encode(answer))
         except BusError as error:
