@@ -6,7 +6,7 @@ Rules:
   must be given (SECRETS_MUST_BE_GIVEN=yes), a missing one stops the start, and every missing one is named.
 - Each program finds its secrets in a directory that only its user can look into; nothing else of the volume is readable
   to it. Those of Trunkline are root's too, for the deploy tool, which is root without capabilities.
-- A secret is never printed.
+- A secret is never printed. A file of another name is: it may be a secret whose name is misspelt.
 
 It runs as root with the capabilities CHOWN and DAC_OVERRIDE, on the Python of Trunkline's image and nothing beside it.
 """
@@ -81,7 +81,8 @@ def prepare(given: Path, volumes: Path, *, must_be_given: bool) -> list[str]:
     kept = volumes / "secrets"
     made: dict[str, bytes] = {}
     missing: list[str] = []
-    said: list[str] = []
+    known = {name for _, entries in PROGRAMS.values() for name in entries}
+    said = [f"no program has a secret named {name}" for name in sorted(names(given) - known)]
     for program, (_, entries) in PROGRAMS.items():
         for name, entry in entries.items():
             found = read(given / name)
@@ -121,11 +122,22 @@ def prepare(given: Path, volumes: Path, *, must_be_given: bool) -> list[str]:
     return said
 
 
+def names(given: Path) -> set[str]:
+    """The operator's files but hidden ones."""
+    try:
+        return {path.name for path in given.iterdir() if not path.name.startswith(".")}
+    except FileNotFoundError:
+        return set()
+
+
 def read(path: Path) -> bytes | None:
     """What a file holds, None when it is not there."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
+        if path.is_symlink():
+            # It would be replaced by one made here, in silence.
+            raise Unusable(f"the secret {path.name} is a link out of its directory; put the file itself there") from None
         return None
     except OSError as error:
         raise Unusable(f"the secret {path.name} cannot be read: {error.strerror}") from None

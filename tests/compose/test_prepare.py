@@ -108,3 +108,18 @@ def test_what_cannot_be_read_is_named(volumes: Volumes) -> None:
     (volumes.given / "admin_token").mkdir()
     with pytest.raises(Unusable, match="the secret admin_token cannot be read: Is a directory"):
         volumes.prepare()
+
+
+def test_a_link_out_of_the_directory_is_refused(volumes: Volumes, tmp_path: Path) -> None:
+    """Its target is not in the container, and a secret made in its place would be another one than the operator's."""
+    (volumes.given / "admin_token").symlink_to(tmp_path / "not-mounted")
+    with pytest.raises(Unusable, match="the secret admin_token is a link out of its directory"):
+        volumes.prepare()
+
+
+def test_a_misspelt_name_is_said(volumes: Volumes) -> None:
+    """A file that no program takes is named at each start; hidden ones are not."""
+    (volumes.given / "admin-token").write_text("x" * 32)
+    (volumes.given / ".gitignore").write_text("*")
+    assert "no program has a secret named admin-token" in volumes.prepare()
+    assert volumes.prepare() == ["no program has a secret named admin-token"]
