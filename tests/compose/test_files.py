@@ -194,9 +194,10 @@ def test_the_relay_takes_the_place_of_traefik() -> None:
 
 
 def test_tls_needs_a_name() -> None:
-    """tls.yaml opens port 443, and says what is missing."""
-    ports = config("deploy/compose/tls.yaml", **TLS)["services"]["traefik-lb"]["ports"]
-    assert [port["published"] for port in ports] == ["80", "443"]
+    """tls.yaml opens port 443, lets a deploy's clients find the edge by its name, and says what is missing."""
+    edge = config("deploy/compose/tls.yaml", **TLS)["services"]["traefik-lb"]
+    assert [port["published"] for port in edge["ports"]] == ["80", "443"]
+    assert edge["networks"] == {"edge": None, "fleet": {"aliases": ["live.example.org"]}, "monitoring": None}
     with pytest.raises(AssertionError, match="the host name that clients use"):
         config("deploy/compose/tls.yaml")
 
