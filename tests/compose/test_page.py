@@ -18,11 +18,11 @@ JOBS = {"trunkline-node", "trunkline-balancer", "traefik", "postgres", "node", "
 """What Prometheus can ask here."""
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(900)  # it takes 80 s on two processors; a hosted machine may be far slower
 def test_every_command_of_the_page_works(stack: Stack) -> None:
     """Each block is a script of which no command fails: 200 clients, a deploy that loses nothing, a clean start.
 
-    It takes minutes, because it starts the stack twice and has a whole deploy in it.
+    It is slow, because it starts the stack and has a whole deploy in it.
     """
     for why, block in BLOCKS:
         if why:

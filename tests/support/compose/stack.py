@@ -25,7 +25,7 @@ class Stack:
     """The stack of a copy of the checkout, so that what a page says to edit can be edited.
 
     Services whose image this machine cannot have are put into a profile that nobody asks for, and health is asked about
-    every second.
+    every two seconds: each time is a process of its own in each container, which a busy machine feels.
 
     Args:
         daemon: runs the containers.
@@ -62,7 +62,7 @@ class Stack:
         absent = [name for name, service in found.items() if service["image"].rpartition(":")[0] in ABSENT]
         self.images = sorted({service["image"] for name, service in found.items() if name not in absent} - {image})
         here = {
-            name: {"profiles": ["not-here"]} if name in absent else {"healthcheck": {"interval": "1s", "retries": 60}}
+            name: {"profiles": ["not-here"]} if name in absent else {"healthcheck": {"interval": "2s", "retries": 60}}
             for name, service in found.items()
             if name in absent or "test" in service.get("healthcheck", {})
         }

@@ -152,6 +152,7 @@ def add_stand_ins(daemon: DockerDaemon, base: str, names: Iterator[str] | list[s
             for library in _libraries(here):
                 target = library if library.name.startswith("ld-linux") else _LIBRARIES / library.name
                 _copy(library, folder / "root" / str(target).lstrip("/"))
+        (folder / "empty").mkdir()
         _write(folder / "root/etc/passwd", _USERS)
         _write(folder / "root/etc/group", _GROUPS)
         version = max(Path("/usr/lib/postgresql").glob("*"), default=Path("0")).name
@@ -172,8 +173,8 @@ def _found(program: str) -> str:
 
 
 def _directory(path: str, user: int) -> str:
-    """Lines that make a directory for a user."""
-    return f"RUN mkdir -p {path} && chown {user}:{user} {path} && chmod 700 {path}\n"
+    """A line that makes a directory for a user; RUN would start a container for it."""
+    return f"COPY --chown={user}:{user} empty/ {path}/\n"
 
 
 def _libraries(program: str) -> list[Path]:
