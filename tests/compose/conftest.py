@@ -28,3 +28,4 @@ def stack(made_stack: Stack) -> Iterator[Stack]:
     """The stack, not started; afterwards everything of it is gone."""
     yield made_stack
     made_stack.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5", within_s=120)
+    made_stack.restore()

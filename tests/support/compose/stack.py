@@ -72,6 +72,12 @@ class Stack:
         document["include"][0]["path"].append("deploy/compose/tests.yaml")
         main.write_text(yaml.safe_dump(document))
 
+    def restore(self) -> None:
+        """Undo what a page's commands changed in the copy."""
+        (self.checkout / ".env").unlink(missing_ok=True)
+        settings = "deploy/compose/trunkline.toml"
+        shutil.copy(ROOT / settings, self.checkout / settings)
+
     def services(self, *profiles: str) -> dict[str, Any]:
         """The services of profiles, as Compose understands them."""
         chosen = [word for profile in profiles for word in ("--profile", profile)]
