@@ -237,6 +237,7 @@ def test_an_unknown_flag_is_refused() -> None:
         ({"TRUNKLINE_ADMIN_TOKENS": '[{"name":"a","scopes":["read"],"fil":"x"}]'}, "admin.tokens[0].fil"),
         ({"TRUNKLINE_ADMIN_TOKENS": '[{"scopes":["read"],"file":"x"}]'}, "admin.tokens[0].name"),
         ({"TRUNKLINE_ADMIN_TOKENS": '[{"name":"a"'}, "admin.tokens"),
+        ({"TRUNKLINE_ADMIN_TOKENS": '[{"name":"admin.token","scopes":["read"],"file":"x"}]'}, "admin.tokens[0].name"),
         ({"PORT": "65535"}, "admin.port"),
         ({"TRUNKLINE_BALANCER_PORT": "65535"}, "balancer.admin_port"),
         ({"TRUNKLINE_BALANCER_PORT": "8000", "TRUNKLINE_BALANCER_ADMIN_PORT": "8000"}, "balancer.admin_port"),

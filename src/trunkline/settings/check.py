@@ -87,8 +87,8 @@ def _tokens(admin: AdminSettings) -> Iterator[SettingsError]:
         if (entry.file is None) == (entry.token is None):
             allowed = "it has a token and a file; keep one" if entry.token else "it has no token; set file, or token"
             yield SettingsError(key, value=entry.name, allowed=allowed)
-        if entry.name in names[:index]:
-            allowed = "an earlier token has this name; the log could not tell them apart"
+        if entry.name in ("admin.token", "admin.token_file", *names[:index]):  # names in the log of those for all
+            allowed = "another token has this name; the log could not tell them apart"
             yield SettingsError(f"{key}.name", value=entry.name, allowed=allowed)
 
 
