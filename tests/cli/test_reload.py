@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pty
 import signal
@@ -156,3 +157,22 @@ async def test_with_nohup_it_outlives_its_terminal(tmp_path: Path) -> None:
             await asyncio.sleep(0.05)
     node.process.terminate()
     assert await asyncio.wait_for(node.process.wait(), patient(10)) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+async def test_a_node_is_up_without_a_reader_of_its_greeting(tmp_path: Path) -> None:
+    """Where standard error cannot be written, as on a terminal that was closed while it started."""
+    with open("/dev/full", "wb") as full:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "trunkline", "serve", "--host", "127.0.0.1", "--port", "0", cwd=tmp_path,
+            env=environment(tmp_path, TRUNKLINE_LOG_FORMAT="json", TRUNKLINE_ADMIN_PORT="0"),
+            stdout=asyncio.subprocess.PIPE, stderr=full,
+        )  # fmt: skip
+    assert process.stdout is not None
+    async with asyncio.timeout(patient(10)):
+        while (line := json.loads(await process.stdout.readline()))["event"] != "node_up":
+            pass
+    assert await handshake(line["port"]) == 403
+    process.terminate()
+    out, _ = await asyncio.wait_for(process.communicate(), patient(10))
+    assert process.returncode in (0, 120), out  # Python's own for output that it could not write at the end

@@ -6,6 +6,7 @@ are read here; whatever is unusual about one (help, a mistake, `--reload`) is le
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -110,8 +111,10 @@ async def _serve(settings: Settings, again: Callable[[], Settings], host_is_defa
     node = Node(settings, load_app(settings.server.app))
     reload = Reload(settings, again, NODE, with_level(node.prepare), node.reloads)
     if await lifecycle.started(signals, node.start()):
-        for line in greeting(settings.server, node.port, host_is_default=host_is_default):
-            print(f"trunkline: {line}", file=sys.stderr, flush=True)
+        # The terminal may have been closed, or whatever read the lines; the node is up without them.
+        with contextlib.suppress(OSError):
+            for line in greeting(settings.server, node.port, host_is_default=host_is_default):
+                print(f"trunkline: {line}", file=sys.stderr, flush=True)
         lifecycle.spare_collector()
     await lifecycle.serve_until_stopped(signals, node.stop, reload)
     return 0
