@@ -60,7 +60,8 @@ def context(files: TlsFiles) -> ssl.SSLContext:
         raise ssl.SSLError(f"{files.ca} holds no certificates: {error.reason or error}") from None
     if files.cert is not None:
         try:
-            made.load_cert_chain(files.cert, files.key)
+            # Without a password OpenSSL would ask for that of an encrypted key at the terminal.
+            made.load_cert_chain(files.cert, files.key, password="")
         except ssl.SSLError as error:
             raise ssl.SSLError(f"{files.cert} and {files.key} are no certificate and its key: "
                                f"{error.reason or error}") from None  # fmt: skip
