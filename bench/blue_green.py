@@ -36,7 +36,7 @@ from trunkline.deploy.runtimes.base import RuntimeFailed
 from trunkline.deploy.runtimes.local import LocalRuntime
 from trunkline.deploy.world.base import FleetUnreachable
 from trunkline.deploy.world.reach import fleet_of
-from trunkline.process.control_messages import Places
+from trunkline.process.control.messages import Places
 from trunkline.settings.sections import Settings
 
 CHANNEL = "public.bench"

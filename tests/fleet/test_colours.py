@@ -16,8 +16,8 @@ from tests.support.fleet_process import FleetProcess, refuses
 from tests.support.patience import patient
 from trunkline.deploy.runtimes.base import RuntimeFailed, What
 from trunkline.deploy.runtimes.local import LocalRuntime
-from trunkline.process.control_messages import ListNodes, NodeProcess, Nodes
-from trunkline.process.control_socket import ControlClient
+from trunkline.process.control.messages import ListNodes, NodeProcess, Nodes
+from trunkline.process.control.socket import ControlClient
 
 StartFleet = Callable[..., Awaitable[FleetProcess]]
 

@@ -19,7 +19,7 @@ from tests.support.fleet_process import FleetProcess
 from trunkline.deploy.parts import DeployOptions
 from trunkline.deploy.runtimes.local import LocalRuntime
 from trunkline.load.deploys.witnesses import Witnesses
-from trunkline.process.control_messages import Places
+from trunkline.process.control.messages import Places
 from trunkline.protocol.deploys import OVER
 from trunkline.settings.sections import BusSettings
 

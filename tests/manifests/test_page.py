@@ -19,8 +19,8 @@ from tests.support.manifests.programs import program, run
 from trunkline.cli import commands
 from trunkline.nats.address import parse_address
 from trunkline.settings.load import load
+from trunkline.settings.reading.source import variables
 from trunkline.settings.sections import PLAIN_ENVIRONMENT, SECTIONS
-from trunkline.settings.source import variables
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 JOB = yaml.safe_load((KUSTOMIZE / "jobs" / "deploy.yaml").read_text())

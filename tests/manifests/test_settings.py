@@ -15,8 +15,8 @@ from trunkline.cli import commands
 from trunkline.metrics.series import BY_NAME
 from trunkline.server.node.capacity import max_connections
 from trunkline.settings.load import load
+from trunkline.settings.reading.source import variables as known_variables
 from trunkline.settings.sections import PLAIN_ENVIRONMENT, SECTIONS, Settings
-from trunkline.settings.source import variables as known_variables
 from trunkline.settings.types import PRIVATE
 
 ADAPTER = KUSTOMIZE / "components/autoscaling/prometheus-adapter-values.yaml"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.patience import patient
-from trunkline.process.control_messages import (
+from trunkline.process.control.messages import (
     CONTROL_SOCKET,
     ControlAnswer,
     ControlRequest,
@@ -18,7 +18,7 @@ from trunkline.process.control_messages import (
     Refusal,
     RemoveNodes,
 )
-from trunkline.process.control_socket import ControlClient, ControlFailed, ControlSocket
+from trunkline.process.control.socket import ControlClient, ControlFailed, ControlSocket
 from trunkline.process.framing import head
 
 NODES = Nodes((NodeProcess("green-1", "green", "up", 7, "http://h:1", "http://h:2", 1, "why"),))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from trunkline.process.passed_sockets import passed_sockets
+from trunkline.process.sockets.passed import passed_sockets
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from tests.support.free_ports import free_port
-from trunkline.process.ports import why_unusable
+from trunkline.process.sockets.ports import why_unusable
 
 
 def test_why_a_port_is_unusable() -> None:

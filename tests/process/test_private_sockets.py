@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trunkline.process.private_sockets import PrivateSocket, check_private, connect, forget_dead, is_own
+from trunkline.process.sockets.private import PrivateSocket, check_private, connect, forget_dead, is_own
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 
 from trunkline.errors import SettingsError, StartError
 from trunkline.settings.channels import ChannelRule, ChannelsSettings
+from trunkline.settings.reading.source import variables
 from trunkline.settings.reload import Outcome, Reload, TakeOver
 from trunkline.settings.reloaded import BALANCER, NODE, RELOADED, STEERING, ReloadRecord, change
 from trunkline.settings.sections import SECTIONS, Settings
-from trunkline.settings.source import variables
 
 
 def with_values(settings: Settings, **values: Any) -> Settings:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.settings.toml_places import Place, toml_lines, toml_places
+from trunkline.settings.reading.toml_places import Place, toml_lines, toml_places
 
 TRICKY = '''\
 # [[stages]] in a comment

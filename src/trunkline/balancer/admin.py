@@ -28,7 +28,7 @@ from trunkline.net.admin.tokens import NOT_KEPT_HINT, AdminTokens, read_tokens
 from trunkline.net.listening import listening_sockets
 from trunkline.process import open_files
 from trunkline.process.open_files import Shares
-from trunkline.process.private_sockets import PrivateSocket, forget_dead
+from trunkline.process.sockets.private import PrivateSocket, forget_dead
 from trunkline.settings.admin import AdminSettings
 from trunkline.settings.balancer import BalancerSettings
 

@@ -25,7 +25,7 @@ import structlog
 
 from trunkline.errors import StartError
 from trunkline.process.bounds import end_tasks
-from trunkline.process.private_sockets import PrivateSocket, connect, is_own
+from trunkline.process.sockets.private import PrivateSocket, connect, is_own
 from trunkline.settings.balancer import BalancerSettings
 
 log = structlog.get_logger("trunkline.balancer")

@@ -9,7 +9,7 @@ from typing import Final
 from trunkline.balancer.hand_over import Offer, TakenOver, take_over
 from trunkline.errors import StartError
 from trunkline.net.listening import listening_sockets
-from trunkline.process.passed_sockets import passed_sockets
+from trunkline.process.sockets.passed import passed_sockets
 from trunkline.settings.balancer import BalancerSettings
 
 ADMIN: Final = "admin"

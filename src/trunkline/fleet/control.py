@@ -1,4 +1,4 @@
-"""What a running fleet answers at its control socket (`process/control_messages.py`)."""
+"""What a running fleet answers at its control socket (`process/control/messages.py`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trunkline.errors import StartError
 from trunkline.fleet.children.nats import FleetNats
 from trunkline.fleet.nodes import FleetNode, FleetNodes
 from trunkline.fleet.plan.layout import FleetPlan
-from trunkline.process.control_messages import (
+from trunkline.process.control.messages import (
     ControlAnswer,
     ControlRequest,
     EnsureNodes,
@@ -28,7 +28,7 @@ from trunkline.process.control_messages import (
     Refusal,
     RemoveNodes,
 )
-from trunkline.process.control_socket import ControlSocket
+from trunkline.process.control.socket import ControlSocket
 from trunkline.process.lifecycle import Child
 
 FIND_S: Final = 20.0

@@ -22,8 +22,8 @@ from trunkline.fleet.plan.colours import joining, refuses
 from trunkline.fleet.plan.layout import FleetPlan
 from trunkline.fleet.plan.parts import NodePlan
 from trunkline.fleet.status import Event, PartStatus, clients, draining_text
-from trunkline.process.control_messages import EnsureNodes
-from trunkline.process.ports import why_unusable
+from trunkline.process.control.messages import EnsureNodes
+from trunkline.process.sockets.ports import why_unusable
 
 DRAIN_NOTE_S: Final = 5.0
 

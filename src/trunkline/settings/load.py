@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from trunkline.errors import SettingsError, SettingsErrors
-from trunkline.settings import source
-from trunkline.settings.check import each, together
+from trunkline.settings.reading import source
+from trunkline.settings.reading.check import each, together
 from trunkline.settings.reloaded import RELOADED
 from trunkline.settings.secret import MASK, Secret, mask_url
 from trunkline.settings.sections import PLAIN_ENVIRONMENT, SECTIONS, Settings

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from trunkline.errors import SettingsError, SettingsErrors, StartError
-from trunkline.settings.check import together
+from trunkline.settings.reading.check import together
 from trunkline.settings.reloaded import Change, ReloadRecord, change
 from trunkline.settings.sections import Settings
 

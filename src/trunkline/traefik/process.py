@@ -23,9 +23,9 @@ import structlog
 
 from trunkline.errors import StartError
 from trunkline.process.lifecycle import Child
-from trunkline.process.ports import why_unusable
 from trunkline.process.printed import Printed
 from trunkline.process.programs import find_program
+from trunkline.process.sockets.ports import why_unusable
 from trunkline.process.whole_files import replace_file
 
 log = structlog.get_logger("trunkline.traefik")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from trunkline.fleet.plan.colours import MOST_NODES, joining, refuses
 from trunkline.fleet.plan.layout import FleetPlan, make_plan, part_command, part_environment, plan_ports
 from trunkline.fleet.plan.parts import NodePlan
-from trunkline.process.control_messages import EnsureNodes
+from trunkline.process.control.messages import EnsureNodes
 from trunkline.settings.load import load
 
 

@@ -34,8 +34,8 @@ from trunkline.errors import SettingsError
 from trunkline.placement.backend import BackendSpec
 from trunkline.settings.balancer import BackendEntry
 from trunkline.settings.fields import Field, shown
-from trunkline.settings.spelling import nearest
-from trunkline.settings.toml_places import toml_lines
+from trunkline.settings.reading.spelling import nearest
+from trunkline.settings.reading.toml_places import toml_lines
 
 log = structlog.get_logger("trunkline.balancer")
 

@@ -27,7 +27,7 @@ from trunkline.docker.package import require
 from trunkline.errors import SettingsError
 from trunkline.load.deploys.preflight import preflight
 from trunkline.load.token_file import TokenFile
-from trunkline.process.control_messages import CONTROL_SOCKET
+from trunkline.process.control.messages import CONTROL_SOCKET
 from trunkline.settings.balancer import BalancerSettings
 from trunkline.settings.kubernetes import KubernetesSettings
 from trunkline.settings.load import Loaded

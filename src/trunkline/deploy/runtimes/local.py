@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from trunkline.deploy.runtimes.base import RuntimeFailed, RuntimeNode, What
-from trunkline.process.control_messages import (
+from trunkline.process.control.messages import (
     ControlAnswer,
     ControlRequest,
     EnsureNodes,
@@ -23,7 +23,7 @@ from trunkline.process.control_messages import (
     Places,
     RemoveNodes,
 )
-from trunkline.process.control_socket import ControlClient, ControlFailed
+from trunkline.process.control.socket import ControlClient, ControlFailed
 
 ANSWER_S: Final = 10.0
 FIND_S: Final = 30.0

@@ -14,7 +14,7 @@ from itertools import count
 
 from trunkline.fleet.plan.layout import LAST_PORT, PORT_STEP, FleetPlan, plan_ports
 from trunkline.fleet.plan.parts import HOST, NodePlan
-from trunkline.process.control_messages import EnsureNodes
+from trunkline.process.control.messages import EnsureNodes
 
 MOST_NODES = 64
 """Nodes of one fleet on a machine, those of all colours together."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from trunkline.errors import StartError
 from trunkline.fleet.plan.layout import FleetPlan, TakenPort, taken_text
-from trunkline.process import ports
-from trunkline.process.ports import why_unusable
+from trunkline.process.sockets import ports
+from trunkline.process.sockets.ports import why_unusable
 
 
 def check_ports(plan: FleetPlan) -> None:

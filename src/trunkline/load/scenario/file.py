@@ -27,8 +27,8 @@ from trunkline.load.model.expectations import Expectation
 from trunkline.load.model.plan import Disturbance, Scenario, Stage, Step, Traffic
 from trunkline.load.scenario import thresholds
 from trunkline.settings.fields import Field
-from trunkline.settings.spelling import nearest
-from trunkline.settings.toml_places import Place, dotted, toml_places
+from trunkline.settings.reading.spelling import nearest
+from trunkline.settings.reading.toml_places import Place, dotted, toml_places
 
 NAMES = ("hold", "ramp", "stress", "spike", "soak", "storm", "slow", "abuse", "replay")
 """The built-in scenarios, which are files too."""

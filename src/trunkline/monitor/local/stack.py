@@ -34,8 +34,8 @@ from trunkline.monitor.local.targets import Overview, targets_json, targets_of
 from trunkline.process.ending import ended
 from trunkline.process.lifecycle import Child
 from trunkline.process.locks import take_lock
-from trunkline.process.ports import why_unusable
 from trunkline.process.printed import Printed
+from trunkline.process.sockets.ports import why_unusable
 from trunkline.process.whole_files import replace_file
 from trunkline.settings.sections import Settings
 

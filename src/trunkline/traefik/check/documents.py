@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from trunkline.settings.toml_places import Place, toml_places
+from trunkline.settings.reading.toml_places import Place, toml_places
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_VALUES = 200_000

@@ -12,8 +12,8 @@ import yaml
 
 from trunkline.errors import SettingsError
 from trunkline.settings.balancer import TraefikSettings
-from trunkline.settings.check import needs_secure
 from trunkline.settings.quantities import go_duration
+from trunkline.settings.reading.check import needs_secure
 from trunkline.settings.sections import Settings
 from trunkline.traefik.render.dynamic import FAIL_OPEN, PING, WEB, WEBSECURE, balancer_url, file_dynamic
 from trunkline.traefik.render.dynamic_model import Dynamic

@@ -25,8 +25,8 @@ from trunkline.errors import StartError
 from trunkline.http1.get import get
 from trunkline.http1.heads import BadHead
 from trunkline.process.lifecycle import Child, Signals
-from trunkline.process.ports import free_first_port
 from trunkline.process.printed import Printed
+from trunkline.process.sockets.ports import free_first_port
 from trunkline.traefik.check.ask import stand_in
 from trunkline.traefik.check.ask.stand_in import Document
 from trunkline.traefik.check.documents import Node

@@ -21,8 +21,8 @@ import msgspec
 
 from trunkline.errors import SettingsError
 from trunkline.settings.fields import Field, shown
-from trunkline.settings.spelling import nearest
-from trunkline.settings.toml_places import toml_lines
+from trunkline.settings.reading.spelling import nearest
+from trunkline.settings.reading.toml_places import toml_lines
 
 PREFIX = "TRUNKLINE_"
 CONFIG_VARIABLE = "TRUNKLINE_CONFIG"

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 from trunkline.errors import SettingsError
 from trunkline.settings.admin import SCOPES, SHORTEST_TOKEN, AdminSettings
 from trunkline.settings.channels import Access
+from trunkline.settings.reading.spelling import nearest
 from trunkline.settings.secret import mask_url
 from trunkline.settings.sections import AuthSettings, Settings
-from trunkline.settings.spelling import nearest
 
 _NETWORKS = (
     "server.advertise_network", "server.trusted_proxies", "server.metrics_networks", "limits.exempt",

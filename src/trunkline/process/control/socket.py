@@ -20,7 +20,7 @@ import msgspec
 
 from trunkline.errors import TrunklineError
 from trunkline.process.bounds import end_tasks
-from trunkline.process.control_messages import (
+from trunkline.process.control.messages import (
     CONTROL_SOCKET,
     LONGEST,
     ControlAnswer,
@@ -28,7 +28,7 @@ from trunkline.process.control_messages import (
     Refusal,
 )
 from trunkline.process.framing import Framing, head
-from trunkline.process.private_sockets import PrivateSocket, connect_in, is_own
+from trunkline.process.sockets.private import PrivateSocket, connect_in, is_own
 
 CONNECT_S: Final = 5.0
 _CHUNK: Final = 65_536

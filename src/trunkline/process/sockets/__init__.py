@@ -1,0 +1,1 @@
+"""Sockets that pass between processes, private ones, and free ports."""

@@ -1,0 +1,1 @@
+"""Where settings come from: files, the environment and flags, and what is checked of them together."""
