@@ -55,6 +55,16 @@ def test_sections_of_other_processes_are_no_news() -> None:
     assert change(Settings(), wanted, BALANCER) == (Settings(), (), ())
 
 
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [(NODE, "bus__prefix"), (BALANCER, "kubernetes__namespace"), (STEERING, "traefik__host")],
+)
+def test_what_takes_a_restart_is_named_of_every_section_that_is_read(sections: tuple[str, ...], key: str) -> None:
+    """The balancer's way to a Kubernetes API server too."""
+    found = change(Settings(), with_values(Settings(), **{key: "other"}), sections)
+    assert found.restart == (key.replace("__", "."),)
+
+
 RULE = ChannelRule("shop.**", subscribe="anyone", history=5)
 
 

@@ -23,7 +23,7 @@ When = Literal["at once", "new connections"]
 NODE: Final = ("server", "admin", "limits", "channels", "auth", "bus", "log", "metrics")
 """What a node reads."""
 
-BALANCER: Final = ("balancer", "admin", "bus", "log")
+BALANCER: Final = ("balancer", "admin", "bus", "kubernetes", "log")
 """What a relaying balancer reads."""
 
 STEERING: Final = (*BALANCER, "traefik")

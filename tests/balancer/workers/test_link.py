@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tests.support.patience import patient
 from trunkline.balancer.workers import link as worker_link
-from trunkline.balancer.workers.link import LinkLost, RemotePlacer, WorkerSeat
+from trunkline.balancer.workers.link import LinkLost, Reloaded, RemotePlacer, WorkerSeat
 from trunkline.placement.placing import Ask, Pick, Refusal
 
 URL = "http://10.0.0.1:1"
@@ -156,3 +156,15 @@ def test_messages_are_told_apart() -> None:
     """No tag stands for two messages of one direction."""
     for kinds in (worker_link.FromWorker, worker_link.ToWorker):
         msgspec.msgpack.Decoder(kinds)
+
+
+async def test_a_late_answer_is_not_taken_for_one_about_later_settings(pair: Pair) -> None:
+    """A reload was given up, for the worker took too long; what it says then is about settings of before."""
+    pair.seat.prepare(b"first").cancel()
+    second = pair.seat.prepare(b"second")
+    first, wanted = [await asyncio.wait_for(pair.placer.reloads.get(), patient(10)) for _ in range(2)]
+    assert isinstance(first, Reloaded)
+    assert isinstance(wanted, Reloaded)
+    pair.placer.prepared(first.id, "")
+    pair.placer.prepared(wanted.id, "no such file")
+    assert await asyncio.wait_for(second, patient(10)) == "no such file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import jwt
 import pytest
 from aiohttp import web
 
+from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, StartNode, settings_with
 from tests.support.server.raw_peer import RawPeer, upgrade
 from trunkline.errors import SettingsError
@@ -294,6 +296,39 @@ async def test_another_key_set_must_be_had(start_node: StartNode) -> None:
     await reload(node, **changes)
     assert await accepts(node, server.token("one"))
     await server.stop()
+
+
+async def test_a_key_set_that_was_never_had_refuses_no_reload(start_node: StartNode) -> None:
+    """Its address stays, so nothing becomes worse; and it is fetched once more."""
+    server = KeySet()
+    server.status = 500
+    settings: dict[str, Any] = {"auth__algorithms": ("ES256",), "auth__jwks_url": await server.start()}
+    node = await start_node(**settings)
+    server.status = 200
+    await reload(node, **settings, server__origins=("https://a.example",))
+    assert await handshake(node, Origin="https://a.example") == 101
+    async with asyncio.timeout(patient(10)):
+        while not await accepts(node, server.token("one")):
+            await asyncio.sleep(0.02)
+    assert server.asked == 2
+    await server.stop()
+
+
+async def test_places_of_those_who_are_turned_away_grow_with_the_node(start_node: StartNode) -> None:
+    """A sixteenth of its connections."""
+    settings: dict[str, Any] = {"auth__algorithms": ("HS256",), "auth__secret": Secret(OLD), "auth__required": True}
+    node = await start_node(**settings, server__max_connections=16)
+    offers = {"Sec-WebSocket-Protocol": "trunkline"}
+    peers = [await RawPeer.connect(node.port) for _ in range(3)]
+    statuses = []
+    for peer in peers:
+        await peer.send(upgrade("/ws", offers))
+        statuses.append((await peer.answer()).status)
+        if len(statuses) == 2:
+            await reload(node, **settings, server__max_connections=32)
+    assert statuses == [101, 401, 101]
+    for peer in peers:
+        peer.close()
 
 
 async def test_an_admin_token_rotates(start_node: StartNode, tmp_path: Path) -> None:

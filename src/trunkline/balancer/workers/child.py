@@ -56,8 +56,6 @@ async def run(link: int, listening: Sequence[int]) -> int:
         on_event=events.add if events is not None else None,
     )
     await edge.start([socket.socket(fileno=descriptor) for descriptor in listening])
-    # Asked to reload by the first process alone, which has read the settings; a signal to all is for that one.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     running = [asyncio.create_task(work) for work in (_count(edge, placer), _reload(edge, pages, placer))]
     lifecycle.spare_collector()
 
@@ -90,9 +88,9 @@ async def _reload(edge: Edge, pages: OwnPages, placer: RemotePlacer) -> None:
         try:
             take_over = _prepare(edge, pages, decode_settings(message.settings))
         except (SettingsError, StartError) as error:
-            placer.prepared(str(error))
+            placer.prepared(message.id, str(error))
         else:
-            placer.prepared("")
+            placer.prepared(message.id, "")
 
 
 def _prepare(edge: Edge, pages: OwnPages, settings: WorkerSettings) -> Callable[[], None]:
@@ -108,6 +106,8 @@ def _prepare(edge: Edge, pages: OwnPages, settings: WorkerSettings) -> Callable[
 
 def main() -> int:
     """Entry point."""
+    # Asked to reload by the first process alone, which has read the settings; a signal to all is for that one.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     link, *listening = map(int, sys.argv[1:])
     try:
         return lifecycle.run(lambda: run(link, listening))

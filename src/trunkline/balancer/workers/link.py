@@ -60,6 +60,7 @@ class Welcome(msgspec.Struct, tag="welcome"):
 class Reloaded(msgspec.Struct, tag="reloaded"):
     """Other settings, to be made ready; answered with `Prepared`."""
 
+    id: int
     settings: bytes
 
 
@@ -70,6 +71,7 @@ class TakeOver(msgspec.Struct, tag="take_over"):
 class Prepared(msgspec.Struct, tag="prepared"):
     """The answer to `Reloaded`: why they cannot be used, empty when they can."""
 
+    id: int
     why: str
 
 
@@ -221,9 +223,9 @@ class RemotePlacer:
         """Report the counts."""
         self.link.send(Counts(data))
 
-    def prepared(self, why: str) -> None:
-        """Say that other settings are ready, or why they cannot be used."""
-        self.link.send(Prepared(why))
+    def prepared(self, number: int, why: str) -> None:
+        """Say that the settings of this number are ready, or why they cannot be used."""
+        self.link.send(Prepared(number, why))
 
     def _heard(self, message: ToWorker) -> None:
         if isinstance(message, Placed):
@@ -270,6 +272,7 @@ class WorkerSeat:
         self._open: dict[int, Pick] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._preparing: asyncio.Future[str] | None = None
+        self._prepares = 0
         self.lost = asyncio.Event()
         self.link: Link[FromWorker] = Link(msgspec.msgpack.Decoder(FromWorker), self._heard, self._lost)
 
@@ -287,7 +290,9 @@ class WorkerSeat:
         elif isinstance(message, Counts):
             self._on_counts(message)
         elif isinstance(message, Prepared):
-            self._answered(message.why)
+            # A late answer is one about the settings of a reload that was given up.
+            if message.id == self._prepares:
+                self._answered(message.why)
         else:
             self.link.send(PageAnswer(message.id, *self._page_for(message)))
 
@@ -295,7 +300,8 @@ class WorkerSeat:
         """Have the worker make other settings ready; why it cannot use them, empty when it can or has ended."""
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._preparing = answer
-        self.link.send(Reloaded(settings))
+        self._prepares += 1
+        self.link.send(Reloaded(self._prepares, settings))
         if self.lost.is_set():
             self._answered("")
         return answer

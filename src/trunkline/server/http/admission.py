@@ -78,7 +78,7 @@ class Admission:
         shed: Callable[[], None],
         meter: Meter,
         clock: Clock,
-        most_turned_away: int,
+        most_turned_away: Callable[[], int],
     ) -> None:
         self._limiter = limiter
         self._asked = asked
@@ -192,7 +192,7 @@ class Admission:
 
         Raises `refused` for everyone else.
         """
-        full = len(self.turned_away) >= self._most_turned_away
+        full = len(self.turned_away) >= self._most_turned_away()
         if full or refused.status != 401 or PROTOCOL_NAME not in _offered(asked.request.headers):
             raise refused
         return self._admitted(asked, refused)

@@ -58,10 +58,11 @@ class Verifier:
             algorithm, key = _load_public_key(auth.public_key_file, self._algorithms)
             self._public[algorithm] = key
         self._remote: RemoteKeys | None = None
+        self._kept_remote = False
         if auth.jwks_url is not None:
             remote = before._remote if before is not None else None
-            same = remote is not None and remote.is_for(auth.jwks_url, self._algorithms)
-            self._remote = remote if same else RemoteKeys(auth.jwks_url, self._algorithms, now)
+            self._kept_remote = remote is not None and remote.is_for(auth.jwks_url, self._algorithms)
+            self._remote = remote if self._kept_remote else RemoteKeys(auth.jwks_url, self._algorithms, now)
 
     async def start(self) -> None:
         """Fetch remote keys ahead of the first token; a failure is logged and tried again when a token comes."""
@@ -69,14 +70,14 @@ class Verifier:
             await self._remote.refresh()
 
     async def renew(self) -> None:
-        """Fetch remote keys again, in the background where some are at hand, which hold meanwhile.
+        """Fetch remote keys again, in the background where the address stays; the keys at hand hold meanwhile.
 
-        Raises SettingsError for an address from which none can be had.
+        Raises SettingsError for another address from which none can be had.
         """
         remote, url = self._remote, self._auth.jwks_url
         if remote is None or url is None:
             return
-        if remote.fetched:
+        if self._kept_remote:
             remote.begin()
             return
         await remote.refresh()

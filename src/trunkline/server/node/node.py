@@ -133,7 +133,7 @@ class Node:
             self.state.shed,
             self.runtime.meter,
             self.runtime.clock,
-            most_turned_away=max(self.state.capacity // 16, 1),
+            most_turned_away=lambda: max(self.state.capacity // 16, 1),
         )
         self._hosts, self._admin_hosts = _hosts(server), _hosts(server)
         dropped = self.runtime.meter.pending_dropped
