@@ -14,9 +14,16 @@ from trunkline.errors import SettingsError, StartError
 INTERRUPTED = 130
 """What a shell reports of a command that Ctrl-C ended; typer answers the same for the commands that it runs."""
 
+RELOADING = (["serve"], ["balance"], ["up"])
+"""Commands that read their settings again at SIGHUP."""
+
 
 def main() -> None:
     """Entry point of the `trunkline` command."""
+    if sys.argv[1:2] in RELOADING and "--reload" not in sys.argv:
+        from trunkline.process import hang_up
+
+        hang_up.hold()
     try:
         if (arguments := node.read(sys.argv[1:])) is not None:
             sys.exit(node.run(*arguments))

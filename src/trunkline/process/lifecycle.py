@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 import uvloop
 
 from trunkline.process.bounds import end_tasks
+from trunkline.process.hang_up import has_terminal, held
 from trunkline.process.open_files import raise_limit
 
 T = TypeVar("T")
@@ -58,8 +59,10 @@ class Signals:
         if reloads:
             # Who starts it with nohup wants it to outlive the terminal.
             outlives = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-            self._terminal = not outlives and _has_terminal()
+            self._terminal = not outlives and (held().terminal or has_terminal())
             loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+            if held().came:
+                self._hung_up()
 
     def stop(self) -> None:
         """Begin an orderly stop, as the first signal does."""
@@ -73,19 +76,10 @@ class Signals:
             self.second.set_result(None)
 
     def _hung_up(self) -> None:
-        if self._terminal and not _has_terminal():
+        if self._terminal and not has_terminal():
             self.stop()
         else:
             self.reload.set()
-
-
-def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal; the kernel takes it away when the terminal is closed."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
 
 
 async def started(signals: Signals, start: Coroutine[Any, Any, None], *, heeds_first: bool = False) -> bool:
