@@ -194,7 +194,7 @@ def test_waits_for_the_clients_of_the_last_order() -> None:
 
 
 def test_an_imbalance_must_last() -> None:
-    """What is over within `rebalance_delay_ms` moves nobody, and the time begins anew."""
+    """What is over within `rebalance_delay_ms` moves nobody, and the time begins again."""
     state = RebalanceState()
     uneven = [Row("http://a:1", "a", 100, 1.0, POOL), Row("http://b:1", "b", 0, 1.0, POOL)]
     even = [msgspec.structs.replace(row, connections=50) for row in uneven]

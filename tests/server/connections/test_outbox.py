@@ -140,7 +140,7 @@ def test_control_messages_start_the_grace_too() -> None:
 
 
 def test_draining_to_half_ends_the_grace() -> None:
-    """Below the bound is not enough, half of it is; then the grace time begins anew."""
+    """Below the bound is not enough, half of it is; then the grace time begins again."""
     outbox = Outbox(100, 5.0)
     for _ in range(4):
         outbox.put(b"x" * 30, 0, 10.0)

@@ -24,7 +24,7 @@ _KINDS: Final[dict[FindingKind, str]] = {
     "reordered": "every message comes in its order",
     "corrupt": "every message comes back as it was sent",
     "crossed": "no message comes to another connection",
-    "epoch": "no channel begins anew",
+    "epoch": "no channel begins again",
 }
 _TOTALS: Final[dict[FindingKind, str]] = {
     "lost": "lost", "duplicate": "duplicates", "reordered": "reordered", "corrupt": "corrupt", "crossed": "crossed",
