@@ -23,10 +23,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Everything. Whichever worker is done first takes over half of what the other one still has, in order, so that servers which
-# a module's tests share are started once.
+# Everything. Tests wait more than they compute: three workers suit two processors. Whichever is done first takes over half of
+# what another one still has, in order, so that servers which a module's tests share are started once.
 all: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
+	$(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 # Tests that start no process: under two minutes, for every change.
 unit: $(VENV)/.dev

@@ -98,6 +98,8 @@ class OnTerminal:
             *before, sys.executable, "-c", _TAKES_TERMINAL, "serve", "--host", "127.0.0.1", "--port", "0",
             cwd=tmp_path, env=environment(tmp_path, TRUNKLINE_LOG_FORMAT="json", TRUNKLINE_ADMIN_PORT="0"),
             stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+            # The tests may have been started with nohup.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )  # fmt: skip
         os.close(theirs)
         found = cls(process, ours)

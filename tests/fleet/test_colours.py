@@ -96,15 +96,15 @@ async def test_what_cannot_be_found_is_named_before_anything_starts(start_fleet:
     (tmp_path / "broken.py").write_text("raise LookupError('the moon is missing')\n")
     await (await start_fleet("--nodes", "1")).ready()
     runtime = LocalRuntime(tmp_path / "data")
-    assert await runtime.check(What()) == ""
-    assert await runtime.check(What(app="broken:app", python=sys.executable)) == ""
-    assert "there is no module 'no_such'" in await runtime.check(What(app="no_such:app"))
-    assert "module:attribute" in await runtime.check(What(app="broken"))
-    assert "cannot be run" in await runtime.check(What(python=str(tmp_path / "no-python")))
+    assert await runtime.check("green", What()) == ""
+    assert await runtime.check("green", What(app="broken:app", python=sys.executable)) == ""
+    assert "there is no module 'no_such'" in await runtime.check("green", What(app="no_such:app"))
+    assert "module:attribute" in await runtime.check("green", What(app="broken"))
+    assert "cannot be run" in await runtime.check("green", What(python=str(tmp_path / "no-python")))
     bare = tmp_path / "bare-python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
     bare.chmod(0o755)
-    assert "trunkline is not installed there" in await runtime.check(What(python=str(bare)))
-    assert "--app" in await runtime.check(What(image="shop:2"))
-    assert "no `trunkline up` answers" in await LocalRuntime(tmp_path / "elsewhere").check(What())
+    assert "trunkline is not installed there" in await runtime.check("green", What(python=str(bare)))
+    assert "--app" in await runtime.check("green", What(image="shop:2"))
+    assert "no `trunkline up` answers" in await LocalRuntime(tmp_path / "elsewhere").check("green", What())
     assert [node.name for node in await nodes_of(tmp_path)] == ["node-1"]

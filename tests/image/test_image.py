@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -93,6 +94,29 @@ async def test_sigterm_drains(docker: DockerDaemon, image: str) -> None:
             assert client.close_code == 1001
         await stopping
     assert inspected(docker, "one", ".State.ExitCode") == "0"
+
+
+def test_it_reads_its_settings_again(docker: DockerDaemon, image: str, tmp_path: Path) -> None:
+    """By `docker kill`, and by a command in it, as in Kubernetes."""
+    file = tmp_path / "trunkline.toml"
+    file.write_text("")
+    tmp_path.chmod(0o755)
+    mount = f"--volume={tmp_path}:/settings:ro"
+    docker.docker("run", "--detach", "--name=one", "--health-interval=1s", mount, *NOTHING, image,
+                  "serve", "--config", "/settings/trunkline.toml")  # fmt: skip
+    until(docker, "one", ".State.Health.Status", "healthy")
+    for level, command in (
+        ("debug", ("kill", "--signal=HUP", "one")),
+        ("info", ("exec", "one", "sh", "-c", "kill -HUP 1")),
+    ):
+        file.write_text(f'[log]\nlevel = "{level}"\n')
+        before = docker.docker("logs", "one").count('"settings_reloaded"')
+        docker.docker(*command)
+        deadline = time.monotonic() + patient(10)
+        while docker.docker("logs", "one").count('"settings_reloaded"') == before:
+            assert time.monotonic() < deadline, docker.docker("logs", "one")
+            time.sleep(0.1)
+    assert inspected(docker, "one", ".State.Running") == "true"
 
 
 def test_a_wrong_setting_ends_it(docker: DockerDaemon, image: str) -> None:

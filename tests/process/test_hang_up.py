@@ -11,6 +11,7 @@ from tests.support.patience import patient
 
 KEPT = """
 import asyncio, os, signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may have been started with nohup
 from trunkline.process import hang_up
 from trunkline.process.lifecycle import Signals
 hang_up.hold()
@@ -24,6 +25,7 @@ print("reloads")
 
 COMMAND = """
 import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from trunkline.cli import main
 sys.argv = ["trunkline", *{words}]
 try:

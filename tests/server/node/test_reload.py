@@ -12,6 +12,7 @@ import jwt
 import pytest
 from aiohttp import web
 
+from tests.support.free_ports import free_port
 from tests.support.patience import patient
 from tests.support.server.live_node import OpenPeer, StartNode, settings_with
 from tests.support.server.raw_peer import RawPeer, upgrade
@@ -335,7 +336,7 @@ async def test_an_admin_token_rotates(start_node: StartNode, tmp_path: Path) -> 
     """Its file is read again, on a connection that is open as well."""
     file = tmp_path / "token"
     file.write_text(OLD)
-    settings: dict[str, Any] = {"admin__port": None, "admin__token_file": file}
+    settings: dict[str, Any] = {"admin__port": free_port(), "admin__token_file": file}
     node = await start_node(**settings)
     peer = await RawPeer.connect(node.admin.port)
 
