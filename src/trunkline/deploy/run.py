@@ -19,7 +19,7 @@ from trunkline.bus.base import Entry, FleetStore
 from trunkline.deploy.drive.driver import Driver
 from trunkline.deploy.drive.recording import RECORD_KEY, Kept, Recorder
 from trunkline.deploy.lease import lease as leases
-from trunkline.deploy.lease.lease import Lease, LeaseHeld, NothingToResume, StatusUnreadable
+from trunkline.deploy.lease.lease import Lease, LeaseHeld, NothingToResume, StatusUnreadable, status_of
 from trunkline.deploy.lease.rules import Observed
 from trunkline.deploy.machine.plan import Deploy
 from trunkline.deploy.machine.preflight import plan
@@ -129,16 +129,7 @@ async def abort_deploy(parts: Parts, owner: str) -> Outcome:
 
 async def read_status(store: FleetStore) -> DeployStatus | None:
     """The present or last deploy, None when there was none. Raises StatusUnreadable, BusUnavailable."""
-    return _status_in(await store.get(DEPLOY_KEY))
-
-
-def _status_in(entry: Entry | None) -> DeployStatus | None:
-    if entry is None:
-        return None
-    try:
-        return msgspec.json.decode(entry.value, type=DeployStatus)
-    except msgspec.MsgspecError as error:
-        raise StatusUnreadable(str(error)) from None
+    return status_of(await store.get(DEPLOY_KEY))
 
 
 def deploy_of(status: DeployStatus) -> Deploy:
@@ -160,7 +151,7 @@ async def _ordered(parts: Parts, owner: str, order: PersonsOrder) -> Outcome:
     observed = Observed()
     while True:
         entry = await parts.store.get(DEPLOY_KEY)
-        status = _status_in(entry)
+        status = status_of(entry)
         if entry is None or status is None or status.id != id:
             raise NothingToResume(status)
         if status.state in OVER or status.state == "stuck" or parts.stop.is_set():

@@ -1,16 +1,17 @@
-"""Fixtures of a whole run of the tests: one daemon, and the product's image on it.
+"""Fixtures of a whole run of the tests: one daemon, and the product's image on it; and a daemon of a module's own.
 
 A test that stops, kills or reconfigures its daemon makes one of its own with `DockerDaemon`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tests.support.docker.daemon import DockerDaemon
 from tests.support.docker.image import add_image
+from tests.support.docker.labelled import LabelledContainers, labelled_containers
 from tests.support.docker.namespace import CannotRun
 from tests.support.docker.python_base import BUILDER, PYTHON, add_bases
 
@@ -46,3 +47,17 @@ def image(docker: DockerDaemon) -> str:
         return add_image(docker)
     except CannotRun as why:
         pytest.skip(str(why))
+
+
+@pytest.fixture(scope="module")
+def shared_daemon() -> Iterator[LabelledContainers]:
+    """A daemon for labelled containers of one module; a module that needs options has a fixture of this name."""
+    with labelled_containers() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+async def daemon(shared_daemon: LabelledContainers) -> AsyncIterator[LabelledContainers]:
+    """The module's daemon with no container on it."""
+    yield shared_daemon
+    await shared_daemon.clear()

@@ -189,7 +189,7 @@ class Lease:
             self._held.revision = 0
             return
         try:
-            found = _status_of(entry)
+            found = status_of(entry)
         except StatusUnreadable:
             found = None
         # What gives the lease up has no holder any more, and is recognized as a whole.
@@ -214,7 +214,7 @@ async def begin(
     """
     while True:
         entry = await store.get(DEPLOY_KEY)
-        there = _status_of(entry)
+        there = status_of(entry)
         if there is not None and may_take("begin", there, changed=False, age_s=0, expired_s=0) != "take":
             raise LeaseHeld(there)
         with contextlib.suppress(Changed):
@@ -247,7 +247,7 @@ async def resume(
         entry = await store.get(DEPLOY_KEY)
         now = time.monotonic()
         changes += observed.saw(entry.revision if entry is not None else 0, now)
-        status, age_s = _status_of(entry), observed.age_s(now)
+        status, age_s = status_of(entry), observed.age_s(now)
         answer = may_take("resume", status, changed=changes > 1, age_s=age_s, expired_s=times.expired_s)
         if status is None or answer == "over":
             raise NothingToResume(status)
@@ -273,7 +273,7 @@ async def _take(store: FleetStore, entry: Entry | None, status: DeployStatus, ti
             revision = await store.put(DEPLOY_KEY, msgspec.json.encode(status), found)
         except Changed:
             entry = await store.get(DEPLOY_KEY)
-            there = _status_of(entry)
+            there = status_of(entry)
             if entry is None or there is None or there.holder != status.holder:
                 raise
             revision = entry.revision  # the answer to an earlier try was lost
@@ -285,8 +285,8 @@ async def _take(store: FleetStore, entry: Entry | None, status: DeployStatus, ti
         return Lease(store, status, Held(revision, sent_at, times.holds_s), times)
 
 
-def _status_of(entry: Entry | None) -> DeployStatus | None:
-    """The stored status, None for none; raises StatusUnreadable."""
+def status_of(entry: Entry | None) -> DeployStatus | None:
+    """The status that an entry of the store holds, None for no entry; raises StatusUnreadable."""
     if entry is None:
         return None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from tests.support.balancer.told_lists import running
-from tests.support.docker.labelled import PORT, LabelledContainers, labelled_containers
+from tests.support.docker.labelled import PORT, LabelledContainers
 from trunkline.placement.backend import BackendSpec
 
 pytest.importorskip("aiodocker", reason="Docker discovery needs the package aiodocker")
@@ -21,19 +21,6 @@ from trunkline.docker.endpoint import Endpoint
 
 OURS = {"trunkline.enable": "true"}
 Logged = Callable[[str], Awaitable[Any]]
-
-
-@pytest.fixture(scope="module")
-def shared_daemon() -> Iterator[LabelledContainers]:
-    with labelled_containers() as daemon:
-        yield daemon
-
-
-@pytest.fixture
-async def daemon(shared_daemon: LabelledContainers) -> AsyncIterator[LabelledContainers]:
-    """The daemon with no container on it."""
-    yield shared_daemon
-    await shared_daemon.clear()
 
 
 async def test_labelled_containers_are_backends_that_answer(daemon: LabelledContainers) -> None:
